@@ -1,0 +1,59 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.complete
+
+# The budget of `make run`: override on the command line, as in `make run STEPS=200000 SEED=1`.
+STEPS ?= 60000
+SEED ?= 0
+RUN_DIR ?= runs/pong-$(shell date +%Y%m%d-%H%M%S)
+# More arguments for `sbrl train` or pytest, as in `make run ARGS=learner.batch_size=32` or `make test ARGS='-k config'`.
+ARGS ?=
+
+GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) \
+	$(wildcard protos/sbrl/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow check check-protos format protos bench-update clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything installed (again when constraints.txt or pyproject.toml changed)
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	@PYTHON='$(PYTHON)' scripts/setup.sh
+
+run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEED, RUN_DIR, ARGS)
+	$(BIN)/sbrl train --preset small-batch --run-dir $(RUN_DIR) run.env_steps=$(STEPS) run.seed=$(SEED) $(ARGS)
+
+test: $(READY) ## Run the tests (ARGS go to pytest)
+	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(ARGS)
+
+test-slow: $(READY) ## Run the tests that take minutes (ARGS go to pytest)
+	$(BIN)/python -m pytest -q --durations=10 -m slow $(ARGS)
+
+check: $(READY) check-protos ## Lint, check formatting, types, import rules and that the generated code is fresh
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-protos: $(READY)
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call GENERATE,$$fresh) \
+		&& diff --recursive --brief --exclude=__init__.py --exclude=__pycache__ "$$fresh/sbrl/v1" sbrl/v1 \
+		|| { echo "sbrl/v1 is not what protos/ generates: run 'make protos' and commit the result" >&2; exit 1; }
+
+format: $(READY) ## Format the code and fix what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+protos: $(READY) ## Generate sbrl/v1 from protos/
+	rm -f sbrl/v1/*_pb2.py sbrl/v1/*_pb2.pyi sbrl/v1/*_pb2_grpc.py
+	$(call GENERATE,.)
+
+bench-update: $(READY) ## Measure the learner's update (ARGS go to the benchmark)
+	$(BIN)/python bench/update.py $(ARGS)
+
+clean: ## Remove .venv, caches and build leftovers; runs/ is kept
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,100 @@
+"""The actor: steps several environments with one batched policy and writes every transition to the replay shards."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from actors.loop import ActorLoop
+from actors.stream import Identity, TransitionStream
+from actors.weights import WeightsFollower
+from sbrl.config import Config, load
+from sbrl.envs.make import make_envs
+from sbrl.episode_log import EpisodeSender, LogClient
+from sbrl.fleet import FleetMember
+from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.metrics import ActorMetrics, make_registry
+from sbrl.networks.build import build_network
+from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.replay.items import ItemShape
+from sbrl.replay.probe import ShardProbe
+from sbrl.replay.writer import EpisodeWriter
+from sbrl.weights import WeightsClient
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = role_arguments("actor", __doc__ or "").parse_args(argv)
+    config = load(arguments.config)
+    torch.set_num_threads(1)  # an actor is one core's worth; more actors use more cores
+    registry = make_registry("actor")
+    metrics = ActorMetrics(registry)
+    with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
+        member = FleetMember(
+            config.network.coordinator_address,
+            "actor",
+            arguments.name,
+            counters=metrics.counters,
+            gauges=metrics.gauges,
+            health_address=runtime.health_address,
+            metrics_address=runtime.metrics_address,
+        )
+        member.start()
+        try:
+            if member.wait_joined_or(runtime.stop):
+                act(config, runtime, member, metrics)
+        finally:
+            member.leave()
+
+
+def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics) -> None:
+    """Builds the actor's parts, runs its loop and closes what it built, last built first."""
+    env_seed, policy_seed = seeds(config.run.seed, member.index, member.incarnation)
+    addresses = config.network.replay_addresses
+    with contextlib.ExitStack() as closing:
+        envs = make_envs(config.env, config.actors.envs_per_actor, env_seed)
+        closing.callback(envs.close)
+        network = build_network(config.agent, envs.spec, seed=config.run.seed)
+        policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed)
+        log_client = LogClient(config.network.coordinator_address)
+        closing.callback(log_client.close)
+        sender = EpisodeSender(log_client)
+        weights_client = WeightsClient(config.network.coordinator_address)
+        closing.callback(weights_client.close)
+        follower = WeightsFollower(weights_client, config.actors.weights_interval_seconds, runtime.stop)
+        probes = [ShardProbe(address, shard) for shard, address in enumerate(addresses)]
+        shape = ItemShape.of(envs.spec, config.agent.stored_steps)
+        streams = [
+            TransitionStream(
+                EpisodeWriter(addresses, shape),
+                probes,
+                Identity(member.index, member.incarnation, env),
+                config.actors.max_in_flight_items,
+                runtime.stop,
+            )
+            for env in range(envs.num_envs)
+        ]
+        loop = ActorLoop(config, envs, policy, streams, follower, sender, member, metrics, runtime.stop)
+        sender.start()
+        closing.callback(loop.report)
+        closing.callback(sender.close)
+        follower.start()
+        for probe in probes:
+            probe.start()
+            closing.callback(probe.stop)
+        for stream in streams:
+            closing.callback(stream.close)
+        runtime.serving()
+        loop.run()
+
+
+def seeds(run_seed: int, actor: int, incarnation: int) -> tuple[int, int]:
+    """Seeds of environments and exploration: a restarted actor (another incarnation) does not play its old games again."""
+    environment, policy = np.random.SeedSequence([run_seed, actor, incarnation]).generate_state(2)
+    return int(environment >> 1), int(policy)  # ALE takes 31 bits
+
+
+if __name__ == "__main__":
+    run_program(main)

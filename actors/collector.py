@@ -1,0 +1,103 @@
+"""Steps all environments of an actor once, with one batched inference, and writes what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbrl.envs.spec import VectorEnv
+from sbrl.replay.writer import Transition
+
+
+class Policy(Protocol):
+    def act(self, observation: NDArray, epsilon: float) -> NDArray[np.int64]: ...
+
+
+class Stream(Protocol):
+    def begin(self, observation: NDArray) -> None: ...
+    def append(self, transition: Transition, observation: NDArray) -> None: ...
+    def end(self) -> None: ...
+
+
+class FinishedEpisode(NamedTuple):
+    """One complete training episode of environment `env`."""
+
+    env: int
+    number: int  # within this collector, from 0
+    episode_return: float  # unclipped
+    length: int  # agent steps
+    truncated: bool
+    end_time: float  # Unix seconds
+
+
+class Collector:
+    """The actor's inner loop, shared by the actor role and the serial run."""
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        policy: Policy,
+        streams: Sequence[Stream],
+        on_episode: Callable[[FinishedEpisode], None],
+    ) -> None:
+        """Resets nothing yet; the first `step` does.
+
+        Args:
+            streams: one for each environment.
+            on_episode: called when an episode is complete and all its items are confirmed.
+        """
+        self._envs, self._policy, self._streams, self._on_episode = envs, policy, streams, on_episode
+        self._observation: NDArray | None = None
+        self._returns = np.zeros(envs.num_envs, np.float64)
+        self._lengths = np.zeros(envs.num_envs, np.int64)
+        self.env_steps = 0
+        self.episodes = 0
+
+    def step(self, epsilon: float, weights_version: int) -> None:
+        """Acts once in every environment.
+
+        Args:
+            epsilon: probability of a random action.
+            weights_version: of the weights the policy holds, kept with every item.
+        """
+        if self._observation is None:
+            self._observation = self._envs.reset()
+            for stream, first in zip(self._streams, self._observation, strict=True):
+                stream.begin(first)
+        actions = self._policy.act(self._observation, epsilon)
+        result = self._envs.step(actions)
+        self._returns += result.reward
+        self._lengths += 1
+        rewards = np.clip(result.reward, -1.0, 1.0) if self._envs.spec.clip_rewards else result.reward
+        terminal = result.terminated | result.life_lost
+        for env, stream in enumerate(self._streams):
+            reached = result.observation[env]
+            step = Transition(int(actions[env]), float(rewards[env]), bool(terminal[env]), reached[-1], weights_version)
+            stream.append(step, reached)
+        self.env_steps += self._envs.num_envs
+        done = result.terminated | result.truncated
+        self._observation = self._finish(done, result.truncated) if done.any() else result.observation
+
+    def _finish(self, done: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> NDArray:
+        """Ends the episodes of the environments in `done` and begins their next ones."""
+        for env in np.flatnonzero(done):
+            self._streams[env].end()
+            episode = FinishedEpisode(
+                env=int(env),
+                number=self.episodes,
+                episode_return=float(self._returns[env]),
+                length=int(self._lengths[env]),
+                truncated=bool(truncated[env]),
+                end_time=time.time(),
+            )
+            self.episodes += 1
+            self._on_episode(episode)
+        observation = self._envs.reset(done)
+        for env in np.flatnonzero(done):
+            self._streams[env].begin(observation[env])
+        self._returns[done], self._lengths[done] = 0.0, 0
+        return observation

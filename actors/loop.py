@@ -1,0 +1,116 @@
+"""The actor's outer loop: take up new weights, keep to the fleet's instructions, act, report."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from actors.collector import Collector, FinishedEpisode
+from actors.exploration import linear_epsilon
+from actors.stream import TransitionStream
+from actors.weights import WeightsFollower
+from sbrl.config import Config
+from sbrl.envs.spec import VectorEnv
+from sbrl.episode_log import EpisodeSender
+from sbrl.errors import RunError
+from sbrl.fleet import FleetMember, RunState
+from sbrl.metrics import ActorMetrics, Totals
+from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.v1.fleet_pb2 import Episode
+
+logger = logging.getLogger(__name__)
+
+REPORT_STEPS = 16  # inner steps between two refreshes of the metrics
+WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop
+
+
+class ActorLoop:
+    """Runs until the run is collected or `stop` is set. Everything it uses is made, and closed, by its caller."""
+
+    def __init__(
+        self,
+        config: Config,
+        envs: VectorEnv,
+        policy: EpsilonGreedyPolicy,
+        streams: Sequence[TransitionStream],
+        follower: WeightsFollower,
+        sender: EpisodeSender,
+        member: FleetMember,
+        metrics: ActorMetrics,
+        stop: threading.Event,
+    ) -> None:
+        self._config, self._policy, self._streams = config, policy, streams
+        self._follower, self._sender, self._member = follower, sender, member
+        self._metrics, self._totals, self._stop = metrics, Totals(), stop
+        self._collector = Collector(envs, policy, streams, self._on_episode)
+        self._weights_version = 0
+        self._actor, self._incarnation = member.index, member.incarnation
+
+    def run(self) -> None:
+        """Acts while the run is to go on."""
+        steps = 0
+        while not self._stop.is_set():
+            instructions = self._member.instructions
+            if instructions.state is not RunState.RUNNING:
+                logger.info("the run is collected: stopping")
+                return
+            if self._collector.env_steps >= instructions.step_limit:
+                start = time.monotonic()
+                self._member.wait_instructions(WAIT_SECONDS)
+                self._metrics.blocked_seconds.labels("coordinator").inc(time.monotonic() - start)
+                continue
+            self._take_weights()
+            epsilon = linear_epsilon(self._config, instructions.env_steps)
+            self._collector.step(epsilon, self._weights_version)
+            # Exact at every step, for the coordinator's step allowance counts on it.
+            self._totals.raise_to(self._metrics.env_steps, self._collector.env_steps)
+            steps += 1
+            if steps % REPORT_STEPS == 0:
+                self._metrics.epsilon.set(epsilon)
+                self.report()
+
+    def report(self) -> None:
+        """Brings the metrics up to date with the streams."""
+        metrics, raise_to = self._metrics, self._totals.raise_to
+        created = sum(stream.created for stream in self._streams)
+        in_flight = sum(stream.in_flight for stream in self._streams)
+        dropped = sum(stream.dropped for stream in self._streams)
+        raise_to(metrics.transitions_collected, created)
+        raise_to(metrics.transitions_inserted, created - in_flight - dropped)
+        raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped)
+        raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in self._streams))
+        raise_to(metrics.episodes_dropped, self._sender.dropped)
+        metrics.transitions_in_flight.set(in_flight)
+        metrics.weights_age_seconds.set(self._follower.age_seconds)
+
+    def _take_weights(self) -> None:
+        new = self._follower.take()
+        if new is None:
+            return
+        try:
+            self._policy.load(new.tensors)
+        except RunError as error:
+            raise RunError(f"weights version {new.version}: {error}") from None
+        self._weights_version = new.version
+        self._metrics.weights_version.set(new.version)
+        self._metrics.weights_fetched.inc()
+
+    def _on_episode(self, episode: FinishedEpisode) -> None:
+        self._metrics.episodes.inc()
+        self._metrics.episode_return.set(episode.episode_return)
+        self._sender.add(
+            Episode(
+                actor=self._actor,
+                incarnation=self._incarnation,
+                env=episode.env,
+                number=episode.number,
+                episode_return=episode.episode_return,
+                length=episode.length,
+                truncated=episode.truncated,
+                env_steps=self._member.instructions.env_steps,
+                weights_version=self._weights_version,
+                time=episode.end_time,
+            )
+        )

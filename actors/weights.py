@@ -1,0 +1,58 @@
+"""Follows the newest weights in the background, so that acting never waits for the network."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import NamedTuple
+
+from sbrl import rpc
+from sbrl.networks.serialization import Weights, decode
+from sbrl.weights import WeightsClient
+
+logger = logging.getLogger(__name__)
+
+
+class NewWeights(NamedTuple):
+    version: int
+    tensors: Weights
+
+
+class WeightsFollower:
+    """Looks for newer weights every `interval_seconds` on a daemon thread."""
+
+    def __init__(self, client: WeightsClient, interval_seconds: float, stop: threading.Event) -> None:
+        self._client, self._interval, self._stop = client, interval_seconds, stop
+        self._lock = threading.Lock()
+        self._new: NewWeights | None = None
+        self._version = 0
+        self._published_time = 0.0
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="weights", daemon=True).start()
+
+    def take(self) -> NewWeights | None:
+        """The newest weights, once; None if there are none newer than those taken last."""
+        with self._lock:
+            new, self._new = self._new, None
+            return new
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the newest weights known were published; 0 before the first."""
+        return time.time() - self._published_time if self._published_time else 0.0
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                fetched = self._client.fetch(newer_than_version=self._version)
+            except rpc.CoordinatorUnavailable as error:
+                logger.debug("no weights: %s", error)  # the fleet member's beats warn of the outage
+                fetched = None
+            if fetched is not None:
+                tensors = decode(fetched.data)
+                with self._lock:
+                    self._new = NewWeights(fetched.version, tensors)
+                self._version, self._published_time = fetched.version, fetched.published_time
+            self._stop.wait(self._interval)

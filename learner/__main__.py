@@ -1,0 +1,125 @@
+"""The learner: trains on batches from whichever shard is ready, publishes weights and keeps checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from learner.batches import BatchSource
+from learner.checkpoint import CheckpointStore
+from learner.loop import LearnerLoop
+from learner.publisher import Publisher
+from learner.records import restore_random
+from learner.tensorboard import TensorBoard
+from learner.update import UpdateStep, configure_torch, make_update_step
+from sbrl.config import Config, load
+from sbrl.envs.make import make_spec
+from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet_watch import FleetWatch, total
+from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.metrics import LearnerMetrics, make_registry
+from sbrl.replay.items import ItemShape
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.run_directory import RunDirectory
+from sbrl.weights import WeightsClient
+
+logger = logging.getLogger(__name__)
+
+STATUS_SECONDS = 1.0
+LAST_PUBLICATION_SECONDS = 15.0
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = role_arguments("learner", __doc__ or "").parse_args(argv)
+    config = load(arguments.config)
+    run_directory = RunDirectory(arguments.run_dir)
+    configure_torch(config.learner.num_threads)
+    spec = make_spec(config.env)
+    step = make_update_step(config, spec)
+    registry = make_registry("learner")
+    metrics = LearnerMetrics(registry)
+    with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
+        member = FleetMember(
+            config.network.coordinator_address,
+            "learner",
+            arguments.name,
+            counters=metrics.counters,
+            gauges=metrics.gauges,
+            index=0,
+            health_address=runtime.health_address,
+            metrics_address=runtime.metrics_address,
+        )
+        member.start()
+        try:
+            if member.wait_joined_or(runtime.stop):
+                source = BatchSource(
+                    config.network.replay_addresses,
+                    ItemShape.of(spec, config.agent.stored_steps),
+                    config.agent,
+                    config.learner.batch_size,
+                )
+                learn(config, runtime, run_directory, member, metrics, step, source)
+        finally:
+            member.leave()
+
+
+def learn(
+    config: Config,
+    runtime: RoleRuntime,
+    run_directory: RunDirectory,
+    member: FleetMember,
+    metrics: LearnerMetrics,
+    step: UpdateStep,
+    source: BatchSource,
+) -> None:
+    """Goes on from the newest checkpoint, trains, and saves and publishes a last time."""
+    metrics.batch_size.set(config.learner.batch_size)
+    metrics.updates_per_step_target.set(config.learner.updates_per_step)
+    metrics.samples_per_insert_target.set(config.samples_per_insert)
+    store = CheckpointStore(run_directory.learner_checkpoints, config.run.keep_checkpoints)
+    state = store.load_newest()
+    if state is not None:
+        step.restore(state.update)
+        restore_random(state.random)
+        logger.info("going on from update %d", step.updates)
+    with contextlib.ExitStack() as closing:
+        fleet = FleetClient(config.network.coordinator_address)
+        closing.callback(fleet.close)
+        weights = WeightsClient(config.network.coordinator_address)
+        closing.callback(weights.close)
+        board = TensorBoard(run_directory.tensorboard)
+        closing.callback(board.close)
+        epoch, newest_version = weights.acquire_epoch(f"{socket.gethostname()}:{os.getpid()}")
+        logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)
+        watch = FleetWatch(fleet, STATUS_SECONDS)
+        publisher = Publisher(weights, epoch)
+        trained_before = int(total(fleet.status(), "learner.samples_trained"))
+        loop = LearnerLoop(
+            config, step, source, store, publisher, member, watch, board, metrics, runtime.stop, trained_before
+        )
+        publisher.start()
+        loop.publish()
+        watch.start()
+        closing.callback(watch.stop)
+        source.start()
+        closing.callback(source.stop)
+        runtime.serving()
+        complete = loop.run()
+        loop.save()
+        loop.publish()
+        if not publisher.close(LAST_PUBLICATION_SECONDS):
+            logger.warning("the last weights were not published: the coordinator did not answer")
+        loop.report()
+        if complete:
+            logger.info("the run is complete")
+            try:
+                fleet.finish()
+            except CoordinatorUnavailable as error:
+                logger.warning("could not say that the run is complete: %s", error)
+
+
+if __name__ == "__main__":
+    run_program(main)

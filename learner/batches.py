@@ -1,0 +1,117 @@
+"""Batches for the learner, from whichever shard is ready."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learner.records import Batch
+from sbrl.config import Agent
+from sbrl.replay.items import Items, ItemShape, n_step_transitions
+from sbrl.replay.sampler import ShardSampler
+
+PUT_SECONDS = 0.5  # how often a waiting stream looks whether it was cancelled
+
+
+class SampledBatch:
+    """A batch with what is needed to send its priorities home."""
+
+    __slots__ = ("batch", "items")
+
+    def __init__(self, batch: Batch, items: Items) -> None:
+        self.batch, self.items = batch, items
+
+
+class BatchSource:
+    """Mixes the shards: each streams on a thread of its own into one short queue, so that none waits for another.
+
+    Each shard's limiter serves it in proportion to what was inserted there, so the mix is right without any weighting here,
+    whatever the spread of actors, and with a shard gone.
+    """
+
+    def __init__(self, addresses: Sequence[str], shape: ItemShape, agent: Agent, batch_size: int) -> None:
+        self._shape, self._agent = shape, agent
+        # One batch waits while one is trained on: more would only be staler.
+        self._queue: queue.Queue[Items] = queue.Queue(maxsize=1)
+        self._stopped = threading.Event()
+        self._samplers = [ShardSampler(address, k, shape, batch_size, self._put) for k, address in enumerate(addresses)]
+        self._table_sizes = np.zeros(len(addresses), np.int64)
+        self._batch_size = batch_size
+        self.wait_seconds = 0.0
+        self.samples_taken = 0
+
+    def start(self) -> None:
+        for sampler in self._samplers:
+            sampler.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for sampler in self._samplers:
+            sampler.stop()
+
+    def get(self, timeout_seconds: float) -> SampledBatch | None:
+        """The next batch, or None if no shard had one in time."""
+        start = time.monotonic()
+        try:
+            items = self._queue.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+        finally:
+            self.wait_seconds += time.monotonic() - start
+        self.samples_taken += self._batch_size
+        self._table_sizes[items.shard] = items.table_size
+        share = items.table_size / self._table_sizes.sum()
+        return SampledBatch(to_batch(items, self._shape.stack, self._agent, share), items)
+
+    def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
+        """Sends new priorities to the shard that served `items`."""
+        self._samplers[items.shard].update_priorities(items.key, priorities)
+
+    @property
+    def shards_up(self) -> int:
+        return sum(sampler.probe.is_up for sampler in self._samplers)
+
+    @property
+    def samples_served(self) -> int:
+        return sum(sampler.items_served for sampler in self._samplers)
+
+    @property
+    def samples_discarded(self) -> int:
+        return sum(sampler.items_discarded for sampler in self._samplers)
+
+    @property
+    def priorities_dropped(self) -> int:
+        return sum(sampler.priorities_dropped for sampler in self._samplers)
+
+    def _put(self, items: Items, cancelled: threading.Event) -> bool:
+        while not (cancelled.is_set() or self._stopped.is_set()):
+            try:
+                self._queue.put(items, timeout=PUT_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def to_batch(items: Items, stack: int, agent: Agent, shard_share: float) -> Batch:
+    """The update's tensors from a batch of items.
+
+    Args:
+        shard_share: the part of all stored items that lies in their shard; an item's probability of being sampled is this
+            times its probability in the shard.
+    """
+    transitions = n_step_transitions(items, stack, agent.n_step, agent.discount)
+    return Batch(
+        s_tm1=torch.from_numpy(transitions.s_tm1),
+        a_tm1=torch.from_numpy(transitions.a_tm1),
+        r_t=torch.from_numpy(transitions.r_t),
+        discount_t=torch.from_numpy(transitions.discount_t),
+        s_t=torch.from_numpy(transitions.s_t),
+        probability=torch.from_numpy(items.probability * shard_share),
+    )

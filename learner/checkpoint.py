@@ -1,0 +1,78 @@
+"""The learner's checkpoints: what is in them, and which one to go on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from learner.records import LearnerState, UpdateState
+from sbrl.checkpoints import (
+    CorruptCheckpointError,
+    list_checkpoints,
+    prune_checkpoints,
+    read_checkpoint_file,
+    updates_of,
+    write_checkpoint,
+)
+from sbrl.errors import RunError
+from sbrl.networks.serialization import decode, encode
+
+_logger = logging.getLogger(__name__)
+_STATE = "state.json"
+
+
+class CheckpointStore:
+    """The newest `keep` checkpoints of one learner in `directory`; files are safetensors and JSON, never pickle."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory = directory
+        self._keep = keep
+
+    def checkpoints(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return list_checkpoints(self._directory)
+
+    def save(self, state: LearnerState) -> Path:
+        """Writes `state`, all or nothing, then deletes what is older than the newest `keep`.
+
+        Raises:
+            RunError: the file system refuses (no permission, no space).
+        """
+        update = state.update
+        tensors = {"online": update.online, "target": update.target, "optimizer": update.optimizer}
+        files = {f"{name}.safetensors": encode(values) for name, values in tensors.items()}
+        files[_STATE] = json.dumps({"counters": state.counters, "random": state.random}).encode()
+        checkpoint = write_checkpoint(self._directory, update.updates, files)
+        prune_checkpoints(self._directory, checkpoint, self._keep)
+        return checkpoint
+
+    def load_newest(self) -> LearnerState | None:
+        """The newest checkpoint that can be read, with a warning for each that cannot; None when there is none at all.
+
+        Raises:
+            RunError: there are checkpoints, but none can be read.
+        """
+        checkpoints = self.checkpoints()
+        for checkpoint in reversed(checkpoints):
+            try:
+                return load(checkpoint)
+            except CorruptCheckpointError as error:
+                _logger.warning("%s; trying the one before", error)
+        if checkpoints:
+            raise RunError(f"none of the {len(checkpoints)} checkpoints in {self._directory} can be read; start a new run")
+        return None
+
+
+def load(checkpoint: Path) -> LearnerState:
+    """Reads one checkpoint.
+
+    Raises:
+        CorruptCheckpointError: a file is missing, truncated or changed.
+    """
+    online, target, optimizer = (
+        decode(read_checkpoint_file(checkpoint, f"{name}.safetensors")) for name in ("online", "target", "optimizer")
+    )
+    state = json.loads(read_checkpoint_file(checkpoint, _STATE))
+    update = UpdateState(online=online, target=target, optimizer=optimizer, updates=updates_of(checkpoint))
+    return LearnerState(update=update, counters=state["counters"], random=state["random"])

@@ -1,0 +1,179 @@
+"""The learner's loop: batch in, update, priorities out; now and then publish, save and report."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from learner.batches import BatchSource, SampledBatch
+from learner.checkpoint import CheckpointStore
+from learner.publisher import Publisher
+from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
+from learner.tensorboard import TensorBoard
+from learner.update import UpdateStep
+from sbrl.config import Config
+from sbrl.fleet import FleetMember
+from sbrl.fleet_watch import FleetWatch, all_collected, total
+from sbrl.metrics import LearnerMetrics, Totals
+from sbrl.replay.items import Items
+
+logger = logging.getLogger(__name__)
+
+BATCH_SECONDS = 0.5  # longest wait for a batch before looking at what else there is to do
+REPORT_SECONDS = 1.0
+# Once all is collected: the shards' last counts have reached the coordinator after this long (they beat once a second).
+SETTLE_SECONDS = 3.0
+# Once all is collected: shards that have served nothing for so long have nothing more to serve.
+EXHAUSTED_SECONDS = 10.0
+
+
+class LearnerLoop:
+    """Trains until the run's samples are trained or `stop` is set. What it uses is made, and closed, by its caller."""
+
+    def __init__(
+        self,
+        config: Config,
+        step: UpdateStep,
+        source: BatchSource,
+        store: CheckpointStore,
+        publisher: Publisher,
+        member: FleetMember,
+        watch: FleetWatch,
+        board: TensorBoard,
+        metrics: LearnerMetrics,
+        stop: threading.Event,
+        trained_before: int,
+    ) -> None:
+        """
+        Args:
+            trained_before: samples that earlier processes of this run have trained on.
+        """
+        self._config, self._step, self._source, self._store = config, step, source, store
+        self._publisher, self._member, self._watch, self._board = publisher, member, watch, board
+        self._metrics, self._totals, self._stop = metrics, Totals(), stop
+        self._trained_before = trained_before
+        self._trained = 0
+        self._updates_at_start = step.updates
+        self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
+        self._last: UpdateResult | None = None
+        self._last_batch_time = time.monotonic()
+        self._collected_time: float | None = None
+        self._saved_time = time.monotonic()
+        self._reported_time, self._reported_updates = time.monotonic(), step.updates
+
+    @property
+    def samples_trained(self) -> int:
+        """Over the whole run, all learner processes together."""
+        return self._trained_before + self._trained
+
+    def run(self) -> bool:
+        """Trains; returns whether the run's samples are all trained (rather than: told to stop).
+
+        Raises:
+            StaleEpochError: another learner has taken over.
+        """
+        complete = False
+        while not self._stop.is_set():
+            complete = self._is_complete()
+            if complete:
+                break
+            sampled = self._source.get(BATCH_SECONDS)
+            if sampled is not None:
+                self._train(sampled)
+            now = time.monotonic()
+            if now - self._reported_time >= REPORT_SECONDS:
+                self.report()
+            if now - self._saved_time >= self._config.run.checkpoint_interval_seconds:
+                self.save()
+        self._return_priorities()
+        return complete
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        counters: dict[str, int | float] = {
+            "samples_trained": self.samples_trained,
+            "env_steps": self._member.instructions.env_steps,
+        }
+        path = self._store.save(LearnerState(self._step.state(), counters, capture_random()))
+        self._saved_time = time.monotonic()
+        self._metrics.checkpoints.inc()
+        logger.info("checkpoint %s", path.name)
+
+    def publish(self) -> None:
+        """Hands the online weights to the publisher."""
+        self._publisher.publish(self._step.state().online, self._step.updates)
+
+    def report(self) -> None:
+        """Brings metrics and TensorBoard up to date. Reads numbers off the device, so not part of every update."""
+        now, metrics, source, raise_to = time.monotonic(), self._metrics, self._source, self._totals.raise_to
+        updates_per_second = (self._step.updates - self._reported_updates) / max(now - self._reported_time, 1e-9)
+        self._reported_time, self._reported_updates = now, self._step.updates
+        raise_to(metrics.updates, self._step.updates - self._updates_at_start)
+        raise_to(metrics.samples_trained, self._trained)
+        raise_to(metrics.samples_served, source.samples_served)
+        raise_to(metrics.samples_discarded.labels("shard_lost"), source.samples_discarded)
+        raise_to(metrics.priority_updates_dropped.labels("shard_lost"), source.priorities_dropped)
+        raise_to(metrics.blocked_seconds.labels("replay"), source.wait_seconds)
+        raise_to(metrics.weights_published, self._publisher.published)
+        metrics.network_updates.set(self._step.updates)
+        metrics.samples_in_flight.set(source.samples_served - source.samples_discarded - self._trained)
+        metrics.shards_ready.set(source.shards_up)
+        metrics.weights_version.set(self._publisher.version)
+        metrics.weights_age_seconds.set(now - self._publisher.published_time)
+        metrics.checkpoint_age_seconds.set(now - self._saved_time)
+        achieved = self._samples_per_insert()
+        metrics.samples_per_insert_achieved.set(achieved)
+        if self._last is None or updates_per_second == 0.0:
+            return
+        loss = float(self._last.loss.item())
+        metrics.loss.set(loss)
+        self._board.learner(
+            env_steps=self._member.instructions.env_steps,
+            loss=loss,
+            mean_q=float(self._last.mean_q.item()),
+            gradient_norm=float(self._step.gradient_norm().item()),
+            updates_per_second=updates_per_second,
+            samples_per_insert=achieved,
+            updates=self._step.updates,
+        )
+        self._board.returns(self._watch.status)
+
+    def _train(self, sampled: SampledBatch) -> None:
+        result = self._step.update(sampled.batch)
+        # The last update's priorities: by now they have left the device without anyone having waited for them.
+        self._return_priorities()
+        self._returning, self._last = (sampled.items, result.priorities), result
+        self._trained += len(sampled.items.key)
+        self._last_batch_time = time.monotonic()
+        if self._step.updates % self._config.learner.publish_period == 0:
+            self.publish()
+
+    def _return_priorities(self) -> None:
+        if self._returning is not None and self._config.replay.prioritized:
+            items, priorities = self._returning
+            self._source.update_priorities(items, priorities.numpy())
+        self._returning = None
+
+    def _samples_per_insert(self) -> float:
+        after_warm_up = total(self._watch.status, "replay.transitions_inserted") - self._config.min_replay_size
+        return self.samples_trained / after_warm_up if after_warm_up > 0 else 0.0
+
+    def _is_complete(self) -> bool:
+        """Whether all is collected and every sample that the ratio allows is trained: the achieved ratio is then the target."""
+        status, now = self._watch.status, time.monotonic()
+        if not all_collected(status):
+            self._collected_time = None
+            return False
+        if self._collected_time is None:
+            self._collected_time = now
+        if now - self._collected_time < SETTLE_SECONDS:
+            return False
+        after_warm_up = total(status, "replay.transitions_inserted") - self._config.min_replay_size
+        allowed = self._config.samples_per_insert * after_warm_up
+        if self.samples_trained + self._config.learner.batch_size / 2 > allowed:
+            return True
+        if now - max(self._last_batch_time, self._collected_time) > EXHAUSTED_SECONDS:
+            logger.warning("shards serve no more: trained %d of %.0f samples allowed", self.samples_trained, allowed)
+            return True
+        return False

@@ -1,0 +1,154 @@
+"""The command line: `sbrl train` and the rest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from sbrl import config as configs
+from sbrl.errors import UsageError
+from sbrl.lifecycle import run_program
+from sbrl.presets import DEFAULT_PRESET, PRESETS
+from sbrl.run_directory import RunDirectory
+
+# Roles and tools are started by module name: sbrl imports none of them.
+PROGRAMS = {
+    "replay": ("services.replay", "one replay shard"),
+    "coordinator": ("services.coordinator", "weights, fleet leases and the episode log"),
+    "actor": ("actors", "steps environments and writes transitions"),
+    "learner": ("learner", "trains on batches from the shards"),
+    "evaluator": ("services.evaluator", "runs the evaluation protocol during a run"),
+    "eval": ("services.evaluator.evaluate", "run the evaluation protocol on a checkpoint of a run directory"),
+    "play": ("services.evaluator.play", "make a video of a checkpoint of a run directory"),
+}
+
+
+def main() -> None:
+    """Entry point of the `sbrl` script."""
+    run_program(run)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one command line (without the program's name) and returns its exit code."""
+    if argv and argv[0] in PROGRAMS:
+        module = PROGRAMS[argv[0]][0]
+        os.execv(sys.executable, [sys.executable, "-m", module, *argv[1:]])
+    arguments = make_parser().parse_args(argv)
+    code: int = arguments.command(arguments)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sbrl", description="Small-batch deep reinforcement learning on Atari.")
+    parser.add_argument("--version", action="version", version=f"sbrl {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train",
+        help="train an agent: all roles on this machine",
+        description="Trains an agent with all roles as processes on this machine, from one config.",
+        epilog="example: sbrl train --run-dir runs/pong env.id=ALE/Pong-v5 run.env_steps=100000 run.seed=1",
+    )
+    _add_config_arguments(train)
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/<game>-<time>)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, with its config")
+    train.add_argument(
+        "--serial", action="store_true", help="everything in one process, bit-reproducible from run.seed: for debugging and tests"
+    )
+    train.set_defaults(command=_train)
+
+    config = commands.add_parser("config", help="show or describe the config")
+    actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
+    show = actions.add_parser("show", help="print the config that the arguments add up to, as YAML")
+    _add_config_arguments(show)
+    show.set_defaults(command=_show_config)
+    schema = actions.add_parser("schema", help="print the config's JSON schema")
+    schema.set_defaults(command=_show_schema)
+
+    for name, (_, description) in PROGRAMS.items():
+        commands.add_parser(name, help=description, add_help=False)
+    return parser
+
+
+def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with (part of) a config")
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="single settings; these win over all else")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from sbrl.launch import load_for_resume, train  # loads gymnasium and ALE: `sbrl --help` should not
+
+    if arguments.resume:
+        if arguments.run_dir is None:
+            raise UsageError("--resume needs --run-dir: the run to go on with")
+        if arguments.config is not None or arguments.preset is not None:
+            raise UsageError("--resume takes the run's own config: leave out --config and --preset, or give overrides key=value")
+        run_directory = RunDirectory(arguments.run_dir)
+        config = load_for_resume(run_directory, arguments.overrides)
+    else:
+        config = configs.load(arguments.config, arguments.preset, arguments.overrides)
+        run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
+    if arguments.serial:
+        os.execv(sys.executable, _serial_command(config, run_directory, arguments.resume))
+    outcome = train(config, run_directory, arguments.resume)
+    print(_closing_lines(outcome.summary, run_directory, outcome.complete))
+    return 0 if outcome.complete else 130
+
+
+def _serial_command(config: configs.Config, run_directory: RunDirectory, resume: bool) -> list[str]:
+    if resume:
+        raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave out --resume or --serial")
+    return [sys.executable, "-m", "serial", "--run-dir", str(run_directory.path), "--config-text", configs.dump(config)]
+
+
+def _show_config(arguments: argparse.Namespace) -> int:
+    print(configs.dump(configs.load(arguments.config, arguments.preset, arguments.overrides)), end="")
+    return 0
+
+
+def _show_schema(arguments: argparse.Namespace) -> int:
+    print(configs.json_schema())
+    return 0
+
+
+def _default_run_directory(env_id: str) -> Path:
+    game = env_id.rpartition("/")[2].partition("-")[0].lower()
+    return Path("runs") / f"{game}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _closing_lines(summary: dict[str, object], run_directory: RunDirectory, complete: bool) -> str:
+    """What was reached and where to look."""
+    achieved, target = summary["samples_per_insert_achieved"], summary["samples_per_insert_target"]
+    ratio = f"{achieved:.4f} of {target:g}" if isinstance(achieved, float) else f"none yet of {target:g}"
+    training, evaluation = summary["train_return_mean_100"], summary["eval_return_mean"]
+    lines = [
+        f"{'Trained' if complete else 'Interrupted after'} {summary['env_steps']:,} env steps ({summary['frames']:,} frames), "
+        f"{summary['updates']:,} updates of batch {summary['batch_size']}, in {summary['wall_seconds']:.0f} s.",
+        f"Samples per insert: {ratio}.",
+        f"Return: training {training:.2f} (mean of the last 100 episodes)" if isinstance(training, float) else "Return: no episode yet",
+    ]
+    if isinstance(evaluation, float):
+        lines[-1] += f", evaluation {evaluation:.2f} over {summary['eval_episodes']} episodes"
+    lines.append(f"Results: {run_directory.summary}, {run_directory.learning_curve}" + (f", {run_directory.video}" if run_directory.video.exists() else ""))
+    if not complete:
+        lines.append(f"Go on with: sbrl train --resume --run-dir {run_directory.path}")
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sbrl")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Any other Gymnasium environment with discrete actions: classic control, MinAtar and the like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from sbrl.config import Env
+from sbrl.envs.spec import EnvSpec, StepResult
+from sbrl.errors import UsageError
+
+
+class GymnasiumEnvs:
+    """E environments stepped one after the other."""
+
+    def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool) -> None:
+        """
+        Raises:
+            UsageError: the environment's actions are not discrete, or its observations are of no kind that is supported.
+        """
+        self.num_envs = num_envs
+        self._envs = [gymnasium.make(env.id) for _ in range(num_envs)]
+        self._limit = env.max_episode_steps
+        self._steps = np.zeros(num_envs, np.int64)
+        self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
+        self.spec = make_gymnasium_spec(env.id, self._envs[0], clip_rewards)
+        self._observation = np.zeros((num_envs, *self.spec.observation_shape), self.spec.frame_dtype)
+
+    def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        observation = self._observation.copy()
+        for k in range(self.num_envs) if mask is None else np.flatnonzero(mask):
+            first, _ = self._envs[k].reset(seed=self._seeds[k])
+            self._seeds[k] = None  # later episodes go on from the generator that the first one seeded
+            observation[k] = self._frame(first)
+            self._steps[k] = 0
+        self._observation = observation
+        return observation
+
+    def step(self, actions: NDArray[np.int64]) -> StepResult:
+        observation = np.empty_like(self._observation)
+        reward = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
+        for k, env in enumerate(self._envs):
+            reached, reward[k], terminated[k], truncated[k], _ = env.step(self._start + int(actions[k]))
+            observation[k] = self._frame(reached)
+        self._steps += 1
+        truncated |= (self._steps >= self._limit) & ~terminated
+        self._observation = observation
+        return StepResult(observation, reward, terminated, truncated, np.zeros(self.num_envs, np.bool_))
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    @property
+    def _start(self) -> int:
+        space = self._envs[0].action_space
+        assert isinstance(space, spaces.Discrete)
+        return int(space.start)
+
+    def _frame(self, observation: Any) -> NDArray[Any]:
+        """[1, *frame_shape]: channels first for grids."""
+        frame = np.asarray(observation)
+        if self.spec.kind == "grid":
+            frame = np.moveaxis(frame, -1, 0)
+        return frame.astype(self.spec.frame_dtype)[None]
+
+
+def make_gymnasium_spec(env_id: str, env: gymnasium.Env[Any, Any], clip_rewards: bool) -> EnvSpec:
+    """The spec of an environment: vectors of numbers, or small grids of planes (height, width, channels).
+
+    Raises:
+        UsageError: actions that are not discrete, or other observations.
+    """
+    actions, observations = env.action_space, env.observation_space
+    if not isinstance(actions, spaces.Discrete):
+        raise UsageError(
+            f"env.id={env_id}: its action space is {actions}; value-based agents need discrete actions (Discrete(n)): "
+            f"choose another environment, such as CartPole-v1 or ALE/Pong-v5"
+        )
+    if isinstance(observations, spaces.Box) and len(observations.shape) == 1:
+        return EnvSpec(int(actions.n), observations.shape, np.dtype(np.float32), 1, "vector", clip_rewards)
+    if isinstance(observations, spaces.Box) and len(observations.shape) == 3 and observations.dtype in (np.bool_, np.uint8):
+        height, width, channels = observations.shape
+        if max(height, width) <= 32 and float(np.max(observations.high)) <= 1:
+            return EnvSpec(int(actions.n), (channels, height, width), np.dtype(np.uint8), 1, "grid", clip_rewards)
+    raise UsageError(
+        f"env.id={env_id}: its observation space is {observations}; supported are vectors (a Box of one dimension), grids of "
+        f"0/1 planes up to 32 x 32 (MinAtar) and ALE games: wrap the environment to one of these"
+    )

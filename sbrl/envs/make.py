@@ -1,0 +1,84 @@
+"""Makes environments by their Gymnasium id."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import warnings
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec as Registration
+
+from sbrl.config import Env
+from sbrl.envs.atari import PREFIX, AtariEnvs
+from sbrl.envs.gymnasium_envs import GymnasiumEnvs
+from sbrl.envs.spec import EnvSpec, VectorEnv
+from sbrl.errors import UsageError
+
+MINATAR_PREFIX = "MinAtar/"
+
+
+def make_envs(env: Env, num_envs: int, seed: int, num_threads: int = 1) -> VectorEnv:
+    """`num_envs` environments, seeded with `seed`, `seed` + 1, ...
+
+    Args:
+        num_threads: native threads that step ALE games; others are stepped one after the other.
+
+    Raises:
+        UsageError: unknown id, actions that are not discrete, observations that are not supported.
+    """
+    registration = _look_up(env.id)
+    is_atari = env.id.startswith(PREFIX)
+    clip_rewards = is_atari if env.clip_rewards is None else env.clip_rewards
+    if is_atari:
+        return AtariEnvs(env, registration.kwargs["game"], num_envs, seed, num_threads, clip_rewards)
+    return GymnasiumEnvs(env, num_envs, seed, clip_rewards)
+
+
+def make_spec(env: Env) -> EnvSpec:
+    """What networks and replay must know of the environment `env` describes. Raises as `make_envs` does."""
+    envs = make_envs(env, num_envs=1, seed=0)
+    try:
+        return envs.spec
+    finally:
+        envs.close()
+
+
+def _look_up(env_id: str) -> Registration:
+    """Gymnasium's registration of an id.
+
+    Raises:
+        UsageError: there is none; names the nearest ones.
+    """
+    if env_id.startswith(MINATAR_PREFIX):
+        _register_minatar()
+    registry = gymnasium.envs.registry
+    # ALE's games are registered under older ids too, with other protocols: one form is enough, and its settings are ours.
+    known = [name for name, spec in registry.items() if "game" not in spec.kwargs or re.fullmatch(r"ALE/\w+-v5", name)]
+    if env_id in known:
+        return registry[env_id]
+    # People write Pong, pong or PongNoFrameskip-v4: compare by the bare name as well, ALE's games first.
+    bare: dict[str, str] = {}
+    for name in sorted(known, key=lambda name: (not name.startswith(PREFIX), len(name))):
+        bare.setdefault(_bare_name(name), name)
+    near = [bare[name] for name in difflib.get_close_matches(_bare_name(env_id), list(bare), n=3, cutoff=0.6)]
+    near = list(dict.fromkeys(near + difflib.get_close_matches(env_id, known, n=3, cutoff=0.6)))[:3]
+    hint = f"; near it: {', '.join(near)}" if near else "; ALE games are written ALE/Pong-v5, others by their Gymnasium id"
+    raise UsageError(f"env.id={env_id!r} is no known environment{hint}")
+
+
+def _bare_name(env_id: str) -> str:
+    """ALE/Pong-v5, PongNoFrameskip-v4 and Pong -> pong."""
+    return env_id.rpartition("/")[2].partition("-")[0].removesuffix("NoFrameskip").lower()
+
+
+def _register_minatar() -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            minatar_gym = importlib.import_module("minatar.gym")
+    except ImportError:
+        raise UsageError("MinAtar environments need the package minatar: pip install -c constraints.txt minatar") from None
+    if not any(name.startswith(MINATAR_PREFIX) for name in gymnasium.envs.registry):
+        minatar_gym.register_envs()

@@ -1,0 +1,56 @@
+"""What networks, replay and actors must know of an environment, without making one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EnvSpec(NamedTuple):
+    """Shapes and kind of an environment. An observation is always laid out [stack, *frame_shape]."""
+
+    num_actions: int
+    frame_shape: tuple[int, ...]  # frames: (84, 84); grid: (channels, height, width); vector: (features,)
+    frame_dtype: np.dtype[Any]  # uint8 for frames (0 to 255) and grids (0 or 1), float32 for vectors
+    stack: int  # frames an agent sees at once, oldest first; 1 where the environment is not stacked
+    kind: Literal["frames", "grid", "vector"]
+    clip_rewards: bool  # the learner clips rewards to [-1, 1]
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation, without a batch dimension: [stack, *frame_shape]."""
+        return (self.stack, *self.frame_shape)
+
+
+class StepResult(NamedTuple):
+    """What one step of E environments led to."""
+
+    observation: NDArray[Any]  # frame_dtype[E, stack, *frame_shape]; where an episode ended, its last observation
+    reward: NDArray[np.float32]  # [E], unclipped
+    terminated: NDArray[np.bool_]  # [E], the environment reached a terminal state
+    truncated: NDArray[np.bool_]  # [E], the episode was cut off
+    life_lost: NDArray[np.bool_]  # [E], a terminal state for the learner only; all False unless env.terminal_on_life_loss
+
+
+class VectorEnv(Protocol):
+    """E environments stepped together, without automatic resets: whoever steps sees every episode's last observation."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+    @property
+    def num_envs(self) -> int: ...
+
+    def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Starts new episodes where `mask` (bool[E]; None: everywhere) is set and returns all observations.
+
+        Only environments that are new or whose episode has ended may be reset.
+        """
+        ...
+
+    def step(self, actions: NDArray[np.int64]) -> StepResult:
+        """Takes actions int64[E]. Arrays returned are the caller's: later steps leave them as they are."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,23 @@
+"""The two kinds of failure a user sees, each with its exit code.
+
+Every message names the value, the rule it breaks and the remedy. Programs turn these into one line on standard error (see
+`sbrl.lifecycle.run_program`); any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SbrlError(Exception):
+    """A failure with a message meant for the user; `exit_code` is what the program exits with."""
+
+    exit_code = 1
+
+
+class UsageError(SbrlError):
+    """What was asked for cannot be done as asked: an unknown key, a value out of range, an unknown game."""
+
+    exit_code = 2
+
+
+class RunError(SbrlError):
+    """What was asked for is sound but failed here: no permission, a port taken, no usable checkpoint."""

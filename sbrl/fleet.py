@@ -1,0 +1,310 @@
+"""Membership of the fleet: joining, beating once a second with counters and gauges, and taking instructions."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import grpc
+
+from sbrl import rpc
+from sbrl.errors import RunError
+from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
+
+BEAT_SECONDS = 1.0
+# An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner.
+EAGER_BEAT_SECONDS = 0.2
+CALL_SECONDS = 5.0
+ROLES = ("replay", "coordinator", "actor", "learner", "evaluator")
+STEPS_COUNTER = "env_steps"
+
+_log = logging.getLogger(__name__)
+
+
+class RunState(enum.IntEnum):
+    """How the run stands; the values are those of sbrl.v1.RunState."""
+
+    RUNNING = fleet_pb2.RUN_STATE_RUNNING
+    COLLECTED = fleet_pb2.RUN_STATE_COLLECTED
+    FINISHED = fleet_pb2.RUN_STATE_FINISHED
+
+    @property
+    def wire_name(self) -> str:
+        """The name in sbrl.v1.RunState, which messages take for the value."""
+        return f"RUN_STATE_{self.name}"
+
+
+class Instructions(NamedTuple):
+    """The coordinator's newest answer to a beat."""
+
+    state: RunState
+    env_steps: int  # of the whole run as reported so far, for the epsilon schedule
+    step_allowance: int  # actors: steps beyond those that the beat reported
+    step_limit: int  # actors: step while the process's own env_steps counter is below this
+
+
+class FleetMember:
+    """One process's place in the fleet, kept by a daemon thread until `leave`.
+
+    A lease that ended is replaced by a new incarnation; the coordinator's totals stay exact across that, for the ended one's
+    counters are settled first and the new one's are relative to them.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        role: str,
+        name: str,
+        *,
+        counters: Callable[[], Mapping[str, float]],
+        gauges: Callable[[], Mapping[str, float]] = dict,
+        index: int | None = None,
+        health_address: str = "",
+        metrics_address: str = "",
+    ) -> None:
+        """Prepares the membership; `start` begins it.
+
+        Args:
+            address: host:port of the coordinator.
+            counters: Called for each beat; cumulative since the process started, never falling. Actors count `env_steps`.
+            gauges: Called for each beat; readings for the live view.
+            index: The index to ask for; None takes the lowest free one.
+        """
+        self._address = address
+        self._counters = counters
+        self._gauges = gauges
+        self._join_request = fleet_pb2.JoinRequest(
+            role=role,
+            name=name,
+            index=index,
+            metrics_address=metrics_address,
+            health_address=health_address,
+            process_id=os.getpid(),
+        )
+        self._channel = rpc.open_channel(address)
+        self._stub = fleet_pb2_grpc.FleetStub(self._channel)
+        self._exchange = threading.Lock()  # one exchange at a time; guards the next two
+        self._joined = False  # the newest lease is not known to have ended
+        self._settled: dict[str, float] = {}  # counters of the process that earlier incarnations have accounted for
+        self._answered = threading.Condition()  # guards what is below
+        self._answers = 0
+        self._answer_time = time.monotonic()
+        self._lease: fleet_pb2.JoinResponse | None = None
+        self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
+
+    def start(self) -> None:
+        """Begins to join and beat in the background; an absent coordinator is waited for."""
+        self._thread.start()
+
+    def wait_joined(self, timeout: float) -> None:
+        """Waits for the first lease.
+
+        Raises:
+            CoordinatorUnavailable: there was none within `timeout` seconds.
+        """
+        with self._answered:
+            if not self._answered.wait_for(lambda: self._lease is not None, timeout):
+                raise rpc.CoordinatorUnavailable(
+                    f"could not join the fleet within {timeout:g} s: no answer from {self._address}"
+                )
+
+    def wait_joined_or(self, stop: threading.Event) -> bool:
+        """Waits for the first lease for as long as it takes; False if `stop` was set first."""
+        while not stop.is_set():
+            try:
+                self.wait_joined(BEAT_SECONDS)
+                return True
+            except rpc.CoordinatorUnavailable as error:
+                _log.debug("%s; still trying", error)
+        return False
+
+    def wait_instructions(self, timeout: float) -> Instructions:
+        """Waits for the next answer of the coordinator, up to `timeout` seconds, and returns the newest instructions."""
+        with self._answered:
+            seen = self._answers
+            self._answered.wait_for(lambda: self._answers != seen, timeout)
+            return self._instructions
+
+    @property
+    def index(self) -> int:
+        """This member's index within its role. Raises RunError before the first lease."""
+        return self._held_lease().index
+
+    @property
+    def incarnation(self) -> int:
+        """The lease's number, unique in the run. Raises RunError before the first lease."""
+        return self._held_lease().incarnation
+
+    @property
+    def instructions(self) -> Instructions:
+        """The newest instructions; before the first lease they allow no step."""
+        with self._answered:
+            return self._instructions
+
+    @property
+    def seconds_since_answer(self) -> float:
+        """Since the coordinator last answered (before that, since this object was made)."""
+        with self._answered:
+            return time.monotonic() - self._answer_time
+
+    def beat_now(self) -> Instructions:
+        """Joins if need be, reports the counters and returns the new instructions.
+
+        Raises:
+            CoordinatorUnavailable: no answer in time; what was counted is reported with the next beat.
+            RunError: the coordinator refused the counters.
+        """
+        with self._exchange, rpc.coordinator_errors(self._address):
+            if not self._joined:
+                return self._join()
+            counters, relative = self._read_counters()
+            request = self._beat_request(relative)
+            try:
+                response = self._stub.Beat(request, timeout=CALL_SECONDS)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                _log.warning(
+                    "lease %d has ended (no beat arrived in time, or %s runs twice): joining again",
+                    request.incarnation,
+                    self._name,
+                )
+                self._settle()
+                return self._join()
+            return self._take(response, step_base=counters.get(STEPS_COUNTER, 0.0))
+
+    def leave(self) -> None:
+        """Stops beating and ends the lease with the last counters; an absent coordinator is not waited for."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()  # an exchange under way ends at its calls' deadlines
+        try:
+            with self._exchange, rpc.coordinator_errors(self._address):
+                if self._joined:
+                    self._stub.Leave(self._beat_request(self._read_counters()[1]), timeout=CALL_SECONDS)
+        except RunError as error:
+            _log.warning("left the fleet without a last report: %s", error)
+        self._channel.close()
+
+    @property
+    def _name(self) -> str:
+        return str(self._join_request.name)
+
+    def _held_lease(self) -> fleet_pb2.JoinResponse:
+        with self._answered:
+            if self._lease is None:
+                raise RunError(f"{self._name} has not joined the fleet yet")
+            return self._lease
+
+    def _run(self) -> None:
+        absent = False
+        while not self._stopping.is_set():
+            before = self.instructions
+            try:
+                pause = self._pause(before, self.beat_now())
+                if absent:
+                    _log.info("coordinator at %s is back", self._address)
+                absent = False
+            except rpc.CoordinatorUnavailable as error:
+                if not absent:  # once an outage, not once a second
+                    _log.warning("%s; trying again every %g s", error, BEAT_SECONDS)
+                absent, pause = True, BEAT_SECONDS
+            except Exception:  # a beat must never end the beating: the lease would end without a word
+                _log.exception("beat failed")
+                pause = BEAT_SECONDS
+            self._stopping.wait(pause)
+
+    def _pause(self, before: Instructions, now: Instructions) -> float:
+        if self._join_request.role != "actor" or now.state is not RunState.RUNNING:
+            return BEAT_SECONDS
+        spent = now.step_allowance == 0 or self._counters().get(STEPS_COUNTER, 0) >= now.step_limit
+        cut = now.step_allowance < before.step_allowance / 2
+        return EAGER_BEAT_SECONDS if spent or cut else BEAT_SECONDS
+
+    def _join(self) -> Instructions:
+        response = self._stub.Join(self._join_request, timeout=CALL_SECONDS)
+        if self._lease is not None and response.index != self._lease.index:
+            _log.warning("index changed from %d to %d", self._lease.index, response.index)
+        self._joined = True
+        with self._answered:
+            self._lease = response
+        _log.info("joined as %s %d, incarnation %d", self._join_request.role, response.index, response.incarnation)
+        return self._take(response.instructions, step_base=self._settled.get(STEPS_COUNTER, 0.0))
+
+    def _settle(self) -> None:
+        """Has the ended lease's last counters counted, so that the next lease can go on from them."""
+        with self._answered:  # the allowance ended with the lease: no step may fall between the two
+            self._instructions = self._instructions._replace(step_allowance=0, step_limit=0)
+        counters, relative = self._read_counters()
+        try:
+            self._stub.Leave(self._beat_request(relative), timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            _log.warning("the coordinator never gave this lease: it has lost its state")
+        else:
+            self._settled = counters
+        self._joined = False
+
+    def _read_counters(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The process's counters, and the part of them that is this incarnation's."""
+        counters = dict(self._counters())
+        return counters, {name: value - self._settled.get(name, 0.0) for name, value in counters.items()}
+
+    def _beat_request(self, counters: Mapping[str, float]) -> fleet_pb2.BeatRequest:
+        held = self.instructions.step_limit - int(self._settled.get(STEPS_COUNTER, 0.0))
+        return fleet_pb2.BeatRequest(
+            incarnation=self.incarnation, counters=counters, gauges=self._gauges(), step_limit=max(0, held)
+        )
+
+    def _take(self, response: fleet_pb2.BeatResponse, step_base: float) -> Instructions:
+        with self._answered:
+            self._instructions = Instructions(
+                state=RunState(response.state),
+                env_steps=response.env_steps,
+                step_allowance=response.step_allowance,
+                step_limit=int(step_base) + response.step_allowance,
+            )
+            self._answers += 1
+            self._answer_time = time.monotonic()
+            self._answered.notify_all()
+            return self._instructions
+
+
+class FleetClient:
+    """What a run's owner asks of the fleet: how it stands, and to finish."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel = rpc.open_channel(address)
+        self._stub = fleet_pb2_grpc.FleetStub(self._channel)
+
+    def status(self, timeout: float = CALL_SECONDS) -> fleet_pb2.GetStatusResponse:
+        """Members, totals and state of the run.
+
+        Raises:
+            CoordinatorUnavailable: no answer within `timeout` seconds.
+        """
+        with rpc.coordinator_errors(self._address):
+            response: fleet_pb2.GetStatusResponse = self._stub.GetStatus(fleet_pb2.GetStatusRequest(), timeout=timeout)
+        return response
+
+    def finish(self, timeout: float = CALL_SECONDS) -> None:
+        """Ends the run: each member's next beat says FINISHED.
+
+        Raises:
+            CoordinatorUnavailable: no answer within `timeout` seconds; calling again is harmless.
+        """
+        with rpc.coordinator_errors(self._address):
+            self._stub.Finish(fleet_pb2.FinishRequest(), timeout=timeout)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()

@@ -1,0 +1,60 @@
+"""The fleet's status, asked for in the background: for those who must not wait for the coordinator."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from sbrl.fleet import FleetClient, RunState
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+
+logger = logging.getLogger(__name__)
+
+
+class FleetWatch:
+    """Asks the coordinator every `interval_seconds` how the fleet stands and keeps the newest answer."""
+
+    def __init__(self, client: FleetClient, interval_seconds: float) -> None:
+        self._client, self._interval = client, interval_seconds
+        self._stopped = threading.Event()
+        self._status = GetStatusResponse()
+        self._answer_time = time.monotonic()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="fleet-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @property
+    def status(self) -> GetStatusResponse:
+        """The newest answer; an empty one before the first."""
+        return self._status
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the newest answer."""
+        return time.monotonic() - self._answer_time
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._status = self._client.status()
+                self._answer_time = time.monotonic()
+            except CoordinatorUnavailable as error:
+                logger.debug("no status: %s", error)
+            self._stopped.wait(self._interval)
+
+
+def total(status: GetStatusResponse, name: str) -> float:
+    """A counter `<role>.<counter>` summed over all processes there ever were; 0 if nobody counted it."""
+    return float(status.totals.get(name, 0.0))
+
+
+def all_collected(status: GetStatusResponse) -> bool:
+    """Whether run.env_steps are collected and no actor is left that could still insert."""
+    if status.state not in (RunState.COLLECTED, RunState.FINISHED):
+        return False
+    return not any(member.alive for member in status.members if member.role == "actor")

@@ -1,0 +1,233 @@
+"""`sbrl train`: all roles of a run as processes on this machine, from one config."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+from sbrl import config as configs
+from sbrl.config import Config
+from sbrl.curves import write_learning_curve
+from sbrl.envs.make import make_spec
+from sbrl.episode_log import LogClient
+from sbrl.errors import RunError, UsageError
+from sbrl.fleet import FleetClient, RunState
+from sbrl.fleet_watch import FleetWatch
+from sbrl.metadata import run_metadata
+from sbrl.ports import check_port_free, free_ports
+from sbrl.progress import ProgressMeter
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.run_directory import RunDirectory
+from sbrl.summary import earlier_wall_seconds, summarize, write_summary
+from sbrl.supervisor import RoleCommand, Supervisor
+from sbrl.tables import write_episodes, write_evaluations
+from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
+from sbrl.view import View, make_view
+
+LOOK_SECONDS = 0.5
+LAST_STATUS_SECONDS = 10.0
+CORES_PER_ACTOR = 2
+
+
+class Outcome(NamedTuple):
+    """How a local run ended."""
+
+    complete: bool  # False: it was interrupted, and can be resumed
+    summary: dict[str, Any]
+
+
+def train(config: Config, run_directory: RunDirectory, resume: bool) -> Outcome:
+    """Runs a whole run, or the rest of one, and leaves its results in the run directory.
+
+    Raises:
+        UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
+    """
+    make_spec(config.env)  # an unknown game is found out before anything is made
+    with run_directory.lock():
+        run_directory.create(resume)
+        config = place(config)
+        run_directory.config.write_text(configs.dump(config, run_metadata()), encoding="utf-8")
+        with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
+            return _LocalRun(config, run_directory, stop, view).run()
+
+
+def place(config: Config) -> Config:
+    """The config with what was left open decided for this machine: ports of loopback and the number of actors.
+
+    Raises:
+        RunError: a port that was asked for is taken.
+    """
+    network, host = config.network, config.network.bind_host
+    chosen = free_ports(host, 1 + config.replay.num_shards)
+    coordinator = network.coordinator_address
+    if coordinator.endswith(":0"):
+        coordinator = f"{host}:{chosen[0]}"
+    shards = network.replay_addresses or tuple(f"{host}:{port}" for port in chosen[1:])
+    for address in (coordinator, *shards):
+        name, _, port = address.rpartition(":")
+        check_port_free(name, int(port))
+    num_actors = config.actors.num_actors or max(1, (os.cpu_count() or 1) // CORES_PER_ACTOR)
+    tree = config.model_dump(mode="json")
+    tree["network"].update(coordinator_address=coordinator, replay_addresses=list(shards))
+    tree["actors"]["num_actors"] = num_actors
+    return configs.build(tree)
+
+
+def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config:
+    """The config of an earlier run, with ports to be chosen anew and `overrides` on top.
+
+    Raises:
+        UsageError: no run, a config of another schema, a bad override.
+    """
+    if not run_directory.config.is_file():
+        raise UsageError(f"{run_directory.path} holds no run to resume: it has no run.yaml; leave out --resume to start one there")
+    tree = configs.read_yaml(run_directory.config)
+    network = tree.setdefault("network", {})
+    network.update(coordinator_address="127.0.0.1:0", replay_addresses=[])
+    return configs.build(tree, *(configs.parse_override(text) for text in overrides))
+
+
+def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
+    """Every role process of a local run; stopped in this order: those who write before those who are written to."""
+    common = ["--config", str(run_directory.config), "--run-dir", str(run_directory.path)]
+
+    def command(name: str, module: str, stop_order: int, *extra: str) -> RoleCommand:
+        return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name), stop_order)
+
+    return [
+        command("coordinator", "services.coordinator", 3),
+        *(command(f"replay-{k}", "services.replay", 2, "--shard", str(k)) for k in range(config.replay.num_shards)),
+        command("learner", "learner", 1),
+        *(command(f"actor-{k}", "actors", 0) for k in range(config.actors.num_actors or 1)),
+        command("evaluator", "services.evaluator", 0),
+    ]
+
+
+class _LocalRun:
+    def __init__(self, config: Config, run_directory: RunDirectory, stop: threading.Event, view: View) -> None:
+        self._config, self._directory, self._stop, self._view = config, run_directory, stop, view
+        self._fleet = FleetClient(config.network.coordinator_address)
+        self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
+        self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message)
+        self._earlier_seconds = earlier_wall_seconds(run_directory.summary)
+
+    def run(self) -> Outcome:
+        start = time.monotonic()
+        try:
+            self._supervisor.start()
+            self._watch.start()
+            complete = self._supervise()
+            seconds = self._earlier_seconds + time.monotonic() - start
+            if complete:
+                self._supervisor.stop_only("evaluator")
+                self._evaluate()
+            else:
+                self._view.message("stopping: actors drain, the learner and the shards save ...")
+                self._supervisor.stop_only("actor")
+                self._supervisor.stop_only("evaluator")
+                self._supervisor.stop_only("learner")
+            status = self._last_status()
+            self._write_results(status, seconds, complete)
+        finally:
+            self._watch.stop()
+            self._supervisor.stop()
+            self._fleet.close()
+        return Outcome(complete, json.loads(self._directory.summary.read_text(encoding="utf-8")))
+
+    def _supervise(self) -> bool:
+        """Keeps the roles alive until the run is complete (True) or told to stop (False)."""
+        meter = ProgressMeter(self._config)
+        while not self._stop.wait(LOOK_SECONDS):
+            self._supervisor.check()
+            if self._watch.status.members:
+                self._view.show(meter.read(self._watch.status))
+            if self._supervisor.is_done("learner"):
+                return True
+        return False
+
+    def _may_end(self, name: str) -> bool:
+        """Whether a role that exited with code 0 is done: actors when all is collected, learner and evaluator at the end."""
+        status = self._watch.status
+        if name.startswith("actor"):
+            return status.state in (RunState.COLLECTED, RunState.FINISHED)
+        return name in ("learner", "evaluator") and status.state == RunState.FINISHED
+
+    def _evaluate(self) -> None:
+        """The final evaluation, on the last checkpoint, and the video."""
+        self._view.message("evaluating the final agent ...")
+        result = self._directory.logs / "final-evaluation.json"
+        if self._run_tool("services.evaluator.evaluate", "--json", str(result)):
+            evaluation = Evaluation(**json.loads(result.read_text(encoding="utf-8")))
+            log = LogClient(self._config.network.coordinator_address)
+            try:
+                log.append_evaluation(evaluation)
+            finally:
+                log.close()
+        self._view.message("recording a video ...")
+        self._run_tool("services.evaluator.play", "--output", str(self._directory.video))
+
+    def _run_tool(self, module: str, *arguments: str) -> bool:
+        """Runs a program on the run directory; a failure is said, and costs the run no more than this program's result."""
+        log_path = self._directory.log(module.rpartition(".")[2])
+        with log_path.open("ab") as log:
+            command = [sys.executable, "-m", module, str(self._directory.path), *arguments]
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:
+                while process.poll() is None:
+                    if self._stop.wait(LOOK_SECONDS):
+                        process.terminate()
+                        break
+        if process.returncode != 0:
+            self._view.message(f"{module} failed with exit code {process.returncode}: see {log_path}")
+        return process.returncode == 0
+
+    def _last_status(self) -> GetStatusResponse:
+        """The coordinator's newest answer, waited for while it is being restarted.
+
+        Raises:
+            RunError: it does not answer any more.
+        """
+        deadline = time.monotonic() + LAST_STATUS_SECONDS
+        while True:
+            try:
+                return self._fleet.status()
+            except CoordinatorUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise RunError(f"no results: {error}; resume the run with --resume to get them") from None
+                self._supervisor.check()
+                time.sleep(LOOK_SECONDS)
+
+    def _write_results(self, status: GetStatusResponse, seconds: float, complete: bool) -> None:
+        directory, log = self._directory, LogClient(self._config.network.coordinator_address)
+        try:
+            write_episodes(directory.episodes, (episode for _, page in log.read_episodes() for episode in page))
+            write_evaluations(directory.evaluations, log.read_evaluations())
+        finally:
+            log.close()
+        write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, self._config)
+        write_summary(directory.summary, summarize(self._config, status, seconds, complete))
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second one kills the launcher (and the kernel then stops the roles)."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

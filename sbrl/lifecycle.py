@@ -1,0 +1,160 @@
+"""How every role program starts, stops and fails: one line an error, SIGTERM drains, health and metrics throughout."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from sbrl import rpc
+from sbrl.config import Config
+from sbrl.errors import RunError, SbrlError
+from sbrl.health import HealthServer
+
+_log = logging.getLogger(__name__)
+
+
+def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C.
+
+    An SbrlError is one line on standard error and its exit code; any other exception is a bug and keeps its traceback.
+    """
+    try:
+        code = main(sys.argv[1:]) or 0
+    except SbrlError as error:
+        print(f"sbrl: error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
+        code = exit_request.code if isinstance(exit_request.code, int) else 2
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
+    os._exit(code)
+
+
+def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
+    """The arguments that every role program takes."""
+    parser = argparse.ArgumentParser(prog=f"sbrl {role}", description=description)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run's config, as YAML")
+    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="where the run's state lives")
+    parser.add_argument("--name", default=role, help="this process's name, unique in its role (default: %(default)s)")
+    parser.add_argument("--health-port", type=int, metavar="PORT", help="in place of network.health_port; 0 takes a free one")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="in place of network.metrics_port; 0 takes a free one")
+    return parser
+
+
+class RoleRuntime:
+    """What surrounds a role's work: logging, signals, the health service and the Prometheus endpoint.
+
+    As a context manager, entered on the main thread and once a process. SIGTERM or SIGINT sets `stop` and turns health to
+    NOT_SERVING; further ones change nothing, so that none breaks the drain. The handlers outlive the exit for the same reason.
+    """
+
+    def __init__(self, name: str, config: Config, registry: CollectorRegistry, *, health_port: int, metrics_port: int) -> None:
+        """Args: name: the process's name in its log lines. The ports: 0 takes free ones."""
+        self.stop = threading.Event()
+        self.health_address = ""  # host:port, known once entered
+        self.metrics_address = ""
+        self._name = name
+        self._host = config.network.bind_host
+        self._log_level = config.run.log_level
+        self._registry = registry
+        self._ports = (health_port, metrics_port)
+        self._health = HealthServer()
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace, config: Config, registry: CollectorRegistry) -> Self:
+        """The runtime that `role_arguments` and the config describe."""
+        network = config.network
+        return cls(
+            arguments.name,
+            config,
+            registry,
+            health_port=network.health_port if arguments.health_port is None else arguments.health_port,
+            metrics_port=network.metrics_port if arguments.metrics_port is None else arguments.metrics_port,
+        )
+
+    def __enter__(self) -> Self:
+        """Starts all of it.
+
+        Raises:
+            RunError: a port is taken.
+        """
+        configure_logging(self._name, self._log_level)
+        self._catch_signals()
+        health_port, metrics_port = self._ports
+        self.health_address = rpc.reachable_address(self._host, self._health.start(self._host, health_port))
+        try:
+            self._metrics_server, self._metrics_thread = start_http_server(metrics_port, self._host, self._registry)
+        except OSError as error:
+            self._health.stop()
+            raise RunError(f"cannot listen on {self._host}:{metrics_port} for metrics: {error.strerror}") from None
+        self.metrics_address = rpc.reachable_address(self._host, self._metrics_server.server_port)
+        _log.info("health on %s, metrics on http://%s/metrics", self.health_address, self.metrics_address)
+        return self
+
+    def serving(self) -> None:
+        """Turns health to SERVING: the role does its work now. Without effect once it is to stop."""
+        self._health.set_serving()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._health.drain()
+        self._metrics_server.shutdown()
+        self._metrics_server.server_close()
+        self._metrics_thread.join()
+        self._health.stop()
+        _log.info("stopped" if error is None else "stopped by an error")
+
+    def _catch_signals(self) -> None:
+        # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call;
+        # a thread takes it from there, because Event.set in a handler can deadlock with the Event.wait it interrupts.
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _ignore)
+        threading.Thread(target=self._await_signals, args=(read_end,), name="signals", daemon=True).start()
+
+    def _await_signals(self, read_end: int) -> None:
+        while received := os.read(read_end, 1):
+            number = received[0]
+            if number not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            if self.stop.is_set():
+                _log.info("received %s again: still draining", signal.Signals(number).name)
+                continue
+            _log.info("received %s: draining", signal.Signals(number).name)
+            self._health.drain()  # first, so that nobody is sent here while the role stops
+            self.stop.set()
+
+
+def configure_logging(name: str, level: str) -> None:
+    """Sends all logging to standard error as lines like "2026-01-01T12:00:00Z INFO replay-0 message"."""
+    formatter = logging.Formatter(
+        f"%(asctime)s %(levelname)s {name.replace('%', '%%')} %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
+    )
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Only keeps the default action from happening: the wake-up pipe carries the signal."""

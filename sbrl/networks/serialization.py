@@ -1,0 +1,61 @@
+"""Weights as bytes and back: safetensors, never pickle, so that reading foreign bytes cannot run code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sbrl.errors import RunError
+
+Weights = dict[str, Tensor]  # by parameter name
+
+
+def encode(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors, on any device and in any memory layout, as safetensors bytes."""
+    data: bytes = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return data
+
+
+def decode(data: bytes) -> dict[str, Tensor]:
+    """Named tensors on the CPU from `encode`'s bytes.
+
+    Raises:
+        RunError: the bytes are truncated or no safetensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise RunError(f"weights of {len(data)} bytes are corrupt: {error}") from None
+    return tensors
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str = "weights") -> None:
+    """Copies `weights` into `network`; each parameter keeps its device and memory layout.
+
+    Raises:
+        RunError: names or shapes differ; names the first parameter that does and both shapes. `network` is unchanged.
+    """
+    copy_tensors(network.state_dict(), weights, source)
+
+
+def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copies `tensors` into those of the same names in `into`, all or none; for optimizer state as well as for weights.
+
+    Raises:
+        RunError: names or shapes differ.
+    """
+    for name in sorted(into.keys() | tensors.keys()):
+        expected = tuple(into[name].shape) if name in into else "nothing"
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if expected != found:
+            raise RunError(
+                f"{source} do not fit the config's network: {name} is {found}, the network has {expected}; they come "
+                f"from other agent settings or another environment"
+            )
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(tensors[name])

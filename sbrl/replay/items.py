@@ -1,0 +1,116 @@
+"""What one replay item holds, and how a batch of items becomes n-step transitions. Pure NumPy.
+
+An item is a window over the rows an environment writes, one row a step, each frame once:
+
+    row:      t-stack+1 ... t-1   t   t+1  ...  t+n_max
+    frame:    [................................]           stack + n_max frames
+    action:                     [.............]            n_max, from t on
+    reward:                     [.............]            reward[k] follows action[k]
+    discount:                   [.............]            0 where that step ended in a terminal state, else 1
+    meta:                       [.]                        who wrote it, when, with which weights
+
+After an episode's last observation come rows of zero frames, whose action is -1: they fill the windows that reach past the end.
+Where an episode was truncated the discount stays 1 and the window's valid steps end early, so the learner bootstraps from the
+last observation after fewer than n steps. Neither window nor stack ever reaches into another episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbrl.envs.spec import EnvSpec
+
+TABLE = "transitions"
+PADDING = -1  # the action of a row past an episode's end
+
+META_FIELDS = ("actor", "incarnation", "env", "step", "weights_version")
+
+
+class ItemShape(NamedTuple):
+    """Shapes and dtypes of an item's columns."""
+
+    stack: int
+    n_max: int
+    frame_shape: tuple[int, ...]
+    frame_dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, spec: EnvSpec, n_max: int) -> ItemShape:
+        return cls(spec.stack, n_max, spec.frame_shape, np.dtype(spec.frame_dtype))
+
+    @property
+    def num_frames(self) -> int:
+        return self.stack + self.n_max
+
+    def columns(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Column name -> (shape, dtype) of an item."""
+        return {
+            "frame": ((self.num_frames, *self.frame_shape), self.frame_dtype),
+            "action": ((self.n_max,), np.dtype(np.int32)),
+            "reward": ((self.n_max,), np.dtype(np.float32)),
+            "discount": ((self.n_max,), np.dtype(np.float32)),
+            "meta": ((1, len(META_FIELDS)), np.dtype(np.int64)),
+        }
+
+
+class Items(NamedTuple):
+    """A batch of items from one shard."""
+
+    frame: NDArray[Any]  # frame_dtype[B, stack + n_max, *frame_shape]
+    action: NDArray[np.int32]  # [B, n_max]
+    reward: NDArray[np.float32]  # [B, n_max]
+    discount: NDArray[np.float32]  # [B, n_max], before the discount factor
+    meta: NDArray[np.int64]  # [B, 1, len(META_FIELDS)]
+    key: NDArray[np.uint64]  # [B], the shard's own
+    probability: NDArray[np.float64]  # [B], of being sampled, in the shard
+    table_size: int  # items in the shard when it was sampled
+    shard: int
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:
+        return cls(**{name: columns[name] for name in ("frame", "action", "reward", "discount", "meta")}, **info)
+
+
+class Transitions(NamedTuple):
+    """n-step transitions, ready for the update."""
+
+    s_tm1: NDArray[Any]  # frame_dtype[B, stack, *frame_shape]
+    a_tm1: NDArray[np.int64]  # [B]
+    r_t: NDArray[np.float32]  # [B], sum over k < m of gamma^k r_k
+    discount_t: NDArray[np.float32]  # [B], gamma^m, or 0 where a terminal state lies in the window
+    s_t: NDArray[Any]  # frame_dtype[B, stack, *frame_shape], m steps later
+
+
+def n_step_transitions(items: Items, stack: int, n_step: int, discount: float) -> Transitions:
+    """Sums the first m = min(n_step, valid steps) rewards of every item.
+
+        r_t        = sum_{k<m} gamma^k (prod_{j<k} d_j) r_k
+        discount_t = gamma^m prod_{j<m} d_j
+        s_t        = the stack m steps after s_tm1
+
+    Args:
+        items: a batch of items with n_max >= n_step.
+        stack: frames an observation holds.
+        n_step: steps to sum, at most n_max.
+        discount: gamma, the discount factor of one step.
+    """
+    batch = np.arange(len(items.action))
+    valid = items.action[:, :n_step] != PADDING  # valid steps come first, and there is at least one
+    steps = valid.sum(axis=1)
+    alive_after = np.cumprod(np.where(valid, items.discount[:, :n_step], 1.0), axis=1)
+    alive_before = np.concatenate([np.ones((len(batch), 1)), alive_after[:, :-1]], axis=1)
+    powers = discount ** np.arange(n_step)
+    r_t = (powers * alive_before * items.reward[:, :n_step] * valid).sum(axis=1)
+    discount_t = discount**steps * alive_after[:, -1]
+    later = steps[:, None] + np.arange(stack)[None, :]
+    return Transitions(
+        s_tm1=items.frame[:, :stack],
+        a_tm1=items.action[:, 0].astype(np.int64),
+        r_t=r_t.astype(np.float32),
+        discount_t=discount_t.astype(np.float32),
+        s_t=items.frame[batch[:, None], later],
+    )

@@ -1,0 +1,72 @@
+"""Asks a shard once a second whether it answers: Reverb itself never says that a server is gone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from sbrl.replay.backend import reverb
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 1
+
+
+class ShardProbe:
+    """Whether one shard answers, found out on a thread of its own with a time limit on every question.
+
+    `on_up` is called, on that thread, at the first answer and at the first one after a silence; `on_down` when a silence begins.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        shard: int,
+        on_up: Callable[[], None] = lambda: None,
+        on_down: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.address, self.shard = address, shard
+        self._on_up, self._on_down = on_up, on_down
+        self._stopped = threading.Event()
+        self._up = threading.Event()
+        self._down_since = time.monotonic()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"shard-{self.shard}-probe", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def down_seconds(self) -> float:
+        """Seconds since the shard last answered, 0 while it answers."""
+        return 0.0 if self.is_up else time.monotonic() - self._down_since
+
+    def wait_up(self, timeout_seconds: float) -> bool:
+        return self._up.wait(timeout_seconds)
+
+    def _run(self) -> None:
+        client = reverb.Client(self.address)
+        while not self._stopped.is_set():
+            try:
+                client.server_info(timeout=PROBE_SECONDS)
+            except (RuntimeError, reverb.errors.DeadlineExceededError) as error:
+                if self.is_up:
+                    logger.warning("replay shard %d at %s does not answer: %s", self.shard, self.address, error)
+                    self._down_since = time.monotonic()
+                    self._up.clear()
+                    self._on_down()
+                # A client of a server that was gone may wait out gRPC's back-off: a new one asks at once.
+                client = reverb.Client(self.address)
+            else:
+                if not self.is_up:
+                    logger.info("replay shard %d at %s answers", self.shard, self.address)
+                    self._up.set()
+                    self._on_up()
+            self._stopped.wait(PROBE_SECONDS)

@@ -1,0 +1,128 @@
+"""The learner's way to one shard: batches in, priorities out, each on a thread of its own, so that a dead shard stalls nobody."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbrl.replay.backend import reverb, tf
+from sbrl.replay.items import TABLE, Items, ItemShape
+from sbrl.replay.probe import PROBE_SECONDS, ShardProbe
+
+logger = logging.getLogger(__name__)
+
+MAX_PRIORITY_UPDATES = 64  # batches of priorities that may wait for one shard
+
+
+class ShardSampler:
+    """Streams batches of one shard into `sink`, and its priorities back.
+
+    Reverb's sampler retries for ever without a word when its server is gone, and its calls that change priorities have no time
+    limit (measured: both hang from a kill -9 until the server is back, and gRPC's back-off then adds seconds). So a probe
+    watches the server; when it answers again after a silence, the stream is made anew and what the old one still brings is
+    thrown away.
+    """
+
+    def __init__(
+        self, address: str, shard: int, shape: ItemShape, batch_size: int, sink: Callable[[Items, threading.Event], bool]
+    ) -> None:
+        """Starts nothing; `start` does.
+
+        Args:
+            sink: takes a batch and the event that cancels its stream; blocks while the learner is busy, and returns whether
+                the batch was taken.
+        """
+        self.address, self.shard = address, shard
+        self._shape, self._batch_size, self._sink = shape, batch_size, sink
+        self._client = reverb.Client(address)
+        self._stopped = threading.Event()
+        self._cancel_stream = threading.Event()
+        self._priorities: queue.Queue[tuple[NDArray[np.uint64], NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
+        self.probe = ShardProbe(address, shard, on_up=self._start_stream, on_down=self._end_stream)
+        self.items_served = 0
+        self.items_discarded = 0
+        self.priorities_dropped = 0
+
+    def start(self) -> None:
+        self.probe.start()
+        self._spawn(self._send_priorities, "priorities")
+
+    def stop(self) -> None:
+        """Asks all threads to end. One that hangs in Reverb is a daemon and ends with the process."""
+        self.probe.stop()
+        self._stopped.set()
+        self._cancel_stream.set()
+
+    def update_priorities(self, keys: NDArray[np.uint64], priorities: NDArray[np.float64]) -> None:
+        """Hands priorities to the sending thread; with the queue full (the shard is gone) they are dropped and counted."""
+        try:
+            self._priorities.put_nowait((keys, priorities))
+        except queue.Full:
+            self.priorities_dropped += len(keys)
+
+    def _spawn(self, target: Callable[..., None], name: str, *args: Any) -> None:
+        threading.Thread(target=target, args=args, name=f"shard-{self.shard}-{name}", daemon=True).start()
+
+    def _start_stream(self) -> None:
+        self._cancel_stream = threading.Event()
+        self._spawn(self._stream, "stream", self._cancel_stream)
+
+    def _end_stream(self) -> None:
+        self._cancel_stream.set()
+
+    def _stream(self, cancelled: threading.Event) -> None:
+        try:
+            for items in self._batches():
+                if cancelled.is_set():
+                    self.items_discarded += self._batch_size
+                    return
+                self.items_served += self._batch_size
+                if not self._sink(items, cancelled):
+                    self.items_discarded += self._batch_size
+                    return
+        except (tf.errors.OpError, RuntimeError) as error:
+            logger.warning("stream of replay shard %d ended: %s", self.shard, error)
+        if not cancelled.is_set() and not self._stopped.wait(PROBE_SECONDS):
+            self._spawn(self._stream, "stream", cancelled)
+
+    def _batches(self) -> Any:
+        columns = self._shape.columns()
+        dataset = reverb.TrajectoryDataset(
+            server_address=self.address,
+            table=TABLE,
+            dtypes={name: tf.as_dtype(dtype) for name, (_, dtype) in columns.items()},
+            shapes={name: tf.TensorShape(dims) for name, (dims, _) in columns.items()},
+            # Served is not trained: what waits here is stale and counts in the limiter, so one batch, one worker.
+            max_in_flight_samples_per_worker=self._batch_size,
+            num_workers_per_iterator=1,
+        ).batch(self._batch_size, drop_remainder=True)
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False  # would hold further batches
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = 1
+        for sample in dataset.with_options(options).as_numpy_iterator():
+            yield Items.from_columns(
+                sample.data,
+                key=sample.info.key,
+                probability=sample.info.probability,
+                table_size=int(sample.info.table_size[0]),
+                shard=self.shard,
+            )
+
+    def _send_priorities(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                keys, priorities = self._priorities.get(timeout=PROBE_SECONDS)
+            except queue.Empty:
+                continue
+            try:
+                self._client.mutate_priorities(TABLE, dict(zip(keys.tolist(), priorities.tolist(), strict=True)))
+            except RuntimeError as error:
+                self.priorities_dropped += len(keys)
+                logger.warning("priorities for replay shard %d were refused: %s", self.shard, error)

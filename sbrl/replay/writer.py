@@ -1,0 +1,182 @@
+"""Writes one environment's episodes to the shards, each frame once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbrl.replay.backend import reverb
+from sbrl.replay.items import PADDING, TABLE, ItemShape
+
+FRAME_CHUNK = 4  # frames compressed together: 2.3 times smaller than one by one, and little is unpacked for nothing
+
+
+class Transition(NamedTuple):
+    """What the writer needs of one step."""
+
+    action: int
+    reward: float  # as the learner sees it: clipped if the environment's rewards are
+    terminal: bool  # the state reached is terminal for the learner (not: the episode was truncated)
+    frame: NDArray[Any]  # frame_dtype[*frame_shape], the newest frame of the observation reached
+    weights_version: int
+
+
+class BlockedError(Exception):
+    """The shard did not confirm items within the time limit: its limiter waits for the learner, or it is gone."""
+
+
+class EpisodeWriter:
+    """One environment's stream of items to one shard at a time.
+
+    `begin` an episode, `append` every step, `end` it; `flush` bounds what is unconfirmed. An episode goes to one shard from
+    its beginning to its end. Items still unconfirmed when `abandon` is called may or may not have been inserted.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], shape: ItemShape, make_client: Callable[[str], reverb.Client] = reverb.Client
+    ) -> None:
+        """Makes no connection; the first `begin` on a shard does.
+
+        Args:
+            addresses: host:port of each shard, in order.
+            shape: of the items to write.
+            make_client: how to reach a shard (a server in the same process has a client of its own).
+        """
+        self._addresses = addresses
+        self._shape = shape
+        self._make_client = make_client
+        self._writers: dict[int, Any] = {}
+        self._writer: Any = None
+        self._shard = -1
+        self._meta = np.zeros(5, np.int64)
+        self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
+        self._rows = 0  # rows of steps since begin, without the stack's context
+        self._unconfirmed = 0
+        self.items_created = 0
+
+    @property
+    def shard(self) -> int:
+        """The shard of the current episode; -1 before the first."""
+        return self._shard
+
+    def begin(self, shard: int, observation: NDArray[Any], actor: int, incarnation: int, env: int) -> None:
+        """Starts an episode, or what is left of one, on `shard`.
+
+        Args:
+            shard: where all its items go.
+            observation: frame_dtype[stack, *frame_shape], the first one.
+            actor, incarnation, env: who writes, kept with every item.
+        """
+        if shard not in self._writers:
+            self._writers[shard] = self._connect(shard)
+        self._shard, self._writer = shard, self._writers[shard]
+        self._meta = np.array([actor, incarnation, env, 0, 0], np.int64)
+        self._rows = 0
+        for frame in observation[:-1]:
+            self._append_row(frame, PADDING, 0.0, 1.0)
+        self._frame = observation[-1]
+
+    def append(self, transition: Transition) -> None:
+        """Writes one step, and the item that it completes, if any."""
+        self._meta[3] = self._rows
+        self._meta[4] = transition.weights_version
+        self._append_row(self._frame, transition.action, transition.reward, 0.0 if transition.terminal else 1.0)
+        self._rows += 1
+        self._frame = transition.frame
+        if self._rows > self._shape.n_max:
+            self._create_item()
+
+    def end(self) -> None:
+        """Writes the last observation and the padding, so that every step of the episode becomes an item."""
+        zeros = np.zeros_like(self._frame)
+        for k in range(self._shape.n_max):
+            self._append_row(self._frame if k == 0 else zeros, PADDING, 0.0, 0.0)
+            self._rows += 1
+            if self._rows > self._shape.n_max:
+                self._create_item()
+
+    def flush(self, max_in_flight: int, timeout_seconds: float) -> None:
+        """Waits until at most `max_in_flight` items of this episode's shard are unconfirmed.
+
+        Raises:
+            BlockedError: not within the time limit. Nothing is lost: call again, or `abandon`.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._writer.flush(block_until_num_items=max_in_flight, timeout_ms=max(1, int(timeout_seconds * 1000)))
+        except reverb.errors.DeadlineExceededError as error:
+            raise BlockedError(f"shard {self._shard} at {self._addresses[self._shard]}") from error
+        self._unconfirmed = min(self._unconfirmed, max_in_flight)
+
+    @property
+    def unconfirmed(self) -> int:
+        """The most items of the current shard that can be unconfirmed (Reverb does not say how many are)."""
+        return self._unconfirmed
+
+    def close_episode(self, timeout_seconds: float) -> None:
+        """Confirms all items and forgets the history, so that nothing of this episode can reach the next.
+
+        Raises:
+            BlockedError: not within the time limit; the call may be repeated.
+        """
+        if self._writer is None:
+            return
+        self.flush(0, timeout_seconds)
+        self._writer.end_episode(clear_buffers=True, timeout_ms=max(1, int(timeout_seconds * 1000)))
+
+    def abandon(self) -> None:
+        """Drops the stream to the current shard with what is unconfirmed; `begin` makes a new one."""
+        writer = self._writers.pop(self._shard, None)
+        self._writer = None
+        self._unconfirmed = 0
+        if writer is not None:
+            writer.close()
+
+    def close(self) -> None:
+        """Closes all streams; unconfirmed items are dropped."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+        self._writer = None
+
+    def _connect(self, shard: int) -> Any:
+        keep = self._shape.num_frames + FRAME_CHUNK
+        # Validation would fetch the table's signature with no time limit; ItemShape is the same on both sides.
+        writer = self._make_client(self._addresses[shard]).trajectory_writer(num_keep_alive_refs=keep, validate_items=False)
+        writer.configure(("frame",), num_keep_alive_refs=keep, max_chunk_length=FRAME_CHUNK)
+        for column in ("action", "reward", "discount", "meta"):
+            writer.configure((column,), num_keep_alive_refs=keep, max_chunk_length=2 * FRAME_CHUNK)
+        return writer
+
+    def _append_row(self, frame: NDArray[Any], action: int, reward: float, discount: float) -> None:
+        self._writer.append(
+            {
+                "frame": frame,
+                "action": np.int32(action),
+                "reward": np.float32(reward),
+                "discount": np.float32(discount),
+                "meta": self._meta.copy(),
+            }
+        )
+
+    def _create_item(self) -> None:
+        history, n_max = self._writer.history, self._shape.n_max
+        steps = slice(-n_max - 1, -1)
+        self._writer.create_item(
+            table=TABLE,
+            # New items get the highest priority there is: every transition is likely to be seen once (Schaul et al. 2016).
+            priority=1.0,
+            trajectory={
+                "frame": history["frame"][-self._shape.num_frames :],
+                "action": history["action"][steps],
+                "reward": history["reward"][steps],
+                "discount": history["discount"][steps],
+                "meta": history["meta"][-n_max - 1 : -n_max],
+            },
+        )
+        self._unconfirmed += 1
+        self.items_created += 1

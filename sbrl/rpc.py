@@ -1,0 +1,90 @@
+"""gRPC as every role uses it: channels that reconnect quickly, servers that notice a taken port, errors with a message."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+
+import grpc
+
+from sbrl.errors import RunError
+
+# gRPC's own default lets two minutes pass between attempts: too long for a coordinator that restarts in one second.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+# With SO_REUSEPORT two servers would share a port in silence, each seeing half of the calls.
+_SERVER_OPTIONS = (("grpc.so_reuseport", 0),)
+_UNAVAILABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,  # the server stopped during the call
+    }
+)
+
+
+class CoordinatorUnavailable(RunError):
+    """The coordinator gave no usable answer in time: worth trying again."""
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A channel to host:port; it connects with the first call and again, within two seconds, after the peer is back."""
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+@contextmanager
+def coordinator_errors(address: str) -> Iterator[None]:
+    """Turns gRPC errors of calls to the coordinator into the two kinds a role acts on.
+
+    Raises:
+        CoordinatorUnavailable: no answer in time; the call may or may not have been carried out.
+        RunError: the coordinator refused the call.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() in _UNAVAILABLE:
+            raise CoordinatorUnavailable(f"coordinator at {address} is unavailable: {error.details()}") from None
+        raise RunError(f"coordinator at {address} refused the call: {error.code().name}: {error.details()}") from None
+
+
+def make_server(max_workers: int, name: str) -> grpc.Server:
+    """A server without ports; `max_workers` bounds the calls it carries out at once, `name` prefixes its threads."""
+    executor = futures.ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix=name)
+    return grpc.server(executor, options=_SERVER_OPTIONS)
+
+
+def bind(server: grpc.Server, host: str, port: int, service: str) -> int:
+    """Binds a server to host:port (0: any free one) and returns the port.
+
+    Raises:
+        RunError: the port is taken or the address is not this machine's.
+    """
+    where = f"cannot listen on {host}:{port} for the {service}"
+    try:
+        # Tried with a plain socket first: gRPC does not say why it failed, and writes lines of its own to standard error.
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: a restart takes its port back at once
+            probe.bind((host, port))
+        return int(server.add_insecure_port(f"{host}:{port}"))
+    except OSError as error:
+        raise RunError(f"{where}: {error.strerror}") from None
+    except RuntimeError as error:
+        raise RunError(f"{where}: {error}") from None
+
+
+def reachable_address(host: str, port: int) -> str:
+    """host:port that other machines can connect to, for a server bound to `host`: a wildcard becomes this machine's address."""
+    if host not in ("0.0.0.0", "::", "[::]"):
+        return f"{host}:{port}"
+    try:
+        return f"{socket.gethostbyname(socket.gethostname())}:{port}"
+    except OSError:
+        return f"{socket.gethostname()}:{port}"

@@ -1,0 +1,83 @@
+"""Where a run keeps what: one directory, documented in the README, read by other tools."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sbrl.errors import RunError, UsageError
+
+
+class RunDirectory:
+    """Paths in a run directory; makes nothing by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "run.yaml"
+        self.summary = path / "summary.json"
+        self.episodes = path / "episodes.csv"
+        self.evaluations = path / "evaluations.csv"
+        self.learning_curve = path / "learning_curve.png"
+        self.video = path / "video.gif"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.learner_checkpoints = self.checkpoints / "learner"
+        self.coordinator = path / "coordinator"
+        self.logs = path / "logs"
+
+    def replay_checkpoints(self, shard: int) -> Path:
+        return self.checkpoints / f"replay-{shard}"
+
+    def log(self, name: str) -> Path:
+        """The log file of the process called `name`."""
+        return self.logs / f"{name}.log"
+
+    def create(self, resume: bool) -> None:
+        """Makes the directory for a new run, or checks that there is one to resume.
+
+        Raises:
+            UsageError: it exists and is not empty, or, with `resume`, it holds no run.
+            RunError: it cannot be written.
+        """
+        if resume and not self.config.is_file():
+            raise UsageError(f"{self.path} holds no run to resume: it has no run.yaml; leave out --resume to start one there")
+        try:
+            if not resume and self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+                raise UsageError(
+                    f"run directory {self.path} is not empty: go on with it by --resume, or choose another with --run-dir"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
+        except NotADirectoryError:
+            raise RunError(f"cannot use {self.path} as run directory: it, or a folder above it, is a file") from None
+        except OSError as error:
+            raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the directory for one process at a time; the lock ends with the process, however that ends.
+
+        Raises:
+            RunError: another process holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+                raise RunError(
+                    f"run directory {self.path} is in use by process {holder}: wait for it, stop it, or choose another directory"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,66 @@
+"""How one replay is spread over shards: pure arithmetic, no I/O.
+
+A shard is one Reverb server. Shards know nothing of each other: every global number of the config is divided so that the parts
+add up to it exactly, and each shard's own limiter then holds its own ratio, so that the global ratio holds with any spread of
+actors over shards.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sbrl.config import Config
+
+
+class ShardLimits(NamedTuple):
+    """What one shard is given. The limiter's error is `inserts * samples_per_insert - samples` (Reverb, rate_limiters.py).
+
+    With `offset = samples_per_insert * min_size`, the error is kept within [min_diff, max_diff]:
+
+    - min_diff = offset - batch_size: the learner may be one batch ahead of the ratio, no more. In a run's last moments this
+      is what lets it train the last whole batch.
+    - max_diff = offset + error_buffer: inserts wait once the learner is this many samples behind.
+
+    Reverb refuses a range narrower than 2 * max(1, samples_per_insert): both sides could then wait for each other for ever.
+    """
+
+    capacity: int
+    min_size: int
+    samples_per_insert: float
+    min_diff: float
+    max_diff: float
+
+
+def share(total: int, num_shards: int, shard: int) -> int:
+    """The part of `total` that `shard` (from 0) gets; the parts of all shards add up to `total`."""
+    return total // num_shards + (shard < total % num_shards)
+
+
+def error_buffer(config: Config) -> float:
+    """Samples the learner may be behind on one shard before inserts wait: the config's, or room for 8 batches or 16 inserts.
+
+    The default lets both sides run on while the other does something else for a moment (publish, reset an environment).
+    """
+    if config.replay.error_buffer is not None:
+        return config.replay.error_buffer
+    return max(8.0 * config.learner.batch_size, 16.0 * config.samples_per_insert)
+
+
+def shard_limits(config: Config, shard: int) -> ShardLimits:
+    """The limits of one shard (from 0) of `config.replay.num_shards`."""
+    num_shards = config.replay.num_shards
+    spi = config.samples_per_insert
+    min_size = share(config.min_replay_size, num_shards, shard)
+    offset = spi * min_size
+    return ShardLimits(
+        capacity=share(config.replay.capacity, num_shards, shard),
+        min_size=min_size,
+        samples_per_insert=spi,
+        min_diff=offset - config.learner.batch_size,
+        max_diff=offset + error_buffer(config),
+    )
+
+
+def episode_shard(actor: int, env: int, episode: int, num_shards: int) -> int:
+    """The shard an episode goes to: round robin over episodes, every environment starting at another shard."""
+    return (actor + env + episode) % num_shards

@@ -1,0 +1,72 @@
+"""A run's summary.json: what was collected, trained and reached."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sbrl.config import Config
+from sbrl.fleet_watch import total
+from sbrl.progress import mean
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+
+
+def frames_per_step(config: Config) -> int:
+    """Emulator frames in one agent step: `env.frame_skip` for ALE games, 1 elsewhere."""
+    return config.env.frame_skip if config.env.id.startswith("ALE/") else 1
+
+
+def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, complete: bool) -> dict[str, Any]:
+    """The summary of a run.
+
+    Args:
+        status: the coordinator's last answer; its totals cover every process the run ever had.
+        wall_seconds: of training, over all sessions of the run.
+        complete: whether the run reached run.env_steps and trained all its samples.
+    """
+    env_steps, updates = int(total(status, "actor.env_steps")), int(total(status, "learner.updates"))
+    inserted, trained = int(total(status, "replay.transitions_inserted")), int(total(status, "learner.samples_trained"))
+    after_warm_up = max(0, inserted - config.min_replay_size)
+    evaluation = status.last_evaluation if status.HasField("last_evaluation") else None
+    return {
+        "env_id": config.env.id,
+        "seed": config.run.seed,
+        "complete": complete,
+        "env_steps": env_steps,
+        "frames": env_steps * frames_per_step(config),
+        "updates": updates,
+        "batch_size": config.learner.batch_size,
+        "samples_trained": trained,
+        "transitions_inserted": inserted,
+        "transitions_dropped": int(total(status, "actor.transitions_dropped")),
+        "samples_per_insert_target": config.samples_per_insert,
+        "samples_per_insert_achieved": trained / after_warm_up if after_warm_up else None,
+        "updates_per_step_target": config.learner.updates_per_step,
+        "updates_per_step_achieved": updates / after_warm_up if after_warm_up else None,
+        "env_steps_per_second": env_steps / wall_seconds if wall_seconds > 0 else None,
+        "updates_per_second": updates / wall_seconds if wall_seconds > 0 else None,
+        "train_episodes": int(status.num_episodes),
+        "train_return_mean_100": mean([episode.episode_return for episode in status.recent_episodes]),
+        "eval_return_mean": evaluation.return_mean if evaluation else None,
+        "eval_return_std": evaluation.return_std if evaluation else None,
+        "eval_episodes": evaluation.episodes if evaluation else 0,
+        "eval_env_steps": evaluation.env_steps if evaluation else None,
+        "wall_seconds": wall_seconds,
+    }
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Writes the summary, all or nothing."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def earlier_wall_seconds(path: Path) -> float:
+    """Training seconds of a run's earlier sessions, from its summary; 0 if it has none that can be read."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["wall_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0

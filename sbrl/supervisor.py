@@ -1,0 +1,163 @@
+"""Keeps the role processes of a local run alive, and stops them in order."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sbrl.errors import RunError
+
+BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
+HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
+KILL_SECONDS = 90.0  # a process that has not drained by then is killed
+_PR_SET_PDEATHSIG = 1
+
+
+class RoleCommand(NamedTuple):
+    """How to start one role process."""
+
+    name: str  # unique in the run: replay-0
+    module: str  # python -m <module>
+    arguments: Sequence[str]
+    log: Path
+    stop_order: int  # lower ones are stopped first
+
+
+class _Role:
+    def __init__(self, command: RoleCommand) -> None:
+        self.command = command
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.failures = 0  # in a row
+        self.restarts = 0
+        self.restart_at: float | None = None
+        self.done = False
+
+
+class Supervisor:
+    """Starts each role as a process of its own (never by fork: Reverb's threads would not survive it), restarts what dies."""
+
+    def __init__(
+        self, commands: Sequence[RoleCommand], may_end: Callable[[str], bool], say: Callable[[str], None]
+    ) -> None:
+        """
+        Args:
+            may_end: says of a role's name whether its exit with code 0 is its end; else it is started again.
+            say: tells the user what happened.
+        """
+        self._roles = [_Role(command) for command in commands]
+        self._may_end, self._say = may_end, say
+
+    def start(self) -> None:
+        for role in self._roles:
+            self._spawn(role)
+
+    def check(self) -> None:
+        """Restarts what has died; to be called about once a second.
+
+        Raises:
+            RunError: a role cannot be kept alive; says why, in the role's own words, and where its log is.
+        """
+        now = time.monotonic()
+        for role in self._roles:
+            if role.done:
+                continue
+            if role.restart_at is not None:
+                if now >= role.restart_at:
+                    self._spawn(role)
+                continue
+            assert role.process is not None
+            code = role.process.poll()
+            if code is None:
+                continue
+            if code == 0 and self._may_end(role.command.name):
+                role.done = True
+                continue
+            self._plan_restart(role, code, now)
+
+    def is_done(self, name: str) -> bool:
+        """Whether the role called `name` has ended for good."""
+        return any(role.done for role in self._roles if role.command.name == name)
+
+    def stop(self) -> None:
+        """SIGTERMs all, group by group in stop order, waits for their drain, and kills what does not end in time."""
+        for order in sorted({role.command.stop_order for role in self._roles}):
+            group = [role for role in self._roles if role.command.stop_order == order]
+            living = [role.process for role in group if role.process is not None and role.process.poll() is None]
+            for process in living:
+                process.terminate()
+            deadline = time.monotonic() + KILL_SECONDS
+            for process in living:
+                try:
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    self._say(f"process {process.pid} did not stop within {KILL_SECONDS:.0f} s: killing it")
+                    process.kill()
+                    process.wait()
+            for role in group:
+                role.done = True
+
+    def stop_only(self, prefix: str) -> None:
+        """Stops the roles whose names begin with `prefix`, and leaves the others running."""
+        others = self._roles
+        self._roles = [role for role in others if role.command.name.startswith(prefix)]
+        try:
+            self.stop()
+        finally:
+            self._roles = others
+
+    def _spawn(self, role: _Role) -> None:
+        command = role.command
+        with command.log.open("ab") as log:
+            role.process = subprocess.Popen(
+                [sys.executable, "-m", command.module, *command.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops the roles in order
+                preexec_fn=_end_with_parent,
+            )
+        role.started, role.restart_at = time.monotonic(), None
+
+    def _plan_restart(self, role: _Role, code: int, now: float) -> None:
+        name, log = role.command.name, role.command.log
+        lived = now - role.started
+        reason = last_error(log) if code > 0 else None
+        if code == 2 or (code == 1 and reason is not None and role.restarts == 0 and lived < HEALTHY_SECONDS):
+            raise RunError(f"{name} cannot start: {reason or f'exit code {code}'} (log: {log})")
+        role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
+        if role.failures > len(BACKOFF_SECONDS):
+            raise RunError(f"{name} died {role.failures} times in a row, last with {describe(code)}: {reason or f'see {log}'}")
+        delay = BACKOFF_SECONDS[role.failures - 1]
+        self._say(f"{name} died ({describe(code)}): starting it again{f' in {delay:g} s' if delay else ''}")
+        role.restart_at = now + delay
+        role.restarts += 1
+
+
+def describe(code: int) -> str:
+    """An exit code in words."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def last_error(log: Path) -> str | None:
+    """What the newest `sbrl: error:` line of a log says, or None."""
+    with log.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 16_384))
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        _, found, message = line.partition("sbrl: error: ")
+        if found:
+            return message
+    return None
+
+
+def _end_with_parent() -> None:
+    """Has the kernel send SIGTERM to this process when the launcher dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,221 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_STATE_UNSPECIFIED: _ClassVar[RunState]
+    RUN_STATE_RUNNING: _ClassVar[RunState]
+    RUN_STATE_COLLECTED: _ClassVar[RunState]
+    RUN_STATE_FINISHED: _ClassVar[RunState]
+RUN_STATE_UNSPECIFIED: RunState
+RUN_STATE_RUNNING: RunState
+RUN_STATE_COLLECTED: RunState
+RUN_STATE_FINISHED: RunState
+
+class JoinRequest(_message.Message):
+    __slots__ = ("role", "name", "index", "metrics_address", "health_address", "process_id")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    name: str
+    index: int
+    metrics_address: str
+    health_address: str
+    process_id: int
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("index", "incarnation", "lease_seconds", "instructions")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    incarnation: int
+    lease_seconds: float
+    instructions: BeatResponse
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ...) -> None: ...
+
+class BeatRequest(_message.Message):
+    __slots__ = ("incarnation", "counters", "gauges", "step_limit")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class GaugesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    GAUGES_FIELD_NUMBER: _ClassVar[int]
+    STEP_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    counters: _containers.ScalarMap[str, float]
+    gauges: _containers.ScalarMap[str, float]
+    step_limit: int
+    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ...) -> None: ...
+
+class BeatResponse(_message.Message):
+    __slots__ = ("state", "env_steps", "step_allowance")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
+    state: RunState
+    env_steps: int
+    step_allowance: int
+    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ...) -> None: ...
+
+class LeaveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("role", "name", "index", "incarnation", "joined_time", "seconds_since_beat", "alive", "metrics_address", "health_address", "process_id", "counters", "gauges")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class GaugesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    JOINED_TIME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_SINCE_BEAT_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    GAUGES_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    name: str
+    index: int
+    incarnation: int
+    joined_time: float
+    seconds_since_beat: float
+    alive: bool
+    metrics_address: str
+    health_address: str
+    process_id: int
+    counters: _containers.ScalarMap[str, float]
+    gauges: _containers.ScalarMap[str, float]
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., incarnation: _Optional[int] = ..., joined_time: _Optional[float] = ..., seconds_since_beat: _Optional[float] = ..., alive: bool = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes")
+    class TotalsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RECENT_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    LAST_EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    totals: _containers.ScalarMap[str, float]
+    state: RunState
+    learner_epoch: int
+    weights_version: int
+    weights_age_seconds: float
+    recent_episodes: _containers.RepeatedCompositeFieldContainer[Episode]
+    last_evaluation: Evaluation
+    num_episodes: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ...) -> None: ...
+
+class FinishRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FinishResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Episode(_message.Message):
+    __slots__ = ("actor", "incarnation", "env", "number", "episode_return", "length", "truncated", "env_steps", "weights_version", "time")
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_RETURN_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    actor: int
+    incarnation: int
+    env: int
+    number: int
+    episode_return: float
+    length: int
+    truncated: bool
+    env_steps: int
+    weights_version: int
+    time: float
+    def __init__(self, actor: _Optional[int] = ..., incarnation: _Optional[int] = ..., env: _Optional[int] = ..., number: _Optional[int] = ..., episode_return: _Optional[float] = ..., length: _Optional[int] = ..., truncated: bool = ..., env_steps: _Optional[int] = ..., weights_version: _Optional[int] = ..., time: _Optional[float] = ...) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("weights_version", "updates", "env_steps", "return_mean", "return_std", "return_min", "return_max", "episodes", "length_mean", "epsilon", "seed", "time")
+    WEIGHTS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_MEAN_FIELD_NUMBER: _ClassVar[int]
+    RETURN_STD_FIELD_NUMBER: _ClassVar[int]
+    RETURN_MIN_FIELD_NUMBER: _ClassVar[int]
+    RETURN_MAX_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_MEAN_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    weights_version: int
+    updates: int
+    env_steps: int
+    return_mean: float
+    return_std: float
+    return_min: float
+    return_max: float
+    episodes: int
+    length_mean: float
+    epsilon: float
+    seed: int
+    time: float
+    def __init__(self, weights_version: _Optional[int] = ..., updates: _Optional[int] = ..., env_steps: _Optional[int] = ..., return_mean: _Optional[float] = ..., return_std: _Optional[float] = ..., return_min: _Optional[float] = ..., return_max: _Optional[float] = ..., episodes: _Optional[int] = ..., length_mean: _Optional[float] = ..., epsilon: _Optional[float] = ..., seed: _Optional[int] = ..., time: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,156 @@
+"""What `sbrl train` shows: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sbrl.config import Config
+from sbrl.progress import Progress
+
+LINE_SECONDS = 10.0
+
+
+class View(Protocol):
+    """Shows readings of a run, and messages beside them."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def show(self, progress: Progress) -> None: ...
+    def message(self, text: str) -> None: ...
+
+
+def make_view(config: Config, title: str) -> View:
+    """The live panel where standard output is a terminal, plain lines otherwise."""
+    return LiveView(config, title) if sys.stdout.isatty() else PlainView(config, title)
+
+
+class PlainView:
+    """One line every ten seconds."""
+
+    def __init__(self, config: Config, title: str) -> None:
+        self._config, self._title, self._next = config, title, 0.0
+
+    def __enter__(self) -> Self:
+        self.message(f"{self._title}: {headline(self._config)}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def show(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_SECONDS
+            self.message(line(self._config, progress))
+
+    def message(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class LiveView:
+    """A panel that is redrawn in place."""
+
+    def __init__(self, config: Config, title: str) -> None:
+        self._config, self._title = config, title
+        self._live = Live(console=Console(), refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        self._live.update(Panel(f"{headline(self._config)}\nstarting ...", title=self._title))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, progress: Progress) -> None:
+        self._live.update(panel(self._config, self._title, progress))
+
+    def message(self, text: str) -> None:
+        self._live.console.print(text)
+
+
+def headline(config: Config) -> str:
+    """The three numbers at the head of every run."""
+    return (
+        f"batch size {config.learner.batch_size}, {config.learner.updates_per_step:g} updates per step, "
+        f"{config.samples_per_insert:g} samples per insert"
+    )
+
+
+def line(config: Config, progress: Progress) -> str:
+    """A reading as one line."""
+    share = progress.env_steps / progress.target_env_steps
+    parts = [
+        f"{progress.env_steps:,}/{progress.target_env_steps:,} steps ({share:.0%}, ETA {duration(progress.eta_seconds)})",
+        f"return {number(progress.return_mean)} ({progress.num_episodes} episodes)",
+        f"eval {number(progress.evaluation[0] if progress.evaluation else None)}",
+        f"{progress.env_steps_per_second:.0f} steps/s",
+        f"{progress.updates_per_second:.1f} updates/s",
+        f"SPI {progress.samples_per_insert:.3f}/{config.samples_per_insert:g}",
+        f"UPS {progress.updates_per_step:.4f}/{config.learner.updates_per_step:g}",
+        f"shards {'+'.join(f'{size:,}' for size in progress.shard_sizes) or '-'}",
+        f"weights v{progress.weights_version} {duration(progress.weights_age_seconds)} old",
+        progress.waiting,
+    ]
+    return " | ".join(parts)
+
+
+def panel(config: Config, title: str, progress: Progress) -> Panel:
+    """A reading as a panel."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    evaluation = "none yet"
+    if progress.evaluation is not None:
+        evaluation = f"{progress.evaluation[0]:.1f} at {progress.evaluation[1]:,} steps"
+    rows = {
+        "speed": f"{progress.env_steps_per_second:.0f} env steps/s, {progress.updates_per_second:.1f} updates/s",
+        "return": f"{number(progress.return_mean)} (mean of the last 100 of {progress.num_episodes:,} training episodes)",
+        "evaluation": evaluation,
+        "batch size": str(config.learner.batch_size),
+        "updates per step": f"target {config.learner.updates_per_step:g}, achieved {progress.updates_per_step:.4f}",
+        "samples per insert": f"target {config.samples_per_insert:g}, achieved {progress.samples_per_insert:.4f}",
+        "replay shards": "  ".join(f"{size:,}" for size in progress.shard_sizes) or "starting",
+        "weights": f"version {progress.weights_version}, {duration(progress.weights_age_seconds)} old; {progress.updates:,} updates",
+        "processes": ", ".join(f"{count} {role}" for role, count in progress.alive.items() if count) or "starting",
+        "who waits": progress.waiting,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    share = progress.env_steps / progress.target_env_steps
+    counted = Text(
+        f"{progress.env_steps:,} of {progress.target_env_steps:,} env steps ({share:.0%}), ETA {duration(progress.eta_seconds)}"
+    )
+    bar = ProgressBar(total=progress.target_env_steps, completed=min(progress.env_steps, progress.target_env_steps))
+    return Panel(Group(counted, bar, Text(), table), title=title, subtitle="Ctrl-C stops cleanly; --resume goes on")
+
+
+def number(value: float | None) -> str:
+    """A return, or a dash while there is none."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people write them: 42s, 3m 05s, 2h 07m."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

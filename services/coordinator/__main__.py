@@ -1,0 +1,46 @@
+"""The coordinator's program: `python -m services.coordinator --config run.yaml --run-dir DIR`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sbrl import rpc
+from sbrl.config import load
+from sbrl.fleet import FleetMember
+from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.metrics import CoordinatorMetrics, make_registry
+from services.coordinator.server import Coordinator
+
+_DESCRIPTION = "Distributes weights, leases the fleet's places, and keeps the log of episodes and evaluations."
+_GRACE_SECONDS = 5.0
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves until SIGTERM."""
+    arguments = role_arguments("coordinator", _DESCRIPTION).parse_args(argv)
+    config = load(arguments.config)
+    registry = make_registry("coordinator")
+    metrics = CoordinatorMetrics(registry)
+    coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics)
+    host, port = config.network.bind_host, int(config.network.coordinator_address.rpartition(":")[2])
+    with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
+        bound = coordinator.start(host, port)
+        # Its own member, so that the fleet's list has the addresses of its health and metrics too.
+        member = FleetMember(
+            rpc.reachable_address(host, bound),
+            "coordinator",
+            arguments.name,
+            counters=metrics.counters,
+            gauges=metrics.gauges,
+            health_address=runtime.health_address,
+            metrics_address=runtime.metrics_address,
+        )
+        member.start()
+        runtime.serving()
+        runtime.stop.wait()
+        member.leave()
+        coordinator.stop(_GRACE_SECONDS)
+
+
+if __name__ == "__main__":
+    run_program(main)

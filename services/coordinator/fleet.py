@@ -1,0 +1,273 @@
+"""The fleet's leases, counters and instructions: kept in memory for speed and in the store for ever."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import grpc
+
+from sbrl.fleet import ROLES, STEPS_COUNTER, RunState
+from sbrl.metrics import CoordinatorMetrics
+from sbrl.v1 import fleet_pb2
+from services.coordinator.allowance import reserved, step_allowance
+from services.coordinator.refusal import Refused, invalid
+from services.coordinator.store import LeaseRecord, Store
+
+LEASE_SECONDS = 10.0
+# A member that is gone for so long is no longer listed; its counts stay in the totals for ever.
+FORGET_SECONDS = 3600.0
+# Whole numbers up to here are exact as doubles, which counters travel as.
+MAX_COUNT = 2.0**53
+_FINISHED_TARGET = "finished_env_steps"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Lease:
+    record: LeaseRecord  # as it was given
+    seen: float  # when it last beat, by the clock
+    alive: bool
+    counters: dict[str, float]
+    step_limit: int
+    gauges: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.counters.get(STEPS_COUNTER, 0))
+
+
+class Fleet:
+    """Who is there, what they have counted, and what each is to do. Safe to call from many threads.
+
+    Memory is changed first and then written: counters are cumulative, so a write that failed is made good by the next beat.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        target_env_steps: int,
+        metrics: CoordinatorMetrics,
+        lease_seconds: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes up the stored fleet: leases that had not ended start afresh, for nobody could beat while this was down."""
+        self._store = store
+        self._target = target_env_steps
+        self._metrics = metrics
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._totals = store.totals()
+        # A run that was finished and is now to collect more steps is running again.
+        self._finished = store.number(_FINISHED_TARGET) == target_env_steps
+        now, wall_now = clock(), time.time()
+        self._next_sweep = now
+        self._newest: dict[tuple[str, str], _Lease] = {}  # by role and name
+        for record in store.newest_leases(since=wall_now - FORGET_SECONDS):
+            seen = now - max(0.0, wall_now - record.seen_time) if record.ended else now
+            lease = _Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
+            self._newest[record.role, record.name] = lease
+        self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
+        for role in ROLES:
+            metrics.live_members.labels(role).set_function(partial(self._count_live, role))
+        metrics.env_steps.set_function(lambda: self.env_steps)
+
+    @property
+    def env_steps(self) -> int:
+        """Steps that actors have reported since the run began."""
+        return int(self._totals.get(("actor", STEPS_COUNTER), 0))
+
+    def join(self, request: fleet_pb2.JoinRequest) -> fleet_pb2.JoinResponse:
+        """Gives a lease, ending an earlier one of the same role and name.
+
+        Raises:
+            Refused: the role is unknown or the name is empty.
+        """
+        if request.role not in ROLES:
+            raise invalid(f"unknown role {request.role!r}; roles: {', '.join(ROLES)}")
+        if not request.name:
+            raise invalid("a member needs a name that is unique in its role and stable across its restarts")
+        with self._lock:
+            self._sweep()
+            earlier = self._newest.get((request.role, request.name))
+            if earlier is not None:
+                self._end(earlier)
+            instructions = self._instructions(request.role, others=self._live.values())
+            now = time.time()
+            record = LeaseRecord(
+                incarnation=0,
+                role=request.role,
+                name=request.name,
+                position=self._choose_index(request, earlier),
+                joined_time=now,
+                metrics_address=request.metrics_address,
+                health_address=request.health_address,
+                process_id=request.process_id,
+                seen_time=now,
+                step_limit=instructions.step_allowance,
+                ended=False,
+            )
+            record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
+            lease = _Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
+            self._newest[record.role, record.name] = self._live[record.incarnation] = lease
+        _log.info("%s joined as %s %d, incarnation %d", record.name, record.role, record.position, record.incarnation)
+        return fleet_pb2.JoinResponse(
+            index=record.position,
+            incarnation=record.incarnation,
+            lease_seconds=self._lease_seconds,
+            instructions=instructions,
+        )
+
+    def beat(self, request: fleet_pb2.BeatRequest) -> fleet_pb2.BeatResponse:
+        """Renews a lease, takes its counters and gives instructions.
+
+        Raises:
+            Refused: NOT_FOUND, the lease has ended; INVALID_ARGUMENT, a counter is negative or not finite.
+        """
+        _check(request)
+        with self._lock:
+            self._sweep()
+            lease = self._live.get(request.incarnation)
+            if lease is None:
+                raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {request.incarnation} holds no lease: join again")
+            self._count(lease, request.counters)
+            lease.seen = self._clock()
+            lease.gauges = dict(request.gauges)
+            others = [other for other in self._live.values() if other is not lease]
+            instructions = self._instructions(lease.record.role, others)
+            # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
+            lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
+            self._save(lease)
+        self._metrics.beats.inc()
+        return instructions
+
+    def leave(self, request: fleet_pb2.BeatRequest) -> None:
+        """Ends a lease with its last counters; one that has ended already only has them counted.
+
+        Raises:
+            Refused: NOT_FOUND, the incarnation was never given; INVALID_ARGUMENT, a counter is negative or not finite.
+        """
+        _check(request)
+        with self._lock:
+            lease = self._live.get(request.incarnation) or self._ended_lease(request.incarnation)
+            self._count(lease, request.counters)
+            if lease.alive:
+                _log.info("%s left", lease.record.name)
+            self._end(lease)
+            self._save(lease)
+
+    def finish(self) -> None:
+        """Ends the run, durably: the state is FINISHED until the run is given another number of steps."""
+        with self._lock:
+            self._store.set_number(_FINISHED_TARGET, self._target)
+            self._finished = True
+
+    def status(self) -> fleet_pb2.GetStatusResponse:
+        """Members, totals and state; the rest of the response is left unset."""
+        with self._lock:
+            self._sweep()
+            return fleet_pb2.GetStatusResponse(
+                members=[self._member(lease) for lease in self._newest.values()],
+                totals={f"{role}.{name}": value for (role, name), value in self._totals.items()},
+                state=self._state().wire_name,
+            )
+
+    def _state(self) -> RunState:
+        if self._finished:
+            return RunState.FINISHED
+        return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
+
+    def _instructions(self, role: str, others: Iterable[_Lease]) -> fleet_pb2.BeatResponse:
+        """What a member is to do; `others` are the live members but it."""
+        state, env_steps, allowance = self._state(), self.env_steps, 0
+        if role == "actor" and state is RunState.RUNNING:
+            actors = [other for other in others if other.record.role == "actor"]
+            allowance = step_allowance(
+                self._target - env_steps, [reserved(actor.step_limit, actor.env_steps) for actor in actors]
+            )
+        return fleet_pb2.BeatResponse(state=state.wire_name, env_steps=env_steps, step_allowance=allowance)
+
+    def _choose_index(self, request: fleet_pb2.JoinRequest, earlier: _Lease | None) -> int:
+        """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""
+        taken = {lease.record.position for lease in self._live.values() if lease.record.role == request.role}
+        asked = (request.index,) if request.HasField("index") else ()
+        held = (earlier.record.position,) if earlier is not None else ()
+        return next(index for index in itertools.chain(asked, held, itertools.count()) if index not in taken)
+
+    def _count(self, lease: _Lease, counters: Mapping[str, float]) -> None:
+        """Takes a lease's cumulative counters; lower values are of a beat that was overtaken, and change nothing."""
+        for name, value in counters.items():
+            increase = value - lease.counters.get(name, 0.0)
+            if increase >= 0:
+                lease.counters[name] = value
+                key = lease.record.role, name
+                self._totals[key] = self._totals.get(key, 0.0) + increase
+
+    def _end(self, lease: _Lease) -> None:
+        lease.alive = False
+        lease.gauges = {}
+        self._live.pop(lease.record.incarnation, None)
+
+    def _save(self, lease: _Lease) -> None:
+        self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
+
+    def _ended_lease(self, incarnation: int) -> _Lease:
+        for lease in self._newest.values():
+            if lease.record.incarnation == incarnation:
+                return lease
+        record = self._store.lease(incarnation)
+        if record is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} was never given")
+        return _Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
+
+    def _sweep(self) -> None:
+        """Ends leases that were not renewed and forgets members long gone; a few times within a lease, not at every beat."""
+        now = self._clock()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + self._lease_seconds / 20
+        for lease in list(self._live.values()):
+            if now - lease.seen > self._lease_seconds:
+                _log.warning("%s is lost: no beat for %.0f s", lease.record.name, now - lease.seen)
+                self._metrics.leases_expired.labels(lease.record.role).inc()
+                self._end(lease)
+                self._store.record(lease.record.incarnation, {}, lease.step_limit, time.time(), ended=True)
+        for key, lease in list(self._newest.items()):
+            if not lease.alive and now - lease.seen > FORGET_SECONDS:
+                del self._newest[key]
+
+    def _count_live(self, role: str) -> int:
+        with self._lock:
+            self._sweep()
+            return sum(lease.record.role == role for lease in self._live.values())
+
+    def _member(self, lease: _Lease) -> fleet_pb2.Member:
+        return fleet_pb2.Member(
+            role=lease.record.role,
+            name=lease.record.name,
+            index=lease.record.position,
+            incarnation=lease.record.incarnation,
+            joined_time=lease.record.joined_time,
+            seconds_since_beat=self._clock() - lease.seen,
+            alive=lease.alive,
+            metrics_address=lease.record.metrics_address,
+            health_address=lease.record.health_address,
+            process_id=lease.record.process_id,
+            counters=lease.counters,
+            gauges=lease.gauges,
+        )
+
+
+def _check(request: fleet_pb2.BeatRequest) -> None:
+    for name, value in request.counters.items():
+        if not name or not 0 <= value <= MAX_COUNT:
+            raise invalid(f"counter {name!r} is {value}: counters have a name and lie between 0 and {MAX_COUNT:.0f}")
+    if request.step_limit > MAX_COUNT:
+        raise invalid(f"step_limit is {request.step_limit}, above {MAX_COUNT:.0f}")

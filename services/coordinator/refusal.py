@@ -1,0 +1,40 @@
+"""Requests that cannot be carried out, as gRPC statuses in place of tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A request is answered with a status and a message for its sender."""
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def invalid(message: str) -> Refused:
+    """The refusal of a malformed request."""
+    return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+@contextmanager
+def statuses(context: grpc.ServicerContext) -> Iterator[None]:
+    """Ends the call with the status of a refusal, or with UNAVAILABLE (try again) when the disk cannot be written."""
+    try:
+        yield
+    except Refused as refusal:
+        # NOT_FOUND is an ordinary answer: a lease has ended, or no weights are there yet.
+        level = logging.DEBUG if refusal.status is grpc.StatusCode.NOT_FOUND else logging.WARNING
+        _log.log(level, "refused with %s: %s", refusal.status.name, refusal)
+        context.abort(refusal.status, str(refusal))
+    except (OSError, sqlite3.OperationalError) as error:
+        _log.error("cannot keep the run's state: %s", error)
+        context.abort(grpc.StatusCode.UNAVAILABLE, f"the coordinator cannot keep the run's state: {error}")

@@ -1,0 +1,253 @@
+"""The coordinator's gRPC server: the services of protos/sbrl/v1 over the stores; bad requests get the status stated there."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from google.protobuf.message import Message
+
+from sbrl import rpc
+from sbrl.episode_log import MAX_EPISODES_PER_CALL
+from sbrl.errors import RunError
+from sbrl.metrics import CoordinatorMetrics
+from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, log_pb2, log_pb2_grpc, weights_pb2, weights_pb2_grpc
+from sbrl.weights import CHUNK_BYTES, chunks
+from services.coordinator.fleet import Fleet
+from services.coordinator.refusal import Refused, invalid, statuses
+from services.coordinator.store import MAX_INTEGER, Store
+from services.coordinator.weights_store import StoredWeights, WeightsStore
+
+MAX_WEIGHTS_BYTES = 1 << 30
+RECENT_EPISODES = 100
+THREADS = 32
+# Slow readers of weights may hold so many of the threads; the others are always there for beats.
+MAX_TRANSFERS = 16
+
+_log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """The whole coordinator over one directory; what it knows survives kill -9."""
+
+    def __init__(self, directory: Path, target_env_steps: int, metrics: CoordinatorMetrics) -> None:
+        """Args: directory: made if need be. target_env_steps: run.env_steps."""
+        self._directory = directory
+        self._target_env_steps = target_env_steps
+        self._metrics = metrics
+        self._server = rpc.make_server(THREADS, "coordinator")
+
+    def start(self, host: str, port: int) -> int:
+        """Takes the port (0: any free one), reads the state, serves, and returns the port.
+
+        Raises:
+            RunError: the port is taken, or the directory is in use, damaged or cannot be written.
+        """
+        bound = rpc.bind(self._server, host, port, "coordinator")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._store = Store(self._directory / "state.sqlite")
+            weights = WeightsStore(self._directory, self._store)
+        except OSError as error:
+            raise RunError(f"cannot use {self._directory} for the coordinator's state: {error.strerror}") from None
+        fleet = Fleet(self._store, self._target_env_steps, self._metrics)
+        add_services(self._server, self._store, weights, fleet, self._metrics)
+        self._server.start()
+        newest = weights.newest.record.version if weights.newest else 0
+        _log.info("serving on %s:%d; %d env steps collected, newest weights version %d", host, bound, fleet.env_steps, newest)
+        return bound
+
+    def stop(self, grace: float) -> None:
+        """After `start`: takes no more calls, lets those under way end for up to `grace` seconds, and closes the state."""
+        self._server.stop(grace).wait()
+        self._store.close()
+
+
+def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet: Fleet, metrics: CoordinatorMetrics) -> None:
+    """Adds the three services to a server and lets the metrics follow what they serve."""
+    weights_pb2_grpc.add_WeightsServicer_to_server(_WeightsService(store, weights, metrics), server)
+    fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(store, weights, fleet), server)
+    log_pb2_grpc.add_LogServicer_to_server(_LogService(store, metrics), server)
+    metrics.weights_version.set_function(lambda: weights.newest.record.version if weights.newest else 0)
+    metrics.weights_age_seconds.set_function(lambda: _weights_age(weights))
+    metrics.episodes.set_function(lambda: store.num_episodes)
+    evaluations = store.evaluations()
+    metrics.evaluation_return_mean.set(evaluations[-1].return_mean if evaluations else math.nan)
+
+
+class _WeightsService(weights_pb2_grpc.WeightsServicer):
+    def __init__(self, store: Store, weights: WeightsStore, metrics: CoordinatorMetrics) -> None:
+        self._store = store
+        self._weights = weights
+        self._metrics = metrics
+        self._transfers = threading.BoundedSemaphore(MAX_TRANSFERS)
+
+    def AcquireEpoch(
+        self, request: weights_pb2.AcquireEpochRequest, context: grpc.ServicerContext
+    ) -> weights_pb2.AcquireEpochResponse:
+        with statuses(context):
+            epoch = self._store.acquire_epoch()
+        _log.info("epoch %d is %s's", epoch, request.holder or "an unnamed learner")
+        newest = self._weights.newest
+        return weights_pb2.AcquireEpochResponse(epoch=epoch, newest_version=newest.record.version if newest else 0)
+
+    def Publish(
+        self, requests: Iterator[weights_pb2.PublishRequest], context: grpc.ServicerContext
+    ) -> weights_pb2.PublishResponse:
+        with statuses(context):
+            header, data = _receive(requests)
+            try:
+                record = self._weights.publish(data, header.epoch, header.updates, header.crc32)
+            except Refused as refusal:
+                if refusal.status is grpc.StatusCode.FAILED_PRECONDITION:
+                    self._metrics.weights_fenced.inc()
+                raise
+        self._metrics.weights_published.inc()
+        return weights_pb2.PublishResponse(version=record.version)
+
+    def Fetch(self, request: weights_pb2.FetchRequest, context: grpc.ServicerContext) -> Iterator[weights_pb2.FetchResponse]:
+        with statuses(context):
+            record, data = _require(self._weights.newest)
+        if record.version <= request.newer_than_version:
+            yield weights_pb2.FetchResponse(header=weights_pb2.WeightsHeader(version=record.version))
+            return
+        if not self._transfers.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_TRANSFERS} others are fetching weights: try again")
+        try:
+            yield weights_pb2.FetchResponse(header=weights_pb2.WeightsHeader(**record._asdict()))
+            for chunk in chunks(data):
+                yield weights_pb2.FetchResponse(chunk=chunk)
+        finally:
+            self._transfers.release()
+        self._metrics.weights_fetched.inc()
+
+
+class _FleetService(fleet_pb2_grpc.FleetServicer):
+    def __init__(self, store: Store, weights: WeightsStore, fleet: Fleet) -> None:
+        self._store = store
+        self._weights = weights
+        self._fleet = fleet
+
+    def Join(self, request: fleet_pb2.JoinRequest, context: grpc.ServicerContext) -> fleet_pb2.JoinResponse:
+        with statuses(context):
+            return self._fleet.join(request)
+
+    def Beat(self, request: fleet_pb2.BeatRequest, context: grpc.ServicerContext) -> fleet_pb2.BeatResponse:
+        with statuses(context):
+            return self._fleet.beat(request)
+
+    def Leave(self, request: fleet_pb2.BeatRequest, context: grpc.ServicerContext) -> fleet_pb2.LeaveResponse:
+        with statuses(context):
+            self._fleet.leave(request)
+        return fleet_pb2.LeaveResponse()
+
+    def GetStatus(self, request: fleet_pb2.GetStatusRequest, context: grpc.ServicerContext) -> fleet_pb2.GetStatusResponse:
+        with statuses(context):
+            response = self._fleet.status()
+            newest = self._weights.newest
+            response.learner_epoch = self._store.number("epoch")
+            response.weights_version = newest.record.version if newest else 0
+            response.weights_age_seconds = _weights_age(self._weights)
+            response.recent_episodes.extend(self._store.recent_episodes(RECENT_EPISODES))
+            response.num_episodes = self._store.num_episodes
+            evaluations = self._store.evaluations()
+            if evaluations:
+                response.last_evaluation.CopyFrom(evaluations[-1])
+        return response
+
+    def Finish(self, request: fleet_pb2.FinishRequest, context: grpc.ServicerContext) -> fleet_pb2.FinishResponse:
+        with statuses(context):
+            self._fleet.finish()
+        _log.info("the run is finished")
+        return fleet_pb2.FinishResponse()
+
+
+class _LogService(log_pb2_grpc.LogServicer):
+    def __init__(self, store: Store, metrics: CoordinatorMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+
+    def AppendEpisodes(
+        self, request: log_pb2.AppendEpisodesRequest, context: grpc.ServicerContext
+    ) -> log_pb2.AppendEpisodesResponse:
+        with statuses(context):
+            if len(request.episodes) > MAX_EPISODES_PER_CALL:
+                raise invalid(f"{len(request.episodes)} episodes in one call: {MAX_EPISODES_PER_CALL} at most")
+            for episode in request.episodes:
+                _check_numbers(episode)
+            self._store.append_episodes(request.episodes)
+        return log_pb2.AppendEpisodesResponse()
+
+    def AppendEvaluation(
+        self, request: log_pb2.AppendEvaluationRequest, context: grpc.ServicerContext
+    ) -> log_pb2.AppendEvaluationResponse:
+        with statuses(context):
+            _check_numbers(request.evaluation)
+            self._store.append_evaluation(request.evaluation)
+        self._metrics.evaluations.inc()
+        self._metrics.evaluation_return_mean.set(request.evaluation.return_mean)
+        return log_pb2.AppendEvaluationResponse()
+
+    def ReadEpisodes(
+        self, request: log_pb2.ReadEpisodesRequest, context: grpc.ServicerContext
+    ) -> Iterator[log_pb2.ReadEpisodesResponse]:
+        row = request.after_row
+        while True:
+            with statuses(context):
+                episodes, row = self._store.episodes(row, limit=MAX_EPISODES_PER_CALL)
+            if not episodes:
+                return
+            yield log_pb2.ReadEpisodesResponse(episodes=episodes, last_row=row)
+
+    def ReadEvaluations(
+        self, request: log_pb2.ReadEvaluationsRequest, context: grpc.ServicerContext
+    ) -> log_pb2.ReadEvaluationsResponse:
+        with statuses(context):
+            return log_pb2.ReadEvaluationsResponse(evaluations=self._store.evaluations())
+
+
+def _receive(requests: Iterator[weights_pb2.PublishRequest]) -> tuple[weights_pb2.WeightsHeader, bytes]:
+    """The header and the bytes of a publication.
+
+    Raises:
+        Refused: no header comes first, or the size or a chunk's size is not what was agreed.
+    """
+    first = next(requests, None)
+    if first is None or not first.HasField("header"):
+        raise invalid("the first message of a publication must carry the header")
+    header = first.header
+    if not 0 < header.size_bytes <= MAX_WEIGHTS_BYTES:
+        raise invalid(f"the header's size_bytes is {header.size_bytes}: weights have between 1 and {MAX_WEIGHTS_BYTES} bytes")
+    data = bytearray()
+    for request in requests:
+        if not 0 < len(request.chunk) <= CHUNK_BYTES:
+            raise invalid(f"a chunk has {len(request.chunk)} bytes: chunks have between 1 and {CHUNK_BYTES}")
+        data += request.chunk
+        if len(data) > header.size_bytes:
+            break
+    if len(data) != header.size_bytes:
+        raise invalid(f"the weights have not the {header.size_bytes} bytes that the header names")
+    return header, bytes(data)
+
+
+def _require(newest: StoredWeights | None) -> StoredWeights:
+    if newest is None:
+        raise Refused(grpc.StatusCode.NOT_FOUND, "no weights are published yet")
+    return newest
+
+
+def _check_numbers(record: Message) -> None:
+    for descriptor, value in record.ListFields():
+        if not math.isfinite(value) or abs(value) > MAX_INTEGER:
+            raise invalid(f"{descriptor.name} is {value}: it must be finite and at most {MAX_INTEGER}")
+
+
+def _weights_age(weights: WeightsStore) -> float:
+    """Seconds since the newest version was published, -1 if there is none."""
+    newest = weights.newest
+    return time.time() - newest.record.published_time if newest else -1.0

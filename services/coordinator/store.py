@@ -1,0 +1,261 @@
+"""What the coordinator must not forget, in one SQLite file: leases, counters, the epoch, versions of weights, and the log.
+
+A killed process loses no committed transaction. Beats are not forced to disk, for a power failure may cost the last counts;
+what a caller acts on for ever (an incarnation, an epoch, a version, a log entry) is durable before it is answered.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sbrl.errors import RunError
+from sbrl.v1.fleet_pb2 import Episode, Evaluation
+
+SCHEMA_VERSION = 1
+MAX_INTEGER = 2**63 - 1  # SQLite's
+
+_SCHEMA = """
+CREATE TABLE leases (
+  incarnation INTEGER PRIMARY KEY AUTOINCREMENT, role TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL,
+  joined_time REAL NOT NULL, metrics_address TEXT NOT NULL, health_address TEXT NOT NULL, process_id INTEGER NOT NULL,
+  seen_time REAL NOT NULL, step_limit INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE counters (
+  incarnation INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (incarnation, name)) WITHOUT ROWID;
+CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE weights (
+  version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+  crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
+CREATE TABLE episodes (
+  row INTEGER PRIMARY KEY, actor INTEGER NOT NULL, incarnation INTEGER NOT NULL, env INTEGER NOT NULL, number INTEGER NOT NULL,
+  episode_return REAL NOT NULL, length INTEGER NOT NULL, truncated INTEGER NOT NULL, env_steps INTEGER NOT NULL,
+  weights_version INTEGER NOT NULL, time REAL NOT NULL, UNIQUE (incarnation, number));
+CREATE TABLE evaluations (
+  row INTEGER PRIMARY KEY, weights_version INTEGER NOT NULL, updates INTEGER NOT NULL, env_steps INTEGER NOT NULL,
+  return_mean REAL NOT NULL, return_std REAL NOT NULL, return_min REAL NOT NULL, return_max REAL NOT NULL,
+  episodes INTEGER NOT NULL, length_mean REAL NOT NULL, epsilon REAL NOT NULL, seed INTEGER NOT NULL, time REAL NOT NULL,
+  UNIQUE (weights_version, seed));
+"""
+# The tables' columns are the messages' fields, by the same names.
+_EPISODE_FIELDS = tuple(field.name for field in Episode.DESCRIPTOR.fields)
+_EVALUATION_FIELDS = tuple(field.name for field in Evaluation.DESCRIPTOR.fields)
+
+
+class LeaseRecord(NamedTuple):
+    """A lease as it was last written."""
+
+    incarnation: int
+    role: str
+    name: str
+    position: int  # the index within its role ("index" is a word of SQL and of tuples)
+    joined_time: float  # Unix seconds
+    metrics_address: str
+    health_address: str
+    process_id: int
+    seen_time: float  # Unix seconds of the last beat
+    step_limit: int  # env_steps that the actor may reach
+    ended: bool
+
+
+class WeightsRecord(NamedTuple):
+    """One version of the weights, without its bytes."""
+
+    version: int
+    epoch: int
+    updates: int
+    size_bytes: int
+    crc32: int
+    published_time: float  # Unix seconds
+
+
+class Store:
+    """One connection, shared by the server's threads; every method is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, or makes it, and holds it until `close`.
+
+        Raises:
+            RunError: it is held by another coordinator, is damaged, of another schema, or cannot be written.
+        """
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # released by the system when the process dies
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._create_tables(path)
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise RunError(f"{path} is in use by another coordinator: stop it first") from None
+            raise RunError(
+                f"cannot use the coordinator's state {path}: {error}; restore it from a copy or move it away"
+            ) from None
+        self._num_episodes: int = self._connection.execute("SELECT COUNT(*) FROM episodes").fetchone()[0]
+
+    def close(self) -> None:
+        """Writes everything back into the one file and releases it."""
+        with self._lock:
+            self._connection.close()
+
+    # Leases and counters
+
+    def add_lease(self, record: LeaseRecord, replaced: int | None) -> int:
+        """Adds a lease, ending the one it replaces, and returns its incarnation (the record's own is ignored). Durable."""
+        with self._transaction(durable=True) as execute:
+            if replaced is not None:
+                execute("UPDATE leases SET ended = 1 WHERE incarnation = ?", (replaced,))
+            columns = (
+                "role, name, position, joined_time, metrics_address, health_address, process_id, seen_time, step_limit, ended"
+            )
+            return int(execute(f"INSERT INTO leases ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", record[1:]).lastrowid or 0)
+
+    def record(self, incarnation: int, counters: Mapping[str, float], step_limit: int, seen_time: float, ended: bool) -> None:
+        """Writes what is known of a lease after a beat or its end."""
+        with self._transaction() as execute:
+            execute(
+                "UPDATE leases SET step_limit = ?, seen_time = ?, ended = ? WHERE incarnation = ?",
+                (step_limit, seen_time, ended, incarnation),
+            )
+            for name, value in counters.items():
+                execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?)", (incarnation, name, value))
+
+    def lease(self, incarnation: int) -> LeaseRecord | None:
+        """The lease of an incarnation, or None if it was never given."""
+        query = "SELECT * FROM leases WHERE incarnation = ?"
+        with self._lock:
+            row = self._connection.execute(query, (min(incarnation, MAX_INTEGER),)).fetchone()
+        return None if row is None else LeaseRecord(*row)
+
+    def newest_leases(self, since: float) -> list[LeaseRecord]:
+        """The newest lease of each role and name that has not ended or was seen after `since` (Unix seconds)."""
+        query = """SELECT * FROM leases WHERE (ended = 0 OR seen_time > ?)
+                   AND incarnation IN (SELECT MAX(incarnation) FROM leases GROUP BY role, name) ORDER BY incarnation"""
+        with self._lock:
+            return [LeaseRecord(*row) for row in self._connection.execute(query, (since,))]
+
+    def counters(self, incarnation: int) -> dict[str, float]:
+        """The counters that an incarnation has reported."""
+        query = "SELECT name, value FROM counters WHERE incarnation = ?"
+        with self._lock:
+            return dict(self._connection.execute(query, (incarnation,)).fetchall())
+
+    def totals(self) -> dict[tuple[str, str], float]:
+        """The sum over all incarnations by (role, counter)."""
+        query = "SELECT role, counters.name, SUM(value) FROM counters JOIN leases USING (incarnation) GROUP BY 1, 2"
+        with self._lock:
+            return {(role, name): value for role, name, value in self._connection.execute(query)}
+
+    # Single numbers
+
+    def number(self, name: str) -> int:
+        """A number by its name; 0 if it was never set."""
+        with self._lock:
+            return self._number(name)
+
+    def set_number(self, name: str, value: int) -> None:
+        """Sets a number. Durable."""
+        with self._transaction(durable=True) as execute:
+            execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
+
+    # Weights
+
+    def acquire_epoch(self) -> int:
+        """Raises the epoch by one and returns it. Durable."""
+        with self._transaction(durable=True) as execute:
+            epoch = self._number("epoch") + 1
+            execute("INSERT OR REPLACE INTO numbers VALUES ('epoch', ?)", (epoch,))
+            return epoch
+
+    def add_weights(self, record: WeightsRecord, previous: int) -> bool:
+        """Adds a version and forgets all others but `previous`; False, and nothing done, if its epoch is stale. Durable."""
+        with self._transaction(durable=True) as execute:
+            if record.epoch != self._number("epoch"):
+                return False
+            execute("INSERT INTO weights VALUES (?,?,?,?,?,?)", record)
+            execute("DELETE FROM weights WHERE version NOT IN (?, ?)", (record.version, previous))
+            return True
+
+    def weights(self) -> list[WeightsRecord]:
+        """The known versions, newest first."""
+        with self._lock:
+            return [WeightsRecord(*row) for row in self._connection.execute("SELECT * FROM weights ORDER BY version DESC")]
+
+    # The log
+
+    def append_episodes(self, episodes: Iterable[Episode]) -> None:
+        """Appends the episodes that are not there yet. Durable."""
+        statement = f"INSERT OR IGNORE INTO episodes ({', '.join(_EPISODE_FIELDS)}) VALUES ({_places(_EPISODE_FIELDS)})"
+        with self._transaction(durable=True) as execute:
+            added = sum(
+                execute(statement, [getattr(episode, field) for field in _EPISODE_FIELDS]).rowcount for episode in episodes
+            )
+        with self._lock:
+            self._num_episodes += added
+
+    def append_evaluation(self, evaluation: Evaluation) -> None:
+        """Appends an evaluation, in place of one with the same weights version and seed. Durable."""
+        updates = ", ".join(f"{field} = excluded.{field}" for field in _EVALUATION_FIELDS)
+        statement = f"""INSERT INTO evaluations ({", ".join(_EVALUATION_FIELDS)}) VALUES ({_places(_EVALUATION_FIELDS)})
+                        ON CONFLICT (weights_version, seed) DO UPDATE SET {updates}"""
+        with self._transaction(durable=True) as execute:
+            execute(statement, [getattr(evaluation, field) for field in _EVALUATION_FIELDS])
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes in the log."""
+        with self._lock:
+            return self._num_episodes
+
+    def episodes(self, after_row: int, limit: int) -> tuple[list[Episode], int]:
+        """Up to `limit` episodes after a row, oldest first, and the row of the last one (`after_row` if there are none)."""
+        query = f"SELECT row, {', '.join(_EPISODE_FIELDS)} FROM episodes WHERE row > ? ORDER BY row LIMIT ?"
+        with self._lock:
+            rows = self._connection.execute(query, (min(after_row, MAX_INTEGER), limit)).fetchall()
+        return [_episode(row[1:]) for row in rows], rows[-1][0] if rows else after_row
+
+    def recent_episodes(self, limit: int) -> list[Episode]:
+        """The last `limit` episodes, oldest first."""
+        query = f"SELECT {', '.join(_EPISODE_FIELDS)} FROM episodes ORDER BY row DESC LIMIT ?"
+        with self._lock:
+            rows = self._connection.execute(query, (limit,)).fetchall()
+        return [_episode(row) for row in reversed(rows)]
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, oldest first."""
+        query = f"SELECT {', '.join(_EVALUATION_FIELDS)} FROM evaluations ORDER BY row"
+        with self._lock:
+            rows = self._connection.execute(query).fetchall()
+        return [Evaluation(**dict(zip(_EVALUATION_FIELDS, row, strict=True))) for row in rows]
+
+    @contextmanager
+    def _transaction(self, durable: bool = False) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """Yields `execute`; commits at the end, rolls back on an exception. `durable` waits for the disk."""
+        with self._lock, self._connection:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection.execute
+
+    def _number(self, name: str) -> int:
+        row: tuple[int] | None = self._connection.execute("SELECT value FROM numbers WHERE name = ?", (name,)).fetchone()
+        return 0 if row is None else row[0]
+
+    def _create_tables(self, path: Path) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise RunError(
+                f"{path} has schema {version}, this version of sbrl uses {SCHEMA_VERSION}: "
+                f"start a new run directory, or use the sbrl version that wrote it"
+            )
+
+
+def _places(fields: Sequence[str]) -> str:
+    return ", ".join("?" * len(fields))
+
+
+def _episode(row: Sequence[Any]) -> Episode:
+    return Episode(**dict(zip(_EPISODE_FIELDS, row, strict=True)))

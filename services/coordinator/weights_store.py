@@ -1,0 +1,118 @@
+"""The newest network weights: in memory for those who fetch, and the last two versions on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import safetensors
+
+from services.coordinator.refusal import Refused, invalid
+from services.coordinator.store import MAX_INTEGER, Store, WeightsRecord
+
+_PATTERN = "weights-*.safetensors*"
+
+_log = logging.getLogger(__name__)
+
+
+class StoredWeights(NamedTuple):
+    """One version with its bytes."""
+
+    record: WeightsRecord
+    data: bytes  # safetensors
+
+
+class WeightsStore:
+    """Files weights-<version>.safetensors in one directory; a version exists once the store's record of it is committed."""
+
+    def __init__(self, directory: Path, store: Store) -> None:
+        """Takes up the newest version that is intact, and says so where that is not the newest of all."""
+        self._directory = directory
+        self._store = store
+        self._publishing = threading.Lock()
+        self._newest = self._read_newest()
+        self._remove_others({record.version for record in store.weights()})
+
+    @property
+    def newest(self) -> StoredWeights | None:
+        """The version to serve, or None if nothing usable is published."""
+        return self._newest
+
+    def publish(self, data: bytes, epoch: int, updates: int, crc32: int) -> WeightsRecord:
+        """Makes the bytes the newest version; they are durable when this returns.
+
+        Raises:
+            Refused: the epoch is stale, the checksum differs, or the bytes are no safetensors; nothing is changed.
+        """
+        if zlib.crc32(data) != crc32:
+            raise invalid("the weights' checksum differs from the header's: they were damaged on the way, send them again")
+        try:
+            safetensors.deserialize(data)
+        except safetensors.SafetensorError as error:
+            raise invalid(f"the weights are no safetensors: {error}") from None
+        if updates > MAX_INTEGER:
+            raise invalid(f"updates is {updates}, above {MAX_INTEGER}")
+        with self._publishing:
+            self._check_epoch(epoch)
+            known = self._store.weights()  # an unreadable newest version counts too: versions never go back
+            version = known[0].version + 1 if known else 1
+            record = WeightsRecord(version, epoch, updates, len(data), crc32, time.time())
+            path = self._path(version)
+            _write_durably(path, data)
+            previous = self._newest.record.version if self._newest else 0
+            if not self._store.add_weights(record, previous):  # a newer learner came while the file was written
+                path.unlink()
+                self._check_epoch(epoch)
+            self._newest = StoredWeights(record, data)
+            self._remove_others({version, previous})
+        return record
+
+    def _check_epoch(self, epoch: int) -> None:
+        newest = self._store.number("epoch")
+        if epoch != newest:
+            message = f"epoch {epoch} is not the newest, {newest}: another learner has taken over"
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+    def _path(self, version: int) -> Path:
+        return self._directory / f"weights-{version:010d}.safetensors"
+
+    def _read_newest(self) -> StoredWeights | None:
+        for record in self._store.weights():
+            path = self._path(record.version)
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                _log.warning("weights version %d cannot be read (%s): falling back to the one before", record.version, error)
+                continue
+            if len(data) == record.size_bytes and zlib.crc32(data) == record.crc32:
+                return StoredWeights(record, data)
+            _log.warning("weights version %d in %s is damaged: falling back to the one before", record.version, path)
+        return None
+
+    def _remove_others(self, kept: set[int]) -> None:
+        """Removes what is no kept version: older ones, and what a kill left half-written."""
+        paths = {self._path(version) for version in kept}
+        for path in self._directory.glob(_PATTERN):
+            if path not in paths:
+                path.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Writes a file that after a crash is either there in full or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the new name, too
+    finally:
+        os.close(directory)

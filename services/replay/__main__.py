@@ -1,0 +1,105 @@
+"""The replay role: one shard, a Reverb server that keeps the samples per insert and its own checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from sbrl.config import load
+from sbrl.envs.make import make_spec
+from sbrl.errors import UsageError
+from sbrl.fleet import FleetMember
+from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.metrics import ReplayMetrics, Totals, make_registry
+from sbrl.replay.items import ItemShape
+from sbrl.replay.table import ShardServer
+from sbrl.run_directory import RunDirectory
+from sbrl.sharding import shard_limits
+
+logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 0.5
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = role_arguments("replay", __doc__ or "")
+    parser.add_argument("--shard", type=int, required=True, metavar="N", help="which shard this is, from 0")
+    arguments = parser.parse_args(argv)
+    config = load(arguments.config)
+    if not 0 <= arguments.shard < config.replay.num_shards:
+        raise UsageError(f"--shard {arguments.shard}: replay.num_shards is {config.replay.num_shards}, so shards are 0 to that less 1")
+    shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
+    registry = make_registry("replay")
+    metrics = ReplayMetrics(registry)
+    with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
+        port = int(config.network.replay_addresses[arguments.shard].rpartition(":")[2])
+        directory = RunDirectory(arguments.run_dir).replay_checkpoints(arguments.shard)
+        server = ShardServer(config, shape, arguments.shard, port, directory)
+        limits = shard_limits(config, arguments.shard)
+        metrics.capacity.set(limits.capacity)
+        metrics.samples_per_insert_target.set(limits.samples_per_insert)
+        member = FleetMember(
+            config.network.coordinator_address,
+            "replay",
+            arguments.name,
+            counters=metrics.counters,
+            gauges=metrics.gauges,
+            index=arguments.shard,
+            health_address=runtime.health_address,
+            metrics_address=runtime.metrics_address,
+        )
+        member.start()
+        runtime.serving()
+        shard = Shard(server, metrics, limits.min_size)
+        logger.info("serving on port %d with %d transitions restored", port, server.restored_size)
+        next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
+        while not runtime.stop.wait(REPORT_SECONDS):
+            shard.report()
+            if time.monotonic() >= next_checkpoint:
+                shard.checkpoint()
+                next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
+        shard.checkpoint()
+        shard.report()
+        member.leave()
+        server.stop()
+
+
+class Shard:
+    """A shard's server together with its metrics."""
+
+    def __init__(self, server: ShardServer, metrics: ReplayMetrics, min_size: int) -> None:
+        self._server, self._metrics, self._totals, self._min_size = server, metrics, Totals(), min_size
+        self._last_checkpoint = time.monotonic()
+
+    def report(self) -> None:
+        """Brings the metrics up to date with the table's counters."""
+        info, metrics = self._server.info(), self._metrics
+        inserted, sampled = self._server.served_since_start(info)
+        self._totals.raise_to(metrics.transitions_inserted, inserted)
+        self._totals.raise_to(metrics.samples_served, sampled)
+        self._totals.raise_to(metrics.blocked_seconds.labels("learner"), info.waited_for_samples_seconds)
+        self._totals.raise_to(metrics.blocked_seconds.labels("actors"), info.waited_for_inserts_seconds)
+        metrics.transitions.set(info.size)
+        metrics.limiter_inserts.set(info.inserted)
+        metrics.limiter_samples.set(info.sampled)
+        after_warm_up = info.inserted - self._min_size
+        metrics.samples_per_insert_achieved.set(info.sampled / after_warm_up if after_warm_up > 0 else 0.0)
+        metrics.checkpoint_age_seconds.set(time.monotonic() - self._last_checkpoint)
+
+    def checkpoint(self) -> None:
+        """Writes a checkpoint; one that fails is counted and said, and the shard goes on with the one before."""
+        start = time.monotonic()
+        try:
+            path = self._server.checkpoint()
+        except (RuntimeError, OSError) as error:
+            self._metrics.checkpoint_failures.inc()
+            logger.error("checkpoint failed: %s", error)
+            return
+        self._last_checkpoint = time.monotonic()
+        self._metrics.checkpoints.inc()
+        logger.info("checkpoint %s in %.1f s", path.name, self._last_checkpoint - start)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,263 @@
+"""The config tree: what wins, what is refused and in which words, and that a saved config is read back unchanged."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sbrl import config
+from sbrl.config import Actors, Config, Replay, Run
+from sbrl.errors import UsageError
+from sbrl.presets import DEFAULT_PRESET, PRESETS
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        config.load(overrides=overrides)
+    return str(caught.value)
+
+
+def test_later_sources_win(tmp_path: Path):
+    path = write(tmp_path, "learner: {batch_size: 16, publish_period: 7}\nrun: {seed: 3}\n")
+
+    loaded = config.load(path, preset="dopamine-qr-dqn", overrides=["run.seed=4", "run.seed=5"])
+
+    assert loaded.learner.batch_size == 16  # the file over the preset's 32
+    assert loaded.learner.updates_per_step == 0.25  # the preset's, which the file's section does not wipe out
+    assert loaded.learner.publish_period == 7
+    assert loaded.run.seed == 5  # the last override over the first and the file
+
+
+def test_loading_does_not_write_to_the_presets():
+    before = json.dumps(PRESETS)
+    config.load(preset="small-batch", overrides=["learner.batch_size=64"])
+    assert json.dumps(PRESETS) == before
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid(name: str):
+    config.load(preset=name)
+
+
+def test_the_presets_are_the_papers():
+    small, baseline = config.load(), config.load(preset="dopamine-qr-dqn")
+    assert DEFAULT_PRESET == "small-batch"
+    assert (small.learner.batch_size, small.agent.n_step, small.samples_per_insert) == (8, 3, 2.0)
+    assert (baseline.learner.batch_size, baseline.agent.n_step, baseline.samples_per_insert) == (32, 3, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("learner.learning_rate=1e-4", 1e-4),  # a string to YAML 1.1, which wants 1.0e-4
+        ("learner.learning_rate=6.25E-5", 6.25e-5),
+        ("run.env_steps=60e3", 60_000),
+        ("env.id=CartPole-v1", "CartPole-v1"),
+        ("env.clip_rewards=null", None),
+        ("env.full_action_space=true", True),
+    ],
+)
+def test_override_values_have_the_types_people_mean(override: str, value: object):
+    section, key = override.partition("=")[0].split(".")
+    assert getattr(getattr(config.load(overrides=[override]), section), key) == value
+
+
+def test_a_file_reads_numbers_as_overrides_do(tmp_path: Path):
+    assert config.load(write(tmp_path, "run: {env_steps: 60e3}")).run.env_steps == 60_000
+
+
+@pytest.mark.parametrize("text", ["run.seed", "=1", "run.=1", ".seed=1", "run..seed=1", ""])
+def test_malformed_override(text: str):
+    assert repr(text) in refusal(text)
+    assert "section.key=value" in refusal(text)
+
+
+def test_override_that_is_no_yaml():
+    assert "not valid YAML; quote it" in refusal("env.id=[")
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown", "near"),
+    [
+        ("run.env_stps=1", "run.env_stps", "run.env_steps"),
+        ("lerner.batch_size=1", "lerner", "learner"),
+        ("batch_size=1", "batch_size", "learner.batch_size"),  # the right key without its section
+        ("env.batch_size=1", "env.batch_size", "learner.batch_size"),  # the right key in the wrong section
+    ],
+)
+def test_unknown_key_names_the_nearest(override: str, unknown: str, near: str):
+    assert refusal(override) == f"unknown key '{unknown}'; did you mean '{near}'?"
+
+
+@pytest.mark.parametrize(
+    ("override", "rule", "consequence"),
+    [
+        ("learner.batch_size=0", "must be at least 1", "train nothing"),
+        ("learner.batch_size=5000", "must be at most 4096", "few"),
+        ("learner.batch_size=many", "must be a whole number", "Transitions per gradient update"),
+        ("actors.num_actors=2.5", "must be a whole number", "Actor processes"),
+        ("agent.discount=1", "must be below 1", "grow without bound"),
+        ("learner.learning_rate=0", "must be above 0", "nothing is learned"),
+        ("learner.learning_rate=.nan", "must be a finite number", "nothing is learned"),
+        ("learner.updates_per_step=inf", "must be a finite number", "wait for the other"),
+        ("learner.device=gpu", "must match", "cpu, cuda or cuda:N"),
+        ("agent.algorithm=dqn", "must be 'qr-dqn'", "Dabney"),
+        ("env.frame_size=20", "must be at least 36", "least the Nature CNN can take"),
+        ("env.id=''", "must not be empty", "Gymnasium id"),
+        ("network.replay_addresses=[here]", "must match", "host:port"),
+        ("run=5", "must be a section", ""),
+    ],
+)
+def test_a_bad_value_names_field_rule_and_consequence(override: str, rule: str, consequence: str):
+    message = refusal(override)
+    assert override.partition("=")[0] in message
+    assert rule in message
+    assert consequence in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fields", "consequence"),
+    [
+        (["replay.capacity=10"], ["replay.capacity", "replay.min_size"], "would wait for ever"),
+        (["replay.min_size=1"], ["replay.min_size", "replay.num_shards"], "every shard needs one"),
+        (["run.env_steps=500", "replay.min_size=500"], ["run.env_steps", "replay.min_size"], "end before its first update"),
+        (["agent.n_step=5", "agent.n_max=3"], ["agent.n_max", "agent.n_step"], "too short for the target"),
+        (["replay.error_buffer=7.9"], ["replay.error_buffer"], "wait for each other for ever"),
+        (["network.replay_addresses=['a:1']"], ["network.replay_addresses", "replay.num_shards"], "missing or idle"),
+        (["network.replay_addresses=['a:1','a:1']"], ["network.replay_addresses"], "share one server"),
+    ],
+)
+def test_fields_that_contradict_each_other(overrides: list[str], fields: list[str], consequence: str):
+    message = refusal(*overrides)
+    assert all(field in message for field in fields)
+    assert consequence in message
+
+
+def test_every_mistake_is_named_at_once():
+    message = refusal("run.seed=-1", "env.idd=Pong", "learner.batch_size=0")
+    assert len(message.splitlines()) == 3
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(UsageError, match="unknown preset 'small_batch'; did you mean 'small-batch'"):
+        config.load(preset="small_batch")
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words", "5"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str):
+    with pytest.raises(UsageError, match="must be a mapping of sections"):
+        config.load(write(tmp_path, text))
+
+
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path):
+    with pytest.raises(UsageError, match="is not valid YAML") as caught:
+        config.load(write(tmp_path, "run: {seed: 1\nenv: ["))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cannot read config .*none\.yaml: No such file"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_a_file_of_another_schema(tmp_path: Path):
+    # Whatever else is in it: an unknown key would be the wrong complaint.
+    with pytest.raises(UsageError, match=r"config schema 99; this version of sbrl reads schema 1.*new run directory"):
+        config.load(write(tmp_path, "schema_version: 99\nfuture: {key: 1}"))
+
+
+@given(
+    env_steps=st.integers(100, 10**9),
+    learning_rate=st.floats(1e-12, 1.0),
+    batch_size=st.integers(1, 4096),
+    env_id=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
+    num_actors=st.none() | st.integers(1, 1024),
+    clip_rewards=st.none() | st.booleans(),
+)
+def test_a_dumped_config_is_read_back_equal(
+    tmp_path_factory: pytest.TempPathFactory,
+    env_steps: int,
+    learning_rate: float,
+    batch_size: int,
+    env_id: str,
+    num_actors: int | None,
+    clip_rewards: bool | None,
+):
+    saved = config.build(
+        {
+            "run": {"env_steps": env_steps},
+            "learner": {"learning_rate": learning_rate, "batch_size": batch_size},
+            "env": {"id": env_id, "clip_rewards": clip_rewards},
+            "actors": {"num_actors": num_actors},
+            "network": {"replay_addresses": ["a:1", "b:2"]},
+        }
+    )
+    path = write(tmp_path_factory.getbasetemp(), config.dump(saved, metadata={"git_commit": "abc"}))
+    assert config.load(path) == saved
+
+
+def test_metadata_comes_first():
+    assert next(iter(yaml.safe_load(config.dump(config.load(), {"git_commit": "abc"})))) == "metadata"
+
+
+def test_what_is_unset_is_scaled_to_the_run():
+    short, long = config.load(overrides=["run.env_steps=1000"]), config.load(overrides=["run.env_steps=50_000_000"])
+    assert (short.replay.min_size, short.agent.epsilon_decay_steps) == (100, 200)
+    assert (long.replay.min_size, long.agent.epsilon_decay_steps) == (20_000, 250_000)
+    assert config.load(overrides=["run.env_steps=10"]).replay.min_size == 2  # one for each shard
+
+
+def test_a_tree_of_sections_is_filled_in_like_one_of_mappings():
+    sections = Config(run=Run(env_steps=1000), replay=Replay(num_shards=3))
+    assert sections == config.build({"run": {"env_steps": 1000}, "replay": {"num_shards": 3}})
+    assert sections.min_replay_size == 100
+
+
+def test_what_is_set_is_kept():
+    loaded = config.load(overrides=["run.env_steps=1000", "replay.min_size=50", "agent.epsilon_decay_steps=0"])
+    assert (loaded.replay.min_size, loaded.agent.epsilon_decay_steps) == (50, 0)
+
+
+def test_a_section_alone_is_not_changed_by_the_tree_it_joins():
+    replay = Replay()
+    Config(run=Run(env_steps=1000), replay=replay)
+    assert replay.min_size is None
+
+
+def test_the_tree_is_frozen():
+    loaded = config.load()
+    with pytest.raises(ValidationError, match="frozen"):
+        loaded.run.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        loaded.actors = Actors()  # type: ignore[misc]
+
+
+def test_planned_updates_and_stored_steps():
+    loaded = config.load(overrides=["run.env_steps=1000", "learner.updates_per_step=2", "agent.n_max=10"])
+    assert loaded.planned_updates == 1800
+    assert loaded.agent.stored_steps == 10
+    assert config.load().agent.stored_steps == 3
+
+
+def test_the_schema_describes_every_key():
+    schema = json.loads(config.json_schema())
+    described = [("", schema), *schema["$defs"].items()]
+    missing = [
+        f"{name}.{key}"
+        for name, model in described
+        for key, leaf in model["properties"].items()
+        if "$ref" not in leaf and not leaf.get("description")
+    ]
+    assert missing == []
+    assert all(model["additionalProperties"] is False and model["description"] for _, model in described)
