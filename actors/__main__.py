@@ -68,7 +68,7 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         shape = ItemShape.of(envs.spec, config.agent.stored_steps)
         streams = [
             TransitionStream(
-                EpisodeWriter(addresses, shape),
+                EpisodeWriter(addresses, shape, lambda env, step: member.instructions.initial_priority),
                 probes,
                 Identity(member.index, member.incarnation, env),
                 config.actors.max_in_flight_items,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,12 @@ from sbrl.replay.writer import Transition
 
 
 class Policy(Protocol):
-    def act(self, observation: NDArray, epsilon: float) -> NDArray[np.int64]: ...
+    def act(self, observation: NDArray[Any], epsilon: float) -> NDArray[np.int64]: ...
 
 
 class Stream(Protocol):
-    def begin(self, observation: NDArray) -> None: ...
-    def append(self, transition: Transition, observation: NDArray) -> None: ...
+    def begin(self, observation: NDArray[Any]) -> None: ...
+    def append(self, transition: Transition, observation: NDArray[Any]) -> None: ...
     def end(self) -> None: ...
 
 
@@ -51,7 +51,7 @@ class Collector:
             on_episode: called when an episode is complete and all its items are confirmed.
         """
         self._envs, self._policy, self._streams, self._on_episode = envs, policy, streams, on_episode
-        self._observation: NDArray | None = None
+        self._observation: NDArray[Any] | None = None
         self._returns = np.zeros(envs.num_envs, np.float64)
         self._lengths = np.zeros(envs.num_envs, np.int64)
         self.env_steps = 0
@@ -82,7 +82,13 @@ class Collector:
         done = result.terminated | result.truncated
         self._observation = self._finish(done, result.truncated) if done.any() else result.observation
 
-    def _finish(self, done: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> NDArray:
+    def drain(self) -> None:
+        """Cuts the episodes under way off here, so that every step taken becomes an item; none of them is reported."""
+        if self._observation is not None:
+            for stream in self._streams:
+                stream.end()
+
+    def _finish(self, done: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> NDArray[Any]:
         """Ends the episodes of the environments in `done` and begins their next ones."""
         for env in np.flatnonzero(done):
             self._streams[env].end()

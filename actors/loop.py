@@ -49,7 +49,11 @@ class ActorLoop:
         self._actor, self._incarnation = member.index, member.incarnation
 
     def run(self) -> None:
-        """Acts while the run is to go on."""
+        """Acts while the run is to go on, then writes what is left of the episodes under way."""
+        self._act()
+        self._collector.drain()
+
+    def _act(self) -> None:
         steps = 0
         while not self._stop.is_set():
             instructions = self._member.instructions

@@ -98,7 +98,18 @@ def learn(
         publisher = Publisher(weights, epoch)
         trained_before = int(total(fleet.status(), "learner.samples_trained"))
         loop = LearnerLoop(
-            config, step, source, store, publisher, member, watch, board, metrics, runtime.stop, trained_before
+            config,
+            step,
+            source,
+            store,
+            publisher,
+            member,
+            watch,
+            board,
+            metrics,
+            runtime.stop,
+            trained_before=trained_before,
+            max_priority=float(state.counters.get("max_priority", 1.0)) if state is not None else 1.0,
         )
         publisher.start()
         loop.publish()

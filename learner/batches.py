@@ -108,7 +108,7 @@ def to_batch(items: Items, stack: int, agent: Agent, shard_share: float) -> Batc
     """
     transitions = n_step_transitions(items, stack, agent.n_step, agent.discount)
     return Batch(
-        s_tm1=torch.from_numpy(transitions.s_tm1),
+        s_tm1=torch.from_numpy(transitions.s_tm1.copy()),  # TensorFlow's arrays are read-only
         a_tm1=torch.from_numpy(transitions.a_tm1),
         r_t=torch.from_numpy(transitions.r_t),
         discount_t=torch.from_numpy(transitions.discount_t),

@@ -44,10 +44,13 @@ class LearnerLoop:
         metrics: LearnerMetrics,
         stop: threading.Event,
         trained_before: int,
+        max_priority: float,
     ) -> None:
         """
         Args:
             trained_before: samples that earlier processes of this run have trained on.
+            max_priority: the highest priority they have computed, 1 if none: new items are given it, so that each is likely to
+                be seen once (Schaul et al. 2016; Dopamine).
         """
         self._config, self._step, self._source, self._store = config, step, source, store
         self._publisher, self._member, self._watch, self._board = publisher, member, watch, board
@@ -56,6 +59,7 @@ class LearnerLoop:
         self._trained = 0
         self._updates_at_start = step.updates
         self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
+        self._max_priority = max_priority
         self._last: UpdateResult | None = None
         self._last_batch_time = time.monotonic()
         self._collected_time: float | None = None
@@ -94,6 +98,7 @@ class LearnerLoop:
         counters: dict[str, int | float] = {
             "samples_trained": self.samples_trained,
             "env_steps": self._member.instructions.env_steps,
+            "max_priority": self._max_priority,
         }
         path = self._store.save(LearnerState(self._step.state(), counters, capture_random()))
         self._saved_time = time.monotonic()
@@ -116,6 +121,7 @@ class LearnerLoop:
         raise_to(metrics.priority_updates_dropped.labels("shard_lost"), source.priorities_dropped)
         raise_to(metrics.blocked_seconds.labels("replay"), source.wait_seconds)
         raise_to(metrics.weights_published, self._publisher.published)
+        metrics.max_priority.set(self._max_priority)
         metrics.network_updates.set(self._step.updates)
         metrics.samples_in_flight.set(source.samples_served - source.samples_discarded - self._trained)
         metrics.shards_ready.set(source.shards_up)
@@ -152,7 +158,9 @@ class LearnerLoop:
     def _return_priorities(self) -> None:
         if self._returning is not None and self._config.replay.prioritized:
             items, priorities = self._returning
-            self._source.update_priorities(items, priorities.numpy())
+            values = priorities.numpy()
+            self._max_priority = max(self._max_priority, float(values.max()))
+            self._source.update_priorities(items, values)
         self._returning = None
 
     def _samples_per_insert(self) -> float:

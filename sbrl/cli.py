@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from sbrl import config as configs
 from sbrl.errors import UsageError
@@ -54,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Trains an agent with all roles as processes on this machine, from one config.",
         epilog="example: sbrl train --run-dir runs/pong env.id=ALE/Pong-v5 run.env_steps=100000 run.seed=1",
     )
-    _add_config_arguments(train)
+    add_config_arguments(train)
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/<game>-<time>)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, with its config")
     train.add_argument(
@@ -65,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="show or describe the config")
     actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
     show = actions.add_parser("show", help="print the config that the arguments add up to, as YAML")
-    _add_config_arguments(show)
+    add_config_arguments(show)
     show.set_defaults(command=_show_config)
     schema = actions.add_parser("schema", help="print the config's JSON schema")
     schema.set_defaults(command=_show_schema)
@@ -75,7 +76,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments a config is made of: --config, --preset and overrides."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with (part of) a config")
     parser.add_argument(
         "--preset", metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})"
@@ -84,6 +86,8 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.serial:
+        _exec_serial(arguments)
     from sbrl.launch import load_for_resume, train  # loads gymnasium and ALE: `sbrl --help` should not
 
     if arguments.resume:
@@ -96,17 +100,20 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         config = configs.load(arguments.config, arguments.preset, arguments.overrides)
         run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
-    if arguments.serial:
-        os.execv(sys.executable, _serial_command(config, run_directory, arguments.resume))
     outcome = train(config, run_directory, arguments.resume)
-    print(_closing_lines(outcome.summary, run_directory, outcome.complete))
+    print(closing_lines(outcome.summary, run_directory, outcome.complete))
     return 0 if outcome.complete else 130
 
 
-def _serial_command(config: configs.Config, run_directory: RunDirectory, resume: bool) -> list[str]:
-    if resume:
+def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
+    """Becomes the serial program, which is handed the same arguments."""
+    if arguments.resume:
         raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave out --resume or --serial")
-    return [sys.executable, "-m", "serial", "--run-dir", str(run_directory.path), "--config-text", configs.dump(config)]
+    config = configs.load(arguments.config, arguments.preset, arguments.overrides)
+    command = [sys.executable, "-m", "serial", "--run-dir", str(arguments.run_dir or _default_run_directory(config.env.id))]
+    for option, value in (("--config", arguments.config), ("--preset", arguments.preset)):
+        command += [option, str(value)] if value is not None else []
+    os.execv(sys.executable, [*command, *arguments.overrides])
 
 
 def _show_config(arguments: argparse.Namespace) -> int:
@@ -124,7 +131,7 @@ def _default_run_directory(env_id: str) -> Path:
     return Path("runs") / f"{game}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _closing_lines(summary: dict[str, object], run_directory: RunDirectory, complete: bool) -> str:
+def closing_lines(summary: dict[str, object], run_directory: RunDirectory, complete: bool) -> str:
     """What was reached and where to look."""
     achieved, target = summary["samples_per_insert_achieved"], summary["samples_per_insert_target"]
     ratio = f"{achieved:.4f} of {target:g}" if isinstance(achieved, float) else f"none yet of {target:g}"

@@ -46,6 +46,7 @@ class Instructions(NamedTuple):
     env_steps: int  # of the whole run as reported so far, for the epsilon schedule
     step_allowance: int  # actors: steps beyond those that the beat reported
     step_limit: int  # actors: step while the process's own env_steps counter is below this
+    initial_priority: float = 1.0  # actors: of new items
 
 
 class FleetMember:
@@ -271,6 +272,7 @@ class FleetMember:
                 env_steps=response.env_steps,
                 step_allowance=response.step_allowance,
                 step_limit=int(step_base) + response.step_allowance,
+                initial_priority=response.initial_priority,
             )
             self._answers += 1
             self._answer_time = time.monotonic()

@@ -102,6 +102,7 @@ class LearnerMetrics(RoleMetrics):
         self.priority_updates_dropped = self._counter(
             "priority_updates_dropped", "Priorities not sent back to their shard, by reason", ["reason"]
         )
+        self.max_priority = self._gauge("max_priority", "Highest priority computed, which new items are given")
         self.weights_published = self._counter("weights_published", "Versions of the weights published")
         self.weights_version = self._gauge("weights_version", "Newest version of the weights published")
         self.weights_age_seconds = self._gauge("weights_age_seconds", "Seconds since weights were last published")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+from pathlib import Path
 
 from sbrl.errors import RunError
+
+LOWEST_PORT = 10_240  # below are the ports that well-known services use
 
 
 def check_port_free(host: str, port: int) -> None:
@@ -25,9 +29,22 @@ def check_port_free(host: str, port: int) -> None:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """`count` different ports that were free a moment ago."""
-    with contextlib.ExitStack() as closing:
-        probes = [closing.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
-        for probe in probes:
-            probe.bind((host, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """`count` different ports that were free a moment ago, below those the kernel gives to outgoing connections and to port 0.
+
+    One from that range could be gone before its server starts: the roles of a run open many connections at once.
+
+    Raises:
+        RunError: there are not so many.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(LOWEST_PORT, _first_ephemeral_port()), k=64 * count):
+        with contextlib.suppress(RunError):  # this one is taken: the next may not be
+            check_port_free(host, port)
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RunError(f"no {count} free ports from {LOWEST_PORT} on: give addresses in the config's network section")
+
+
+def _first_ephemeral_port() -> int:
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])

@@ -11,6 +11,7 @@ Facts of ale_py 0.12.1 that the adapter relies on, each with a test:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ale_py
@@ -26,6 +27,27 @@ ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for ever
 PREFIX = "ALE/"
 
 
+def make_vector_env(env: Env, rom: str, num_envs: int, num_threads: int, picture: Mapping[str, Any]) -> AtariVectorEnv:
+    """ALE's vector environment; `picture` says what is seen of the game and has no influence on how it goes."""
+    return AtariVectorEnv(
+        rom,
+        num_envs,
+        num_threads=num_threads,
+        autoreset_mode="SameStep",
+        max_num_frames_per_episode=env.max_episode_steps * env.frame_skip,
+        repeat_action_probability=env.repeat_action_probability,
+        full_action_space=env.full_action_space,
+        frameskip=env.frame_skip,
+        maxpool=True,
+        noop_max=env.noop_max,
+        episodic_life=False,
+        life_loss_info=False,
+        reward_clipping=False,
+        use_fire_reset=False,
+        **picture,
+    )
+
+
 class AtariEnvs:
     """E games of one kind, stepped by native threads."""
 
@@ -39,26 +61,8 @@ class AtariEnvs:
         self._life_loss = env.terminal_on_life_loss
         self._lives = np.zeros(num_envs, np.int32)
         self._next: NDArray[Any] | None = None  # first observations of the episodes to come
-        self._envs = AtariVectorEnv(
-            rom,
-            num_envs,
-            num_threads=num_threads,
-            autoreset_mode="SameStep",
-            max_num_frames_per_episode=env.max_episode_steps * env.frame_skip,
-            repeat_action_probability=env.repeat_action_probability,
-            full_action_space=env.full_action_space,
-            img_height=env.frame_size,
-            img_width=env.frame_size,
-            grayscale=True,
-            stack_num=env.frame_stack,
-            frameskip=env.frame_skip,
-            maxpool=True,
-            noop_max=env.noop_max,
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
+        picture = {"img_height": env.frame_size, "img_width": env.frame_size, "grayscale": True, "stack_num": env.frame_stack}
+        self._envs = make_vector_env(env, rom, num_envs, num_threads, picture)
         self.spec = EnvSpec(
             num_actions=int(self._envs.single_action_space.n),
             frame_shape=(env.frame_size, env.frame_size),

@@ -17,13 +17,16 @@ from sbrl.errors import UsageError
 class GymnasiumEnvs:
     """E environments stepped one after the other."""
 
-    def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool) -> None:
+    def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool, render_mode: str | None = None) -> None:
         """
+        Args:
+            render_mode: Gymnasium's; "rgb_array" if pictures are wanted (see sbrl.envs.render).
+
         Raises:
             UsageError: the environment's actions are not discrete, or its observations are of no kind that is supported.
         """
         self.num_envs = num_envs
-        self._envs = [gymnasium.make(env.id) for _ in range(num_envs)]
+        self._envs = [gymnasium.make(env.id, render_mode=render_mode) for _ in range(num_envs)]
         self._limit = env.max_episode_steps
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]

@@ -28,7 +28,7 @@ def make_envs(env: Env, num_envs: int, seed: int, num_threads: int = 1) -> Vecto
     Raises:
         UsageError: unknown id, actions that are not discrete, observations that are not supported.
     """
-    registration = _look_up(env.id)
+    registration = look_up(env.id)
     is_atari = env.id.startswith(PREFIX)
     clip_rewards = is_atari if env.clip_rewards is None else env.clip_rewards
     if is_atari:
@@ -45,7 +45,7 @@ def make_spec(env: Env) -> EnvSpec:
         envs.close()
 
 
-def _look_up(env_id: str) -> Registration:
+def look_up(env_id: str) -> Registration:
     """Gymnasium's registration of an id.
 
     Raises:
@@ -55,7 +55,7 @@ def _look_up(env_id: str) -> Registration:
         _register_minatar()
     registry = gymnasium.envs.registry
     # ALE's games are registered under older ids too, with other protocols: one form is enough, and its settings are ours.
-    known = [name for name, spec in registry.items() if "game" not in spec.kwargs or re.fullmatch(r"ALE/\w+-v5", name)]
+    known = [name for name, spec in registry.items() if not _is_ale(spec) or re.fullmatch(r"ALE/\w+-v5", name)]
     if env_id in known:
         return registry[env_id]
     # People write Pong, pong or PongNoFrameskip-v4: compare by the bare name as well, ALE's games first.
@@ -66,6 +66,10 @@ def _look_up(env_id: str) -> Registration:
     near = list(dict.fromkeys(near + difflib.get_close_matches(env_id, known, n=3, cutoff=0.6)))[:3]
     hint = f"; near it: {', '.join(near)}" if near else "; ALE games are written ALE/Pong-v5, others by their Gymnasium id"
     raise UsageError(f"env.id={env_id!r} is no known environment{hint}")
+
+
+def _is_ale(registration: Registration) -> bool:
+    return str(registration.entry_point).startswith("ale_py")
 
 
 def _bare_name(env_id: str) -> str:

@@ -27,6 +27,7 @@ from sbrl.envs.spec import EnvSpec
 TABLE = "transitions"
 PADDING = -1  # the action of a row past an episode's end
 
+# Who wrote the item: `step` counts what an incarnation's environment ever wrote, so the first four name an item uniquely.
 META_FIELDS = ("actor", "incarnation", "env", "step", "weights_version")
 
 

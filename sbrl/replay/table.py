@@ -63,19 +63,23 @@ def make_table(config: Config, shape: ItemShape, shard: int, deterministic: bool
 class ShardServer:
     """A Reverb server for one shard, restored from its newest readable checkpoint."""
 
-    def __init__(self, config: Config, shape: ItemShape, shard: int, port: int, directory: Path) -> None:
+    def __init__(
+        self, config: Config, shape: ItemShape, shard: int, port: int, directory: Path, deterministic: bool = False
+    ) -> None:
         """Starts serving.
 
         Args:
             port: to listen on, on all interfaces (Reverb offers no choice).
             directory: of this shard's checkpoints: `newest` is Reverb's own, which deletes what is older there; `earlier` keeps
                 the ones before, as hard links.
+            deterministic: see `make_table`.
 
         Raises:
             RunError: the port is taken, or the directory cannot be written.
         """
         check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
         self._shard, self._keep = shard, config.replay.keep_checkpoints
+        self._deterministic = deterministic
         self._newest, self._earlier = directory / "newest", directory / "earlier"
         try:
             self._newest.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ class ShardServer:
                 if checkpoints:
                     verify_manifest(checkpoints[-1])
                 return reverb.Server(
-                    tables=[make_table(config, shape, self._shard)],
+                    tables=[make_table(config, shape, self._shard, self._deterministic)],
                     port=port,
                     checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self._newest)),
                 )

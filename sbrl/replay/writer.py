@@ -36,24 +36,28 @@ class EpisodeWriter:
     """
 
     def __init__(
-        self, addresses: Sequence[str], shape: ItemShape, make_client: Callable[[str], reverb.Client] = reverb.Client
+        self,
+        addresses: Sequence[str],
+        shape: ItemShape,
+        initial_priority: Callable[[int, int], float] = lambda env, step: 1.0,
     ) -> None:
         """Makes no connection; the first `begin` on a shard does.
 
         Args:
             addresses: host:port of each shard, in order.
             shape: of the items to write.
-            make_client: how to reach a shard (a server in the same process has a client of its own).
+            initial_priority: (env, step) -> priority of a new item.
         """
         self._addresses = addresses
         self._shape = shape
-        self._make_client = make_client
+        self._initial_priority = initial_priority
         self._writers: dict[int, Any] = {}
         self._writer: Any = None
         self._shard = -1
         self._meta = np.zeros(5, np.int64)
         self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
-        self._rows = 0  # rows of steps since begin, without the stack's context
+        self._rows = 0  # since begin, without the stack's context
+        self._steps = 0  # rows ever written, without context
         self._unconfirmed = 0
         self.items_created = 0
 
@@ -81,10 +85,10 @@ class EpisodeWriter:
 
     def append(self, transition: Transition) -> None:
         """Writes one step, and the item that it completes, if any."""
-        self._meta[3] = self._rows
+        self._meta[3] = self._steps
         self._meta[4] = transition.weights_version
         self._append_row(self._frame, transition.action, transition.reward, 0.0 if transition.terminal else 1.0)
-        self._rows += 1
+        self._count_row()
         self._frame = transition.frame
         if self._rows > self._shape.n_max:
             self._create_item()
@@ -94,7 +98,7 @@ class EpisodeWriter:
         zeros = np.zeros_like(self._frame)
         for k in range(self._shape.n_max):
             self._append_row(self._frame if k == 0 else zeros, PADDING, 0.0, 0.0)
-            self._rows += 1
+            self._count_row()
             if self._rows > self._shape.n_max:
                 self._create_item()
 
@@ -143,10 +147,14 @@ class EpisodeWriter:
         self._writers.clear()
         self._writer = None
 
+    def _count_row(self) -> None:
+        self._rows += 1
+        self._steps += 1
+
     def _connect(self, shard: int) -> Any:
         keep = self._shape.num_frames + FRAME_CHUNK
         # Validation would fetch the table's signature with no time limit; ItemShape is the same on both sides.
-        writer = self._make_client(self._addresses[shard]).trajectory_writer(num_keep_alive_refs=keep, validate_items=False)
+        writer = reverb.Client(self._addresses[shard]).trajectory_writer(num_keep_alive_refs=keep, validate_items=False)
         writer.configure(("frame",), num_keep_alive_refs=keep, max_chunk_length=FRAME_CHUNK)
         for column in ("action", "reward", "discount", "meta"):
             writer.configure((column,), num_keep_alive_refs=keep, max_chunk_length=2 * FRAME_CHUNK)
@@ -168,8 +176,7 @@ class EpisodeWriter:
         steps = slice(-n_max - 1, -1)
         self._writer.create_item(
             table=TABLE,
-            # New items get the highest priority there is: every transition is likely to be seen once (Schaul et al. 2016).
-            priority=1.0,
+            priority=self._initial_priority(int(self._meta[2]), self._steps - n_max - 1),
             trajectory={
                 "frame": history["frame"][-self._shape.num_frames :],
                 "action": history["action"][steps],

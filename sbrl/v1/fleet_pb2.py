@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13sbrl/v1/fleet.proto\x12\x07sbrl.v1\"\x8c\x01\n\x0bJoinRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\x05index\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fmetrics_address\x18\x04 \x01(\t\x12\x16\n\x0ehealth_address\x18\x05 \x01(\t\x12\x12\n\nprocess_id\x18\x06 \x01(\rB\x08\n\x06_index\"v\n\x0cJoinResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\x12+\n\x0cinstructions\x18\x04 \x01(\x0b\x32\x15.sbrl.v1.BeatResponse\"\xfe\x01\n\x0b\x42\x65\x61tRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x34\n\x08\x63ounters\x18\x02 \x03(\x0b\x32\".sbrl.v1.BeatRequest.CountersEntry\x12\x30\n\x06gauges\x18\x03 \x03(\x0b\x32 .sbrl.v1.BeatRequest.GaugesEntry\x12\x12\n\nstep_limit\x18\x04 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"[\n\x0c\x42\x65\x61tResponse\x12 \n\x05state\x18\x01 \x01(\x0e\x32\x11.sbrl.v1.RunState\x12\x11\n\tenv_steps\x18\x02 \x01(\x04\x12\x16\n\x0estep_allowance\x18\x03 \x01(\x04\"\x0f\n\rLeaveResponse\"\x12\n\x10GetStatusRequest\"\x8b\x03\n\x06Member\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x13\n\x0bjoined_time\x18\x05 \x01(\x01\x12\x1a\n\x12seconds_since_beat\x18\x06 \x01(\x01\x12\r\n\x05\x61live\x18\x07 \x01(\x08\x12\x17\n\x0fmetrics_address\x18\x08 \x01(\t\x12\x16\n\x0ehealth_address\x18\t \x01(\t\x12\x12\n\nprocess_id\x18\n \x01(\r\x12/\n\x08\x63ounters\x18\x0b \x03(\x0b\x32\x1d.sbrl.v1.Member.CountersEntry\x12+\n\x06gauges\x18\x0c \x03(\x0b\x32\x1b.sbrl.v1.Member.GaugesEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfa\x02\n\x11GetStatusResponse\x12 \n\x07members\x18\x01 \x03(\x0b\x32\x0f.sbrl.v1.Member\x12\x36\n\x06totals\x18\x02 \x03(\x0b\x32&.sbrl.v1.GetStatusResponse.TotalsEntry\x12 \n\x05state\x18\x03 \x01(\x0e\x32\x11.sbrl.v1.RunState\x12\x15\n\rlearner_epoch\x18\x04 \x01(\x04\x12\x17\n\x0fweights_version\x18\x05 \x01(\x04\x12\x1b\n\x13weights_age_seconds\x18\x06 \x01(\x01\x12)\n\x0frecent_episodes\x18\x07 \x03(\x0b\x32\x10.sbrl.v1.Episode\x12,\n\x0flast_evaluation\x18\x08 \x01(\x0b\x32\x13.sbrl.v1.Evaluation\x12\x14\n\x0cnum_episodes\x18\t \x01(\x04\x1a-\n\x0bTotalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x0f\n\rFinishRequest\"\x10\n\x0e\x46inishResponse\"\xbf\x01\n\x07\x45pisode\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nv\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x16\n\x0e\x65pisode_return\x18\x05 \x01(\x01\x12\x0e\n\x06length\x18\x06 \x01(\x04\x12\x11\n\ttruncated\x18\x07 \x01(\x08\x12\x11\n\tenv_steps\x18\x08 \x01(\x04\x12\x17\n\x0fweights_version\x18\t \x01(\x04\x12\x0c\n\x04time\x18\n \x01(\x01\"\xee\x01\n\nEvaluation\x12\x17\n\x0fweights_version\x18\x01 \x01(\x04\x12\x0f\n\x07updates\x18\x02 \x01(\x04\x12\x11\n\tenv_steps\x18\x03 \x01(\x04\x12\x13\n\x0breturn_mean\x18\x04 \x01(\x01\x12\x12\n\nreturn_std\x18\x05 \x01(\x01\x12\x12\n\nreturn_min\x18\x06 \x01(\x01\x12\x12\n\nreturn_max\x18\x07 \x01(\x01\x12\x10\n\x08\x65pisodes\x18\x08 \x01(\r\x12\x13\n\x0blength_mean\x18\t \x01(\x01\x12\x0f\n\x07\x65psilon\x18\n \x01(\x01\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x0c\n\x04time\x18\x0c \x01(\x01*m\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x17\n\x13RUN_STATE_COLLECTED\x10\x02\x12\x16\n\x12RUN_STATE_FINISHED\x10\x03\x32\xa7\x02\n\x05\x46leet\x12\x33\n\x04Join\x12\x14.sbrl.v1.JoinRequest\x1a\x15.sbrl.v1.JoinResponse\x12\x33\n\x04\x42\x65\x61t\x12\x14.sbrl.v1.BeatRequest\x1a\x15.sbrl.v1.BeatResponse\x12\x35\n\x05Leave\x12\x14.sbrl.v1.BeatRequest\x1a\x16.sbrl.v1.LeaveResponse\x12\x42\n\tGetStatus\x12\x19.sbrl.v1.GetStatusRequest\x1a\x1a.sbrl.v1.GetStatusResponse\x12\x39\n\x06\x46inish\x12\x16.sbrl.v1.FinishRequest\x1a\x17.sbrl.v1.FinishResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13sbrl/v1/fleet.proto\x12\x07sbrl.v1\"\x8c\x01\n\x0bJoinRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\x05index\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fmetrics_address\x18\x04 \x01(\t\x12\x16\n\x0ehealth_address\x18\x05 \x01(\t\x12\x12\n\nprocess_id\x18\x06 \x01(\rB\x08\n\x06_index\"v\n\x0cJoinResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\x12+\n\x0cinstructions\x18\x04 \x01(\x0b\x32\x15.sbrl.v1.BeatResponse\"\xfe\x01\n\x0b\x42\x65\x61tRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x34\n\x08\x63ounters\x18\x02 \x03(\x0b\x32\".sbrl.v1.BeatRequest.CountersEntry\x12\x30\n\x06gauges\x18\x03 \x03(\x0b\x32 .sbrl.v1.BeatRequest.GaugesEntry\x12\x12\n\nstep_limit\x18\x04 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"u\n\x0c\x42\x65\x61tResponse\x12 \n\x05state\x18\x01 \x01(\x0e\x32\x11.sbrl.v1.RunState\x12\x11\n\tenv_steps\x18\x02 \x01(\x04\x12\x16\n\x0estep_allowance\x18\x03 \x01(\x04\x12\x18\n\x10initial_priority\x18\x04 \x01(\x01\"\x0f\n\rLeaveResponse\"\x12\n\x10GetStatusRequest\"\x8b\x03\n\x06Member\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x13\n\x0bjoined_time\x18\x05 \x01(\x01\x12\x1a\n\x12seconds_since_beat\x18\x06 \x01(\x01\x12\r\n\x05\x61live\x18\x07 \x01(\x08\x12\x17\n\x0fmetrics_address\x18\x08 \x01(\t\x12\x16\n\x0ehealth_address\x18\t \x01(\t\x12\x12\n\nprocess_id\x18\n \x01(\r\x12/\n\x08\x63ounters\x18\x0b \x03(\x0b\x32\x1d.sbrl.v1.Member.CountersEntry\x12+\n\x06gauges\x18\x0c \x03(\x0b\x32\x1b.sbrl.v1.Member.GaugesEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bGaugesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfa\x02\n\x11GetStatusResponse\x12 \n\x07members\x18\x01 \x03(\x0b\x32\x0f.sbrl.v1.Member\x12\x36\n\x06totals\x18\x02 \x03(\x0b\x32&.sbrl.v1.GetStatusResponse.TotalsEntry\x12 \n\x05state\x18\x03 \x01(\x0e\x32\x11.sbrl.v1.RunState\x12\x15\n\rlearner_epoch\x18\x04 \x01(\x04\x12\x17\n\x0fweights_version\x18\x05 \x01(\x04\x12\x1b\n\x13weights_age_seconds\x18\x06 \x01(\x01\x12)\n\x0frecent_episodes\x18\x07 \x03(\x0b\x32\x10.sbrl.v1.Episode\x12,\n\x0flast_evaluation\x18\x08 \x01(\x0b\x32\x13.sbrl.v1.Evaluation\x12\x14\n\x0cnum_episodes\x18\t \x01(\x04\x1a-\n\x0bTotalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x0f\n\rFinishRequest\"\x10\n\x0e\x46inishResponse\"\xbf\x01\n\x07\x45pisode\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nv\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x16\n\x0e\x65pisode_return\x18\x05 \x01(\x01\x12\x0e\n\x06length\x18\x06 \x01(\x04\x12\x11\n\ttruncated\x18\x07 \x01(\x08\x12\x11\n\tenv_steps\x18\x08 \x01(\x04\x12\x17\n\x0fweights_version\x18\t \x01(\x04\x12\x0c\n\x04time\x18\n \x01(\x01\"\xee\x01\n\nEvaluation\x12\x17\n\x0fweights_version\x18\x01 \x01(\x04\x12\x0f\n\x07updates\x18\x02 \x01(\x04\x12\x11\n\tenv_steps\x18\x03 \x01(\x04\x12\x13\n\x0breturn_mean\x18\x04 \x01(\x01\x12\x12\n\nreturn_std\x18\x05 \x01(\x01\x12\x12\n\nreturn_min\x18\x06 \x01(\x01\x12\x12\n\nreturn_max\x18\x07 \x01(\x01\x12\x10\n\x08\x65pisodes\x18\x08 \x01(\r\x12\x13\n\x0blength_mean\x18\t \x01(\x01\x12\x0f\n\x07\x65psilon\x18\n \x01(\x01\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x0c\n\x04time\x18\x0c \x01(\x01*m\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x17\n\x13RUN_STATE_COLLECTED\x10\x02\x12\x16\n\x12RUN_STATE_FINISHED\x10\x03\x32\xa7\x02\n\x05\x46leet\x12\x33\n\x04Join\x12\x14.sbrl.v1.JoinRequest\x1a\x15.sbrl.v1.JoinResponse\x12\x33\n\x04\x42\x65\x61t\x12\x14.sbrl.v1.BeatRequest\x1a\x15.sbrl.v1.BeatResponse\x12\x35\n\x05Leave\x12\x14.sbrl.v1.BeatRequest\x1a\x16.sbrl.v1.LeaveResponse\x12\x42\n\tGetStatus\x12\x19.sbrl.v1.GetStatusRequest\x1a\x1a.sbrl.v1.GetStatusResponse\x12\x39\n\x06\x46inish\x12\x16.sbrl.v1.FinishRequest\x1a\x17.sbrl.v1.FinishResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -31,8 +31,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_MEMBER_GAUGESENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSRESPONSE_TOTALSENTRY']._options = None
   _globals['_GETSTATUSRESPONSE_TOTALSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=1931
-  _globals['_RUNSTATE']._serialized_end=2040
+  _globals['_RUNSTATE']._serialized_start=1957
+  _globals['_RUNSTATE']._serialized_end=2066
   _globals['_JOINREQUEST']._serialized_start=33
   _globals['_JOINREQUEST']._serialized_end=173
   _globals['_JOINRESPONSE']._serialized_start=175
@@ -44,29 +44,29 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_BEATREQUEST_GAUGESENTRY']._serialized_start=505
   _globals['_BEATREQUEST_GAUGESENTRY']._serialized_end=550
   _globals['_BEATRESPONSE']._serialized_start=552
-  _globals['_BEATRESPONSE']._serialized_end=643
-  _globals['_LEAVERESPONSE']._serialized_start=645
-  _globals['_LEAVERESPONSE']._serialized_end=660
-  _globals['_GETSTATUSREQUEST']._serialized_start=662
-  _globals['_GETSTATUSREQUEST']._serialized_end=680
-  _globals['_MEMBER']._serialized_start=683
-  _globals['_MEMBER']._serialized_end=1078
+  _globals['_BEATRESPONSE']._serialized_end=669
+  _globals['_LEAVERESPONSE']._serialized_start=671
+  _globals['_LEAVERESPONSE']._serialized_end=686
+  _globals['_GETSTATUSREQUEST']._serialized_start=688
+  _globals['_GETSTATUSREQUEST']._serialized_end=706
+  _globals['_MEMBER']._serialized_start=709
+  _globals['_MEMBER']._serialized_end=1104
   _globals['_MEMBER_COUNTERSENTRY']._serialized_start=456
   _globals['_MEMBER_COUNTERSENTRY']._serialized_end=503
   _globals['_MEMBER_GAUGESENTRY']._serialized_start=505
   _globals['_MEMBER_GAUGESENTRY']._serialized_end=550
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1081
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1459
-  _globals['_GETSTATUSRESPONSE_TOTALSENTRY']._serialized_start=1414
-  _globals['_GETSTATUSRESPONSE_TOTALSENTRY']._serialized_end=1459
-  _globals['_FINISHREQUEST']._serialized_start=1461
-  _globals['_FINISHREQUEST']._serialized_end=1476
-  _globals['_FINISHRESPONSE']._serialized_start=1478
-  _globals['_FINISHRESPONSE']._serialized_end=1494
-  _globals['_EPISODE']._serialized_start=1497
-  _globals['_EPISODE']._serialized_end=1688
-  _globals['_EVALUATION']._serialized_start=1691
-  _globals['_EVALUATION']._serialized_end=1929
-  _globals['_FLEET']._serialized_start=2043
-  _globals['_FLEET']._serialized_end=2338
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1107
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1485
+  _globals['_GETSTATUSRESPONSE_TOTALSENTRY']._serialized_start=1440
+  _globals['_GETSTATUSRESPONSE_TOTALSENTRY']._serialized_end=1485
+  _globals['_FINISHREQUEST']._serialized_start=1487
+  _globals['_FINISHREQUEST']._serialized_end=1502
+  _globals['_FINISHRESPONSE']._serialized_start=1504
+  _globals['_FINISHRESPONSE']._serialized_end=1520
+  _globals['_EPISODE']._serialized_start=1523
+  _globals['_EPISODE']._serialized_end=1714
+  _globals['_EVALUATION']._serialized_start=1717
+  _globals['_EVALUATION']._serialized_end=1955
+  _globals['_FLEET']._serialized_start=2069
+  _globals['_FLEET']._serialized_end=2364
 # @@protoc_insertion_point(module_scope)

@@ -72,14 +72,16 @@ class BeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ...) -> None: ...
 
 class BeatResponse(_message.Message):
-    __slots__ = ("state", "env_steps", "step_allowance")
+    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEP_ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     state: RunState
     env_steps: int
     step_allowance: int
-    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ...) -> None: ...
+    initial_priority: float
+    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ()

@@ -192,7 +192,16 @@ class Fleet:
             allowance = step_allowance(
                 self._target - env_steps, [reserved(actor.step_limit, actor.env_steps) for actor in actors]
             )
-        return fleet_pb2.BeatResponse(state=state.wire_name, env_steps=env_steps, step_allowance=allowance)
+        return fleet_pb2.BeatResponse(
+            state=state.wire_name,
+            env_steps=env_steps,
+            step_allowance=allowance,
+            initial_priority=max(1.0, self._learner_gauge("max_priority")),
+        )
+
+    def _learner_gauge(self, name: str) -> float:
+        """A live learner's newest reading; 0 while there is none."""
+        return max((lease.gauges.get(name, 0.0) for lease in self._live.values() if lease.record.role == "learner"), default=0.0)
 
     def _choose_index(self, request: fleet_pb2.JoinRequest, earlier: _Lease | None) -> int:
         """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""

@@ -59,7 +59,8 @@ class WeightsStore:
         if updates > MAX_INTEGER:
             raise invalid(f"updates is {updates}, above {MAX_INTEGER}")
         with self._publishing:
-            self._check_epoch(epoch)
+            if epoch != self._store.number("epoch"):
+                raise _stale(epoch)
             known = self._store.weights()  # an unreadable newest version counts too: versions never go back
             version = known[0].version + 1 if known else 1
             record = WeightsRecord(version, epoch, updates, len(data), crc32, time.time())
@@ -68,16 +69,10 @@ class WeightsStore:
             previous = self._newest.record.version if self._newest else 0
             if not self._store.add_weights(record, previous):  # a newer learner came while the file was written
                 path.unlink()
-                self._check_epoch(epoch)
+                raise _stale(epoch)
             self._newest = StoredWeights(record, data)
             self._remove_others({version, previous})
         return record
-
-    def _check_epoch(self, epoch: int) -> None:
-        newest = self._store.number("epoch")
-        if epoch != newest:
-            message = f"epoch {epoch} is not the newest, {newest}: another learner has taken over"
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message)
 
     def _path(self, version: int) -> Path:
         return self._directory / f"weights-{version:010d}.safetensors"
@@ -101,6 +96,10 @@ class WeightsStore:
         for path in self._directory.glob(_PATTERN):
             if path not in paths:
                 path.unlink(missing_ok=True)
+
+
+def _stale(epoch: int) -> Refused:
+    return Refused(grpc.StatusCode.FAILED_PRECONDITION, f"epoch {epoch} is not the newest: another learner has taken over")
 
 
 def _write_durably(path: Path, data: bytes) -> None:

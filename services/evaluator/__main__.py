@@ -1,0 +1,55 @@
+"""The evaluator: runs the frozen evaluation protocol on the newest weights while a run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+
+from sbrl.config import Config, load
+from sbrl.envs.make import make_spec
+from sbrl.episode_log import LogClient
+from sbrl.fleet import FleetMember
+from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.metrics import EvaluatorMetrics, make_registry
+from sbrl.weights import WeightsClient
+from services.evaluator.loop import EvaluatorLoop
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = role_arguments("evaluator", __doc__ or "").parse_args(argv)
+    config = load(arguments.config)
+    make_spec(config.env)  # an environment that cannot be made is found out now, not when the first evaluation is due
+    torch.set_num_threads(1)  # evaluation must not take the cores of those it measures
+    registry = make_registry("evaluator")
+    metrics = EvaluatorMetrics(registry)
+    with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
+        member = FleetMember(
+            config.network.coordinator_address,
+            "evaluator",
+            arguments.name,
+            counters=metrics.counters,
+            gauges=metrics.gauges,
+            health_address=runtime.health_address,
+            metrics_address=runtime.metrics_address,
+        )
+        member.start()
+        try:
+            if member.wait_joined_or(runtime.stop):
+                watch_run(config, runtime, member, metrics)
+        finally:
+            member.leave()
+
+
+def watch_run(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: EvaluatorMetrics) -> None:
+    """Builds the evaluator's parts, runs its loop and closes what it built."""
+    address = config.network.coordinator_address
+    with contextlib.closing(WeightsClient(address)) as weights, contextlib.closing(LogClient(address)) as log:
+        loop = EvaluatorLoop(config, member, weights, log, metrics, runtime.stop)
+        runtime.serving()
+        loop.run()
+
+
+if __name__ == "__main__":
+    run_program(main)

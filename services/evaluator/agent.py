@@ -1,0 +1,86 @@
+"""The agent in a run directory: the arguments that choose it, its config and a learner checkpoint's network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, list_checkpoints, read_checkpoint_file, updates_of
+from sbrl.config import Config, load
+from sbrl.errors import RunError, UsageError
+from sbrl.networks.serialization import Weights, decode
+from sbrl.run_directory import RunDirectory
+
+
+class TrainedAgent(NamedTuple):
+    """A run's config and what one of its checkpoints holds of the agent."""
+
+    config: Config
+    weights: Weights  # the online network
+    updates: int  # gradient updates made when it was taken
+    env_steps: int  # agent steps of the run, as far as the learner knew
+
+
+def agent_arguments(command: str, description: str) -> argparse.ArgumentParser:
+    """The arguments of programs that take the agent of a run directory."""
+    parser = argparse.ArgumentParser(prog=f"sbrl {command}", description=description)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run directory of `sbrl train`")
+    parser.add_argument(
+        "--checkpoint", type=int, metavar="UPDATES", help="the checkpoint taken after so many updates; newest if left out"
+    )
+    parser.add_argument(
+        "--seed", type=seed, metavar="N", help="of games and exploration (default: that of the run's evaluations)"
+    )
+    return parser
+
+
+def whole_number(text: str, least: int, below: int) -> int:
+    """Reads an argument. Raises argparse.ArgumentTypeError: it is no whole number of this range."""
+    if not text.isdecimal() or not least <= int(text) < below:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {below - 1}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Reads --seed: 31 bits, the most ALE takes."""
+    return whole_number(text, 0, 2**31)
+
+
+def load_agent(run_directory: RunDirectory, updates: int | None, overrides: Iterable[str] = ()) -> TrainedAgent:
+    """Reads the checkpoint of `updates`, or the newest that can be read, with a warning for each that cannot.
+
+    Args:
+        overrides: key=value, on top of the run's config.
+
+    Raises:
+        UsageError: no run directory, a config that cannot be read, a bad override.
+        RunError: there is no such checkpoint, or none that can be read.
+    """
+    if not run_directory.config.is_file():
+        raise UsageError(f"{run_directory.path} is no run directory: it has no run.yaml; give the --run-dir of `sbrl train`")
+    config = load(run_directory.config, overrides=overrides)
+    directory = run_directory.learner_checkpoints
+    if updates is not None:
+        return _read(config, find_checkpoint(directory, updates))
+    checkpoints = list_checkpoints(directory)
+    if not checkpoints:
+        raise RunError(
+            f"{run_directory.path} has no checkpoint in {directory}: the learner writes its first one after "
+            f"{config.run.checkpoint_interval_seconds:g} s of training, and one when it stops"
+        )
+    for checkpoint in reversed(checkpoints):
+        try:
+            return _read(config, checkpoint)
+        except CorruptCheckpointError as error:
+            print(f"sbrl: warning: {error}; trying the one before", file=sys.stderr)
+    raise RunError(f"none of the {len(checkpoints)} checkpoints in {directory} can be read")
+
+
+def _read(config: Config, checkpoint: Path) -> TrainedAgent:
+    weights = decode(read_checkpoint_file(checkpoint, "online.safetensors"))
+    counters = json.loads(read_checkpoint_file(checkpoint, "state.json"))["counters"]
+    return TrainedAgent(config, weights, updates_of(checkpoint), int(counters["env_steps"]))

@@ -1,0 +1,84 @@
+"""Runs the evaluation protocol on a checkpoint of a run directory and prints every episode's return."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sbrl.errors import RunError
+from sbrl.lifecycle import run_program
+from sbrl.run_directory import RunDirectory
+from sbrl.tables import row_of
+from sbrl.v1.fleet_pb2 import Evaluation
+from services.evaluator.agent import agent_arguments, load_agent
+from services.evaluator.protocol import EvaluationResult, evaluate_weights, evaluation_seed, make_evaluation
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = agent_arguments("eval", __doc__ or "")
+    parser.add_argument("--episodes", metavar="N", help="full episodes to play (default: the run's evaluator.episodes)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    # The config checks the number, in its own words.
+    overrides = [] if arguments.episodes is None else [f"evaluator.episodes={arguments.episodes}"]
+    agent = load_agent(RunDirectory(arguments.run_dir), arguments.checkpoint, overrides)
+    settings = agent.config.evaluator
+    seed = evaluation_seed(agent.config.run.seed) if arguments.seed is None else arguments.seed
+    print(
+        f"{agent.config.env.id}: checkpoint of update {agent.updates:,} (env step {agent.env_steps:,}), "
+        f"{settings.episodes} episodes, epsilon {settings.epsilon:g}, seed {seed}",
+        flush=True,
+    )
+    with progress_bar(settings.episodes) as advance:
+        result = evaluate_weights(agent.config, agent.weights, seed, threading.Event(), lambda _return, _length: advance())
+    assert result is not None  # nobody sets the event: Ctrl-C and SIGTERM end this program as they end any other
+    evaluation = make_evaluation(
+        result, weights_version=0, updates=agent.updates, env_steps=agent.env_steps, epsilon=settings.epsilon, seed=seed
+    )
+    print(report(result, evaluation))
+    if arguments.json is not None:
+        write_json(arguments.json, evaluation)
+
+
+@contextmanager
+def progress_bar(episodes: int) -> Iterator[Callable[[], None]]:
+    """On a terminal a bar with the time left, on standard error; yields what to call after each episode."""
+    console = Console(stderr=True)
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes, ETA"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=episodes)
+        yield lambda: progress.advance(task)
+
+
+def report(result: EvaluationResult, evaluation: Evaluation) -> str:
+    """Every episode, then the mean and the spread."""
+    lines = [
+        f"episode {number}: return {episode_return:g} in {length:,} steps"
+        for number, (episode_return, length) in enumerate(zip(result.returns, result.lengths, strict=True), start=1)
+    ]
+    lines.append(
+        f"return: mean {evaluation.return_mean:.2f}, std {evaluation.return_std:.2f}, "
+        f"min {evaluation.return_min:g}, max {evaluation.return_max:g} over {evaluation.episodes} episodes "
+        f"of {evaluation.length_mean:,.0f} steps on average"
+    )
+    return "\n".join(lines)
+
+
+def write_json(path: Path, evaluation: Evaluation) -> None:
+    """Writes exactly the fields of sbrl.v1.Evaluation. Raises RunError when the file system refuses."""
+    try:
+        path.write_text(json.dumps(row_of(evaluation), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    run_program(main)

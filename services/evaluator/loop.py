@@ -1,0 +1,136 @@
+"""The evaluator's loop: wait for the run to go on, fetch the newest weights, evaluate, log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from sbrl.config import Config
+from sbrl.episode_log import LogClient
+from sbrl.errors import RunError
+from sbrl.fleet import FleetMember, RunState
+from sbrl.metrics import EvaluatorMetrics
+from sbrl.networks.serialization import decode
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.weights import FetchedWeights, WeightsClient
+from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
+
+WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop
+# Shorter than the clients' own deadlines: what waits for these calls is a process that was told to stop.
+FETCH_SECONDS = 10.0
+LOG_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class EvaluatorLoop:
+    """Runs until the run is finished or `stop` is set. Everything it uses is made, and closed, by its caller."""
+
+    def __init__(
+        self,
+        config: Config,
+        member: FleetMember,
+        weights: WeightsClient,
+        log: LogClient,
+        metrics: EvaluatorMetrics,
+        stop: threading.Event,
+    ) -> None:
+        self._config, self._member, self._weights, self._log = config, member, weights, log
+        self._metrics, self._stop = metrics, stop
+        self._seed = evaluation_seed(config.run.seed)
+        self._due: int | None = None  # env_steps at which to evaluate next; None: the log is still to be asked
+        self._version = 0  # of the weights evaluated last
+        self._published_time = 0.0  # of the same; Unix seconds, 0 before the first
+
+    def run(self) -> None:
+        """Evaluates every `evaluator.interval_env_steps` until the run is finished."""
+        while not self._stop.is_set():
+            instructions = self._member.instructions
+            if instructions.state is RunState.FINISHED:
+                _log.info("the run is finished: stopping")
+                return
+            self._report_age()
+            try:
+                fetched = self._fetch_if_due(instructions.env_steps)
+            except CoordinatorUnavailable as error:
+                _log.debug("nothing to evaluate: %s", error)  # the fleet member's beats warn of the outage
+                self._wait("coordinator")
+                continue
+            if fetched is not None:
+                self._evaluate(fetched, instructions.env_steps)
+
+    def _fetch_if_due(self, env_steps: int) -> FetchedWeights | None:
+        """New weights when an evaluation is due; otherwise waits a moment for that and returns None."""
+        if self._due is None:
+            self._go_on_from(self._log.read_evaluations(LOG_SECONDS))
+            return None
+        if env_steps < self._due:
+            self._wait("actors")
+            return None
+        fetched = self._weights.fetch(self._version, FETCH_SECONDS)
+        if fetched is None:
+            self._wait("learner")
+        return fetched
+
+    def _go_on_from(self, evaluations: list[Evaluation]) -> None:
+        """Sets what is due next after those that earlier processes logged."""
+        self._version = max([evaluation.weights_version for evaluation in evaluations], default=0)
+        self._schedule(max([evaluation.env_steps for evaluation in evaluations], default=0))
+
+    def _schedule(self, env_steps: int) -> None:
+        """The next evaluation is at the first multiple of the interval above; multiples that were missed are not made up."""
+        interval = self._config.evaluator.interval_env_steps
+        self._due = (env_steps // interval + 1) * interval
+
+    def _evaluate(self, fetched: FetchedWeights, env_steps: int) -> None:
+        self._metrics.weights_version.set(fetched.version)
+        self._version, self._published_time = fetched.version, fetched.published_time
+        _log.info("evaluating weights version %d at env step %d", fetched.version, env_steps)
+        try:
+            result = evaluate_weights(self._config, decode(fetched.data), self._seed, self._stop, self._on_episode)
+        except RunError as error:
+            raise RunError(f"weights version {fetched.version}: {error}") from None
+        if result is None:
+            _log.info("told to stop: the evaluation is dropped")
+            return
+        evaluation = make_evaluation(
+            result,
+            weights_version=fetched.version,
+            updates=fetched.updates,
+            env_steps=env_steps,
+            epsilon=self._config.evaluator.epsilon,
+            seed=self._seed,
+        )
+        self._metrics.return_mean.set(evaluation.return_mean)
+        self._metrics.evaluations.inc()
+        _log.info("mean return %.2f over %d episodes", evaluation.return_mean, evaluation.episodes)
+        self._append(evaluation)
+        self._schedule(env_steps)
+
+    def _append(self, evaluation: Evaluation) -> None:
+        """Logs the evaluation, however long the coordinator is away, unless told to stop."""
+        while True:
+            try:
+                self._log.append_evaluation(evaluation, LOG_SECONDS)
+                return
+            except CoordinatorUnavailable as error:
+                if self._stop.is_set():
+                    _log.warning("told to stop: the evaluation of version %d is lost: %s", evaluation.weights_version, error)
+                    return
+                self._wait("coordinator")
+
+    def _on_episode(self, episode_return: float, length: int) -> None:
+        self._metrics.episodes.inc()
+        self._metrics.env_steps.inc(length)
+        self._report_age()
+
+    def _report_age(self) -> None:
+        if self._published_time:
+            self._metrics.weights_age_seconds.set(time.time() - self._published_time)
+
+    def _wait(self, waiting_for: str) -> None:
+        start = time.monotonic()
+        self._member.wait_instructions(WAIT_SECONDS)
+        self._metrics.blocked_seconds.labels(waiting_for).inc(time.monotonic() - start)

@@ -1,0 +1,129 @@
+"""The frozen evaluation protocol: full episodes with a small epsilon, unclipped returns, a fixed share for each environment."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sbrl.config import Config
+from sbrl.envs.make import make_envs
+from sbrl.envs.spec import VectorEnv
+from sbrl.networks.build import build_network
+from sbrl.networks.serialization import Weights
+from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.v1.fleet_pb2 import Evaluation
+
+# In an actor's place among the run's seeds (see actors.__main__.seeds): no actor has an index as large.
+_SEED_INDEX = 2**32 - 1
+
+
+class Policy(Protocol):
+    def act(self, observation: npt.NDArray[np.generic], epsilon: float) -> npt.NDArray[np.int64]: ...
+
+
+class EvaluationResult(NamedTuple):
+    """The episodes of one evaluation, by environment and then in the order they were played."""
+
+    returns: npt.NDArray[np.float64]  # [episodes], unclipped
+    lengths: npt.NDArray[np.int64]  # [episodes], agent steps
+
+
+def evaluate(
+    policy: Policy,
+    envs: VectorEnv,
+    episodes: int,
+    epsilon: float,
+    stop: threading.Event,
+    on_episode: Callable[[float, int], None],
+) -> EvaluationResult | None:
+    """Plays `episodes` full episodes; None if `stop` was set before the last one ended.
+
+    How many episodes an environment plays is fixed beforehand. Taking the first ones to end of all environments would favour
+    short ones, which are often the bad ones.
+
+    Args:
+        envs: New ones, not reset yet. Those that have played their share go on beside the others, uncounted.
+        on_episode: Called with return and length when an episode that counts has ended.
+    """
+    shares = fixed_shares(episodes, envs.num_envs)
+    played: list[list[tuple[float, int]]] = [[] for _ in shares]
+    current_return, current_length = np.zeros(envs.num_envs, np.float64), np.zeros(envs.num_envs, np.int64)
+    observation = envs.reset()
+    while any(len(some) < share for some, share in zip(played, shares, strict=True)):
+        if stop.is_set():
+            return None
+        result = envs.step(policy.act(observation, epsilon))
+        current_return += result.reward
+        current_length += 1
+        observation, done = result.observation, result.terminated | result.truncated
+        if not done.any():
+            continue
+        for env in np.flatnonzero(done):
+            if len(played[env]) < shares[env]:
+                played[env].append((float(current_return[env]), int(current_length[env])))
+                on_episode(*played[env][-1])
+        current_return[done], current_length[done] = 0.0, 0
+        observation = envs.reset(done)
+    returns, lengths = zip(*itertools.chain.from_iterable(played), strict=True)
+    return EvaluationResult(np.array(returns, np.float64), np.array(lengths, np.int64))
+
+
+def fixed_shares(episodes: int, num_envs: int) -> list[int]:
+    """How many of the episodes each environment plays: as even as can be, the first ones one more."""
+    each, rest = divmod(episodes, num_envs)
+    return [each + (env < rest) for env in range(num_envs)]
+
+
+def evaluate_weights(
+    config: Config,
+    weights: Weights,
+    seed: int,
+    stop: threading.Event,
+    on_episode: Callable[[float, int], None],
+) -> EvaluationResult | None:
+    """The protocol as `config.evaluator` sets it, on weights of the config's network; the same from the same seed.
+
+    Raises:
+        UsageError: the environment cannot be made.
+        RunError: the weights are of another network.
+    """
+    settings = config.evaluator
+    envs = make_envs(config.env, min(settings.num_envs, settings.episodes), seed)
+    try:
+        policy = EpsilonGreedyPolicy(build_network(config.agent, envs.spec), envs.spec.num_actions, seed)
+        policy.load(weights)
+        return evaluate(policy, envs, settings.episodes, settings.epsilon, stop, on_episode)
+    finally:
+        envs.close()
+
+
+def evaluation_seed(run_seed: int) -> int:
+    """The seed of a run's evaluations: always the same, so that they differ by their weights alone, and no actor's."""
+    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX]).generate_state(1)
+    return int(seed >> 1)  # ALE takes 31 bits
+
+
+def make_evaluation(
+    result: EvaluationResult, *, weights_version: int, updates: int, env_steps: int, epsilon: float, seed: int
+) -> Evaluation:
+    """The record for the log, timed now; the standard deviation is that of these episodes (not an estimate for more)."""
+    return Evaluation(
+        weights_version=weights_version,
+        updates=updates,
+        env_steps=env_steps,
+        return_mean=float(result.returns.mean()),
+        return_std=float(result.returns.std()),
+        return_min=float(result.returns.min()),
+        return_max=float(result.returns.max()),
+        episodes=len(result.returns),
+        length_mean=float(result.lengths.mean()),
+        epsilon=epsilon,
+        seed=seed,
+        time=time.time(),
+    )
