@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from actors.loop import ActorLoop
 from actors.stream import Identity, TransitionStream
@@ -18,7 +17,7 @@ from sbrl.fleet import FleetMember
 from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
 from sbrl.replay.items import ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.writer import EpisodeWriter
@@ -28,7 +27,7 @@ from sbrl.weights import WeightsClient
 def main(argv: Sequence[str]) -> None:
     arguments = role_arguments("actor", __doc__ or "").parse_args(argv)
     config = load(arguments.config)
-    torch.set_num_threads(1)  # an actor is one core's worth; more actors use more cores
+    use_one_thread()
     registry = make_registry("actor")
     metrics = ActorMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:

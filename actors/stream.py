@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.replay.probe import ShardProbe
@@ -117,11 +116,10 @@ class TransitionStream:
 
     def _healthy_shard(self, preferred: int) -> int:
         """`preferred` if it answers, else the next one that does; waits for one while none does."""
-        order = np.roll(np.arange(len(self._probes)), -preferred).tolist()
+        order = [(preferred + k) % len(self._probes) for k in range(len(self._probes))]
         while not self._stop.is_set():
             for shard in order:
                 if self._probes[shard].is_up:
                     return shard
             self._probes[preferred].wait_up(FLUSH_SECONDS)
         return preferred
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -16,6 +17,9 @@ from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.presets import DEFAULT_PRESET, PRESETS
 from sbrl.run_directory import RunDirectory
+from sbrl.view import duration
+
+EXIT_INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 # Roles and tools are started by module name: sbrl imports none of them.
 PROGRAMS = {
@@ -59,7 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/<game>-<time>)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, with its config")
     train.add_argument(
-        "--serial", action="store_true", help="everything in one process, bit-reproducible from run.seed: for debugging and tests"
+        "--serial",
+        action="store_true",
+        help="one process, bit-reproducible from run.seed: for debugging and tests",
     )
     train.set_defaults(command=_train)
 
@@ -94,21 +100,21 @@ def _train(arguments: argparse.Namespace) -> int:
         if arguments.run_dir is None:
             raise UsageError("--resume needs --run-dir: the run to go on with")
         if arguments.config is not None or arguments.preset is not None:
-            raise UsageError("--resume takes the run's own config: leave out --config and --preset, or give overrides key=value")
+            raise UsageError("--resume takes the run's own config: leave out --config and --preset; overrides may be given")
         run_directory = RunDirectory(arguments.run_dir)
         config = load_for_resume(run_directory, arguments.overrides)
     else:
         config = configs.load(arguments.config, arguments.preset, arguments.overrides)
         run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
-    outcome = train(config, run_directory, arguments.resume)
-    print(closing_lines(outcome.summary, run_directory, outcome.complete))
-    return 0 if outcome.complete else 130
+    complete = train(config, run_directory, arguments.resume)
+    print(closing_lines(run_directory, complete))
+    return 0 if complete else EXIT_INTERRUPTED
 
 
 def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
     """Becomes the serial program, which is handed the same arguments."""
     if arguments.resume:
-        raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave out --resume or --serial")
+        raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave one of the two out")
     config = configs.load(arguments.config, arguments.preset, arguments.overrides)
     command = [sys.executable, "-m", "serial", "--run-dir", str(arguments.run_dir or _default_run_directory(config.env.id))]
     for option, value in (("--config", arguments.config), ("--preset", arguments.preset)):
@@ -131,23 +137,27 @@ def _default_run_directory(env_id: str) -> Path:
     return Path("runs") / f"{game}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def closing_lines(summary: dict[str, object], run_directory: RunDirectory, complete: bool) -> str:
-    """What was reached and where to look."""
-    achieved, target = summary["samples_per_insert_achieved"], summary["samples_per_insert_target"]
-    ratio = f"{achieved:.4f} of {target:g}" if isinstance(achieved, float) else f"none yet of {target:g}"
-    training, evaluation = summary["train_return_mean_100"], summary["eval_return_mean"]
-    lines = [
+def closing_lines(directory: RunDirectory, complete: bool) -> str:
+    """What a run reached and where to look, from its summary."""
+    summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+    achieved, training, evaluation = (
+        summary[key] for key in ("samples_per_insert_achieved", "train_return_mean_100", "eval_return_mean")
+    )
+    parts = [
         f"{'Trained' if complete else 'Interrupted after'} {summary['env_steps']:,} env steps ({summary['frames']:,} frames), "
-        f"{summary['updates']:,} updates of batch {summary['batch_size']}, in {summary['wall_seconds']:.0f} s.",
-        f"Samples per insert: {ratio}.",
-        f"Return: training {training:.2f} (mean of the last 100 episodes)" if isinstance(training, float) else "Return: no episode yet",
+        f"{summary['updates']:,} updates of batch {summary['batch_size']}, in {duration(summary['wall_seconds'])}.",
+        f"Samples per insert: {'none yet' if achieved is None else f'{achieved:.4f}'} "
+        f"(target {summary['samples_per_insert_target']:g}).",
     ]
-    if isinstance(evaluation, float):
-        lines[-1] += f", evaluation {evaluation:.2f} over {summary['eval_episodes']} episodes"
-    lines.append(f"Results: {run_directory.summary}, {run_directory.learning_curve}" + (f", {run_directory.video}" if run_directory.video.exists() else ""))
+    if training is not None:
+        parts.append(f"Training return: {training:.2f} (mean of the last {min(100, summary['train_episodes'])} episodes).")
+    if evaluation is not None:
+        parts.append(f"Evaluation return: {evaluation:.2f} over {summary['eval_episodes']} episodes.")
+    results = [path for path in (directory.summary, directory.learning_curve, directory.video) if path.exists()]
+    parts.append(f"Results: {', '.join(map(str, results))}")
     if not complete:
-        lines.append(f"Go on with: sbrl train --resume --run-dir {run_directory.path}")
-    return "\n".join(lines)
+        parts.append(f"Go on with: sbrl train --resume --run-dir {directory.path}")
+    return "\n".join(parts)
 
 
 def _version() -> str:

@@ -53,8 +53,13 @@ def total(status: GetStatusResponse, name: str) -> float:
     return float(status.totals.get(name, 0.0))
 
 
+def run_state(status: GetStatusResponse) -> RunState | None:
+    """How the run stands; None before the coordinator's first answer."""
+    return RunState(status.state) if status.state else None
+
+
 def all_collected(status: GetStatusResponse) -> bool:
     """Whether run.env_steps are collected and no actor is left that could still insert."""
-    if status.state not in (RunState.COLLECTED, RunState.FINISHED):
+    if run_state(status) not in (RunState.COLLECTED, RunState.FINISHED):
         return False
     return not any(member.alive for member in status.members if member.role == "actor")

@@ -12,16 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
 
 from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
-from sbrl.errors import RunError, UsageError
+from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import FleetWatch
+from sbrl.fleet_watch import FleetWatch, run_state
 from sbrl.metadata import run_metadata
 from sbrl.ports import check_port_free, free_ports
 from sbrl.progress import ProgressMeter
@@ -38,15 +37,10 @@ LAST_STATUS_SECONDS = 10.0
 CORES_PER_ACTOR = 2
 
 
-class Outcome(NamedTuple):
-    """How a local run ended."""
-
-    complete: bool  # False: it was interrupted, and can be resumed
-    summary: dict[str, Any]
-
-
-def train(config: Config, run_directory: RunDirectory, resume: bool) -> Outcome:
+def train(config: Config, run_directory: RunDirectory, resume: bool) -> bool:
     """Runs a whole run, or the rest of one, and leaves its results in the run directory.
+
+    Returns whether the run is complete; False: it was interrupted, and can be resumed.
 
     Raises:
         UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
@@ -88,8 +82,7 @@ def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config
     Raises:
         UsageError: no run, a config of another schema, a bad override.
     """
-    if not run_directory.config.is_file():
-        raise UsageError(f"{run_directory.path} holds no run to resume: it has no run.yaml; leave out --resume to start one there")
+    run_directory.check_resumable()
     tree = configs.read_yaml(run_directory.config)
     network = tree.setdefault("network", {})
     network.update(coordinator_address="127.0.0.1:0", replay_addresses=[])
@@ -120,7 +113,7 @@ class _LocalRun:
         self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message)
         self._earlier_seconds = earlier_wall_seconds(run_directory.summary)
 
-    def run(self) -> Outcome:
+    def run(self) -> bool:
         start = time.monotonic()
         try:
             self._supervisor.start()
@@ -141,7 +134,7 @@ class _LocalRun:
             self._watch.stop()
             self._supervisor.stop()
             self._fleet.close()
-        return Outcome(complete, json.loads(self._directory.summary.read_text(encoding="utf-8")))
+        return complete
 
     def _supervise(self) -> bool:
         """Keeps the roles alive until the run is complete (True) or told to stop (False)."""
@@ -156,10 +149,10 @@ class _LocalRun:
 
     def _may_end(self, name: str) -> bool:
         """Whether a role that exited with code 0 is done: actors when all is collected, learner and evaluator at the end."""
-        status = self._watch.status
+        state = run_state(self._watch.status)
         if name.startswith("actor"):
-            return status.state in (RunState.COLLECTED, RunState.FINISHED)
-        return name in ("learner", "evaluator") and status.state == RunState.FINISHED
+            return state in (RunState.COLLECTED, RunState.FINISHED)
+        return name in ("learner", "evaluator") and state is RunState.FINISHED
 
     def _evaluate(self) -> None:
         """The final evaluation, on the last checkpoint, and the video."""

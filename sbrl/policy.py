@@ -14,6 +14,11 @@ from sbrl.networks.heads import QuantileNetwork
 from sbrl.networks.serialization import load_weights
 
 
+def use_one_thread() -> None:
+    """Has torch compute on the calling thread alone: a process with a policy is worth one core; more processes use more."""
+    torch.set_num_threads(1)
+
+
 class EpsilonGreedyPolicy:
     """The greedy action, or with probability epsilon a uniformly random one; deterministic given its seed."""
 

@@ -74,7 +74,9 @@ class ProgressMeter:
             if status.HasField("last_evaluation")
             else None,
             weights_version=int(status.weights_version),
-            weights_age_seconds=status.weights_age_seconds if status.weights_age_seconds >= 0 and status.weights_version else None,
+            weights_age_seconds=status.weights_age_seconds
+            if status.weights_age_seconds >= 0 and status.weights_version
+            else None,
             waiting=self._waiting(status, inserted),
             alive={
                 role: sum(member.alive for member in members(status, role))

@@ -42,8 +42,8 @@ class RunDirectory:
             UsageError: it exists and is not empty, or, with `resume`, it holds no run.
             RunError: it cannot be written.
         """
-        if resume and not self.config.is_file():
-            raise UsageError(f"{self.path} holds no run to resume: it has no run.yaml; leave out --resume to start one there")
+        if resume:
+            self.check_resumable()
         try:
             if not resume and self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
                 raise UsageError(
@@ -55,6 +55,14 @@ class RunDirectory:
             raise RunError(f"cannot use {self.path} as run directory: it, or a folder above it, is a file") from None
         except OSError as error:
             raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
+
+    def check_resumable(self) -> None:
+        """
+        Raises:
+            UsageError: there is no run here.
+        """
+        if not self.config.is_file():
+            raise UsageError(f"{self.path} holds no run to resume: it has no run.yaml; leave out --resume to start one")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -74,7 +82,7 @@ class RunDirectory:
             except BlockingIOError:
                 holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
                 raise RunError(
-                    f"run directory {self.path} is in use by process {holder}: wait for it, stop it, or choose another directory"
+                    f"run directory {self.path} is in use by process {holder}: stop it, or choose another directory"
                 ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())

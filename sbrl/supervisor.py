@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -43,9 +44,7 @@ class _Role:
 class Supervisor:
     """Starts each role as a process of its own (never by fork: Reverb's threads would not survive it), restarts what dies."""
 
-    def __init__(
-        self, commands: Sequence[RoleCommand], may_end: Callable[[str], bool], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, commands: Sequence[RoleCommand], may_end: Callable[[str], bool], say: Callable[[str], None]) -> None:
         """
         Args:
             may_end: says of a role's name whether its exit with code 0 is its end; else it is started again.
@@ -122,6 +121,8 @@ class Supervisor:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops the roles in order
                 preexec_fn=_end_with_parent,
+                # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) on one that others could use.
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
             )
         role.started, role.restart_at = time.monotonic(), None
 

@@ -24,9 +24,7 @@ class View(Protocol):
     """Shows readings of a run, and messages beside them."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
     def show(self, progress: Progress) -> None: ...
     def message(self, text: str) -> None: ...
 
@@ -46,9 +44,7 @@ class PlainView:
         self.message(f"{self._title}: {headline(self._config)}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
     def show(self, progress: Progress) -> None:
@@ -72,9 +68,7 @@ class LiveView:
         self._live.update(Panel(f"{headline(self._config)}\nstarting ...", title=self._title))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._live.__exit__(kind, error, trace)
 
     def show(self, progress: Progress) -> None:
@@ -119,14 +113,15 @@ def panel(config: Config, title: str, progress: Progress) -> Panel:
     if progress.evaluation is not None:
         evaluation = f"{progress.evaluation[0]:.1f} at {progress.evaluation[1]:,} steps"
     rows = {
-        "speed": f"{progress.env_steps_per_second:.0f} env steps/s, {progress.updates_per_second:.1f} updates/s",
+        "speed": f"{progress.env_steps_per_second:.0f} env steps/s, {progress.updates_per_second:.1f} updates/s "
+        f"({progress.updates:,} updates made)",
         "return": f"{number(progress.return_mean)} (mean of the last 100 of {progress.num_episodes:,} training episodes)",
         "evaluation": evaluation,
         "batch size": str(config.learner.batch_size),
         "updates per step": f"target {config.learner.updates_per_step:g}, achieved {progress.updates_per_step:.4f}",
         "samples per insert": f"target {config.samples_per_insert:g}, achieved {progress.samples_per_insert:.4f}",
         "replay shards": "  ".join(f"{size:,}" for size in progress.shard_sizes) or "starting",
-        "weights": f"version {progress.weights_version}, {duration(progress.weights_age_seconds)} old; {progress.updates:,} updates",
+        "weights": f"version {progress.weights_version}, {duration(progress.weights_age_seconds)} old",
         "processes": ", ".join(f"{count} {role}" for role, count in progress.alive.items() if count) or "starting",
         "who waits": progress.waiting,
     }

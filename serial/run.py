@@ -63,9 +63,15 @@ class SerialRun:
         """Collects run.env_steps and trains all samples they allow; calls `on_progress` after every round."""
         while self._collector.env_steps < self._config.run.env_steps:
             self._collector.step(linear_epsilon(self._config, self._collector.env_steps), self._version)
-            while self._trained + self._config.learner.batch_size <= self._samples_allowed():
-                self._update()
+            self._train()
             on_progress(self.status())
+        self._collector.drain()
+        self._train()
+
+    def _train(self) -> None:
+        """Makes the updates that the ratio allows."""
+        while self._trained + self._config.learner.batch_size <= self._samples_allowed():
+            self._update()
 
     def save(self) -> Path:
         """Writes a checkpoint, which `sbrl eval` and `sbrl play` read."""
@@ -82,12 +88,13 @@ class SerialRun:
 
     def status(self) -> GetStatusResponse:
         """How the run stands, as the coordinator of a distributed run would say it."""
-        info = self._server.info()
+        inserted = sum(stream.created for stream in self._streams)
+        size = min(inserted, self._config.replay.capacity)
         return GetStatusResponse(
-            members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": info.size})],
+            members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": size})],
             totals={
                 "actor.env_steps": self._collector.env_steps,
-                "replay.transitions_inserted": info.inserted,
+                "replay.transitions_inserted": inserted,
                 "learner.updates": self._step.updates,
                 "learner.samples_trained": self._trained,
             },
@@ -143,9 +150,10 @@ def serial_config(config: Config) -> Config:
     Everything happens in turn, so the limiter's slack only has to hold what one round inserts.
     """
     slack = 2.0 * config.samples_per_insert * config.actors.envs_per_actor + 2.0 * config.learner.batch_size
+    error_buffer = max(slack, config.replay.error_buffer or 0.0)
     return config.model_copy(
         update={
-            "replay": config.replay.model_copy(update={"num_shards": 1, "error_buffer": max(slack, config.replay.error_buffer or 0.0)}),
+            "replay": config.replay.model_copy(update={"num_shards": 1, "error_buffer": error_buffer}),
             "actors": config.actors.model_copy(update={"num_actors": 1}),
             "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
         }

@@ -17,6 +17,7 @@ from typing import Any
 import ale_py
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sbrl.config import Env
@@ -57,14 +58,14 @@ class AtariEnvs:
             rom: ALE's name of the game's ROM, such as ms_pacman.
         """
         self.num_envs = num_envs
-        self._seed: int | None = seed
+        self._seed = seed
         self._life_loss = env.terminal_on_life_loss
         self._lives = np.zeros(num_envs, np.int32)
         self._next: NDArray[Any] | None = None  # first observations of the episodes to come
         picture = {"img_height": env.frame_size, "img_width": env.frame_size, "grayscale": True, "stack_num": env.frame_stack}
         self._envs = make_vector_env(env, rom, num_envs, num_threads, picture)
         self.spec = EnvSpec(
-            num_actions=int(self._envs.single_action_space.n),
+            num_actions=len(self._envs.ale.get_action_set()),
             frame_shape=(env.frame_size, env.frame_size),
             frame_dtype=np.dtype(np.uint8),
             stack=env.frame_stack,
@@ -76,6 +77,7 @@ class AtariEnvs:
         if self._next is None:
             self._next, info = self._envs.reset(seed=self._seed)
             self._lives = info["lives"]
+            assert self._next is not None
         return self._next  # ended episodes were begun anew by the step that ended them
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 import ale_py
@@ -96,6 +97,7 @@ class RenderedGymnasium(GymnasiumEnvs):
     """Gymnasium's own pictures, enlarged where they are tiny."""
 
     def __init__(self, env: Env, seed: int) -> None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which draws classic control, looks for a display
         super().__init__(env, num_envs=1, seed=seed, clip_rewards=False, render_mode="rgb_array")
         self.steps_per_second = float(self._envs[0].metadata.get("render_fps") or USUAL_STEPS_PER_SECOND)
 

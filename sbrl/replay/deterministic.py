@@ -1,10 +1,10 @@
 """Prioritized sampling from a real Reverb table, bit-reproducible from a seed: for one process that writes and samples in turn.
 
-Reverb draws its samples from a generator that cannot be seeded. Its heap selector, however, is deterministic, and
-prioritized sampling can be put into its order: give every item a clock that rings after a time drawn from an exponential
-distribution with the item's priority as rate, sample the item whose clock rings first, and draw that clock anew. The next to ring
-is item i with probability p_i / sum(p), independently of the past, because exponential clocks have no memory. So Reverb's own
-priority holds the ringing times, and its heap samples exactly in proportion to ours.
+Reverb draws its samples from a generator that cannot be seeded. Its heap selector, however, is deterministic, and prioritized
+sampling can be put into its order: give every item a clock that rings after a time drawn from an exponential distribution with
+the item's priority as rate, sample the item whose clock rings first, and draw that clock anew. The next to ring is item i with
+probability p_i / sum(p), independently of the past, because exponential clocks have no memory. So Reverb's own priority holds
+the ringing times, and its heap samples exactly in proportion to ours.
 """
 
 from __future__ import annotations

@@ -73,7 +73,15 @@ class Items(NamedTuple):
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:
-        return cls(**{name: columns[name] for name in ("frame", "action", "reward", "discount", "meta")}, **info)
+        """From an item's columns by name, and the fields that are not columns."""
+        return cls(
+            frame=columns["frame"],
+            action=columns["action"],
+            reward=columns["reward"],
+            discount=columns["discount"],
+            meta=columns["meta"],
+            **info,
+        )
 
 
 class Transitions(NamedTuple):

@@ -17,7 +17,7 @@ PROBE_SECONDS = 1
 class ShardProbe:
     """Whether one shard answers, found out on a thread of its own with a time limit on every question.
 
-    `on_up` is called, on that thread, at the first answer and at the first one after a silence; `on_down` when a silence begins.
+    `on_up` is called, on that thread, at the first answer and at the first after each silence; `on_down` when a silence begins.
     """
 
     def __init__(

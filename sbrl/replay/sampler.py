@@ -1,4 +1,4 @@
-"""The learner's way to one shard: batches in, priorities out, each on a thread of its own, so that a dead shard stalls nobody."""
+"""The learner's way to one shard: batches in, priorities out, on threads of their own, so that a dead shard stalls nobody."""
 
 from __future__ import annotations
 

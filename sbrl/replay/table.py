@@ -176,8 +176,8 @@ class ShardServer:
         if different:
             self._server.stop()
             raise RunError(
-                f"the checkpoint of replay shard {self._shard} was made with other limits ({', '.join(different)}), which Reverb "
-                f"would keep: resume with the settings it was made with, or delete {self._newest.parent} to start the replay empty"
+                f"the checkpoint of replay shard {self._shard} was made with other limits ({', '.join(different)}), which "
+                f"Reverb would keep: resume with the settings it was made with, or delete {self._newest.parent} to start empty"
             )
 
 

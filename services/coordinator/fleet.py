@@ -201,7 +201,9 @@ class Fleet:
 
     def _learner_gauge(self, name: str) -> float:
         """A live learner's newest reading; 0 while there is none."""
-        return max((lease.gauges.get(name, 0.0) for lease in self._live.values() if lease.record.role == "learner"), default=0.0)
+        return max(
+            (lease.gauges.get(name, 0.0) for lease in self._live.values() if lease.record.role == "learner"), default=0.0
+        )
 
     def _choose_index(self, request: fleet_pb2.JoinRequest, earlier: _Lease | None) -> int:
         """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""

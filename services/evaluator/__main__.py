@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-import torch
-
 from sbrl.config import Config, load
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
 from sbrl.fleet import FleetMember
 from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
 from sbrl.metrics import EvaluatorMetrics, make_registry
+from sbrl.policy import use_one_thread
 from sbrl.weights import WeightsClient
 from services.evaluator.loop import EvaluatorLoop
 
@@ -21,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = role_arguments("evaluator", __doc__ or "").parse_args(argv)
     config = load(arguments.config)
     make_spec(config.env)  # an environment that cannot be made is found out now, not when the first evaluation is due
-    torch.set_num_threads(1)  # evaluation must not take the cores of those it measures
+    use_one_thread()
     registry = make_registry("evaluator")
     metrics = EvaluatorMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:

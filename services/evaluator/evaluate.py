@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sbrl.errors import RunError
 from sbrl.lifecycle import run_program
+from sbrl.policy import use_one_thread
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import row_of
 from sbrl.v1.fleet_pb2 import Evaluation
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--episodes", metavar="N", help="full episodes to play (default: the run's evaluator.episodes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    use_one_thread()
     # The config checks the number, in its own words.
     overrides = [] if arguments.episodes is None else [f"evaluator.episodes={arguments.episodes}"]
     agent = load_agent(RunDirectory(arguments.run_dir), arguments.checkpoint, overrides)

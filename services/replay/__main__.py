@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     config = load(arguments.config)
     if not 0 <= arguments.shard < config.replay.num_shards:
-        raise UsageError(f"--shard {arguments.shard}: replay.num_shards is {config.replay.num_shards}, so shards are 0 to that less 1")
+        raise UsageError(
+            f"--shard {arguments.shard}: replay.num_shards is {config.replay.num_shards}, so shards are 0 to that less 1"
+        )
     shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
     registry = make_registry("replay")
     metrics = ReplayMetrics(registry)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbrl.config import load
-from sbrl.sharding import episode_shard, share, shard_limits
+from sbrl.sharding import episode_shard, shard_limits, share
 
 
 @given(total=st.integers(0, 10**7), num_shards=st.integers(1, 16))

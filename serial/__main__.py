@@ -1,0 +1,93 @@
+"""`sbrl train --serial`: a whole run in one process, bit-reproducible from its seed; for debugging and tests."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from learner.update import configure_torch
+from sbrl import config as configs
+from sbrl.cli import add_config_arguments, closing_lines
+from sbrl.config import Config
+from sbrl.curves import write_learning_curve
+from sbrl.envs.make import make_spec
+from sbrl.lifecycle import configure_logging, run_program
+from sbrl.metadata import run_metadata
+from sbrl.progress import ProgressMeter
+from sbrl.run_directory import RunDirectory
+from sbrl.summary import summarize, write_summary
+from sbrl.tables import write_episodes, write_evaluations
+from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
+from sbrl.view import View, make_view
+from serial.run import SerialRun, serial_config
+from services.evaluator.agent import load_agent
+from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
+
+SHOW_SECONDS = 0.5
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sbrl train --serial", description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="where results go")
+    arguments = parser.parse_args(argv)
+    config = serial_config(configs.load(arguments.config, arguments.preset, arguments.overrides))
+    directory = RunDirectory(arguments.run_dir)
+    make_spec(config.env)  # an unknown game is found out before anything is made
+    configure_torch(num_threads=1)
+    with directory.lock():
+        directory.create(resume=False)
+        configure_logging("serial", config.run.log_level)
+        directory.config.write_text(configs.dump(config, run_metadata()), encoding="utf-8")
+        with make_view(config, f"{config.env.id}, serial, in {directory.path}") as view:
+            train(config, directory, view)
+    print(closing_lines(directory, complete=True))
+
+
+def train(config: Config, directory: RunDirectory, view: View) -> None:
+    """Runs, evaluates and leaves the same results as a run with all roles."""
+    start, meter, next_show = time.monotonic(), ProgressMeter(config), 0.0
+
+    def show(status: GetStatusResponse) -> None:
+        nonlocal next_show
+        if time.monotonic() >= next_show:
+            next_show = time.monotonic() + SHOW_SECONDS
+            view.show(meter.read(status))
+
+    run = SerialRun(config, directory)
+    try:
+        run.run(show)
+        run.save()
+        seconds, status, digests = time.monotonic() - start, run.status(), run.digests()
+    finally:
+        run.close()
+    view.message("evaluating the final agent ...")
+    evaluation = evaluate(config, directory)
+    status.last_evaluation.CopyFrom(evaluation)
+    write_episodes(directory.episodes, run.episodes)
+    write_evaluations(directory.evaluations, [evaluation])
+    write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, config)
+    write_summary(directory.summary, {**summarize(config, status, seconds, complete=True), **digests})
+
+
+def evaluate(config: Config, directory: RunDirectory) -> Evaluation:
+    """The evaluation protocol on the checkpoint just written."""
+    agent = load_agent(directory, updates=None)
+    seed = evaluation_seed(config.run.seed)
+    result = evaluate_weights(config, agent.weights, seed, threading.Event(), lambda _return, _length: None)
+    assert result is not None  # nobody sets the event
+    return make_evaluation(
+        result,
+        weights_version=0,
+        updates=agent.updates,
+        env_steps=agent.env_steps,
+        epsilon=config.evaluator.epsilon,
+        seed=seed,
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)
