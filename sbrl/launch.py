@@ -18,7 +18,7 @@ from sbrl.config import Config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
-from sbrl.errors import RunError
+from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import FleetWatch, run_state
 from sbrl.metadata import run_metadata
@@ -26,7 +26,7 @@ from sbrl.ports import check_port_free, free_ports
 from sbrl.progress import ProgressMeter
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
-from sbrl.summary import earlier_wall_seconds, summarize, write_summary
+from sbrl.summary import read_summary, summarize, write_summary
 from sbrl.supervisor import RoleCommand, Supervisor
 from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
@@ -45,10 +45,14 @@ def train(config: Config, run_directory: RunDirectory, resume: bool) -> bool:
     Raises:
         UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
     """
-    make_spec(config.env)  # an unknown game is found out before anything is made
+    # All that can be found out before anything is made.
+    make_spec(config.env)
+    if resume:
+        check_incomplete(config, run_directory)
+    else:
+        run_directory.check_new()
+    config = place(config)
     with run_directory.lock():
-        run_directory.create(resume)
-        config = place(config)
         run_directory.config.write_text(configs.dump(config, run_metadata()), encoding="utf-8")
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
             return _LocalRun(config, run_directory, stop, view).run()
@@ -74,6 +78,19 @@ def place(config: Config) -> Config:
     tree["network"].update(coordinator_address=coordinator, replay_addresses=list(shards))
     tree["actors"]["num_actors"] = num_actors
     return configs.build(tree)
+
+
+def check_incomplete(config: Config, run_directory: RunDirectory) -> None:
+    """
+    Raises:
+        UsageError: the run in the directory has collected and trained all that the config asks for.
+    """
+    summary = read_summary(run_directory.summary)
+    if summary.get("complete") and summary.get("env_steps", 0) >= config.run.env_steps:
+        raise UsageError(
+            f"the run in {run_directory.path} is complete with {summary['env_steps']} env steps: "
+            f"to go on, ask for more than these with run.env_steps=N"
+        )
 
 
 def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config:
@@ -111,7 +128,7 @@ class _LocalRun:
         self._fleet = FleetClient(config.network.coordinator_address)
         self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
         self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message)
-        self._earlier_seconds = earlier_wall_seconds(run_directory.summary)
+        self._earlier_seconds = float(read_summary(run_directory.summary).get("wall_seconds", 0.0))
 
     def run(self) -> bool:
         start = time.monotonic()
@@ -160,6 +177,7 @@ class _LocalRun:
         result = self._directory.logs / "final-evaluation.json"
         if self._run_tool("services.evaluator.evaluate", "--json", str(result)):
             evaluation = Evaluation(**json.loads(result.read_text(encoding="utf-8")))
+            evaluation.weights_version = self._watch.status.weights_version  # the last ones published are the checkpoint's
             log = LogClient(self._config.network.coordinator_address)
             try:
                 log.append_evaluation(evaluation)

@@ -11,8 +11,11 @@ from pathlib import Path
 from sbrl.errors import RunError, UsageError
 
 
+LOCK = ".lock"
+
+
 class RunDirectory:
-    """Paths in a run directory; makes nothing by itself."""
+    """Paths in a run directory; `lock` makes what is missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,26 +38,19 @@ class RunDirectory:
         """The log file of the process called `name`."""
         return self.logs / f"{name}.log"
 
-    def create(self, resume: bool) -> None:
-        """Makes the directory for a new run, or checks that there is one to resume.
-
-        Raises:
-            UsageError: it exists and is not empty, or, with `resume`, it holds no run.
-            RunError: it cannot be written.
+    def check_new(self) -> None:
         """
-        if resume:
-            self.check_resumable()
+        Raises:
+            UsageError: there is something here already.
+            RunError: the path cannot be read.
+        """
         try:
-            if not resume and self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+            if self.path.exists() and any(entry.name != LOCK for entry in self.path.iterdir()):
                 raise UsageError(
                     f"run directory {self.path} is not empty: go on with it by --resume, or choose another with --run-dir"
                 )
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.logs.mkdir(exist_ok=True)
-        except NotADirectoryError:
-            raise RunError(f"cannot use {self.path} as run directory: it, or a folder above it, is a file") from None
         except OSError as error:
-            raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
+            raise RunError(f"cannot use {self.path} as run directory: {error.strerror}") from None
 
     def check_resumable(self) -> None:
         """
@@ -66,14 +62,14 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the directory for one process at a time; the lock ends with the process, however that ends.
+        """Makes the directory and holds it for one process at a time; the lock ends with the process, however that ends.
 
         Raises:
             RunError: another process holds it, or it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.logs.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
         try:

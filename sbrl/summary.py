@@ -64,9 +64,10 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def earlier_wall_seconds(path: Path) -> float:
-    """Training seconds of a run's earlier sessions, from its summary; 0 if it has none that can be read."""
+def read_summary(path: Path) -> dict[str, Any]:
+    """A run's summary; empty where there is none that can be read (the run was killed before its first)."""
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["wall_seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}

@@ -16,6 +16,7 @@ from sbrl.errors import RunError
 
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
 HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
+STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a message, will not do better the second time
 KILL_SECONDS = 90.0  # a process that has not drained by then is killed
 _PR_SET_PDEATHSIG = 1
 
@@ -130,7 +131,7 @@ class Supervisor:
         name, log = role.command.name, role.command.log
         lived = now - role.started
         reason = last_error(log) if code > 0 else None
-        if code == 2 or (code == 1 and reason is not None and role.restarts == 0 and lived < HEALTHY_SECONDS):
+        if code == 2 or (code == 1 and reason is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
             raise RunError(f"{name} cannot start: {reason or f'exit code {code}'} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
         if role.failures > len(BACKOFF_SECONDS):

@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
     directory = RunDirectory(arguments.run_dir)
     make_spec(config.env)  # an unknown game is found out before anything is made
     configure_torch(num_threads=1)
+    directory.check_new()
     with directory.lock():
-        directory.create(resume=False)
         configure_logging("serial", config.run.log_level)
         directory.config.write_text(configs.dump(config, run_metadata()), encoding="utf-8")
         with make_view(config, f"{config.env.id}, serial, in {directory.path}") as view:

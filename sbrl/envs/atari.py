@@ -17,7 +17,6 @@ from typing import Any
 import ale_py
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sbrl.config import Env

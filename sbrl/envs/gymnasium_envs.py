@@ -26,8 +26,9 @@ class GymnasiumEnvs:
             UsageError: the environment's actions are not discrete, or its observations are of no kind that is supported.
         """
         self.num_envs = num_envs
+        rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows the argument
         # Gymnasium's checker only slows steps down and warns of what the environment's authors could change.
-        self._envs = [gymnasium.make(env.id, render_mode=render_mode, disable_env_checker=True) for _ in range(num_envs)]
+        self._envs = [gymnasium.make(env.id, disable_env_checker=True, **rendering) for _ in range(num_envs)]
         self._limit = env.max_episode_steps
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]

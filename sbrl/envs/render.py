@@ -20,7 +20,6 @@ from sbrl.errors import RunError, UsageError
 
 ALE_FRAMES_PER_SECOND = 60
 USUAL_STEPS_PER_SECOND = 10.0  # where an environment names no speed (MinAtar)
-LEAST_PICTURE_HEIGHT = 200  # pixels; smaller pictures (MinAtar: 10) are enlarged
 
 
 class RenderedEnv(Protocol):
@@ -94,7 +93,7 @@ class RenderedAtari:
 
 
 class RenderedGymnasium(GymnasiumEnvs):
-    """Gymnasium's own pictures, enlarged where they are tiny."""
+    """Gymnasium's own pictures."""
 
     def __init__(self, env: Env, seed: int) -> None:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which draws classic control, looks for a display
@@ -116,8 +115,7 @@ class RenderedGymnasium(GymnasiumEnvs):
             raise UsageError(f"{env.spec.id if env.spec else env} draws no picture: its render() gives {type(drawn).__name__}")
         if picture.dtype != np.uint8:  # MinAtar's are fractions
             picture = np.round(255 * picture).astype(np.uint8)
-        scale = -(-LEAST_PICTURE_HEIGHT // picture.shape[0])
-        return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        return picture
 
 
 def _screen_size(rom: str) -> tuple[int, int]:

@@ -61,9 +61,10 @@ def main(argv: Sequence[str]) -> None:
     finally:
         env.close()
     write_video(output, playback.frames, env.steps_per_second / STEPS_PER_FRAME)
-    end = "the whole episode" if playback.complete else "cut off there"
+    ended = "the episode ended" if playback.complete else "cut off"
     print(
-        f"{config.env.id}, checkpoint of update {updates:,}: return {playback.episode_return:g} in {playback.length:,} steps ({end})"
+        f"{config.env.id}, checkpoint of update {updates:,}: "
+        f"return {playback.episode_return:g} after {playback.length:,} steps ({ended})"
     )
     print(f"video: {output}")
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sbrl.errors import RunError, UsageError
 
+LEAST_HEIGHT = 400  # pixels; what is lower (an Atari screen: 210, MinAtar: 10) is enlarged by a whole factor
 GIF_COLOURS = 256
 PALETTE_FRAMES = 64  # frames, spread over the video, that the common palette is made from
 
@@ -37,19 +38,26 @@ def write_video(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float)
     Raises:
         RunError: the file system refuses.
     """
+    scale = -(-LEAST_HEIGHT // len(frames[0]))
     try:
         if path.suffix == ".gif":
-            _write_gif(path, frames, fps)
+            _write_gif(path, frames, fps, scale)
         else:
-            imageio.mimwrite(path, list(frames), fps=fps)
+            imageio.mimwrite(path, [frame.repeat(scale, axis=0).repeat(scale, axis=1) for frame in frames], fps=fps)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float) -> None:
+def _write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float, scale: int) -> None:
     # One palette for all frames: Pillow then stores of each frame only the rectangle that changed.
     sample = np.concatenate(frames[:: -(-len(frames) // PALETTE_FRAMES)])
     palette = Image.fromarray(sample).quantize(GIF_COLOURS)
-    first, *rest = (Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    height, width, _ = frames[0].shape
+    first, *rest = (
+        Image.fromarray(frame)
+        .quantize(palette=palette, dither=Image.Dither.NONE)
+        .resize((scale * width, scale * height), Image.Resampling.NEAREST)
+        for frame in frames
+    )
     hundredths = max(2, round(100 / fps))  # a GIF's unit of time; browsers slow down below two
     first.save(path, save_all=True, append_images=rest, duration=10 * hundredths, loop=0, optimize=False)

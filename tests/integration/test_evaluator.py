@@ -1,0 +1,130 @@
+"""The evaluator's program beside a real coordinator: when it evaluates, what it logs, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sbrl import config
+from sbrl.envs.make import make_spec
+from sbrl.episode_log import LogClient
+from sbrl.fleet import FleetClient, FleetMember
+from sbrl.networks.build import build_network
+from sbrl.networks.serialization import encode
+from sbrl.ports import free_ports
+from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.weights import WeightsClient
+
+LIMIT = 60.0
+INTERVAL = 1000
+
+
+class Run:
+    """A coordinator and an evaluator as processes, with this test in the place of learner and actor."""
+
+    def __init__(self, directory: Path, **evaluator: Any) -> None:
+        (port,) = free_ports("127.0.0.1", 1)
+        self.address = f"127.0.0.1:{port}"
+        self.config = config.build(
+            {
+                "run": {"env_steps": 100_000},
+                "env": {"id": "CartPole-v1"},
+                "agent": {"hidden_size": 8, "num_quantiles": 3},
+                "evaluator": {"interval_env_steps": INTERVAL, "episodes": 2, **evaluator},
+                "network": {"coordinator_address": self.address},
+            }
+        )
+        (directory / "run.yaml").write_text(config.dump(self.config))
+        self.directory = directory
+        self.env_steps = 0  # what the actor reports with its next beat
+        self.coordinator = self.start("services.coordinator")
+        self.evaluator = self.start("services.evaluator")
+        self.log, self.weights, self.fleet = LogClient(self.address), WeightsClient(self.address), FleetClient(self.address)
+        self.epoch, _ = self.weights.acquire_epoch("test", LIMIT)
+        self.actor = FleetMember(self.address, "actor", "test", counters=lambda: {"env_steps": self.env_steps})
+        self.actor.start()
+
+    def start(self, module: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", module, "--config", str(self.directory / "run.yaml"), "--run-dir", str(self.directory)]
+        return subprocess.Popen(command)
+
+    def publish(self, updates: int) -> int:
+        network = build_network(self.config.agent, make_spec(self.config.env), seed=updates)
+        return self.weights.publish(encode(network.state_dict()), self.epoch, updates)
+
+    def wait_evaluations(self, count: int) -> list[Evaluation]:
+        """There is no event to wait for: the log is asked until it has them."""
+        deadline = time.monotonic() + LIMIT
+        while len(evaluations := self.log.read_evaluations(LIMIT)) < count:
+            assert time.monotonic() < deadline, f"{len(evaluations)} of {count} evaluations within {LIMIT:g} s"
+            assert self.evaluator.poll() is None
+            time.sleep(0.1)
+        return evaluations
+
+    def close(self) -> None:
+        for process in (self.evaluator, self.coordinator):
+            process.kill()
+            process.wait()
+        self.actor.leave()
+        for client in (self.log, self.weights, self.fleet):
+            client.close()
+
+
+@contextmanager
+def running(directory: Path, **evaluator: Any) -> Iterator[Run]:
+    run = Run(directory, **evaluator)
+    killer = threading.Timer(3 * LIMIT, run.evaluator.kill)
+    killer.start()
+    try:
+        yield run
+    finally:
+        killer.cancel()
+        run.close()
+
+
+def test_it_evaluates_at_each_interval_outlives_the_coordinator_and_ends_with_the_run(tmp_path: Path):
+    with running(tmp_path) as run:
+        first = run.publish(updates=10)
+        run.env_steps = INTERVAL + 500
+        (evaluation,) = run.wait_evaluations(1)
+        assert (evaluation.weights_version, evaluation.updates, evaluation.env_steps) == (first, 10, INTERVAL + 500)
+        assert evaluation.episodes == 2
+        assert evaluation.return_mean == evaluation.length_mean > 0
+
+        # Both killed and started again: the evaluator goes on from the log.
+        run.evaluator.kill()
+        run.evaluator.wait()
+        run.evaluator = run.start("services.evaluator")
+        run.coordinator.kill()
+        run.coordinator.wait()
+        run.coordinator = run.start("services.coordinator")
+        run.epoch, _ = run.weights.acquire_epoch("test", LIMIT)
+        second = run.publish(updates=20)
+        run.env_steps = 3 * INTERVAL
+        evaluations = run.wait_evaluations(2)
+        assert [evaluation.weights_version for evaluation in evaluations] == [first, second]
+        assert evaluations[1].env_steps == 3 * INTERVAL  # and not before the next multiple of the interval
+        assert evaluations[1].seed == evaluations[0].seed
+
+        run.fleet.finish(LIMIT)
+        assert run.evaluator.wait(LIMIT) == 0
+
+
+def test_sigterm_ends_an_evaluation_at_once_and_logs_nothing_of_it(tmp_path: Path):
+    with running(tmp_path, episodes=10**6) as run:
+        run.publish(updates=10)
+        run.env_steps = INTERVAL
+        deadline = time.monotonic() + LIMIT
+        while run.fleet.status().totals.get("evaluator.episodes", 0) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.evaluator.send_signal(signal.SIGTERM)
+        assert run.evaluator.wait(15) == 0
+        assert run.log.read_evaluations() == []

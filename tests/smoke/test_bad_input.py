@@ -1,0 +1,91 @@
+"""Bad input is one clear message with the right exit code; nothing is overwritten."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.smoke.conftest import FAST, sbrl
+
+pytestmark = pytest.mark.timeout(120)
+
+USAGE, FAILURE = 2, 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["env.id=ALE/Pomg-v5"], ["ALE/Pomg-v5", "ALE/Pong-v5"]),
+        (["env.id=Pong"], ["ALE/Pong-v5"]),
+        (["env.id=Pendulum-v1"], ["discrete"]),
+        (["learner.bach_size=4"], ["unknown key 'learner.bach_size'", "learner.batch_size"]),
+        (["learner.batch_size=0"], ["learner.batch_size", "at least 1"]),
+        (["run.env_steps"], ["section.key=value"]),
+        (["--preset", "smal-batch"], ["unknown preset", "small-batch"]),
+        (["--config", "missing.yaml"], ["missing.yaml", "No such file"]),
+        (["--resume"], ["no run to resume"]),
+        (["--serial", "--resume"], ["--serial cannot resume"]),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else None,
+)
+def test_usage_errors(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    done = sbrl("train", "--run-dir", str(tmp_path / "run"), *arguments)
+    check(done.returncode, done.stderr, USAGE, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_directory_that_is_a_file_or_not_empty(tmp_path: Path) -> None:
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "thesis.txt").write_text("precious", encoding="utf-8")
+    done = sbrl("train", "--run-dir", str(occupied), *FAST)
+    check(done.returncode, done.stderr, USAGE, ["is not empty", "--resume"])
+    assert (occupied / "thesis.txt").read_text(encoding="utf-8") == "precious"
+    done = sbrl("train", "--run-dir", str(occupied / "thesis.txt" / "run"), *FAST)
+    check(done.returncode, done.stderr, FAILURE, ["thesis.txt"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_write_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    done = sbrl("train", "--run-dir", str(tmp_path / "run"), *FAST)
+    check(done.returncode, done.stderr, FAILURE, ["cannot write run directory", "Permission denied"])
+
+
+def test_file_system_that_refuses_writes() -> None:
+    done = sbrl("train", "--run-dir", "/proc/sbrl-run", *FAST)
+    check(done.returncode, done.stderr, FAILURE, ["cannot write run directory /proc/sbrl-run"])
+
+
+def test_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        done = sbrl("train", "--run-dir", str(tmp_path / "run"), *FAST, f"network.coordinator_address=127.0.0.1:{port}")
+    check(done.returncode, done.stderr, FAILURE, [f"port {port}", "in use"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
+    done = sbrl("train", "--run-dir", str(tmp_path / "run"), *FAST, "learner.device=cuda:63", timeout=100)
+    check(done.returncode, done.stderr, FAILURE, ["learner.device=cuda:63", "CUDA"])
+
+
+def test_run_directory_of_another_schema(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("schema_version: 99\n", encoding="utf-8")
+    for command in (["train", "--resume", "--run-dir"], ["eval"], ["play"]):
+        done = sbrl(*command, str(tmp_path))
+        check(done.returncode, done.stderr, USAGE, ["schema", "99"])
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["run.yaml"]
+
+
+def check(code: int, stderr: str, wanted: int, words: list[str]) -> None:
+    assert code == wanted, stderr
+    assert "Traceback" not in stderr
+    assert stderr.startswith("sbrl: error: ")
+    for word in words:
+        assert word in stderr, stderr

@@ -1,0 +1,106 @@
+"""`sbrl train` with all roles as real processes: what it leaves, and that it survives."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sbrl.fleet_watch import total
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.smoke.conftest import FAST, LocalRun, kill, member, sbrl
+
+START_SECONDS = 90.0
+RECOVER_SECONDS = 60.0
+RUN_SECONDS = 180.0
+
+pytestmark = pytest.mark.timeout(420)
+
+
+def test_a_run_leaves_everything_the_readme_names(start_run: Callable[..., LocalRun]) -> None:
+    run = start_run(*FAST, "run.env_steps=3000", "run.seed=3", "replay.min_size=500")
+    assert run.wait(RUN_SECONDS) == 0, run.text() + run.logs()
+    summary = run.summary()
+    assert summary["complete"] is True
+    assert 3000 <= summary["env_steps"] < 3008
+    assert summary["frames"] == summary["env_steps"]
+    assert summary["transitions_inserted"] == summary["env_steps"]
+    assert summary["transitions_dropped"] == 0
+    assert summary["samples_trained"] == 8 * summary["updates"]
+    assert summary["samples_per_insert_target"] == 2.0
+    assert summary["samples_per_insert_achieved"] == pytest.approx(2.0, rel=0.01)
+    assert summary["updates_per_step_achieved"] == pytest.approx(0.25, rel=0.01)
+    assert summary["eval_episodes"] == 2
+    config = yaml.safe_load((run.directory / "run.yaml").read_text(encoding="utf-8"))
+    assert config["run"]["seed"] == 3
+    assert config["metadata"]["versions"]["torch"] != "not installed"
+    with (run.directory / "episodes.csv").open(encoding="utf-8") as file:
+        episodes = list(csv.DictReader(file))
+    assert len(episodes) == summary["train_episodes"] > 0
+    with (run.directory / "evaluations.csv").open(encoding="utf-8") as file:
+        assert float(list(csv.DictReader(file))[-1]["return_mean"]) == summary["eval_return_mean"]
+    for name in ("learning_curve.png", "video.gif"):
+        assert (run.directory / name).stat().st_size > 1000, name
+    assert list((run.directory / "tensorboard").iterdir())
+    assert {log.stem for log in (run.directory / "logs").glob("*.log")} >= {
+        *("coordinator", "replay-0", "replay-1", "learner", "actor-0", "evaluator")
+    }
+    again = sbrl("train", "--run-dir", str(run.directory), *FAST)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+    assert run.summary() == summary
+
+
+@pytest.mark.parametrize("signal_roles", [["learner", "replay-0", "actor-0", "coordinator", "evaluator"]], ids=["each-role"])
+def test_kill_9_of_any_role_is_survived(start_run: Callable[..., LocalRun], signal_roles: list[str]) -> None:
+    run = start_run(*FAST, "run.env_steps=1000000", "replay.min_size=500", "replay.capacity=100000")
+    run.wait_for(lambda status: total(status, "learner.updates") > 100, "first updates", START_SECONDS)
+    for name in signal_roles:
+        role = name.partition("-")[0]
+        before = run.wait_for(lambda status: member(status, role, name) is not None, f"live {name}", RECOVER_SECONDS)
+        victim = member(before, role, name)
+        assert victim is not None
+        kill(victim.process_id)
+
+        def is_back(status: GetStatusResponse) -> bool:
+            found = member(status, role, name)
+            return found is not None and found.process_id != victim.process_id
+
+        back = run.wait_for(is_back, f"return of {name}", RECOVER_SECONDS)
+        steps, updates = total(back, "actor.env_steps"), total(back, "learner.updates")
+        run.wait_for(
+            lambda status: total(status, "actor.env_steps") > steps + 200 and total(status, "learner.updates") > updates + 50,
+            f"progress of actors and learner after {name} was killed",
+            RECOVER_SECONDS,
+        )
+        assert f"{name} died (signal SIGKILL)" in run.text()
+    run.interrupt()
+    assert run.wait(RUN_SECONDS) == 130
+    assert run.summary()["complete"] is False
+
+
+def test_interrupted_run_resumes_where_it_stopped(start_run: Callable[..., LocalRun], tmp_path: Path) -> None:
+    first = start_run(*FAST, "run.env_steps=1000000", "replay.min_size=500", "replay.capacity=100000")
+    first.wait_for(lambda status: total(status, "learner.updates") > 100, "first updates", START_SECONDS)
+    in_use = sbrl("train", "--resume", "--run-dir", str(first.directory))
+    assert in_use.returncode == 1
+    assert "in use by process" in in_use.stderr
+    first.interrupt()
+    assert first.wait(RUN_SECONDS) == 130
+    stopped = first.summary()
+    assert f"Go on with: sbrl train --resume --run-dir {first.directory}" in first.text()
+    target = stopped["env_steps"] + 1500
+    second = start_run("--resume", f"run.env_steps={target}")
+    assert second.wait(RUN_SECONDS) == 0, second.text() + second.logs()
+    summary = second.summary()
+    assert target <= summary["env_steps"] < target + 8
+    assert summary["updates"] > stopped["updates"]
+    assert summary["train_episodes"] > stopped["train_episodes"]
+    assert summary["wall_seconds"] > stopped["wall_seconds"]
+    assert summary["samples_per_insert_achieved"] == pytest.approx(2.0, rel=0.01)
+    complete = sbrl("train", "--resume", "--run-dir", str(first.directory))
+    assert complete.returncode == 2
+    assert "is complete" in complete.stderr

@@ -1,0 +1,125 @@
+"""The evaluation protocol: which episodes count, what is recorded of them, and when the evaluator evaluates."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from sbrl import config
+from sbrl.envs.spec import EnvSpec, StepResult
+from sbrl.networks.build import build_network
+from sbrl.v1.fleet_pb2 import Evaluation
+from services.evaluator.protocol import evaluate, evaluate_weights, evaluation_seed, fixed_shares, make_evaluation
+
+
+class ScriptedEnvs:
+    """Environment k plays episodes of the lengths in `lengths[k]`, then again; each step of it is worth 10 * (k + 1)."""
+
+    def __init__(self, lengths: Sequence[Sequence[int]]) -> None:
+        self.num_envs = len(lengths)
+        self.spec = EnvSpec(2, (1,), np.dtype(np.float32), 1, "vector", True)
+        self._lengths = lengths
+        self._episode = [-1] * self.num_envs
+        self._step = [0] * self.num_envs
+        self._over = np.ones(self.num_envs, np.bool_)
+
+    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+        for env in range(self.num_envs) if mask is None else np.flatnonzero(mask):
+            assert self._over[env], "an episode that goes on must not be reset"
+            self._episode[env] += 1
+            self._step[env] = 0
+            self._over[env] = False
+        return np.zeros((self.num_envs, 1, 1), np.float32)
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        assert not self._over.any(), "an episode that ended must be reset before the next step"
+        for env, lengths in enumerate(self._lengths):
+            self._step[env] += 1
+            self._over[env] = self._step[env] == lengths[self._episode[env] % len(lengths)]
+        reward = 10.0 * np.arange(1, self.num_envs + 1, dtype=np.float32)
+        truncated = self._over & (np.arange(self.num_envs) == 1)  # those of environment 1 are cut off: they count as well
+        nothing = np.zeros(self.num_envs, np.bool_)
+        return StepResult(np.zeros((self.num_envs, 1, 1), np.float32), reward, self._over & ~truncated, truncated, nothing)
+
+    def close(self) -> None:
+        pass
+
+
+class RecordingPolicy:
+    def __init__(self) -> None:
+        self.epsilons: set[float] = set()
+
+    def act(self, observation: np.ndarray, epsilon: float) -> np.ndarray:
+        self.epsilons.add(epsilon)
+        return np.zeros(len(observation), np.int64)
+
+
+def test_every_environment_plays_its_share_however_short_the_episodes_of_others_are():
+    policy, heard = RecordingPolicy(), []
+    envs = ScriptedEnvs([[1], [7], [3, 20]])
+    result = evaluate(policy, envs, 5, 0.25, threading.Event(), lambda *episode: heard.append(episode))
+    assert result is not None
+    # Two, two and one; the first five to end would have been [1], [1], [1], [3] and [1].
+    assert result.lengths.tolist() == [1, 1, 7, 7, 3]
+    assert result.returns.tolist() == [10, 10, 140, 140, 90]  # unclipped, though the spec has the learner clip
+    assert heard == [(10, 1), (10, 1), (90, 3), (140, 7), (140, 7)]  # as they end
+    assert policy.epsilons == {0.25}
+
+
+@pytest.mark.parametrize(("episodes", "num_envs", "shares"), [(10, 5, [2] * 5), (7, 3, [3, 2, 2]), (1, 3, [1, 0, 0])])
+def test_shares_add_up_and_differ_by_one_at_most(episodes: int, num_envs: int, shares: list[int]):
+    assert fixed_shares(episodes, num_envs) == shares
+
+
+def test_an_evaluation_told_to_stop_ends_at_once_and_has_no_result():
+    stop = threading.Event()
+    result = evaluate(RecordingPolicy(), ScriptedEnvs([[1], [10**9]]), 2, 0.0, stop, lambda *episode: stop.set())
+    assert result is None
+
+
+def test_the_record_is_of_the_episodes_played():
+    result = evaluate(RecordingPolicy(), ScriptedEnvs([[1], [7]]), 2, 0.0, threading.Event(), lambda *episode: None)
+    assert result is not None
+    record = make_evaluation(result, weights_version=3, updates=40, env_steps=160, epsilon=0.5, seed=6)
+    assert record.time > 0
+    record.ClearField("time")
+    assert record == Evaluation(
+        weights_version=3,
+        updates=40,
+        env_steps=160,
+        return_mean=75,
+        return_std=65,
+        return_min=10,
+        return_max=140,
+        episodes=2,
+        length_mean=4,
+        epsilon=0.5,
+        seed=6,
+    )
+
+
+def test_the_same_weights_and_seed_give_the_same_episodes():
+    settings = config.build(
+        {"env": {"id": "CartPole-v1"}, "agent": {"hidden_size": 8}, "evaluator": {"episodes": 4, "num_envs": 3, "epsilon": 0.5}}
+    )
+    spec = EnvSpec(2, (4,), np.dtype(np.float32), 1, "vector", False)
+    weights = build_network(settings.agent, spec, seed=1).state_dict()
+
+    def lengths(seed: int) -> list[int]:
+        result = evaluate_weights(settings, weights, seed, threading.Event(), lambda *episode: None)
+        assert result is not None
+        return result.lengths.tolist()
+
+    assert lengths(5) == lengths(5)
+    assert len(lengths(5)) == 4
+    assert lengths(5) != lengths(6)
+
+
+def test_evaluations_of_a_run_share_a_seed_that_ale_takes():
+    seeds = {evaluation_seed(run_seed) for run_seed in range(100)}
+    assert len(seeds) == 100
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert evaluation_seed(0) == evaluation_seed(0)

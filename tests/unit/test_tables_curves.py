@@ -1,0 +1,108 @@
+"""A run's tables hold every number exactly, and its picture can be drawn of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sbrl import config
+from sbrl.curves import running_mean, write_learning_curve
+from sbrl.errors import RunError
+from sbrl.tables import read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
+from sbrl.v1.fleet_pb2 import Episode, Evaluation
+
+EPISODE = Episode(
+    actor=3,
+    incarnation=2**40,
+    env=1,
+    number=7,
+    episode_return=-20.1,
+    length=812,
+    truncated=True,
+    env_steps=10**9,
+    weights_version=5,
+    time=1.7e9 + 0.1,
+)
+EVALUATION = Evaluation(weights_version=2, updates=50, env_steps=1000, return_mean=1 / 3, return_std=0.1, episodes=10, seed=4)
+
+
+def test_tables_are_read_back_as_they_were_written(tmp_path: Path):
+    episodes, evaluations = [EPISODE, Episode()], [EVALUATION, Evaluation()]
+    write_episodes(tmp_path / "episodes.csv", iter(episodes))
+    write_evaluations(tmp_path / "evaluations.csv", evaluations)
+    assert read_episodes(tmp_path / "episodes.csv") == episodes
+    assert read_evaluations(tmp_path / "evaluations.csv") == evaluations
+    assert {path.name for path in tmp_path.iterdir()} == {"episodes.csv", "evaluations.csv"}
+
+
+def test_the_columns_other_tools_read(tmp_path: Path):
+    write_episodes(tmp_path / "episodes.csv", [EPISODE])
+    write_evaluations(tmp_path / "evaluations.csv", [])
+    assert (tmp_path / "episodes.csv").read_text().splitlines() == [
+        "actor,incarnation,env,number,episode_return,length,truncated,env_steps,weights_version,time",
+        "3,1099511627776,1,7,-20.1,812,1,1000000000,5,1700000000.1",
+    ]
+    assert (tmp_path / "evaluations.csv").read_text().splitlines() == [
+        "weights_version,updates,env_steps,return_mean,return_std,return_min,return_max,episodes,length_mean,epsilon,seed,time"
+    ]
+
+
+def test_a_row_has_fields_that_are_zero():
+    assert row_of(Evaluation(seed=1))["weights_version"] == 0
+
+
+def test_a_table_that_cannot_be_completed_leaves_the_earlier_one(tmp_path: Path):
+    def interrupted() -> Iterator[Episode]:
+        yield Episode()
+        raise RunError("coordinator unavailable")
+
+    path = tmp_path / "episodes.csv"
+    write_episodes(path, [EPISODE])
+    with pytest.raises(RunError, match="coordinator unavailable"):
+        write_episodes(path, interrupted())
+    assert read_episodes(path) == [EPISODE]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n", "has the columns a,b; expected actor,incarnation"),
+        ("", "expected actor,incarnation"),
+        ("{header}\n1,2,3\n", "line 2: not a row of 10 numbers"),
+        ("{header}\n1,2,3,4,?,6,0,8,9,1.5\n", "line 2: not a row of 10 numbers"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_file_that_is_no_such_table_is_refused_by_line(tmp_path: Path, content: str | None, message: str):
+    path = tmp_path / "episodes.csv"
+    if content is not None:
+        path.write_text(content.format(header=",".join(row_of(EPISODE))))
+    with pytest.raises(RunError, match=message):
+        read_episodes(path)
+
+
+def test_the_running_mean_is_over_the_last_values():
+    assert running_mean(np.array([2.0, 4.0, 6.0, 8.0]), window=2).tolist() == [2, 3, 5, 7]
+    assert running_mean(np.array([]), window=2).tolist() == []
+
+
+@pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "CartPole-v1"])
+@pytest.mark.parametrize(("num_episodes", "num_evaluations"), [(0, 0), (1, 0), (0, 1), (250, 3)])
+@pytest.mark.filterwarnings("error")
+def test_a_curve_is_drawn_of_few_records_and_many(tmp_path: Path, env_id: str, num_episodes: int, num_evaluations: int):
+    episodes = [Episode(env_steps=100 * k, episode_return=k - 21.0) for k in range(num_episodes)]
+    evaluations = [Evaluation(env_steps=5000 * k, return_mean=k, return_std=1) for k in range(num_evaluations)]
+    paths = tmp_path / "episodes.csv", tmp_path / "evaluations.csv", tmp_path / "curve.png"
+    write_episodes(paths[0], episodes)
+    write_evaluations(paths[1], evaluations)
+    write_learning_curve(*paths, config.build({"env": {"id": env_id}}))
+    with Image.open(paths[2]) as picture:
+        assert picture.size[0] > 800
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    blue, orange = (pixels[..., 2] - pixels[..., 0] > 60).any(), (pixels[..., 0] - pixels[..., 2] > 60).any()
+    assert (blue, orange) == (num_episodes > 0, num_evaluations > 0)
