@@ -33,6 +33,7 @@ from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from sbrl.view import View, make_view
 
 LOOK_SECONDS = 0.5
+RESULTS_SECONDS = 60.0  # between two writings of the tables while the run goes on
 LAST_STATUS_SECONDS = 10.0
 CORES_PER_ACTOR = 2
 
@@ -128,15 +129,16 @@ class _LocalRun:
         self._fleet = FleetClient(config.network.coordinator_address)
         self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
         self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message)
+        self._start = time.monotonic()
+        self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
         self._earlier_seconds = float(read_summary(run_directory.summary).get("wall_seconds", 0.0))
 
     def run(self) -> bool:
-        start = time.monotonic()
         try:
             self._supervisor.start()
             self._watch.start()
             complete = self._supervise()
-            seconds = self._earlier_seconds + time.monotonic() - start
+            self._end = time.monotonic()
             if complete:
                 self._supervisor.stop_only("evaluator")
                 self._evaluate()
@@ -146,7 +148,9 @@ class _LocalRun:
                 self._supervisor.stop_only("evaluator")
                 self._supervisor.stop_only("learner")
             status = self._last_status()
-            self._write_results(status, seconds, complete)
+            self._write_tables(status, complete)
+            directory = self._directory
+            write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, self._config)
         finally:
             self._watch.stop()
             self._supervisor.stop()
@@ -156,17 +160,32 @@ class _LocalRun:
     def _supervise(self) -> bool:
         """Keeps the roles alive until the run is complete (True) or told to stop (False)."""
         meter = ProgressMeter(self._config)
+        next_results = time.monotonic() + RESULTS_SECONDS
         while not self._stop.wait(LOOK_SECONDS):
             self._supervisor.check()
+            if time.monotonic() >= next_results:
+                next_results = time.monotonic() + RESULTS_SECONDS
+                self._write_intermediate_results()
             if self._watch.status.members:
                 self._view.show(meter.read(self._watch.status))
             if self._supervisor.is_done("learner"):
                 return True
         return False
 
+    def _write_intermediate_results(self) -> None:
+        """For whoever looks while the run goes on; without the coordinator's answer the files stay as they are."""
+        try:
+            self._write_tables(self._fleet.status(), complete=False)
+        except CoordinatorUnavailable as error:
+            self._view.message(f"results not brought up to date: {error}")
+
     def _may_end(self, name: str) -> bool:
         """Whether a role that exited with code 0 is done: actors when all is collected, learner and evaluator at the end."""
-        state = run_state(self._watch.status)
+        try:
+            # Asked now: the learner ends the run and its own process within less than the watch's interval.
+            state = run_state(self._fleet.status())
+        except CoordinatorUnavailable:
+            state = run_state(self._watch.status)
         if name.startswith("actor"):
             return state in (RunState.COLLECTED, RunState.FINISHED)
         return name in ("learner", "evaluator") and state is RunState.FINISHED
@@ -216,14 +235,15 @@ class _LocalRun:
                 self._supervisor.check()
                 time.sleep(LOOK_SECONDS)
 
-    def _write_results(self, status: GetStatusResponse, seconds: float, complete: bool) -> None:
+    def _write_tables(self, status: GetStatusResponse, complete: bool) -> None:
+        """episodes.csv, evaluations.csv and summary.json."""
+        seconds = self._earlier_seconds + (self._end or time.monotonic()) - self._start
         directory, log = self._directory, LogClient(self._config.network.coordinator_address)
         try:
             write_episodes(directory.episodes, (episode for _, page in log.read_episodes() for episode in page))
             write_evaluations(directory.evaluations, log.read_evaluations())
         finally:
             log.close()
-        write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, self._config)
         write_summary(directory.summary, summarize(self._config, status, seconds, complete))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from sbrl.errors import RunError, UsageError
 
-
 LOCK = ".lock"
 
 

@@ -13,6 +13,8 @@ from sbrl.config import Env
 from sbrl.envs.spec import EnvSpec, StepResult
 from sbrl.errors import UsageError
 
+LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense network is the wrong one
+
 
 class GymnasiumEnvs:
     """E environments stepped one after the other."""
@@ -23,12 +25,18 @@ class GymnasiumEnvs:
             render_mode: Gymnasium's; "rgb_array" if pictures are wanted (see sbrl.envs.render).
 
         Raises:
-            UsageError: the environment's actions are not discrete, or its observations are of no kind that is supported.
+            UsageError: the environment cannot be made (a package is missing, say), its actions are not discrete, or its
+                observations are of no kind that is supported.
         """
         self.num_envs = num_envs
-        rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows the argument
+        rendering: dict[str, Any] = (
+            {} if render_mode is None else {"render_mode": render_mode}
+        )  # not every environment knows the argument
         # Gymnasium's checker only slows steps down and warns of what the environment's authors could change.
-        self._envs = [gymnasium.make(env.id, disable_env_checker=True, **rendering) for _ in range(num_envs)]
+        try:
+            self._envs = [gymnasium.make(env.id, disable_env_checker=True, **rendering) for _ in range(num_envs)]
+        except (gymnasium.error.Error, ImportError) as error:  # most often a package that is missing: the error names it
+            raise UsageError(f"env.id={env.id} cannot be made: {error}") from None
         self._limit = env.max_episode_steps
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
@@ -68,15 +76,18 @@ class GymnasiumEnvs:
         return int(space.start)
 
     def _frame(self, observation: Any) -> NDArray[Any]:
-        """[1, *frame_shape]: channels first for grids."""
-        frame = np.asarray(observation)
+        """[1, *frame_shape]: channels first for grids, all else flat (numbers one-hot)."""
         if self.spec.kind == "grid":
-            frame = np.moveaxis(frame, -1, 0)
+            frame = np.moveaxis(np.asarray(observation), -1, 0)
+        else:
+            frame = np.asarray(spaces.flatten(self._envs[0].observation_space, observation))
         return frame.astype(self.spec.frame_dtype)[None]
 
 
 def make_gymnasium_spec(env_id: str, env: gymnasium.Env[Any, Any], clip_rewards: bool) -> EnvSpec:
-    """The spec of an environment: vectors of numbers, or small grids of planes (height, width, channels).
+    """The spec of an environment: small grids of 0/1 planes (height, width, channels) stay grids, all else becomes a vector.
+
+    Gymnasium flattens: a number of a discrete space becomes one-hot, tuples and dictionaries are joined.
 
     Raises:
         UsageError: actions that are not discrete, or other observations.
@@ -87,13 +98,14 @@ def make_gymnasium_spec(env_id: str, env: gymnasium.Env[Any, Any], clip_rewards:
             f"env.id={env_id}: its action space is {actions}; value-based agents need discrete actions (Discrete(n)): "
             f"choose another environment, such as CartPole-v1 or ALE/Pong-v5"
         )
-    if isinstance(observations, spaces.Box) and len(observations.shape) == 1:
-        return EnvSpec(int(actions.n), observations.shape, np.dtype(np.float32), 1, "vector", clip_rewards)
     if isinstance(observations, spaces.Box) and len(observations.shape) == 3 and observations.dtype in (np.bool_, np.uint8):
         height, width, channels = observations.shape
         if max(height, width) <= 32 and float(np.max(observations.high)) <= 1:
             return EnvSpec(int(actions.n), (channels, height, width), np.dtype(np.uint8), 1, "grid", clip_rewards)
+    if observations.is_np_flattenable and spaces.flatdim(observations) <= LARGEST_VECTOR:
+        size = spaces.flatdim(observations)
+        return EnvSpec(int(actions.n), (size,), np.dtype(np.float32), 1, "vector", clip_rewards)
     raise UsageError(
-        f"env.id={env_id}: its observation space is {observations}; supported are vectors (a Box of one dimension), grids of "
-        f"0/1 planes up to 32 x 32 (MinAtar) and ALE games: wrap the environment to one of these"
+        f"env.id={env_id}: its observation space is {observations}; supported are ALE games, grids of 0/1 planes up to 32 x 32 "
+        f"(MinAtar) and whatever Gymnasium flattens to a vector of at most {LARGEST_VECTOR} numbers: wrap the environment"
     )

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sbrl.envs.render import RenderedEnv, make_rendered_env
 from sbrl.lifecycle import run_program
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
 from sbrl.run_directory import RunDirectory
 from services.evaluator.agent import agent_arguments, load_agent, whole_number
 from services.evaluator.protocol import Policy, evaluation_seed
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         help="agent steps to record at most (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    use_one_thread()
     run_directory = RunDirectory(arguments.run_dir)
     # The config checks the number, in its own words.
     overrides = [] if arguments.epsilon is None else [f"evaluator.epsilon={arguments.epsilon}"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from sbrl.fleet import FleetClient, FleetMember
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import encode
 from sbrl.ports import free_ports
-from sbrl.v1.fleet_pb2 import Evaluation
 from sbrl.weights import WeightsClient
 
 LIMIT = 60.0
@@ -59,14 +58,18 @@ class Run:
         network = build_network(self.config.agent, make_spec(self.config.env), seed=updates)
         return self.weights.publish(encode(network.state_dict()), self.epoch, updates)
 
-    def wait_evaluations(self, count: int) -> list[Evaluation]:
-        """There is no event to wait for: the log is asked until it has them."""
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """What the coordinator knows comes with no event to wait for: it is asked until `condition` holds."""
         deadline = time.monotonic() + LIMIT
-        while len(evaluations := self.log.read_evaluations(LIMIT)) < count:
-            assert time.monotonic() < deadline, f"{len(evaluations)} of {count} evaluations within {LIMIT:g} s"
-            assert self.evaluator.poll() is None
+        while not condition():
+            assert time.monotonic() < deadline, f"not met within {LIMIT:g} s"
+            assert self.evaluator.poll() is None, "the evaluator has ended"
             time.sleep(0.1)
-        return evaluations
+
+    def evaluator_counter(self, name: str) -> float:
+        """Of the evaluator that runs now; 0 until it has reported."""
+        members = [member for member in self.fleet.status().members if member.process_id == self.evaluator.pid]
+        return members[0].counters.get(name, 0.0) if members else 0.0
 
     def close(self) -> None:
         for process in (self.evaluator, self.coordinator):
@@ -93,24 +96,27 @@ def test_it_evaluates_at_each_interval_outlives_the_coordinator_and_ends_with_th
     with running(tmp_path) as run:
         first = run.publish(updates=10)
         run.env_steps = INTERVAL + 500
-        (evaluation,) = run.wait_evaluations(1)
+        run.wait_until(lambda: len(run.log.read_evaluations()) > 0)
+        (evaluation,) = run.log.read_evaluations()
         assert (evaluation.weights_version, evaluation.updates, evaluation.env_steps) == (first, 10, INTERVAL + 500)
         assert evaluation.episodes == 2
         assert evaluation.return_mean == evaluation.length_mean > 0
 
-        # Both killed and started again: the evaluator goes on from the log.
-        run.evaluator.kill()
-        run.evaluator.wait()
-        run.evaluator = run.start("services.evaluator")
-        run.coordinator.kill()
-        run.coordinator.wait()
+        # Both killed and started again: the evaluator goes on from the log, so it waits for the interval despite new weights.
+        for process in (run.evaluator, run.coordinator):
+            process.kill()
+            process.wait()
         run.coordinator = run.start("services.coordinator")
         run.epoch, _ = run.weights.acquire_epoch("test", LIMIT)
         second = run.publish(updates=20)
-        run.env_steps = 3 * INTERVAL
-        evaluations = run.wait_evaluations(2)
+        run.evaluator = run.start("services.evaluator")
+        run.wait_until(lambda: run.evaluator_counter("blocked_seconds") > 0)
+        assert run.evaluator_counter("episodes") == 0
+        run.env_steps = 2 * INTERVAL
+        run.wait_until(lambda: len(run.log.read_evaluations()) > 1)
+        evaluations = run.log.read_evaluations()
         assert [evaluation.weights_version for evaluation in evaluations] == [first, second]
-        assert evaluations[1].env_steps == 3 * INTERVAL  # and not before the next multiple of the interval
+        assert evaluations[1].env_steps == 2 * INTERVAL
         assert evaluations[1].seed == evaluations[0].seed
 
         run.fleet.finish(LIMIT)
@@ -121,10 +127,7 @@ def test_sigterm_ends_an_evaluation_at_once_and_logs_nothing_of_it(tmp_path: Pat
     with running(tmp_path, episodes=10**6) as run:
         run.publish(updates=10)
         run.env_steps = INTERVAL
-        deadline = time.monotonic() + LIMIT
-        while run.fleet.status().totals.get("evaluator.episodes", 0) < 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        run.wait_until(lambda: run.evaluator_counter("episodes") > 0)
         run.evaluator.send_signal(signal.SIGTERM)
         assert run.evaluator.wait(15) == 0
         assert run.log.read_evaluations() == []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -141,7 +141,7 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made.server.stop()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=12)
 @given(lengths=st.lists(st.tuples(st.integers(1, 13), st.booleans()), min_size=1, max_size=4), data=st.data())
 def test_items_are_what_the_reference_computes(shard: Shard, lengths: list[tuple[int, bool]], data: st.DataObject) -> None:
     n_step = data.draw(st.integers(1, shard.shape.n_max))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sbrl import config
 from sbrl.envs.spec import EnvSpec, StepResult
@@ -26,7 +28,7 @@ class ScriptedEnvs:
         self._step = [0] * self.num_envs
         self._over = np.ones(self.num_envs, np.bool_)
 
-    def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, mask: NDArray[Any] | None = None) -> NDArray[Any]:
         for env in range(self.num_envs) if mask is None else np.flatnonzero(mask):
             assert self._over[env], "an episode that goes on must not be reset"
             self._episode[env] += 1
@@ -34,7 +36,7 @@ class ScriptedEnvs:
             self._over[env] = False
         return np.zeros((self.num_envs, 1, 1), np.float32)
 
-    def step(self, actions: np.ndarray) -> StepResult:
+    def step(self, actions: NDArray[Any]) -> StepResult:
         assert not self._over.any(), "an episode that ended must be reset before the next step"
         for env, lengths in enumerate(self._lengths):
             self._step[env] += 1
@@ -52,7 +54,7 @@ class RecordingPolicy:
     def __init__(self) -> None:
         self.epsilons: set[float] = set()
 
-    def act(self, observation: np.ndarray, epsilon: float) -> np.ndarray:
+    def act(self, observation: NDArray[Any], epsilon: float) -> NDArray[Any]:
         self.epsilons.add(epsilon)
         return np.zeros(len(observation), np.int64)
 
@@ -111,7 +113,7 @@ def test_the_same_weights_and_seed_give_the_same_episodes():
     def lengths(seed: int) -> list[int]:
         result = evaluate_weights(settings, weights, seed, threading.Event(), lambda *episode: None)
         assert result is not None
-        return result.lengths.tolist()
+        return [int(length) for length in result.lengths]
 
     assert lengths(5) == lengths(5)
     assert len(lengths(5)) == 4
