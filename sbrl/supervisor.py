@@ -18,6 +18,8 @@ BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... res
 HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
 STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a message, will not do better the second time
 KILL_SECONDS = 90.0  # a process that has not drained by then is killed
+TAIL_BYTES = 4096
+ERROR = "sbrl: error: "  # what `sbrl.lifecycle.run_program` begins a failure's line with
 _PR_SET_PDEATHSIG = 1
 
 
@@ -130,12 +132,14 @@ class Supervisor:
     def _plan_restart(self, role: _Role, code: int, now: float) -> None:
         name, log = role.command.name, role.command.log
         lived = now - role.started
-        reason = last_error(log) if code > 0 else None
-        if code == 2 or (code == 1 and reason is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
-            raise RunError(f"{name} cannot start: {reason or f'exit code {code}'} (log: {log})")
+        lines = last_lines(log)
+        error = next((line.partition(ERROR)[2] for line in reversed(lines) if ERROR in line), None) if code > 0 else None
+        if code == 2 or (error is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
+            raise RunError(f"{name} cannot start: {error or describe(code)} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
         if role.failures > len(BACKOFF_SECONDS):
-            raise RunError(f"{name} died {role.failures} times in a row, last with {describe(code)}: {reason or f'see {log}'}")
+            reason = error or (lines[-1] if lines else describe(code))
+            raise RunError(f"{name} died {role.failures} times in a row, last with {describe(code)}: {reason} (log: {log})")
         delay = BACKOFF_SECONDS[role.failures - 1]
         self._say(f"{name} died ({describe(code)}): starting it again{f' in {delay:g} s' if delay else ''}")
         role.restart_at = now + delay
@@ -147,17 +151,13 @@ def describe(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def last_error(log: Path) -> str | None:
-    """What the newest `sbrl: error:` line of a log says, or None."""
+def last_lines(log: Path) -> list[str]:
+    """The last lines of a log, without empty ones."""
     with log.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - 16_384))
-        lines = file.read().decode(errors="replace").splitlines()
-    for line in reversed(lines):
-        _, found, message = line.partition("sbrl: error: ")
-        if found:
-            return message
-    return None
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _end_with_parent() -> None:

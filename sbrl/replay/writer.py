@@ -12,6 +12,7 @@ from sbrl.replay.backend import reverb
 from sbrl.replay.items import PADDING, TABLE, ItemShape
 
 FRAME_CHUNK = 4  # frames compressed together: 2.3 times smaller than one by one, and little is unpacked for nothing
+STEP_CHUNK = 8  # rows of the small columns sent together
 
 
 class Transition(NamedTuple):
@@ -152,12 +153,12 @@ class EpisodeWriter:
         self._steps += 1
 
     def _connect(self, shard: int) -> Any:
-        keep = self._shape.num_frames + FRAME_CHUNK
+        keep = self._shape.num_frames + max(FRAME_CHUNK, STEP_CHUNK)
         # Validation would fetch the table's signature with no time limit; ItemShape is the same on both sides.
         writer = reverb.Client(self._addresses[shard]).trajectory_writer(num_keep_alive_refs=keep, validate_items=False)
         writer.configure(("frame",), num_keep_alive_refs=keep, max_chunk_length=FRAME_CHUNK)
         for column in ("action", "reward", "discount", "meta"):
-            writer.configure((column,), num_keep_alive_refs=keep, max_chunk_length=2 * FRAME_CHUNK)
+            writer.configure((column,), num_keep_alive_refs=keep, max_chunk_length=STEP_CHUNK)
         return writer
 
     def _append_row(self, frame: NDArray[Any], action: int, reward: float, discount: float) -> None:

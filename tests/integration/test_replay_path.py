@@ -19,7 +19,6 @@ from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter, Transition
 
 DISCOUNT = 0.9
-STACK = 3
 TIMEOUT = 20.0
 
 
@@ -39,9 +38,9 @@ class Expected(NamedTuple):
     stack_t: list[int]
 
 
-def reference(episode: Episode, n_step: int) -> list[Expected]:
+def reference(episode: Episode, stack: int, n_step: int) -> list[Expected]:
     """Every transition of an episode, by the definition: loops, no windows."""
-    padded = [0] * (STACK - 1) + episode.frames
+    padded = [0] * (stack - 1) + episode.frames
     length = len(episode.rewards)
     transitions = []
     for t in range(length):
@@ -50,11 +49,11 @@ def reference(episode: Episode, n_step: int) -> list[Expected]:
         ends = t + steps == length and not episode.truncated
         transitions.append(
             Expected(
-                stack=padded[t : t + STACK],
+                stack=padded[t : t + stack],
                 action=t % 5,
                 r_t=r_t,
                 discount_t=0.0 if ends else DISCOUNT**steps,
-                stack_t=padded[t + steps : t + steps + STACK],
+                stack_t=padded[t + steps : t + steps + stack],
             )
         )
     return transitions
@@ -63,8 +62,8 @@ def reference(episode: Episode, n_step: int) -> list[Expected]:
 class Shard:
     """A real shard and one environment's writer to it."""
 
-    def __init__(self, directory: Path, n_max: int) -> None:
-        self.shape = ItemShape(STACK, n_max, (2,), np.dtype(np.float32))
+    def __init__(self, directory: Path, stack: int, n_max: int) -> None:
+        self.shape = ItemShape(stack, n_max, (2,), np.dtype(np.float32))
         self.config = shard_config(n_max)
         port = free_ports("127.0.0.1", 1)[0]
         self.server = ShardServer(self.config, self.shape, 0, port, directory)
@@ -72,7 +71,7 @@ class Shard:
 
     def write(self, episode: Episode) -> None:
         frames = [frame_of(number) for number in episode.frames]
-        first = np.stack([np.zeros(2, np.float32)] * (STACK - 1) + frames[:1])
+        first = np.stack([np.zeros(2, np.float32)] * (self.shape.stack - 1) + frames[:1])
         self.writer.begin(0, first, actor=4, incarnation=7, env=2)
         last = len(episode.rewards) - 1
         for t, reward in enumerate(episode.rewards):
@@ -133,9 +132,9 @@ def episodes(lengths: list[tuple[int, bool]]) -> list[Episode]:
     return script
 
 
-@pytest.fixture(scope="module", params=[1, 3, 10])
+@pytest.fixture(scope="module", params=[(1, 1), (3, 3), (4, 10)], ids=lambda param: "stack{}-n{}".format(*param))
 def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shard]:
-    made = Shard(tmp_path_factory.mktemp("shard"), n_max=request.param)
+    made = Shard(tmp_path_factory.mktemp("shard"), *request.param)
     yield made
     made.writer.close()
     made.server.stop()
@@ -149,10 +148,10 @@ def test_items_are_what_the_reference_computes(shard: Shard, lengths: list[tuple
     script = episodes(lengths)
     for episode in script:
         shard.write(episode)
-    expected = [transition for episode in script for transition in reference(episode, n_step)]
+    expected = [transition for episode in script for transition in reference(episode, shard.shape.stack, n_step)]
     items = shard.read_all()
     assert len(items.action) == len(expected)
-    got = n_step_transitions(items, STACK, n_step, DISCOUNT)
+    got = n_step_transitions(items, shard.shape.stack, n_step, DISCOUNT)
     for k, wanted in enumerate(expected):
         assert markers(got.s_tm1[k]) == wanted.stack
         assert got.a_tm1[k] == wanted.action
@@ -167,21 +166,21 @@ def test_items_are_what_the_reference_computes(shard: Shard, lengths: list[tuple
 
 
 def test_life_loss_is_terminal_without_ending_the_stream(tmp_path: Path) -> None:
-    shard = Shard(tmp_path, n_max=3)
+    shard = Shard(tmp_path, stack=3, n_max=3)
     frames = [frame_of(number) for number in range(1, 7)]
     shard.writer.begin(0, np.stack([np.zeros(2, np.float32)] * 2 + frames[:1]), 0, 1, 0)
     for t in range(5):  # the step from frame 2 to frame 3 is terminal for the learner
         shard.writer.append(Transition(0, 1.0, t == 1, frames[t + 1], 1))
     shard.writer.end()
     shard.writer.close_episode(TIMEOUT)
-    got = n_step_transitions(shard.read_all(), STACK, 3, DISCOUNT)
+    got = n_step_transitions(shard.read_all(), 3, 3, DISCOUNT)
     np.testing.assert_allclose(got.r_t, [1.9, 1.0, 2.71, 1.9, 1.0], rtol=1e-6)
     np.testing.assert_allclose(got.discount_t, [0.0, 0.0, DISCOUNT**3, 0.0 + DISCOUNT**2, DISCOUNT], rtol=1e-6)
     shard.server.stop()
 
 
 def test_checkpoint_falls_back_past_a_truncated_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shard = Shard(tmp_path, n_max=1)
+    shard = Shard(tmp_path, stack=1, n_max=1)
     shard.write(episodes([(5, False)])[0])
     shard.server.checkpoint()
     shard.write(episodes([(4, False)])[0])
