@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import signal
@@ -22,6 +23,9 @@ from sbrl.config import Config
 from sbrl.errors import RunError, SbrlError
 from sbrl.health import HealthServer
 
+PARENT_VARIABLE = "SBRL_PARENT"  # in the environment: the process that this one is not to outlive
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +34,9 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
     An SbrlError is one line on standard error and its exit code; any other exception is a bug and keeps its traceback.
     """
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is not None:
+        _end_with_parent(int(parent))
     try:
         code = main(sys.argv[1:]) or 0
     except SbrlError as error:
@@ -47,6 +54,13 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     sys.stderr.flush()
     # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
     os._exit(code)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Has the kernel send SIGTERM to this process when the one that started it dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before that
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def role_arguments(role: str, description: str) -> argparse.ArgumentParser:

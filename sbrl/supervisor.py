@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbrl.errors import RunError
+from sbrl.lifecycle import PARENT_VARIABLE
 
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
 HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
@@ -20,7 +20,6 @@ STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a me
 KILL_SECONDS = 90.0  # a process that has not drained by then is killed
 TAIL_BYTES = 4096
 ERROR = "sbrl: error: "  # what `sbrl.lifecycle.run_program` begins a failure's line with
-_PR_SET_PDEATHSIG = 1
 
 
 class RoleCommand(NamedTuple):
@@ -123,9 +122,12 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops the roles in order
-                preexec_fn=_end_with_parent,
-                # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) on one that others could use.
-                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+                env={
+                    # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                    **os.environ,
+                    PARENT_VARIABLE: str(os.getpid()),
+                },
             )
         role.started, role.restart_at = time.monotonic(), None
 
@@ -158,8 +160,3 @@ def last_lines(log: Path) -> list[str]:
         file.seek(max(0, file.tell() - TAIL_BYTES))
         text = file.read().decode(errors="replace")
     return [line for line in text.splitlines() if line.strip()]
-
-
-def _end_with_parent() -> None:
-    """Has the kernel send SIGTERM to this process when the launcher dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -86,6 +86,10 @@ class LocalRun:
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
