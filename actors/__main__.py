@@ -10,11 +10,11 @@ import numpy as np
 from actors.loop import ActorLoop
 from actors.stream import Identity, TransitionStream
 from actors.weights import WeightsFollower
-from sbrl.config import Config, load
+from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.fleet import FleetMember
-from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
@@ -25,8 +25,7 @@ from sbrl.weights import WeightsClient
 
 
 def main(argv: Sequence[str]) -> None:
-    arguments = role_arguments("actor", __doc__ or "").parse_args(argv)
-    config = load(arguments.config)
+    arguments, config = load_role(role_arguments("actor", __doc__ or ""), argv)
     use_one_thread()
     registry = make_registry("actor")
     metrics = ActorMetrics(registry)

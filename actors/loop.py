@@ -66,7 +66,7 @@ class ActorLoop:
                 self._metrics.blocked_seconds.labels("coordinator").inc(time.monotonic() - start)
                 continue
             self._take_weights()
-            epsilon = linear_epsilon(self._config, instructions.env_steps)
+            epsilon = linear_epsilon(self._config, self._global_steps())
             self._collector.step(epsilon, self._weights_version)
             # Exact at every step, for the coordinator's step allowance counts on it.
             self._totals.raise_to(self._metrics.env_steps, self._collector.env_steps)
@@ -88,6 +88,12 @@ class ActorLoop:
         raise_to(metrics.episodes_dropped, self._sender.dropped)
         metrics.transitions_in_flight.set(in_flight)
         metrics.weights_age_seconds.set(self._follower.age_seconds)
+
+    def _global_steps(self) -> int:
+        """Steps of the whole run: what the coordinator said last, and this actor's own since then."""
+        told = self._member.instructions
+        reported = told.step_limit - told.step_allowance
+        return told.env_steps + max(0, self._collector.env_steps - reported)
 
     def _take_weights(self) -> None:
         new = self._follower.take()
@@ -113,7 +119,7 @@ class ActorLoop:
                 episode_return=episode.episode_return,
                 length=episode.length,
                 truncated=episode.truncated,
-                env_steps=self._member.instructions.env_steps,
+                env_steps=self._global_steps(),
                 weights_version=self._weights_version,
                 time=episode.end_time,
             )

@@ -15,11 +15,11 @@ from learner.publisher import Publisher
 from learner.records import restore_random
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
-from sbrl.config import Config, load
+from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient, FleetMember
 from sbrl.fleet_watch import FleetWatch, total
-from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import LearnerMetrics, make_registry
 from sbrl.replay.items import ItemShape
 from sbrl.rpc import CoordinatorUnavailable
@@ -33,8 +33,7 @@ LAST_PUBLICATION_SECONDS = 15.0
 
 
 def main(argv: Sequence[str]) -> None:
-    arguments = role_arguments("learner", __doc__ or "").parse_args(argv)
-    config = load(arguments.config)
+    arguments, config = load_role(role_arguments("learner", __doc__ or ""), argv)
     run_directory = RunDirectory(arguments.run_dir)
     configure_torch(config.learner.num_threads)
     spec = make_spec(config.env)

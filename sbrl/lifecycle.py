@@ -19,8 +19,8 @@ from typing import NoReturn, Self
 from prometheus_client import CollectorRegistry, start_http_server
 
 from sbrl import rpc
-from sbrl.config import Config
-from sbrl.errors import RunError, SbrlError
+from sbrl.config import Config, load
+from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
 
 PARENT_VARIABLE = "SBRL_PARENT"  # in the environment: the process that this one is not to outlive
@@ -67,11 +67,41 @@ def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
     """The arguments that every role program takes."""
     parser = argparse.ArgumentParser(prog=f"sbrl {role}", description=description)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run's config, as YAML")
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="where the run's state lives")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where the run's state lives (default: the config's folder)"
+    )
     parser.add_argument("--name", default=role, help="this process's name, unique in its role (default: %(default)s)")
     parser.add_argument("--health-port", type=int, metavar="PORT", help="in place of network.health_port; 0 takes a free one")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="in place of network.metrics_port; 0 takes a free one")
     return parser
+
+
+def load_role(
+    parser: argparse.ArgumentParser, argv: Sequence[str], needs_peers: bool = True
+) -> tuple[argparse.Namespace, Config]:
+    """Parses a role's command line and reads the config it names.
+
+    Args:
+        needs_peers: the role connects to others, so the config must say where they are.
+
+    Raises:
+        UsageError: a bad config, or one without the addresses that the role needs.
+    """
+    arguments = parser.parse_args(argv)
+    config = load(arguments.config)
+    arguments.run_dir = arguments.run_dir or arguments.config.resolve().parent
+    network = config.network
+    if needs_peers and network.coordinator_address.endswith(":0"):
+        raise UsageError(
+            f"network.coordinator_address={network.coordinator_address} has no port, so {parser.prog} cannot find the coordinator: "
+            f"set host:port, or start all roles with `sbrl train`, which chooses ports and writes them to its run.yaml"
+        )
+    if needs_peers and len(network.replay_addresses) != config.replay.num_shards:
+        raise UsageError(
+            f"network.replay_addresses names {len(network.replay_addresses)} of {config.replay.num_shards} shards: give "
+            f"host:port for each, or start all roles with `sbrl train`, which chooses ports and writes them to its run.yaml"
+        )
+    return arguments, config
 
 
 class RoleRuntime:

@@ -1,13 +1,12 @@
-"""The coordinator's program: `python -m services.coordinator --config run.yaml --run-dir DIR`."""
+"""The coordinator's program: `python -m services.coordinator --config run.yaml`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sbrl import rpc
-from sbrl.config import load
 from sbrl.fleet import FleetMember
-from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import CoordinatorMetrics, make_registry
 from services.coordinator.server import Coordinator
 
@@ -17,8 +16,7 @@ _GRACE_SECONDS = 5.0
 
 def main(argv: Sequence[str]) -> None:
     """Serves until SIGTERM."""
-    arguments = role_arguments("coordinator", _DESCRIPTION).parse_args(argv)
-    config = load(arguments.config)
+    arguments, config = load_role(role_arguments("coordinator", _DESCRIPTION), argv, needs_peers=False)
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
     coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from sbrl.config import Config, load
+from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
 from sbrl.fleet import FleetMember
-from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import EvaluatorMetrics, make_registry
 from sbrl.policy import use_one_thread
 from sbrl.weights import WeightsClient
@@ -17,8 +17,7 @@ from services.evaluator.loop import EvaluatorLoop
 
 
 def main(argv: Sequence[str]) -> None:
-    arguments = role_arguments("evaluator", __doc__ or "").parse_args(argv)
-    config = load(arguments.config)
+    arguments, config = load_role(role_arguments("evaluator", __doc__ or ""), argv)
     make_spec(config.env)  # an environment that cannot be made is found out now, not when the first evaluation is due
     use_one_thread()
     registry = make_registry("evaluator")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 
-from sbrl.config import load
 from sbrl.envs.make import make_spec
 from sbrl.errors import UsageError
 from sbrl.fleet import FleetMember
-from sbrl.lifecycle import RoleRuntime, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import ReplayMetrics, Totals, make_registry
 from sbrl.replay.items import ItemShape
 from sbrl.replay.table import ShardServer
@@ -24,10 +24,12 @@ REPORT_SECONDS = 0.5
 
 def main(argv: Sequence[str]) -> None:
     parser = role_arguments("replay", __doc__ or "")
-    parser.add_argument("--shard", type=int, required=True, metavar="N", help="which shard this is, from 0")
-    arguments = parser.parse_args(argv)
-    config = load(arguments.config)
-    if not 0 <= arguments.shard < config.replay.num_shards:
+    parser.add_argument(
+        "--shard", type=int, metavar="N", help="which shard this is, from 0 (default: the number --name ends with, else 0)"
+    )
+    arguments, config = load_role(parser, argv)
+    shard = ordinal(arguments.name) if arguments.shard is None else arguments.shard
+    if not 0 <= shard < config.replay.num_shards:
         raise UsageError(
             f"--shard {arguments.shard}: replay.num_shards is {config.replay.num_shards}, so shards are 0 to that less 1"
         )
@@ -35,10 +37,10 @@ def main(argv: Sequence[str]) -> None:
     registry = make_registry("replay")
     metrics = ReplayMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
-        port = int(config.network.replay_addresses[arguments.shard].rpartition(":")[2])
-        directory = RunDirectory(arguments.run_dir).replay_checkpoints(arguments.shard)
-        server = ShardServer(config, shape, arguments.shard, port, directory)
-        limits = shard_limits(config, arguments.shard)
+        port = int(config.network.replay_addresses[shard].rpartition(":")[2])
+        directory = RunDirectory(arguments.run_dir).replay_checkpoints(shard)
+        server = ShardServer(config, shape, shard, port, directory)
+        limits = shard_limits(config, shard)
         metrics.capacity.set(limits.capacity)
         metrics.samples_per_insert_target.set(limits.samples_per_insert)
         member = FleetMember(
@@ -47,27 +49,33 @@ def main(argv: Sequence[str]) -> None:
             arguments.name,
             counters=metrics.counters,
             gauges=metrics.gauges,
-            index=arguments.shard,
+            index=shard,
             health_address=runtime.health_address,
             metrics_address=runtime.metrics_address,
         )
         member.start()
         runtime.serving()
-        shard = Shard(server, metrics, limits.min_size)
+        reporter = ShardReporter(server, metrics, limits.min_size)
         logger.info("serving on port %d with %d transitions restored", port, server.restored_size)
         next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
         while not runtime.stop.wait(REPORT_SECONDS):
-            shard.report()
+            reporter.report()
             if time.monotonic() >= next_checkpoint:
-                shard.checkpoint()
+                reporter.checkpoint()
                 next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
-        shard.checkpoint()
-        shard.report()
+        reporter.checkpoint()
+        reporter.report()
         member.leave()
         server.stop()
 
 
-class Shard:
+def ordinal(name: str) -> int:
+    """The number a name ends with, as a StatefulSet's pods' do (sbrl-replay-3); 0 if it ends with none."""
+    digits = re.search(r"\d+$", name)
+    return int(digits[0]) if digits else 0
+
+
+class ShardReporter:
     """A shard's server together with its metrics."""
 
     def __init__(self, server: ShardServer, metrics: ReplayMetrics, min_size: int) -> None:

@@ -83,6 +83,14 @@ def test_run_directory_of_another_schema(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["run.yaml"]
 
 
+@pytest.mark.parametrize("role", ["actor", "learner", "replay", "evaluator"])
+def test_role_without_addresses(tmp_path: Path, role: str) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(sbrl("config", "show", *FAST).stdout, encoding="utf-8")
+    done = sbrl(role, "--config", str(config))
+    check(done.returncode, done.stderr, USAGE, ["network.coordinator_address", "sbrl train"])
+
+
 def check(code: int, stderr: str, wanted: int, words: list[str]) -> None:
     assert code == wanted, stderr
     assert "Traceback" not in stderr
