@@ -30,9 +30,7 @@ def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(parser, argv)
     shard = ordinal(arguments.name) if arguments.shard is None else arguments.shard
     if not 0 <= shard < config.replay.num_shards:
-        raise UsageError(
-            f"--shard {arguments.shard}: replay.num_shards is {config.replay.num_shards}, so shards are 0 to that less 1"
-        )
+        raise UsageError(f"--shard {shard} is not one of the config's {config.replay.num_shards} shards, which count from 0")
     shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
     registry = make_registry("replay")
     metrics = ReplayMetrics(registry)
