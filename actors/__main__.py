@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.loop import ActorLoop
-from actors.stream import Identity, TransitionStream
+from actors.stream import Identity, TransitionStream, WarmUp
 from actors.weights import WeightsFollower
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
@@ -22,6 +22,8 @@ from sbrl.replay.items import ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.writer import EpisodeWriter
 from sbrl.weights import WeightsClient
+
+DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is told to stop
 
 
 def main(argv: Sequence[str]) -> None:
@@ -64,6 +66,12 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         follower = WeightsFollower(weights_client, config.actors.weights_interval_seconds, runtime.stop)
         probes = [ShardProbe(address, shard) for shard, address in enumerate(addresses)]
         shape = ItemShape.of(envs.spec, config.agent.stored_steps)
+        # Two pieces for each environment and shard, at least, by the time that the replay is warm.
+        pieces = 2 * config.replay.num_shards * envs.num_envs * (config.actors.num_actors or 1)
+        warm_up = WarmUp(
+            piece_steps=max(config.agent.stored_steps, config.min_replay_size // pieces),
+            is_on=lambda: member.instructions.env_steps < config.min_replay_size,
+        )
         streams = [
             TransitionStream(
                 EpisodeWriter(addresses, shape, lambda env, step: member.instructions.initial_priority),
@@ -71,6 +79,8 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
                 Identity(member.index, member.incarnation, env),
                 config.actors.max_in_flight_items,
                 runtime.stop,
+                drain_seconds=DRAIN_SECONDS / envs.num_envs,
+                warm_up=warm_up,
             )
             for env in range(envs.num_envs)
         ]

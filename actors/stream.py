@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from sbrl.sharding import episode_shard
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.5  # how often a blocked actor looks whether it should stop, or whether the shard is gone
-GIVE_UP_SECONDS = 5.0  # a shard that is silent for longer is left for another, with what it had not confirmed
+# A shard that is silent for longer is left for another, with what it had not confirmed. A restart takes some ten seconds, and
+# while a shard writes a checkpoint it may not answer either.
+GIVE_UP_SECONDS = 30.0
 
 
 class Identity(NamedTuple):
@@ -26,6 +28,17 @@ class Identity(NamedTuple):
     actor: int
     incarnation: int
     env: int
+
+
+class WarmUp(NamedTuple):
+    """While the shards fill for the first time, episodes are cut into pieces that take turns over the shards.
+
+    Each shard opens at its own share of replay.min_size: with whole episodes (a game of Freeway has 2,048 steps) some would
+    open long after others, and the open ones would serve samples that the whole replay is not due yet.
+    """
+
+    piece_steps: int
+    is_on: Callable[[], bool]
 
 
 class TransitionStream:
@@ -42,7 +55,18 @@ class TransitionStream:
         identity: Identity,
         max_in_flight: int,
         stop: threading.Event,
+        drain_seconds: float,
+        warm_up: WarmUp,
     ) -> None:
+        """
+        Args:
+            max_in_flight: items that may be unconfirmed.
+            stop: set when the actor is to stop; from then on no wait is longer than `drain_seconds`.
+            warm_up: how episodes are cut while the shards fill for the first time.
+        """
+        self._drain_seconds, self._warm_up = drain_seconds, warm_up
+        self._piece_steps = 0
+        self._unmade = 0  # steps whose items were never made, for their shard was lost before
         self._writer, self._probes, self._identity = writer, probes, identity
         self._max_in_flight, self._stop = max_in_flight, stop
         self._episode = 0
@@ -51,8 +75,8 @@ class TransitionStream:
 
     @property
     def created(self) -> int:
-        """Items handed to Reverb: confirmed, dropped or in flight."""
-        return self._writer.items_created
+        """Items handed to Reverb, and those that were lost before they could be: confirmed, dropped or in flight."""
+        return self._writer.items_created + self._unmade
 
     @property
     def in_flight(self) -> int:
@@ -74,23 +98,40 @@ class TransitionStream:
             observation: the one it reached, should the stream have to move to another shard.
         """
         self._writer.append(transition)
+        self._piece_steps += 1
         self._confirm(self._max_in_flight, observation)
+        if self._piece_steps >= self._warm_up.piece_steps and self._warm_up.is_on():
+            self.end()
+            self.begin(observation)
 
     def end(self) -> None:
         """Writes what completes the episode's last items and waits until all are confirmed."""
         self._writer.end()
         if self._confirm(0, None):
-            self._writer.close_episode(FLUSH_SECONDS)
+            self._writer.close_episode(self._patience)
 
     def close(self) -> None:
         """Gives unconfirmed items one last chance, then drops and counts them."""
         try:
-            self._writer.flush(0, FLUSH_SECONDS)
+            self._writer.flush(0, self._patience)
         except BlockedError:
             self.dropped += self._writer.unconfirmed
         self._writer.close()
 
+    @property
+    def _patience(self) -> float:
+        """Seconds for one wait."""
+        return min(FLUSH_SECONDS, self._drain_seconds) if self._stop.is_set() else FLUSH_SECONDS
+
+    def _abandon(self) -> None:
+        """Counts what the lost shard had not confirmed, and the steps that had not become items yet."""
+        unmade = self._writer.unmade
+        self._unmade += unmade
+        self.dropped += self._writer.unconfirmed + unmade
+        self._writer.abandon()
+
     def _begin_on(self, shard: int, observation: NDArray[Any]) -> None:
+        self._piece_steps = 0
         self._writer.begin(shard, observation, *self._identity)
 
     def _confirm(self, max_in_flight: int, observation: NDArray[Any] | None) -> bool:
@@ -99,15 +140,14 @@ class TransitionStream:
         try:
             while True:
                 try:
-                    self._writer.flush(max_in_flight, FLUSH_SECONDS)
+                    self._writer.flush(max_in_flight, self._patience)
                     return True
                 except BlockedError as blocked:
                     if self._stop.is_set():
                         return False
                     if self._probes[self._writer.shard].down_seconds > GIVE_UP_SECONDS:
                         logger.warning("gave up on %s for environment %d", blocked, self._identity.env)
-                        self.dropped += self._writer.unconfirmed
-                        self._writer.abandon()
+                        self._abandon()
                         if observation is not None:
                             self._begin_on(self._healthy_shard(self._writer.shard), observation)
                         return False

@@ -8,6 +8,7 @@ import time
 from typing import NamedTuple
 
 from sbrl import rpc
+from sbrl.errors import RunError
 from sbrl.networks.serialization import Weights, decode
 from sbrl.weights import WeightsClient
 
@@ -47,12 +48,13 @@ class WeightsFollower:
         while not self._stop.is_set():
             try:
                 fetched = self._client.fetch(newer_than_version=self._version)
+                if fetched is not None:
+                    tensors = decode(fetched.data)
+                    with self._lock:
+                        self._new = NewWeights(fetched.version, tensors)
+                    self._version, self._published_time = fetched.version, fetched.published_time
             except rpc.CoordinatorUnavailable as error:
                 logger.debug("no weights: %s", error)  # the fleet member's beats warn of the outage
-                fetched = None
-            if fetched is not None:
-                tensors = decode(fetched.data)
-                with self._lock:
-                    self._new = NewWeights(fetched.version, tensors)
-                self._version, self._published_time = fetched.version, fetched.published_time
+            except RunError:  # refused or damaged: the next try may do better, and the age of the weights shows meanwhile
+                logger.exception("no weights")
             self._stop.wait(self._interval)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -13,6 +14,7 @@ from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep
 from sbrl.config import Config
+from sbrl.errors import RunError
 from sbrl.fleet import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
 from sbrl.metrics import LearnerMetrics, Totals
@@ -82,9 +84,12 @@ class LearnerLoop:
             complete = self._is_complete()
             if complete:
                 break
-            sampled = self._source.get(BATCH_SECONDS)
-            if sampled is not None:
-                self._train(sampled)
+            if self._may_train():
+                sampled = self._source.get(BATCH_SECONDS)
+                if sampled is not None:
+                    self._train(sampled)
+            else:
+                self._stop.wait(BATCH_SECONDS)
             now = time.monotonic()
             if now - self._reported_time >= REPORT_SECONDS:
                 self.report()
@@ -133,6 +138,8 @@ class LearnerLoop:
         if self._last is None or updates_per_second == 0.0:
             return
         loss = float(self._last.loss.item())
+        if not math.isfinite(loss):
+            raise RunError(f"the loss is {loss} after {self._step.updates} updates: lower learner.learning_rate and resume")
         metrics.loss.set(loss)
         self._board.learner(
             env_steps=self._member.instructions.env_steps,
@@ -163,9 +170,20 @@ class LearnerLoop:
             self._source.update_priorities(items, values)
         self._returning = None
 
+    def _inserted_after_warm_up(self) -> float:
+        return total(self._watch.status, "replay.transitions_inserted") - self._config.min_replay_size
+
     def _samples_per_insert(self) -> float:
-        after_warm_up = total(self._watch.status, "replay.transitions_inserted") - self._config.min_replay_size
+        after_warm_up = self._inserted_after_warm_up()
         return self.samples_trained / after_warm_up if after_warm_up > 0 else 0.0
+
+    def _samples_left(self) -> float:
+        """What the ratio still allows of all that has been inserted; negative where shards let the learner run ahead."""
+        return self._config.samples_per_insert * self._inserted_after_warm_up() - self.samples_trained
+
+    def _may_train(self) -> bool:
+        """Always while actors collect, for then the shards' limiters hold the ratio; later, as long as a batch is due."""
+        return self._collected_time is None or self._samples_left() >= self._config.learner.batch_size / 2
 
     def _is_complete(self) -> bool:
         """Whether all is collected and every sample that the ratio allows is trained: the achieved ratio is then the target."""
@@ -177,11 +195,11 @@ class LearnerLoop:
             self._collected_time = now
         if now - self._collected_time < SETTLE_SECONDS:
             return False
-        after_warm_up = total(status, "replay.transitions_inserted") - self._config.min_replay_size
-        allowed = self._config.samples_per_insert * after_warm_up
-        if self.samples_trained + self._config.learner.batch_size / 2 > allowed:
+        if not self._may_train():
             return True
+        if self._source.shards_up < self._config.replay.num_shards:
+            return False  # one is being restarted, and may have something left
         if now - max(self._last_batch_time, self._collected_time) > EXHAUSTED_SECONDS:
-            logger.warning("shards serve no more: trained %d of %.0f samples allowed", self.samples_trained, allowed)
+            logger.warning("shards serve no more: %.0f samples that the ratio allows are missing", self._samples_left())
             return True
         return False

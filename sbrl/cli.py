@@ -42,8 +42,14 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command line (without the program's name) and returns its exit code."""
     if argv and argv[0] in PROGRAMS:
         module = PROGRAMS[argv[0]][0]
-        os.execv(sys.executable, [sys.executable, "-m", module, *argv[1:]])
-    arguments = make_parser().parse_args(argv)
+        os.execv(sys.executable, [sys.executable, "-P", "-m", module, *argv[1:]])
+    parser = make_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes positional arguments in one piece only; people write options between overrides.
+    if rest and not (hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     code: int = arguments.command(arguments)
     return code
 
@@ -116,7 +122,14 @@ def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
     if arguments.resume:
         raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave one of the two out")
     config = configs.load(arguments.config, arguments.preset, arguments.overrides)
-    command = [sys.executable, "-m", "serial", "--run-dir", str(arguments.run_dir or _default_run_directory(config.env.id))]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "serial",
+        "--run-dir",
+        str(arguments.run_dir or _default_run_directory(config.env.id)),
+    ]
     for option, value in (("--config", arguments.config), ("--preset", arguments.preset)):
         command += [option, str(value)] if value is not None else []
     os.execv(sys.executable, [*command, *arguments.overrides])

@@ -22,7 +22,9 @@ from sbrl.presets import DEFAULT_PRESET, PRESETS
 
 SCHEMA_VERSION: Final = 1
 
-Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d+$")]
+# host:port, with a port of at most 65535
+_PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+Address = Annotated[str, Field(pattern=rf"^[^:\s]+:{_PORT}$")]
 
 
 class Section(BaseModel):
@@ -49,7 +51,7 @@ class Env(Section):
 
     id: str = Field("ALE/Pong-v5", min_length=1)
     """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions."""
-    frame_skip: int = Field(4, ge=1)
+    frame_skip: int = Field(4, ge=1, le=100)
     """ALE only: frames an action is repeated for; what is seen is the maximum over the last two. At zero no time would pass."""
     frame_size: int = Field(84, ge=36)
     """ALE only: height and width in pixels of the grayscale frame (36 is the least the Nature CNN can take)."""
@@ -64,7 +66,7 @@ class Env(Section):
     """ALE only: end an episode for the learner when a life is lost (the Atari 100k protocol)."""
     full_action_space: bool = False
     """ALE only: all 18 actions in place of the game's minimal set."""
-    max_episode_steps: int = Field(27_000, ge=1)
+    max_episode_steps: int = Field(27_000, ge=1, le=10_000_000)
     """Agent steps after which an episode is truncated (a limit of the environment's own below this one still holds)."""
     clip_rewards: bool | None = None
     """Clip rewards for the learner to [-1, 1]; unset: yes for ALE games, no elsewhere. Logged returns are never clipped."""
@@ -88,7 +90,7 @@ class Agent(Section):
     num_quantiles: int = Field(200, ge=1)
     """Quantiles of the return distribution an action's value is the mean of; without any there is no value."""
     kappa: float = Field(1.0, gt=0)
-    """Width of the quantile Huber loss's quadratic part; the loss is divided by it, so it cannot be zero."""
+    """Half-width of the quantile Huber loss's quadratic part; at zero no part would be quadratic, and the loss zero."""
     epsilon_start: float = Field(1.0, ge=0, le=1)
     """Probability of a random action until replay.min_size steps are collected."""
     epsilon_end: float = Field(0.01, ge=0, le=1)
@@ -128,7 +130,7 @@ class Learner(Section):
     """Updates between two copies of the online network into the target network (Dopamine: 8,000 steps x 0.25)."""
     publish_period: int = Field(100, ge=1)
     """Updates between two publications of weights to actors and evaluator, who act on older ones in between."""
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d{1,2})?)$")
     """Where updates run: cpu, cuda or cuda:N; no other backend is supported."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of one update; one leaves the other cores to the actors, none could not run."""
@@ -218,11 +220,6 @@ class Config(Section):
     def samples_per_insert(self) -> float:
         """Samples trained per transition inserted, after warm-up: batch size x updates per step."""
         return self.learner.batch_size * self.learner.updates_per_step
-
-    @property
-    def planned_updates(self) -> int:
-        """Updates a complete run makes: updates_per_step for every step after warm-up."""
-        return int((self.run.env_steps - self.min_replay_size) * self.learner.updates_per_step)
 
     @property
     def min_replay_size(self) -> int:

@@ -6,7 +6,6 @@ import enum
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -94,7 +93,6 @@ class FleetMember:
         self._settled: dict[str, float] = {}  # counters of the process that earlier incarnations have accounted for
         self._answered = threading.Condition()  # guards what is below
         self._answers = 0
-        self._answer_time = time.monotonic()
         self._lease: fleet_pb2.JoinResponse | None = None
         self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
         self._stopping = threading.Event()
@@ -148,12 +146,6 @@ class FleetMember:
         """The newest instructions; before the first lease they allow no step."""
         with self._answered:
             return self._instructions
-
-    @property
-    def seconds_since_answer(self) -> float:
-        """Since the coordinator last answered (before that, since this object was made)."""
-        with self._answered:
-            return time.monotonic() - self._answer_time
 
     def beat_now(self) -> Instructions:
         """Joins if need be, reports the counters and returns the new instructions.
@@ -275,7 +267,6 @@ class FleetMember:
                 initial_priority=response.initial_priority,
             )
             self._answers += 1
-            self._answer_time = time.monotonic()
             self._answered.notify_all()
             return self._instructions
 

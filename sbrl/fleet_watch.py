@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 
+from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, RunState
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -45,6 +46,8 @@ class FleetWatch:
                 self._answer_time = time.monotonic()
             except CoordinatorUnavailable as error:
                 logger.debug("no status: %s", error)
+            except RunError:  # refused: this thread goes on asking all the same
+                logger.exception("no status")
             self._stopped.wait(self._interval)
 
 

@@ -25,7 +25,7 @@ from sbrl.metadata import run_metadata
 from sbrl.ports import check_port_free, free_ports
 from sbrl.progress import ProgressMeter
 from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_directory import RunDirectory
+from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.summary import read_summary, summarize, write_summary
 from sbrl.supervisor import RoleCommand, Supervisor
 from sbrl.tables import write_episodes, write_evaluations
@@ -53,19 +53,26 @@ def train(config: Config, run_directory: RunDirectory, resume: bool) -> bool:
     else:
         run_directory.check_new()
     config = place(config)
-    with run_directory.lock():
-        run_directory.config.write_text(configs.dump(config, run_metadata()), encoding="utf-8")
+    with run_directory.lock() as lock:
+        replace_text(run_directory.config, configs.dump(config, run_metadata()))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
-            return _LocalRun(config, run_directory, stop, view).run()
+            return _LocalRun(config, run_directory, stop, view, lock).run()
 
 
 def place(config: Config) -> Config:
     """The config with what was left open decided for this machine: ports of loopback and the number of actors.
 
     Raises:
+        UsageError: one port for the health or metrics of all processes.
         RunError: a port that was asked for is taken.
     """
     network, host = config.network, config.network.bind_host
+    for name in ("health_port", "metrics_port"):
+        if getattr(network, name):
+            raise UsageError(
+                f"network.{name}={getattr(network, name)} would be every process's in a run on one machine: leave it 0, and "
+                f"each takes a free one, which its log names"
+            )
     chosen = free_ports(host, 1 + config.replay.num_shards)
     coordinator = network.coordinator_address
     if coordinator.endswith(":0"):
@@ -74,7 +81,7 @@ def place(config: Config) -> Config:
     for address in (coordinator, *shards):
         name, _, port = address.rpartition(":")
         check_port_free(name, int(port))
-    num_actors = config.actors.num_actors or max(1, (os.cpu_count() or 1) // CORES_PER_ACTOR)
+    num_actors = config.actors.num_actors or max(1, len(os.sched_getaffinity(0)) // CORES_PER_ACTOR)
     tree = config.model_dump(mode="json")
     tree["network"].update(coordinator_address=coordinator, replay_addresses=list(shards))
     tree["actors"]["num_actors"] = num_actors
@@ -98,13 +105,36 @@ def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config
     """The config of an earlier run, with ports to be chosen anew and `overrides` on top.
 
     Raises:
-        UsageError: no run, a config of another schema, a bad override.
+        UsageError: no run, a config of another schema, a bad override, or one of a setting that is fixed for a run.
     """
     run_directory.check_resumable()
     tree = configs.read_yaml(run_directory.config)
     network = tree.setdefault("network", {})
     network.update(coordinator_address="127.0.0.1:0", replay_addresses=[])
-    return configs.build(tree, *(configs.parse_override(text) for text in overrides))
+    config = configs.build(tree, *(configs.parse_override(text) for text in overrides))
+    check_resumable_with(configs.build(tree), config)
+    return config
+
+
+def check_resumable_with(before: Config, after: Config) -> None:
+    """
+    Raises:
+        UsageError: a setting was changed that the run's network, its stored transitions or its limiters depend on.
+    """
+    fixed = [
+        ("env", list(configs.Env.model_fields)),
+        ("agent", ["algorithm", "stored_steps", "torso", "hidden_size", "num_quantiles"]),
+        ("learner", ["batch_size", "updates_per_step"]),
+        ("replay", ["num_shards", "capacity", "min_size", "prioritized", "error_buffer"]),
+    ]
+    for section, names in fixed:
+        for name in names:
+            was, now = (getattr(getattr(config, section), name) for config in (before, after))
+            if was != now:
+                raise UsageError(
+                    f"{section}.{name} was {was!r} and cannot become {now!r} in a run that is resumed: its network, its stored "
+                    f"transitions or its limiters were made with it; start a new run for another value"
+                )
 
 
 def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
@@ -112,7 +142,9 @@ def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleComma
     common = ["--config", str(run_directory.config), "--run-dir", str(run_directory.path)]
 
     def command(name: str, module: str, stop_order: int, *extra: str) -> RoleCommand:
-        return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name), stop_order)
+        # A shard's last checkpoint takes as long as its data is large.
+        drain_seconds = 600.0 if module == "services.replay" else 60.0
+        return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name), stop_order, drain_seconds)
 
     return [
         command("coordinator", "services.coordinator", 3),
@@ -124,11 +156,11 @@ def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleComma
 
 
 class _LocalRun:
-    def __init__(self, config: Config, run_directory: RunDirectory, stop: threading.Event, view: View) -> None:
+    def __init__(self, config: Config, run_directory: RunDirectory, stop: threading.Event, view: View, lock: int) -> None:
         self._config, self._directory, self._stop, self._view = config, run_directory, stop, view
         self._fleet = FleetClient(config.network.coordinator_address)
         self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
-        self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message)
+        self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message, keep_open=lock)
         self._start = time.monotonic()
         self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
         self._earlier_seconds = float(read_summary(run_directory.summary).get("wall_seconds", 0.0))
@@ -176,7 +208,7 @@ class _LocalRun:
         """For whoever looks while the run goes on; without the coordinator's answer the files stay as they are."""
         try:
             self._write_tables(self._fleet.status(), complete=False)
-        except CoordinatorUnavailable as error:
+        except (RunError, OSError) as error:
             self._view.message(f"results not brought up to date: {error}")
 
     def _may_end(self, name: str) -> bool:
@@ -200,6 +232,8 @@ class _LocalRun:
             log = LogClient(self._config.network.coordinator_address)
             try:
                 log.append_evaluation(evaluation)
+            except RunError as error:
+                self._view.message(f"the final evaluation is not in the log, only in {result}: {error}")
             finally:
                 log.close()
         self._view.message("recording a video ...")
@@ -209,9 +243,10 @@ class _LocalRun:
         """Runs a program on the run directory; a failure is said, and costs the run no more than this program's result."""
         log_path = self._directory.log(module.rpartition(".")[2])
         with log_path.open("ab") as log:
-            command = [sys.executable, "-m", module, str(self._directory.path), *arguments]
+            command = [sys.executable, "-P", "-m", module, str(self._directory.path), *arguments]
             with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:
                 while process.poll() is None:
+                    self._supervisor.check()
                     if self._stop.wait(LOOK_SECONDS):
                         process.terminate()
                         break

@@ -94,7 +94,7 @@ def load_role(
     if needs_peers and network.coordinator_address.endswith(":0"):
         raise UsageError(
             f"network.coordinator_address={network.coordinator_address} has no port, so {parser.prog} cannot find the "
-            f"coordinator: set host:port, or start all roles with `sbrl train`, which chooses ports and writes them to its run.yaml"
+            f"coordinator: set host:port, or start all roles with `sbrl train`, which chooses ports and writes them to run.yaml"
         )
     if needs_peers and len(network.replay_addresses) != config.replay.num_shards:
         raise UsageError(

@@ -34,11 +34,6 @@ class EpsilonGreedyPolicy:
         self._generator = np.random.default_rng(seed)
         self._weight, self._bias = network.head.fold()
 
-    @property
-    def generator(self) -> np.random.Generator:
-        """The source of exploration, for checkpoints of a serial run."""
-        return self._generator
-
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Acts with `weights` from now on.
 

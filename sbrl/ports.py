@@ -37,7 +37,10 @@ def free_ports(host: str, count: int) -> list[int]:
         RunError: there are not so many.
     """
     found: list[int] = []
-    for port in random.SystemRandom().sample(range(LOWEST_PORT, _first_ephemeral_port()), k=64 * count):
+    candidates = range(LOWEST_PORT, _first_ephemeral_port())
+    if len(candidates) < 64 * count:  # some machines give nearly all ports to outgoing connections
+        candidates = range(LOWEST_PORT, 65_536)
+    for port in random.SystemRandom().sample(candidates, k=64 * count):
         with contextlib.suppress(RunError):  # this one is taken: the next may not be
             check_port_free(host, port)
             found.append(port)

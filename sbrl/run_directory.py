@@ -13,6 +13,13 @@ from sbrl.errors import RunError, UsageError
 LOCK = ".lock"
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file, all or nothing."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
 class RunDirectory:
     """Paths in a run directory; `lock` makes what is missing."""
 
@@ -60,8 +67,11 @@ class RunDirectory:
             raise UsageError(f"{self.path} holds no run to resume: it has no run.yaml; leave out --resume to start one")
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Makes the directory and holds it for one process at a time; the lock ends with the process, however that ends.
+    def lock(self) -> Iterator[int]:
+        """Makes the directory and holds it for one run at a time; yields the lock's file descriptor.
+
+        The lock ends with the last process that has the descriptor, however that ends: handed to the roles, it outlives a
+        launcher that was killed for as long as they drain.
 
         Raises:
             RunError: another process holds it, or it cannot be written.
@@ -81,6 +91,6 @@ class RunDirectory:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from sbrl.config import Config
 from sbrl.fleet_watch import total
 from sbrl.progress import mean
+from sbrl.run_directory import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 
@@ -59,9 +59,7 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Writes the summary, all or nothing."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_text(path, json.dumps(summary, indent=2) + "\n")
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from sbrl.lifecycle import PARENT_VARIABLE
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
 HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
 STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a message, will not do better the second time
-KILL_SECONDS = 90.0  # a process that has not drained by then is killed
 TAIL_BYTES = 4096
 ERROR = "sbrl: error: "  # what `sbrl.lifecycle.run_program` begins a failure's line with
 
@@ -30,6 +29,7 @@ class RoleCommand(NamedTuple):
     arguments: Sequence[str]
     log: Path
     stop_order: int  # lower ones are stopped first
+    drain_seconds: float  # a process that has not ended so long after SIGTERM is killed
 
 
 class _Role:
@@ -46,12 +46,20 @@ class _Role:
 class Supervisor:
     """Starts each role as a process of its own (never by fork: Reverb's threads would not survive it), restarts what dies."""
 
-    def __init__(self, commands: Sequence[RoleCommand], may_end: Callable[[str], bool], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        commands: Sequence[RoleCommand],
+        may_end: Callable[[str], bool],
+        say: Callable[[str], None],
+        keep_open: int,
+    ) -> None:
         """
         Args:
             may_end: says of a role's name whether its exit with code 0 is its end; else it is started again.
             say: tells the user what happened.
+            keep_open: a file descriptor that every role inherits: the run directory's lock.
         """
+        self._keep_open = keep_open
         self._roles = [_Role(command) for command in commands]
         self._may_end, self._say = may_end, say
 
@@ -90,15 +98,15 @@ class Supervisor:
         """SIGTERMs all, group by group in stop order, waits for their drain, and kills what does not end in time."""
         for order in sorted({role.command.stop_order for role in self._roles}):
             group = [role for role in self._roles if role.command.stop_order == order]
-            living = [role.process for role in group if role.process is not None and role.process.poll() is None]
-            for process in living:
+            living = [(role.command, role.process) for role in group if role.process and role.process.poll() is None]
+            for _, process in living:
                 process.terminate()
-            deadline = time.monotonic() + KILL_SECONDS
-            for process in living:
+            start = time.monotonic()
+            for command, process in living:
                 try:
-                    process.wait(max(0.1, deadline - time.monotonic()))
+                    process.wait(max(0.1, start + command.drain_seconds - time.monotonic()))
                 except subprocess.TimeoutExpired:
-                    self._say(f"process {process.pid} did not stop within {KILL_SECONDS:.0f} s: killing it")
+                    self._say(f"{command.name} did not stop within {command.drain_seconds:.0f} s: killing it")
                     process.kill()
                     process.wait()
             for role in group:
@@ -117,10 +125,11 @@ class Supervisor:
         command = role.command
         with command.log.open("ab") as log:
             role.process = subprocess.Popen(
-                [sys.executable, "-m", command.module, *command.arguments],
+                [sys.executable, "-P", "-m", command.module, *command.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=(self._keep_open,),
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops the roles in order
                 env={
                     # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -65,7 +66,7 @@ class LiveView:
 
     def __enter__(self) -> Self:
         self._live.__enter__()
-        self._live.update(Panel(f"{headline(self._config)}\nstarting ...", title=self._title))
+        self._live.update(Panel(Text(f"{headline(self._config)}\nstarting ..."), title=escape(self._title)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -75,7 +76,7 @@ class LiveView:
         self._live.update(panel(self._config, self._title, progress))
 
     def message(self, text: str) -> None:
-        self._live.console.print(text)
+        self._live.console.print(text, markup=False)
 
 
 def headline(config: Config) -> str:
@@ -132,7 +133,7 @@ def panel(config: Config, title: str, progress: Progress) -> Panel:
         f"{progress.env_steps:,} of {progress.target_env_steps:,} env steps ({share:.0%}), ETA {duration(progress.eta_seconds)}"
     )
     bar = ProgressBar(total=progress.target_env_steps, completed=min(progress.env_steps, progress.target_env_steps))
-    return Panel(Group(counted, bar, Text(), table), title=title, subtitle="Ctrl-C stops cleanly; --resume goes on")
+    return Panel(Group(counted, bar, Text(), table), title=escape(title), subtitle="Ctrl-C stops cleanly; --resume goes on")
 
 
 def number(value: float | None) -> str:

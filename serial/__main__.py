@@ -17,7 +17,7 @@ from sbrl.envs.make import make_spec
 from sbrl.lifecycle import configure_logging, run_program
 from sbrl.metadata import run_metadata
 from sbrl.progress import ProgressMeter
-from sbrl.run_directory import RunDirectory
+from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.summary import summarize, write_summary
 from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     directory.check_new()
     with directory.lock():
         configure_logging("serial", config.run.log_level)
-        directory.config.write_text(configs.dump(config, run_metadata()), encoding="utf-8")
+        replace_text(directory.config, configs.dump(config, run_metadata()))
         with make_view(config, f"{config.env.id}, serial, in {directory.path}") as view:
             train(config, directory, view)
     print(closing_lines(directory, complete=True))

@@ -147,9 +147,11 @@ class SerialRun:
 def serial_config(config: Config) -> Config:
     """The config of a serial run: one shard, one actor, one thread, and a limiter that lets a whole round through.
 
-    Everything happens in turn, so the limiter's slack only has to hold what one round inserts.
+    Everything happens in turn, so the limiter's slack has to hold what one round inserts: a step of every environment, and,
+    where episodes end or are cut off, the items that their last steps complete.
     """
-    slack = 2.0 * config.samples_per_insert * config.actors.envs_per_actor + 2.0 * config.learner.batch_size
+    items = config.actors.envs_per_actor * (2 + 2 * config.agent.stored_steps)
+    slack = config.samples_per_insert * items + 2.0 * config.learner.batch_size
     error_buffer = max(slack, config.replay.error_buffer or 0.0)
     return config.model_copy(
         update={

@@ -57,7 +57,7 @@ class AtariEnvs:
             rom: ALE's name of the game's ROM, such as ms_pacman.
         """
         self.num_envs = num_envs
-        self._seed = seed
+        self._seeds = (seed + np.arange(num_envs)) % 2**31  # ALE takes 31 bits
         self._life_loss = env.terminal_on_life_loss
         self._lives = np.zeros(num_envs, np.int32)
         self._next: NDArray[Any] | None = None  # first observations of the episodes to come
@@ -74,7 +74,7 @@ class AtariEnvs:
 
     def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         if self._next is None:
-            self._next, info = self._envs.reset(seed=self._seed)
+            self._next, info = self._envs.reset(seed=self._seeds)
             self._lives = info["lives"]
             assert self._next is not None
         return self._next  # ended episodes were begun anew by the step that ended them

@@ -35,18 +35,25 @@ class ClockSampler:
         self._now = 0.0  # the last ringing time
         self._rates: deque[float] = deque()  # of the items in the table, oldest first
         self._evicted = 0
-        self._ordinals: dict[tuple[int, int], int] = {}  # (env, step) -> place in the order of insertion
-        self._ordinal_of_key: dict[int, int] = {}
+        self._names: deque[tuple[int, int]] = deque()  # (env, step) of the same
+        self._ordinals: dict[tuple[int, int], int] = {}  # (env, step) -> place in the order of insertion, of the same
+        self._ordinal_of_key: dict[int, int] = {}  # of those sampled yet
+        self._key_of_ordinal: dict[int, int] = {}
         self._total_rate = 0.0
         self._max_rate = 1.0  # of all there were: new items are given it, as the learner's actors do
 
     def insertion_priority(self, env: int, step: int) -> float:
         """The first ringing time of an item about to be inserted; items must be inserted in the order of these calls."""
         self._ordinals[env, step] = self._evicted + len(self._rates)
+        self._names.append((env, step))
         self._rates.append(self._max_rate)
         self._total_rate += self._max_rate
         if len(self._rates) > self._capacity:
             self._total_rate -= self._rates.popleft()
+            del self._ordinals[self._names.popleft()]
+            key = self._key_of_ordinal.pop(self._evicted, None)
+            if key is not None:
+                del self._ordinal_of_key[key]
             self._evicted += 1
         return self._ring(self._max_rate)
 
@@ -68,9 +75,9 @@ class ClockSampler:
             return
         clocks = {}
         for key, priority in zip(keys.tolist(), priorities.tolist(), strict=True):
+            if key not in self._ordinal_of_key:
+                continue  # evicted since it was sampled
             place = self._ordinal_of_key[key] - self._evicted
-            if place < 0:
-                continue
             self._total_rate += priority - self._rates[place]
             self._rates[place] = priority
             self._max_rate = max(self._max_rate, priority)
@@ -82,6 +89,7 @@ class ClockSampler:
         key, self._now = int(sample.info.key), float(sample.info.priority)
         _, _, env, step, _ = sample.data["meta"][0].tolist()
         ordinal = self._ordinal_of_key[key] = self._ordinals[env, step]
+        self._key_of_ordinal[ordinal] = key
         rate = self._rates[ordinal - self._evicted]
         self._client.mutate_priorities(TABLE, {key: self._ring(rate)})
         return sample.data, key, rate / self._total_rate

@@ -79,11 +79,8 @@ class ShardSampler:
     def _stream(self, cancelled: threading.Event) -> None:
         try:
             for items in self._batches():
-                if cancelled.is_set():
-                    self.items_discarded += self._batch_size
-                    return
                 self.items_served += self._batch_size
-                if not self._sink(items, cancelled):
+                if cancelled.is_set() or not self._sink(items, cancelled):
                     self.items_discarded += self._batch_size
                     return
         except (tf.errors.OpError, RuntimeError) as error:
@@ -123,6 +120,6 @@ class ShardSampler:
                 continue
             try:
                 self._client.mutate_priorities(TABLE, dict(zip(keys.tolist(), priorities.tolist(), strict=True)))
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:  # ValueError: a priority that is negative or not a number
                 self.priorities_dropped += len(keys)
                 logger.warning("priorities for replay shard %d were refused: %s", self.shard, error)

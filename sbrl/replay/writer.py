@@ -122,6 +122,11 @@ class EpisodeWriter:
         """The most items of the current shard that can be unconfirmed (Reverb does not say how many are)."""
         return self._unconfirmed
 
+    @property
+    def unmade(self) -> int:
+        """Steps of the current episode that are not part of an item of their own yet: the last n_max, at most."""
+        return min(self._rows, self._shape.n_max)
+
     def close_episode(self, timeout_seconds: float) -> None:
         """Confirms all items and forgets the history, so that nothing of this episode can reach the next.
 

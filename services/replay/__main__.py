@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from sbrl.envs.make import make_spec
-from sbrl.errors import UsageError
+from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import ReplayMetrics, Totals, make_registry
@@ -20,6 +20,7 @@ from sbrl.sharding import shard_limits
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
+SILENT_SECONDS = 60.0  # a server that has not answered for so long is taken to hang: this process ends and is started again
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,12 +58,12 @@ def main(argv: Sequence[str]) -> None:
         logger.info("serving on port %d with %d transitions restored", port, server.restored_size)
         next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
         while not runtime.stop.wait(REPORT_SECONDS):
-            reporter.report()
+            reporter.try_report()
             if time.monotonic() >= next_checkpoint:
                 reporter.checkpoint()
                 next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
         reporter.checkpoint()
-        reporter.report()
+        reporter.try_report()
         member.leave()
         server.stop()
 
@@ -78,7 +79,7 @@ class ShardReporter:
 
     def __init__(self, server: ShardServer, metrics: ReplayMetrics, min_size: int) -> None:
         self._server, self._metrics, self._totals, self._min_size = server, metrics, Totals(), min_size
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = self._last_answer = time.monotonic()
 
     def report(self) -> None:
         """Brings the metrics up to date with the table's counters."""
@@ -94,6 +95,20 @@ class ShardReporter:
         after_warm_up = info.inserted - self._min_size
         metrics.samples_per_insert_achieved.set(info.sampled / after_warm_up if after_warm_up > 0 else 0.0)
         metrics.checkpoint_age_seconds.set(time.monotonic() - self._last_checkpoint)
+
+    def try_report(self) -> None:
+        """As `report`; a server that is busy (with a checkpoint, say) is asked again later.
+
+        Raises:
+            RunError: it has not answered for a minute.
+        """
+        try:
+            self.report()
+            self._last_answer = time.monotonic()
+        except RunError as error:
+            if time.monotonic() - self._last_answer > SILENT_SECONDS:
+                raise
+            logger.warning("%s; asking again", error)
 
     def checkpoint(self) -> None:
         """Writes a checkpoint; one that fails is counted and said, and the shard goes on with the one before."""
