@@ -77,12 +77,12 @@ def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
 
 
 def load_role(
-    parser: argparse.ArgumentParser, argv: Sequence[str], needs_peers: bool = True
+    parser: argparse.ArgumentParser, argv: Sequence[str], *, needs_coordinator: bool = True, needs_shards: bool = True
 ) -> tuple[argparse.Namespace, Config]:
     """Parses a role's command line and reads the config it names.
 
     Args:
-        needs_peers: the role connects to others, so the config must say where they are.
+        needs_coordinator, needs_shards: the role connects to them, so the config must say where they are.
 
     Raises:
         UsageError: a bad config, or one without the addresses that the role needs.
@@ -91,12 +91,12 @@ def load_role(
     config = load(arguments.config)
     arguments.run_dir = arguments.run_dir or arguments.config.resolve().parent
     network = config.network
-    if needs_peers and network.coordinator_address.endswith(":0"):
+    if needs_coordinator and network.coordinator_address.endswith(":0"):
         raise UsageError(
             f"network.coordinator_address={network.coordinator_address} has no port, so {parser.prog} cannot find the "
             f"coordinator: set host:port, or start all roles with `sbrl train`, which chooses ports and writes them to run.yaml"
         )
-    if needs_peers and len(network.replay_addresses) != config.replay.num_shards:
+    if needs_shards and len(network.replay_addresses) != config.replay.num_shards:
         raise UsageError(
             f"network.replay_addresses names {len(network.replay_addresses)} of {config.replay.num_shards} shards: give "
             f"host:port for each, or start all roles with `sbrl train`, which chooses ports and writes them to its run.yaml"

@@ -16,7 +16,9 @@ _GRACE_SECONDS = 5.0
 
 def main(argv: Sequence[str]) -> None:
     """Serves until SIGTERM."""
-    arguments, config = load_role(role_arguments("coordinator", _DESCRIPTION), argv, needs_peers=False)
+    arguments, config = load_role(
+        role_arguments("coordinator", _DESCRIPTION), argv, needs_coordinator=False, needs_shards=False
+    )
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
     coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics)

@@ -17,7 +17,7 @@ from services.evaluator.loop import EvaluatorLoop
 
 
 def main(argv: Sequence[str]) -> None:
-    arguments, config = load_role(role_arguments("evaluator", __doc__ or ""), argv)
+    arguments, config = load_role(role_arguments("evaluator", __doc__ or ""), argv, needs_shards=False)
     make_spec(config.env)  # an environment that cannot be made is found out now, not when the first evaluation is due
     use_one_thread()
     registry = make_registry("evaluator")
