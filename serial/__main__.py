@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def train(config: Config, directory: RunDirectory, view: View) -> None:
-    """Runs, evaluates and leaves the same results as a run with all roles."""
+    """Runs, evaluates and leaves the results of a run with all roles, but for the video and TensorBoard."""
     start, meter, next_show = time.monotonic(), ProgressMeter(config), 0.0
 
     def show(status: GetStatusResponse) -> None:
