@@ -32,15 +32,7 @@ def main(argv: Sequence[str]) -> None:
     registry = make_registry("actor")
     metrics = ActorMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
-        member = FleetMember(
-            config.network.coordinator_address,
-            "actor",
-            arguments.name,
-            counters=metrics.counters,
-            gauges=metrics.gauges,
-            health_address=runtime.health_address,
-            metrics_address=runtime.metrics_address,
-        )
+        member = FleetMember.of_role(config.network.coordinator_address, "actor", arguments.name, metrics, runtime)
         member.start()
         try:
             if member.wait_joined_or(runtime.stop):

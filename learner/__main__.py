@@ -41,16 +41,7 @@ def main(argv: Sequence[str]) -> None:
     registry = make_registry("learner")
     metrics = LearnerMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
-        member = FleetMember(
-            config.network.coordinator_address,
-            "learner",
-            arguments.name,
-            counters=metrics.counters,
-            gauges=metrics.gauges,
-            index=0,
-            health_address=runtime.health_address,
-            metrics_address=runtime.metrics_address,
-        )
+        member = FleetMember.of_role(config.network.coordinator_address, "learner", arguments.name, metrics, runtime, index=0)
         member.start()
         try:
             if member.wait_joined_or(runtime.stop):

@@ -7,12 +7,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import grpc
 
 from sbrl import rpc
 from sbrl.errors import RunError
+from sbrl.lifecycle import RoleRuntime
+from sbrl.metrics import RoleMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
 BEAT_SECONDS = 1.0
@@ -97,6 +99,22 @@ class FleetMember:
         self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
+
+    @classmethod
+    def of_role(
+        cls, address: str, role: str, name: str, metrics: RoleMetrics, runtime: RoleRuntime, index: int | None = None
+    ) -> Self:
+        """The membership of a role program, which reports the counters and gauges that it also exports."""
+        return cls(
+            address,
+            role,
+            name,
+            counters=metrics.counters,
+            gauges=metrics.gauges,
+            index=index,
+            health_address=runtime.health_address,
+            metrics_address=runtime.metrics_address,
+        )
 
     def start(self) -> None:
         """Begins to join and beat in the background; an absent coordinator is waited for."""

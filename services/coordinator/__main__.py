@@ -26,15 +26,7 @@ def main(argv: Sequence[str]) -> None:
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         bound = coordinator.start(host, port)
         # Its own member, so that the fleet's list has the addresses of its health and metrics too.
-        member = FleetMember(
-            rpc.reachable_address(host, bound),
-            "coordinator",
-            arguments.name,
-            counters=metrics.counters,
-            gauges=metrics.gauges,
-            health_address=runtime.health_address,
-            metrics_address=runtime.metrics_address,
-        )
+        member = FleetMember.of_role(rpc.reachable_address(host, bound), "coordinator", arguments.name, metrics, runtime)
         member.start()
         runtime.serving()
         runtime.stop.wait()

@@ -42,15 +42,8 @@ def main(argv: Sequence[str]) -> None:
         limits = shard_limits(config, shard)
         metrics.capacity.set(limits.capacity)
         metrics.samples_per_insert_target.set(limits.samples_per_insert)
-        member = FleetMember(
-            config.network.coordinator_address,
-            "replay",
-            arguments.name,
-            counters=metrics.counters,
-            gauges=metrics.gauges,
-            index=shard,
-            health_address=runtime.health_address,
-            metrics_address=runtime.metrics_address,
+        member = FleetMember.of_role(
+            config.network.coordinator_address, "replay", arguments.name, metrics, runtime, index=shard
         )
         member.start()
         runtime.serving()
