@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sbrl import config
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
@@ -21,8 +23,10 @@ from sbrl.networks.serialization import encode
 from sbrl.ports import free_ports
 from sbrl.weights import WeightsClient
 
-LIMIT = 60.0
+LIMIT = 60.0  # seconds; generous, for these machines are shared
 INTERVAL = 1000
+
+pytestmark = pytest.mark.timeout(300)
 
 
 class Run:
