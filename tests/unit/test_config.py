@@ -111,7 +111,7 @@ def test_unknown_key_names_the_nearest(override: str, unknown: str, near: str):
         ("learner.learning_rate=.nan", "must be a finite number", "nothing is learned"),
         ("learner.updates_per_step=inf", "must be a finite number", "wait for the other"),
         ("learner.device=gpu", "must match", "cpu, cuda or cuda:N"),
-        ("agent.algorithm=dqn", "must be 'qr-dqn'", "Dabney"),
+        ("agent.algorithm=qrdqn", "did you mean 'qr-dqn'", "algorithms: dqn, m-dqn, c51"),
         ("env.frame_size=20", "must be at least 36", "least the Nature CNN can take"),
         ("env.id=''", "must not be empty", "Gymnasium id"),
         ("network.replay_addresses=[here]", "must match", "host:port"),
