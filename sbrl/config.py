@@ -184,7 +184,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 def _preset(name: str) -> Mapping[str, Any]:
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[name].settings
 
 
 def _merge(into: dict[str, Any], source: Mapping[str, Any]) -> None:

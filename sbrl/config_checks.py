@@ -25,7 +25,9 @@ def check(config: Config) -> None:
 
 def warn(config: Config) -> tuple[str, ...]:
     """A sentence for each thing that is allowed but seldom meant."""
-    return tuple(sentence for rule in (_warn_support, _warn_weights, _warn_resets) for sentence in rule(config))
+    return tuple(
+        sentence for rule in (_warn_support, _warn_munchausen, _warn_weights, _warn_resets) for sentence in rule(config)
+    )
 
 
 def _check_steps(config: Config) -> None:
@@ -158,6 +160,15 @@ def _warn_support(config: Config) -> list[str]:
         return [
             f"agent.v_max is {agent.v_max:g}, and rewards are not clipped: with 1 a step returns reach {bound:.1f}, and C51 "
             f"cannot tell those above v_max from v_max itself; raise agent.v_max if {config.env.id} pays that much"
+        ]
+    return []
+
+
+def _warn_munchausen(config: Config) -> list[str]:
+    if config.agent.algorithm == "m-dqn" and config.agent.n_step > 1:
+        return [
+            f"agent.n_step is {config.agent.n_step} with agent.algorithm m-dqn: the log-policy is added to the reward of the "
+            f"first of the n steps only, for the others' actions are not judged again; it is published with agent.n_step=1"
         ]
     return []
 

@@ -123,7 +123,13 @@ def check_resumable_with(before: Config, after: Config) -> None:
     """
     fixed = [
         ("env", list(configs.Env.model_fields)),
-        ("agent", ["algorithm", "stored_steps", "torso", "hidden_size", "num_quantiles"]),
+        (
+            "agent",
+            [
+                *("algorithm", "dueling", "noisy", "stored_steps", "spr_jumps", "torso", "width_scale", "layer_norm"),
+                *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size"),
+            ],
+        ),
         ("learner", ["batch_size", "updates_per_step"]),
         ("replay", ["num_shards", "capacity", "min_size", "prioritized", "error_buffer"]),
     ]

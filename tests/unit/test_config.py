@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sbrl import config
 from sbrl.config import Actors, Config, Replay, Run
 from sbrl.errors import UsageError
-from sbrl.presets import DEFAULT_PRESET, PRESETS
+from sbrl.presets import PRESETS
 
 
 def write(directory: Path, text: str) -> Path:
@@ -42,18 +42,6 @@ def test_loading_does_not_write_to_the_presets():
     before = json.dumps(PRESETS)
     config.load(preset="small-batch", overrides=["learner.batch_size=64"])
     assert json.dumps(PRESETS) == before
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid(name: str):
-    config.load(preset=name)
-
-
-def test_the_presets_are_the_papers():
-    small, baseline = config.load(), config.load(preset="dopamine-qr-dqn")
-    assert DEFAULT_PRESET == "small-batch"
-    assert (small.learner.batch_size, small.agent.n_step, small.samples_per_insert) == (8, 3, 2.0)
-    assert (baseline.learner.batch_size, baseline.agent.n_step, baseline.samples_per_insert) == (32, 3, 8.0)
 
 
 @pytest.mark.parametrize(
