@@ -6,8 +6,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sbrl import rpc
+from sbrl.credentials import Credentials
 
 _THREADS = 4
+OPEN = Credentials()  # probes bring no token, and Kubernetes' speak no TLS
 
 
 class HealthServer:
@@ -16,7 +18,7 @@ class HealthServer:
     def __init__(self) -> None:
         # Non-blocking: a Watch holds no thread, so that watchers cannot keep a probe from its answer.
         self._servicer = health.HealthServicer(experimental_non_blocking=True)
-        self._server = rpc.make_server(_THREADS, "health")
+        self._server = rpc.make_server(_THREADS, "health", OPEN)
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, self._server)
         self._servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)  # "" is the whole process
 
@@ -26,7 +28,7 @@ class HealthServer:
         Raises:
             RunError: the port is taken.
         """
-        bound = rpc.bind(self._server, host, port, "health service")
+        bound = rpc.bind(self._server, host, port, "health service", OPEN)
         self._server.start()
         return bound
 
@@ -45,7 +47,7 @@ class HealthServer:
 
 def is_serving(address: str, timeout: float) -> bool:
     """Whether the process with its health service at `address` says SERVING within `timeout` seconds."""
-    with rpc.open_channel(address) as channel:
+    with rpc.open_channel(address, OPEN) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=""), timeout=timeout)
         except grpc.RpcError:

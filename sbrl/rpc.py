@@ -1,4 +1,7 @@
-"""gRPC as every role uses it: channels that reconnect quickly, servers that notice a taken port, errors with a message."""
+"""gRPC as every role uses it: channels that reconnect quickly, servers that notice a taken port, errors with a message.
+
+Tokens and TLS come from the environment of the process (`sbrl.credentials`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from contextlib import contextmanager
 
 import grpc
 
+from sbrl.credentials import Credentials, TokenCheck, TokenSender
 from sbrl.errors import RunError
 
 # gRPC's own default lets two minutes pass between attempts: too long for a coordinator that restarts in one second.
@@ -33,9 +37,22 @@ class CoordinatorUnavailable(RunError):
     """The coordinator gave no usable answer in time: worth trying again."""
 
 
-def open_channel(address: str) -> grpc.Channel:
-    """A channel to host:port; it connects with the first call and again, within two seconds, after the peer is back."""
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def open_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:
+    """A channel to host:port; it connects with the first call and again, within two seconds, after the peer is back.
+
+    Args:
+        credentials: None: those of the process's environment.
+
+    Raises:
+        UsageError: the environment's credentials cannot be read.
+    """
+    own = Credentials.from_environment() if credentials is None else credentials
+    if own.channel is None:
+        channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    else:
+        name = (("grpc.ssl_target_name_override", own.server_name),) if own.server_name else ()
+        channel = grpc.secure_channel(address, own.channel, options=(*_CHANNEL_OPTIONS, *name))
+    return channel if own.token is None else grpc.intercept_channel(channel, TokenSender(own.token))
 
 
 @contextmanager
@@ -54,14 +71,24 @@ def coordinator_errors(address: str) -> Iterator[None]:
         raise RunError(f"coordinator at {address} refused the call: {error.code().name}: {error.details()}") from None
 
 
-def make_server(max_workers: int, name: str) -> grpc.Server:
-    """A server without ports; `max_workers` bounds the calls it carries out at once, `name` prefixes its threads."""
+def make_server(max_workers: int, name: str, credentials: Credentials) -> grpc.Server:
+    """A server without ports.
+
+    Args:
+        max_workers: bounds the calls it carries out at once.
+        name: prefixes its threads.
+        credentials: with a token, calls without it are refused.
+    """
     executor = futures.ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix=name)
-    return grpc.server(executor, options=_SERVER_OPTIONS)
+    checks = () if credentials.token is None else (TokenCheck(credentials.token),)
+    return grpc.server(executor, interceptors=checks, options=_SERVER_OPTIONS)
 
 
-def bind(server: grpc.Server, host: str, port: int, service: str) -> int:
+def bind(server: grpc.Server, host: str, port: int, service: str, credentials: Credentials) -> int:
     """Binds a server to host:port (0: any free one) and returns the port.
+
+    Args:
+        credentials: with a certificate, the port speaks TLS.
 
     Raises:
         RunError: the port is taken or the address is not this machine's.
@@ -73,7 +100,9 @@ def bind(server: grpc.Server, host: str, port: int, service: str) -> int:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: a restart takes its port back at once
             probe.bind((host, port))
-        return int(server.add_insecure_port(f"{host}:{port}"))
+        if credentials.server is None:
+            return int(server.add_insecure_port(f"{host}:{port}"))
+        return int(server.add_secure_port(f"{host}:{port}", credentials.server))
     except OSError as error:
         raise RunError(f"{where}: {error.strerror}") from None
     except RuntimeError as error:

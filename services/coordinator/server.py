@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from sbrl import rpc
+from sbrl.credentials import Credentials
 from sbrl.episode_log import MAX_EPISODES_PER_CALL
 from sbrl.errors import RunError
 from sbrl.metrics import CoordinatorMetrics
@@ -36,11 +37,19 @@ class Coordinator:
     """The whole coordinator over one directory; what it knows survives kill -9."""
 
     def __init__(self, directory: Path, target_env_steps: int, metrics: CoordinatorMetrics) -> None:
-        """Args: directory: made if need be. target_env_steps: run.env_steps."""
+        """
+        Args:
+            directory: made if need be.
+            target_env_steps: run.env_steps.
+
+        Raises:
+            UsageError: the token or certificate that the environment names cannot be read.
+        """
         self._directory = directory
         self._target_env_steps = target_env_steps
         self._metrics = metrics
-        self._server = rpc.make_server(THREADS, "coordinator")
+        self._credentials = Credentials.from_environment()
+        self._server = rpc.make_server(THREADS, "coordinator", self._credentials)
 
     def start(self, host: str, port: int) -> int:
         """Takes the port (0: any free one), reads the state, serves, and returns the port.
@@ -48,7 +57,7 @@ class Coordinator:
         Raises:
             RunError: the port is taken, or the directory is in use, damaged or cannot be written.
         """
-        bound = rpc.bind(self._server, host, port, "coordinator")
+        bound = rpc.bind(self._server, host, port, "coordinator", self._credentials)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._store = Store(self._directory / "state.sqlite")

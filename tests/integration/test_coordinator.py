@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from safetensors.numpy import save
 
 from sbrl import rpc
+from sbrl.credentials import Credentials
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, FleetMember, RunState
@@ -45,8 +46,8 @@ def serve(directory, clock=time.monotonic, port=0, target=TARGET):
     """Yields the address of a coordinator over `directory`."""
     store = Store(directory / "state.sqlite")
     metrics = CoordinatorMetrics(CollectorRegistry())
-    server = rpc.make_server(16, "test")
-    port = rpc.bind(server, "127.0.0.1", port, "test")
+    server = rpc.make_server(16, "test", Credentials())
+    port = rpc.bind(server, "127.0.0.1", port, "test", Credentials())
     add_services(server, store, WeightsStore(directory, store), Fleet(store, target, metrics, clock=clock), metrics)
     server.start()
     try:
