@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.complete
+ORACLES := .venv-oracles/.complete
 
 # The budget of `make run`: override on the command line, as in `make run STEPS=200000 SEED=1`.
 STEPS ?= 40000
@@ -13,7 +14,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow check check-protos format protos bench-update bench-cartpole clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards bench-update bench-cartpole bench-learning bench-resets clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +24,16 @@ setup: $(READY) ## Make .venv with everything installed (again when constraints.
 $(READY): pyproject.toml constraints.txt scripts/setup.sh
 	@PYTHON='$(PYTHON)' scripts/setup.sh
 
+oracles: $(ORACLES) ## Make .venv-oracles, what the losses are tested against (again when constraints-oracles.txt changed)
+
+$(ORACLES): constraints-oracles.txt scripts/oracles.sh | $(READY)
+	@scripts/oracles.sh
+
 run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEED, RUN_DIR, ARGS)
 	$(BIN)/sbrl train --preset small-batch --run-dir $(RUN_DIR) run.env_steps=$(STEPS) run.seed=$(SEED) \
 		evaluator.interval_env_steps=20000 evaluator.episodes=5 $(ARGS)
 
-test: $(READY) ## Run the tests (ARGS go to pytest)
+test: $(READY) $(ORACLES) ## Run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes (ARGS go to pytest)
@@ -48,6 +54,12 @@ format: $(READY) ## Format the code and fix what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+metrics-docs: $(READY) ## Write docs/metrics.md from the definitions in sbrl/metrics.py
+	$(BIN)/python -m scripts.metrics_docs
+
+dashboards: $(READY) ## Write deploy/dashboards/ from scripts/dashboards.py
+	$(BIN)/python -m scripts.dashboards
+
 protos: $(READY) ## Generate sbrl/v1 from protos/
 	rm -f sbrl/v1/*_pb2.py sbrl/v1/*_pb2.pyi sbrl/v1/*_pb2_grpc.py
 	$(call GENERATE,.)
@@ -58,6 +70,21 @@ bench-update: $(READY) ## Measure the learner's update (ARGS go to the benchmark
 bench-cartpole: $(READY) ## Learn CartPole through all roles, a few minutes; fails below 475 (ARGS go to the benchmark)
 	$(BIN)/python -m bench.cartpole $(ARGS)
 
-clean: ## Remove .venv, caches and build leftovers; runs/ is kept
-	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+bench-learning: $(READY) ## Train every agent on a small task, half an hour; fails below a threshold (ARGS go to the benchmark)
+	$(BIN)/python -m bench.learning --jobs 2 $(ARGS)
+
+bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 minutes (ARGS go to the benchmark)
+	$(BIN)/python -m bench.resets --jobs 2 $(ARGS)
+
+.PHONY: chart image
+chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
+	scripts/tools.sh
+	.venv/tools/bin/helm lint --strict deploy
+	$(BIN)/python -m pytest -q tests/chart $(ARGS)
+
+image: ## Build both container images and try them (CONTAINER names the tool, IMAGE_ARGS go to its build)
+	scripts/image.sh
+
+clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
+	rm -rf .venv .venv-oracles build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ from sbrl.fleet import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
+from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.replay.items import ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.writer import EpisodeWriter
@@ -49,7 +49,8 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         envs = make_envs(config.env, config.actors.envs_per_actor, env_seed)
         closing.callback(envs.close)
         network = build_network(config.agent, envs.spec, seed=config.run.seed)
-        policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed)
+        seed_torch(policy_seed)
+        policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True)
         log_client = LogClient(config.network.coordinator_address)
         closing.callback(log_client.close)
         sender = EpisodeSender(log_client)

@@ -14,7 +14,7 @@ from sbrl.replay.writer import Transition
 
 
 class Policy(Protocol):
-    def act(self, observation: NDArray[Any], epsilon: float) -> NDArray[np.int64]: ...
+    def act(self, observation: NDArray[Any], epsilon: float | NDArray[np.float64]) -> NDArray[np.int64]: ...
 
 
 class Stream(Protocol):
@@ -57,11 +57,11 @@ class Collector:
         self.env_steps = 0
         self.episodes = 0
 
-    def step(self, epsilon: float, weights_version: int) -> None:
+    def step(self, epsilon: float | NDArray[np.float64], weights_version: int) -> None:
         """Acts once in every environment.
 
         Args:
-            epsilon: probability of a random action.
+            epsilon: probability of a random action, one for all environments or one for each.
             weights_version: of the weights the policy holds, kept with every item.
         """
         if self._observation is None:

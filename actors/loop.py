@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from actors.collector import Collector, FinishedEpisode
-from actors.exploration import linear_epsilon
+from actors.exploration import epsilons
 from actors.stream import TransitionStream
 from actors.weights import WeightsFollower
 from sbrl.config import Config
@@ -18,6 +18,7 @@ from sbrl.errors import RunError
 from sbrl.fleet import FleetMember, RunState
 from sbrl.metrics import ActorMetrics, Totals
 from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.summary import frames_per_step
 from sbrl.v1.fleet_pb2 import Episode
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class ActorLoop:
         self._metrics, self._totals, self._stop = metrics, Totals(), stop
         self._collector = Collector(envs, policy, streams, self._on_episode)
         self._weights_version = 0
+        self._frames_per_step = frames_per_step(config)
         self._actor, self._incarnation = member.index, member.incarnation
 
     def run(self) -> None:
@@ -66,13 +68,13 @@ class ActorLoop:
                 self._metrics.blocked_seconds.labels("coordinator").inc(time.monotonic() - start)
                 continue
             self._take_weights()
-            epsilon = linear_epsilon(self._config, self._global_steps())
+            epsilon = epsilons(self._config, self._global_steps(), self._actor)
             self._collector.step(epsilon, self._weights_version)
             # Exact at every step, for the coordinator's step allowance counts on it.
             self._totals.raise_to(self._metrics.env_steps, self._collector.env_steps)
             steps += 1
             if steps % REPORT_STEPS == 0:
-                self._metrics.epsilon.set(epsilon)
+                self._metrics.epsilon.set(float(epsilon.mean()))
                 self.report()
 
     def report(self) -> None:
@@ -81,6 +83,7 @@ class ActorLoop:
         created = sum(stream.created for stream in self._streams)
         in_flight = sum(stream.in_flight for stream in self._streams)
         dropped = sum(stream.dropped for stream in self._streams)
+        raise_to(metrics.frames, self._collector.env_steps * self._frames_per_step)
         raise_to(metrics.transitions_collected, created)
         raise_to(metrics.transitions_inserted, created - in_flight - dropped)
         raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped)
@@ -88,6 +91,7 @@ class ActorLoop:
         raise_to(metrics.episodes_dropped, self._sender.dropped)
         metrics.transitions_in_flight.set(in_flight)
         metrics.weights_age_seconds.set(self._follower.age_seconds)
+        metrics.policy_lag_versions.set(self._follower.lag_versions)
 
     def _global_steps(self) -> int:
         """Steps of the whole run: what the coordinator said last, and this actor's own since then."""

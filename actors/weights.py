@@ -29,6 +29,7 @@ class WeightsFollower:
         self._new: NewWeights | None = None
         self._version = 0
         self._published_time = 0.0
+        self.lag_versions = 0  # that the newest weights were ahead of those known, when last looked for
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="weights", daemon=True).start()
@@ -48,6 +49,7 @@ class WeightsFollower:
         while not self._stop.is_set():
             try:
                 fetched = self._client.fetch(newer_than_version=self._version)
+                self.lag_versions = fetched.version - self._version if fetched is not None and self._version else 0
                 if fetched is not None:
                     tensors = decode(fetched.data)
                     with self._lock:

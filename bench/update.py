@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from learner.losses import quantile_targets, select_action
+from learner.losses.quantile import quantile_targets
+from learner.losses.selection import select_action
 from learner.records import Batch
 from learner.update import UpdateStep, configure_torch, find_device
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
-from sbrl.networks.heads import QuantileNetwork
+from sbrl.networks.network import ValueNetwork
 
 NUM_BATCHES = 8
 
@@ -43,10 +44,10 @@ def main() -> None:
     spec = EnvSpec(
         num_actions=6, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint8), stack=4, kind="frames", clip_rewards=True
     )
-    network = build_network(tree.agent, spec)
+    network = build_network(tree.agent, spec, seed=tree.run.seed)
     batches = [random_batch(arguments.batch_size, spec, seed) for seed in range(NUM_BATCHES)]
     naive = NaiveUpdate(textbook_network(network).to(device), tree)
-    ours = UpdateStep(network.to(device), tree)
+    ours = UpdateStep(tree, spec, device)
 
     milliseconds: dict[str, list[float]] = {"naive": [], "sbrl": []}
     for index in range(-NUM_BATCHES, arguments.updates):  # negative: warm-up
@@ -75,7 +76,8 @@ class NaiveUpdate:
     def update(self, batch: Batch) -> None:
         batch = batch.to(next(self._online.parameters()).device)
         with torch.no_grad():
-            targets = quantile_targets(batch.r_t, batch.discount_t, self._target(batch.s_t.float() / 255))
+            quantiles_t = self._target(batch.s_t.float() / 255)
+            targets = quantile_targets(batch.r_t, batch.discount_t, quantiles_t, quantiles_t.mean(dim=-1))
         quantiles = select_action(self._online(batch.s_tm1.float() / 255), batch.a_tm1)
         tau = (torch.arange(quantiles.shape[1], device=quantiles.device) + 0.5) / quantiles.shape[1]
         u = targets[:, None, :] - quantiles[:, :, None]
@@ -86,9 +88,10 @@ class NaiveUpdate:
         self._optimizer.step()
 
 
-def textbook_network(network: QuantileNetwork) -> nn.Module:
+def textbook_network(network: ValueNetwork) -> nn.Module:
     """The same layers with the same parameters, in torch's default layout."""
-    layers = copy.deepcopy(nn.Sequential(*network.torso.layers, network.head))
+    torso = network.torso
+    layers = copy.deepcopy(nn.Sequential(torso.encoder, torso.projection, torso.activation, network.head))
     for parameter in layers.parameters():
         parameter.data = parameter.data.contiguous()
     return layers

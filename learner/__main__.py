@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import Sequence
 
+import numpy as np
+
 from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore
 from learner.loop import LearnerLoop
@@ -20,7 +22,8 @@ from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient, FleetMember
 from sbrl.fleet_watch import FleetWatch, total
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
-from sbrl.metrics import LearnerMetrics, make_registry
+from sbrl.metrics import LearnerMetrics, export_disk, make_registry
+from sbrl.policy import seed_torch
 from sbrl.replay.items import ItemShape
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
@@ -30,16 +33,20 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
 LAST_PUBLICATION_SECONDS = 15.0
+# In an actor's place among the run's seeds (see actors.__main__.seeds); the evaluator has the one above.
+_SEED_INDEX = 2**32 - 2
 
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("learner", __doc__ or ""), argv)
     run_directory = RunDirectory(arguments.run_dir)
     configure_torch(config.learner.num_threads)
+    seed_torch(learner_seed(config.run.seed))
     spec = make_spec(config.env)
     step = make_update_step(config, spec)
     registry = make_registry("learner")
     metrics = LearnerMetrics(registry)
+    export_disk(registry, run_directory.path)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         member = FleetMember.of_role(config.network.coordinator_address, "learner", arguments.name, metrics, runtime, index=0)
         member.start()
@@ -56,6 +63,12 @@ def main(argv: Sequence[str]) -> None:
             member.leave()
 
 
+def learner_seed(run_seed: int) -> int:
+    """Of the noise, augmentation and quantile fractions of a run's updates: of no actor's stream, nor the evaluator's."""
+    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX]).generate_state(1)
+    return int(seed)
+
+
 def learn(
     config: Config,
     runtime: RoleRuntime,
@@ -69,6 +82,7 @@ def learn(
     metrics.batch_size.set(config.learner.batch_size)
     metrics.updates_per_step_target.set(config.learner.updates_per_step)
     metrics.samples_per_insert_target.set(config.samples_per_insert)
+    metrics.checkpoint_interval_seconds.set(config.run.checkpoint_interval_seconds)
     store = CheckpointStore(run_directory.learner_checkpoints, config.run.keep_checkpoints)
     state = store.load_newest()
     if state is not None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections import abc
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.records import Batch
+from learner.records import Batch, Sequence
+from learner.schedules import Horizon
 from sbrl.config import Agent
-from sbrl.replay.items import Items, ItemShape, n_step_transitions
+from sbrl.replay.items import Items, ItemShape, future_sequence, n_step_transitions
 from sbrl.replay.sampler import ShardSampler
 
+SHARE_BATCHES = 1000  # over about so many batches the shards' shares are measured
 PUT_SECONDS = 0.5  # how often a waiting stream looks whether it was cancelled
 
 
@@ -35,13 +37,14 @@ class BatchSource:
     whatever the spread of actors, and with a shard gone.
     """
 
-    def __init__(self, addresses: Sequence[str], shape: ItemShape, agent: Agent, batch_size: int) -> None:
+    def __init__(self, addresses: abc.Sequence[str], shape: ItemShape, agent: Agent, batch_size: int) -> None:
         self._shape, self._agent = shape, agent
         # One batch waits while one is trained on: more would only be staler.
         self._queue: queue.Queue[Items] = queue.Queue(maxsize=1)
         self._stopped = threading.Event()
         self._samplers = [ShardSampler(address, k, shape, batch_size, self._put) for k, address in enumerate(addresses)]
-        self._table_sizes = np.zeros(len(addresses), np.int64)
+        self._served = np.zeros(len(addresses))  # batches of each shard, older ones counting less
+        self._least = np.full(len(addresses), np.inf)  # probability in each shard's latest batch; counts while it is up
         self._batch_size = batch_size
         self.wait_seconds = 0.0
         self.samples_taken = 0
@@ -55,8 +58,8 @@ class BatchSource:
         for sampler in self._samplers:
             sampler.stop()
 
-    def get(self, timeout_seconds: float) -> SampledBatch | None:
-        """The next batch, or None if no shard had one in time."""
+    def get(self, timeout_seconds: float, horizon: Horizon) -> SampledBatch | None:
+        """The next batch, with targets that look as far ahead as `horizon`; None if no shard had one in time."""
         start = time.monotonic()
         try:
             items = self._queue.get(timeout=timeout_seconds)
@@ -65,9 +68,13 @@ class BatchSource:
         finally:
             self.wait_seconds += time.monotonic() - start
         self.samples_taken += self._batch_size
-        self._table_sizes[items.shard] = items.table_size
-        share = items.table_size / self._table_sizes.sum()
-        return SampledBatch(to_batch(items, self._shape.stack, self._agent, share), items)
+        self._served *= 1 - 1 / SHARE_BATCHES
+        self._served[items.shard] += 1
+        share = self._served[items.shard] / self._served.sum()
+        batch = to_batch(items, self._shape.stack, self._agent, horizon, share)
+        self._least[items.shard] = float(batch.probability.min())
+        up = [k for k, sampler in enumerate(self._samplers) if k == items.shard or sampler.probe.is_up]
+        return SampledBatch(batch._replace(least_probability=float(self._least[up].min())), items)
 
     def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
         """Sends new priorities to the shard that served `items`."""
@@ -99,14 +106,18 @@ class BatchSource:
         return False
 
 
-def to_batch(items: Items, stack: int, agent: Agent, shard_share: float) -> Batch:
+def to_batch(items: Items, stack: int, agent: Agent, horizon: Horizon, shard_share: float) -> Batch:
     """The update's tensors from a batch of items.
 
     Args:
-        shard_share: the part of all stored items that lies in their shard; an item's probability of being sampled is this
-            times its probability in the shard.
+        horizon: n and the discount of the moment.
+        shard_share: the part of all batches that their shard serves; an item's probability of being sampled is this times
+            its probability in the shard.
     """
-    transitions = n_step_transitions(items, stack, agent.n_step, agent.discount)
+    transitions = n_step_transitions(items, stack, horizon.n_step, horizon.discount)
+    sequence = None
+    if agent.spr_weight > 0:
+        sequence = Sequence(*(torch.from_numpy(array) for array in future_sequence(items, stack, agent.spr_jumps)))
     return Batch(
         s_tm1=torch.from_numpy(transitions.s_tm1.copy()),  # TensorFlow's arrays are read-only
         a_tm1=torch.from_numpy(transitions.a_tm1),
@@ -114,4 +125,5 @@ def to_batch(items: Items, stack: int, agent: Agent, shard_share: float) -> Batc
         discount_t=torch.from_numpy(transitions.discount_t),
         s_t=torch.from_numpy(transitions.s_t),
         probability=torch.from_numpy(items.probability * shard_share),
+        sequence=sequence,
     )

@@ -20,6 +20,7 @@ from sbrl.networks.serialization import decode, encode
 
 _logger = logging.getLogger(__name__)
 _STATE = "state.json"
+_TENSORS = ("online", "target", "auxiliary", "optimizer")  # fields of UpdateState, each a file of its own
 
 
 class CheckpointStore:
@@ -40,7 +41,7 @@ class CheckpointStore:
             RunError: the file system refuses (no permission, no space).
         """
         update = state.update
-        tensors = {"online": update.online, "target": update.target, "optimizer": update.optimizer}
+        tensors = {name: getattr(update, name) for name in _TENSORS}
         files = {f"{name}.safetensors": encode(values) for name, values in tensors.items()}
         files[_STATE] = json.dumps({"counters": state.counters, "random": state.random}).encode()
         checkpoint = write_checkpoint(self._directory, update.updates, files)
@@ -70,9 +71,8 @@ def load(checkpoint: Path) -> LearnerState:
     Raises:
         CorruptCheckpointError: a file is missing, truncated or changed.
     """
-    online, target, optimizer = (
-        decode(read_checkpoint_file(checkpoint, f"{name}.safetensors")) for name in ("online", "target", "optimizer")
-    )
+    tensors = {name: decode(read_checkpoint_file(checkpoint, f"{name}.safetensors")) for name in _TENSORS}
     state = json.loads(read_checkpoint_file(checkpoint, _STATE))
-    update = UpdateState(online=online, target=target, optimizer=optimizer, updates=updates_of(checkpoint))
-    return LearnerState(update=update, counters=state["counters"], random=state["random"])
+    return LearnerState(
+        UpdateState(**tensors, updates=updates_of(checkpoint)), counters=state["counters"], random=state["random"]
+    )

@@ -11,13 +11,15 @@ from learner.batches import BatchSource, SampledBatch
 from learner.checkpoint import CheckpointStore
 from learner.publisher import Publisher
 from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
+from learner.sample_age import SampleAges
+from learner.schedules import HorizonSchedule, ResetSchedule
 from learner.tensorboard import TensorBoard
-from learner.update import UpdateStep
+from learner.update import UpdateStep, gpu_memory_bytes
 from sbrl.config import Config
 from sbrl.errors import RunError
 from sbrl.fleet import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
-from sbrl.metrics import LearnerMetrics, Totals
+from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
 from sbrl.replay.items import Items
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,10 @@ class LearnerLoop:
         self._config, self._step, self._source, self._store = config, step, source, store
         self._publisher, self._member, self._watch, self._board = publisher, member, watch, board
         self._metrics, self._totals, self._stop = metrics, Totals(), stop
+        self._phases = {phase: metrics.phase_seconds.labels(phase) for phase in LEARNER_PHASES}
+        self._ages = SampleAges()
+        self._last_items: Items | None = None
+        self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
         self._trained_before = trained_before
         self._trained = 0
         self._updates_at_start = step.updates
@@ -85,9 +91,7 @@ class LearnerLoop:
             if complete:
                 break
             if self._may_train():
-                sampled = self._source.get(BATCH_SECONDS)
-                if sampled is not None:
-                    self._train(sampled)
+                self._train_next()
             else:
                 self._stop.wait(BATCH_SECONDS)
             now = time.monotonic()
@@ -105,14 +109,16 @@ class LearnerLoop:
             "env_steps": self._member.instructions.env_steps,
             "max_priority": self._max_priority,
         }
+        start = time.monotonic()
         path = self._store.save(LearnerState(self._step.state(), counters, capture_random()))
         self._saved_time = time.monotonic()
+        self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)
         self._metrics.checkpoints.inc()
         logger.info("checkpoint %s", path.name)
 
     def publish(self) -> None:
-        """Hands the online weights to the publisher."""
-        self._publisher.publish(self._step.state().online, self._step.updates)
+        """Hands the weights to act with to the publisher."""
+        self._publisher.publish(self._step.acting_weights(), self._step.updates)
 
     def report(self) -> None:
         """Brings metrics and TensorBoard up to date. Reads numbers off the device, so not part of every update."""
@@ -133,34 +139,60 @@ class LearnerLoop:
         metrics.weights_version.set(self._publisher.version)
         metrics.weights_age_seconds.set(now - self._publisher.published_time)
         metrics.checkpoint_age_seconds.set(now - self._saved_time)
+        metrics.gpu_memory_bytes.set(gpu_memory_bytes())
+        self._report_sample_ages()
         achieved = self._samples_per_insert()
         metrics.samples_per_insert_achieved.set(achieved)
         if self._last is None or updates_per_second == 0.0:
             return
-        loss = float(self._last.loss.item())
-        if not math.isfinite(loss):
-            raise RunError(f"the loss is {loss} after {self._step.updates} updates: lower learner.learning_rate and resume")
+        loss, spr_loss = float(self._last.loss.item()), float(self._last.spr_loss.item())
+        if not math.isfinite(loss + spr_loss):
+            metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
+            metrics.loss.set(loss + spr_loss)
+            raise RunError(
+                f"the loss is {loss + spr_loss} after {self._step.updates} updates: lower learner.learning_rate and resume"
+            )
         metrics.loss.set(loss)
+        gradient_norm = float(self._step.gradient_norm().item())
+        metrics.gradient_norm.set(gradient_norm)
         self._board.learner(
             env_steps=self._member.instructions.env_steps,
             loss=loss,
+            spr_loss=spr_loss,
             mean_q=float(self._last.mean_q.item()),
-            gradient_norm=float(self._step.gradient_norm().item()),
+            gradient_norm=gradient_norm,
             updates_per_second=updates_per_second,
             samples_per_insert=achieved,
             updates=self._step.updates,
+            resets=self._resets.resets(self._step.updates),
+            horizon=self._horizons.at(self._step.updates),
         )
         self._board.returns(self._watch.status)
 
+    def _train_next(self) -> None:
+        """Trains on the next batch, if there is one in time, and takes the time of each phase."""
+        start, waited_before = time.perf_counter(), self._source.wait_seconds
+        sampled = self._source.get(BATCH_SECONDS, self._horizons.at(self._step.updates))
+        got, waited = time.perf_counter(), self._source.wait_seconds - waited_before
+        self._phases["wait"].observe(waited)
+        if sampled is not None:
+            self._phases["copy"].observe(max(0.0, got - start - waited))
+            self._train(sampled)
+
     def _train(self, sampled: SampledBatch) -> None:
+        start = time.perf_counter()
         result = self._step.update(sampled.batch)
         # The last update's priorities: by now they have left the device without anyone having waited for them.
         self._return_priorities()
+        self._phases["update"].observe(time.perf_counter() - start)
         self._returning, self._last = (sampled.items, result.priorities), result
+        self._last_items = sampled.items
         self._trained += len(sampled.items.key)
         self._last_batch_time = time.monotonic()
         if self._step.updates % self._config.learner.publish_period == 0:
+            start = time.perf_counter()
             self.publish()
+            self._phases["publish"].observe(time.perf_counter() - start)
 
     def _return_priorities(self) -> None:
         if self._returning is not None and self._config.replay.prioritized:
@@ -169,6 +201,17 @@ class LearnerLoop:
             self._max_priority = max(self._max_priority, float(values.max()))
             self._source.update_priorities(items, values)
         self._returning = None
+
+    def _report_sample_ages(self) -> None:
+        """Of the batch trained on last: one a second is enough."""
+        env_steps = self._member.instructions.env_steps
+        self._ages.published(self._publisher.version, env_steps)
+        if self._last_items is None:
+            return
+        lags, ages = self._ages.of(self._last_items, env_steps)
+        for lag, age in zip(lags, ages, strict=True):
+            self._metrics.policy_lag_versions.observe(lag)
+            self._metrics.sample_age_env_steps.observe(age)
 
     def _inserted_after_warm_up(self) -> float:
         return total(self._watch.status, "replay.transitions_inserted") - self._config.min_replay_size

@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 
+class Sequence(NamedTuple):
+    """What followed each s_tm1 of a batch, for self-prediction; K is the number of jumps."""
+
+    observation: Tensor  # [B, K, stack, *frame_shape], uint8 or float32: what the agent saw 1 .. K steps later
+    action: Tensor  # int64[B, K]: what it did from s_tm1 on; 0 where not valid
+    valid: Tensor  # bool[B, K]: the episode went on at least that long
+
+
 class Batch(NamedTuple):
     """Transitions to learn from. B is the batch size; all tensors are on one device."""
 
@@ -19,10 +27,26 @@ class Batch(NamedTuple):
     discount_t: Tensor  # float32[B]: discount ** n; 0 where the episode ended within these steps
     s_t: Tensor  # [B, stack, *frame_shape], uint8 or float32: what it saw n steps later
     probability: Tensor  # float64[B]: with which each was sampled
+    sequence: Sequence | None = None  # only where self-prediction is on
+    # What importance weights are relative to: the least probability in the latest batches of all shards; None: in this one.
+    least_probability: float | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """This batch on `device`; itself when it is there already."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """This batch on `device`; tensors that are there already stay themselves."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            s_tm1=move(self.s_tm1),
+            a_tm1=move(self.a_tm1),
+            r_t=move(self.r_t),
+            discount_t=move(self.discount_t),
+            s_t=move(self.s_t),
+            probability=move(self.probability),
+            sequence=None if self.sequence is None else Sequence(*map(move, self.sequence)),
+            least_probability=self.least_probability,
+        )
 
 
 class HostCopy:
@@ -48,7 +72,8 @@ class HostCopy:
 class UpdateResult(NamedTuple):
     """What one update reports. Scalars stay on the device: reading one (`.item()`) waits for it, so do that for logs only."""
 
-    loss: Tensor  # float32[]: mean over the batch, importance weights included
+    loss: Tensor  # float32[]: of the agent's targets; mean over the batch, importance weights included
+    spr_loss: Tensor  # float32[]: of self-prediction, between 0 and 4, in the same way but without its weight; 0 without it
     mean_q: Tensor  # float32[]: mean over the batch of the online network's value of the action taken
     priorities: HostCopy  # float64[B]: new priority of each transition
 
@@ -58,6 +83,7 @@ class UpdateState(NamedTuple):
 
     online: dict[str, Tensor]
     target: dict[str, Tensor]
+    auxiliary: dict[str, Tensor]  # what is trained beside the network and not acted with: self-prediction's; often nothing
     optimizer: dict[str, Tensor]  # <moment>/<parameter>, and step/<parameter>
     updates: int
 
@@ -71,15 +97,27 @@ class LearnerState(NamedTuple):
 
 
 def capture_random(**generators: np.random.Generator) -> dict[str, Any]:
-    """The states of torch's global generator and of the named numpy generators, as values JSON can hold."""
+    """The states of torch's global generators and of the named numpy generators, as values JSON can hold."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
-        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        "torch": _to_hex(torch.get_rng_state()),
+        "cuda": [_to_hex(state) for state in cuda],
         "numpy": {name: generator.bit_generator.state for name, generator in generators.items()},
     }
 
 
 def restore_random(states: dict[str, Any], **generators: np.random.Generator) -> None:
-    """Sets what `capture_random` captured; the names must be the same."""
-    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(states["torch"]), dtype=torch.uint8))
+    """Sets what `capture_random` captured; the names must be the same. Devices that are gone are left out."""
+    torch.set_rng_state(_from_hex(states["torch"]))
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(_from_hex(state), device)
     for name, generator in generators.items():
         generator.bit_generator.state = states["numpy"][name]
+
+
+def _to_hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_hex(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from learner.schedules import Horizon
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 
@@ -25,20 +26,27 @@ class TensorBoard:
         *,
         env_steps: int,
         loss: float,
+        spr_loss: float,
         mean_q: float,
         gradient_norm: float,
         updates_per_second: float,
         samples_per_insert: float,
         updates: int,
+        resets: int,
+        horizon: Horizon,
     ) -> None:
         """What the learner measures of itself."""
         add = self._writer.add_scalar
         add("learner/loss", loss, env_steps)
+        add("learner/spr_loss", spr_loss, env_steps)
         add("learner/mean_q", mean_q, env_steps)
         add("learner/gradient_norm", gradient_norm, env_steps)
         add("learner/updates_per_second", updates_per_second, env_steps)
         add("learner/samples_per_insert", samples_per_insert, env_steps)
         add("learner/updates", updates, env_steps)
+        add("learner/resets", resets, env_steps)
+        add("learner/n_step", horizon.n_step, env_steps)
+        add("learner/discount", horizon.discount, env_steps)
 
     def returns(self, status: GetStatusResponse) -> None:
         """Training and evaluation returns, when there are new ones."""

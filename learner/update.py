@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from learner.losses import importance_weights, priorities, quantile_huber_loss, quantile_targets, select_action
+from learner.augmentation import augment_batch, make_augmentation
+from learner.losses.priorities import importance_weights, priorities
+from learner.losses.registry import make_loss
+from learner.optimizer import Optimizer, undecayed_parameters
 from learner.records import Batch, HostCopy, UpdateResult, UpdateState
+from learner.resets import Resets, reset_seed
+from learner.schedules import ResetSchedule
+from learner.spr import NoSelfPrediction, SelfPrediction, make_self_prediction
+from learner.target_network import TargetUpdate
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.build import build_network
-from sbrl.networks.heads import QuantileNetwork
+from sbrl.networks.checks import check_network
+from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import copy_tensors
 
 
 class UpdateStep:
-    """QR-DQN's update: Adam on the quantile Huber loss, with a target network copied every target_update_period updates."""
+    """Composed of what the config asks for: loss, augmentation, self-prediction, optimizer, target update and resets."""
 
-    def __init__(self, online: QuantileNetwork, config: Config) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device) -> None:
+        """Makes the networks, with parameters from run.seed.
+
+        Raises:
+            UsageError: agent.torso cannot take the environment's observations, or what is to be done to them.
         """
-        Args:
-            online: The network to train, on the device to train on.
-            config: Read are learner, agent.kappa and replay's priority settings.
-        """
-        self._online = online
-        self._target = copy.deepcopy(online).requires_grad_(False)
-        self._config = config
-        self._device = next(online.parameters()).device
-        # Fused: one pass over parameters, gradients and moments in place of ten; on a CPU a third of the time.
-        self._optimizer = torch.optim.Adam(
-            online.parameters(), lr=config.learner.learning_rate, eps=config.learner.adam_epsilon, fused=True
+        check_network(config, spec)
+        agent, learner = config.agent, config.learner
+        self._config, self._spec, self._device = config, spec, device
+        online, auxiliary = self._make_modules(config.run.seed)
+        self._online, self._auxiliary = online.to(device), auxiliary.to(device)
+        self._target = copy.deepcopy(self._online).requires_grad_(False)
+        self._loss = make_loss(agent)
+        self._augment = make_augmentation(learner)
+        learned = (self._online, self._auxiliary)
+        self._optimizer = Optimizer(
+            {name: parameter for module in learned for name, parameter in module.named_parameters()},
+            undecayed={name for module in learned for name in undecayed_parameters(module)},
+            settings=learner,
         )
-        for parameter in online.parameters():
-            # Adam makes this at its first step; made here, it can be restored before that.
-            self._optimizer.state[parameter] = {
-                "step": torch.zeros((), device=self._device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        self._target_update = TargetUpdate(self._online, self._target, learner)
+        self._resets = Resets(
+            ResetSchedule.of(config),
+            learner.reset_encoder_keep,
+            fresh=self._fresh,
+            learned=learned,
+            target=self._target,
+            optimizer=self._optimizer,
+        )
         self._updates = 0
 
     @property
@@ -49,41 +66,49 @@ class UpdateStep:
         return self._updates
 
     def update(self, batch: Batch) -> UpdateResult:
-        """Trains on `batch`, from any device; on CUDA returns before the device is done."""
-        settings = self._config
-        batch = batch.to(self._device)
-        with torch.no_grad():
-            targets = quantile_targets(batch.r_t, batch.discount_t, self._target(batch.s_t))
-        quantiles = select_action(self._online(batch.s_tm1), batch.a_tm1)
-        loss, gradient = quantile_huber_loss(quantiles.detach(), targets, settings.agent.kappa)
-        new_priorities = HostCopy(priorities(loss, settings.replay.priority_exponent))
-        if settings.replay.importance_weights:
-            weights = importance_weights(batch.probability)
-            loss, gradient = loss * weights, gradient * weights[:, None]
-        self._optimizer.zero_grad(set_to_none=True)
-        # The loss's gradient is known in closed form: autograd starts at the network's output.
-        torch.autograd.backward(quantiles, gradient / len(loss))
-        self._optimizer.step()
+        """Trains on `batch`, from any device; on CUDA returns before the device is done.
+
+        Draws random numbers (noise, augmentation, quantile fractions) from torch's global generator.
+        """
+        replay = self._config.replay
+        self._online.resample_noise()
+        self._target.resample_noise()
+        batch = augment_batch(batch.to(self._device), self._augment)
+        torso = self._online.torso
+        latent = torso.encode(batch.s_tm1)
+        loss, mean_q = self._loss(torso.project(latent), self._online, self._target, batch)
+        new_priorities = HostCopy(priorities(loss.detach(), replay.priority_exponent))
+        spr_loss = self._auxiliary(latent, torso, self._target.torso, batch)
+        if replay.importance_weights:
+            weights = importance_weights(batch.probability, replay.importance_exponent, batch.least_probability)
+            loss, spr_loss = loss * weights, spr_loss * weights
+        loss, spr_loss = loss.mean(), spr_loss.mean()
+        self._optimizer.minimise(loss + self._config.agent.spr_weight * spr_loss)
         self._updates += 1
-        if self._updates % settings.learner.target_update_period == 0:
-            copy_tensors(self._target.state_dict(), self._online.state_dict(), "online weights")
-        return UpdateResult(loss=loss.mean(), mean_q=quantiles.detach().mean(), priorities=new_priorities)
+        self._target_update.after_update(self._updates)
+        self._resets.after_update(self._updates)
+        return UpdateResult(loss.detach(), spr_loss.detach(), mean_q, new_priorities)
 
     def gradient_norm(self) -> Tensor:
-        """float32[]: Euclidean norm of the last update's gradient. Reads all gradients, so not part of every update.
+        """float32[]: Euclidean norm of the last update's gradient, before clipping. Not part of every update.
 
         Raises:
             RunError: no update was made yet.
         """
-        gradients = [parameter.grad for parameter in self._online.parameters() if parameter.grad is not None]
-        if not gradients:
-            raise RunError("the gradient norm is known only after an update")
-        return torch.nn.utils.get_total_norm(gradients)
+        return self._optimizer.gradient_norm()
+
+    def acting_weights(self) -> dict[str, Tensor]:
+        """The weights to act with, the live ones: the online network's, or the target's with agent.act_with_target."""
+        return (self._target if self._config.agent.act_with_target else self._online).state_dict()
 
     def state(self) -> UpdateState:
         """What to save. The tensors are live: encode them before the next update."""
         return UpdateState(
-            online=self._online.state_dict(), target=self._target.state_dict(), optimizer=self._moments(), updates=self._updates
+            online=self._online.state_dict(),
+            target=self._target.state_dict(),
+            auxiliary=self._auxiliary.state_dict(),
+            optimizer=self._optimizer.moments(),
+            updates=self._updates,
         )
 
     def restore(self, state: UpdateState) -> None:
@@ -92,17 +117,26 @@ class UpdateStep:
         Raises:
             RunError: the state is of another network.
         """
-        copy_tensors(self._online.state_dict(), state.online, "the checkpoint's online weights")
-        copy_tensors(self._target.state_dict(), state.target, "the checkpoint's target weights")
-        copy_tensors(self._moments(), state.optimizer, "the checkpoint's optimizer moments")
+        mine = self.state()
+        copy_tensors(mine.online, state.online, "the checkpoint's online weights")
+        copy_tensors(mine.target, state.target, "the checkpoint's target weights")
+        copy_tensors(mine.auxiliary, state.auxiliary, "the checkpoint's self-prediction weights")
+        copy_tensors(mine.optimizer, state.optimizer, "the checkpoint's optimizer moments")
         self._updates = state.updates
 
-    def _moments(self) -> dict[str, Tensor]:
-        return {
-            f"{moment}/{name}": tensor
-            for name, parameter in self._online.named_parameters()
-            for moment, tensor in self._optimizer.state[parameter].items()
-        }
+    def _make_modules(self, seed: int) -> tuple[ValueNetwork, SelfPrediction | NoSelfPrediction]:
+        network = build_network(self._config.agent, self._spec, seed)
+        return network, make_self_prediction(self._config.agent, network.torso, self._spec.num_actions, seed)
+
+    def _fresh(self, number: int) -> Mapping[str, Tensor]:
+        """New initial values of all parameters for the reset of this number."""
+        network, auxiliary = self._make_modules(reset_seed(self._config.run.seed, number))
+        return {**network.state_dict(), **auxiliary.state_dict()}
+
+
+def gpu_memory_bytes() -> int:
+    """Memory that this process's tensors hold on the GPU; 0 where there is none in use."""
+    return torch.cuda.memory_allocated()
 
 
 def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
@@ -110,10 +144,9 @@ def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
 
     Raises:
         RunError: CUDA was asked for and is absent.
-        UsageError: agent.torso cannot take the environment's observations.
+        UsageError: agent.torso cannot take the environment's observations, or what is to be done to them.
     """
-    network = build_network(config.agent, spec, seed=config.run.seed)
-    return UpdateStep(network.to(find_device(config.learner.device)), config)
+    return UpdateStep(config, spec, find_device(config.learner.device))
 
 
 def configure_torch(num_threads: int) -> None:

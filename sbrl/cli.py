@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from sbrl import config as configs
+from sbrl.cli_presets import add_presets_command
+from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
-from sbrl.presets import DEFAULT_PRESET, PRESETS
+from sbrl.presets import DEFAULT_PRESET
 from sbrl.run_directory import RunDirectory
 from sbrl.view import duration
 
@@ -30,6 +32,11 @@ PROGRAMS = {
     "evaluator": ("services.evaluator", "runs the evaluation protocol during a run"),
     "eval": ("services.evaluator.evaluate", "run the evaluation protocol on a checkpoint of a run directory"),
     "play": ("services.evaluator.play", "make a video of a checkpoint of a run directory"),
+    "doctor": ("sbrl.doctor", "say what blocks what in a running run, and what to change"),
+    "top": ("sbrl.top", "watch a run that is under way"),
+    "controller": ("services.controller", "scales the actors of a run on Kubernetes"),
+    "scale": ("services.controller.scale", "set the number of actors of a release on Kubernetes"),
+    "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
 }
 
 
@@ -83,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     schema = actions.add_parser("schema", help="print the config's JSON schema")
     schema.set_defaults(command=_show_schema)
 
+    add_presets_command(commands)
     for name, (_, description) in PROGRAMS.items():
         commands.add_parser(name, help=description, add_help=False)
     return parser
@@ -92,7 +100,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments a config is made of: --config, --preset and overrides."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with (part of) a config")
     parser.add_argument(
-        "--preset", metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})"
+        "--preset", metavar="NAME", help=f"settings to start from, see `sbrl presets` (default: {DEFAULT_PRESET})"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="single settings; these win over all else")
 
@@ -112,6 +120,7 @@ def _train(arguments: argparse.Namespace) -> int:
     else:
         config = configs.load(arguments.config, arguments.preset, arguments.overrides)
         run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
+    print_warnings(config)
     complete = train(config, run_directory, arguments.resume)
     print(closing_lines(run_directory, complete))
     return 0 if complete else EXIT_INTERRUPTED
@@ -122,6 +131,7 @@ def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
     if arguments.resume:
         raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave one of the two out")
     config = configs.load(arguments.config, arguments.preset, arguments.overrides)
+    print_warnings(config)
     command = [
         sys.executable,
         "-P",
@@ -136,13 +146,21 @@ def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
 
 
 def _show_config(arguments: argparse.Namespace) -> int:
-    print(configs.dump(configs.load(arguments.config, arguments.preset, arguments.overrides)), end="")
+    config = configs.load(arguments.config, arguments.preset, arguments.overrides)
+    print_warnings(config)
+    print(configs.dump(config), end="")
     return 0
 
 
 def _show_schema(arguments: argparse.Namespace) -> int:
     print(configs.json_schema())
     return 0
+
+
+def print_warnings(config: Config) -> None:
+    """Says on standard error what the config allows but seldom means."""
+    for warning in config.warnings:
+        print(f"sbrl: warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _default_run_directory(env_id: str) -> Path:

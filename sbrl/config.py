@@ -22,8 +22,21 @@ from sbrl.errors import UsageError
 from sbrl.presets import DEFAULT_PRESET, PRESETS
 
 __all__ = [
-    *("Actors", "Agent", "Config", "Env", "Evaluator", "Learner", "Network", "Replay", "Run"),
-    *("build", "dump", "json_schema", "load", "parse_override", "read_yaml"),
+    "Actors",
+    "Agent",
+    "Config",
+    "Env",
+    "Evaluator",
+    "Learner",
+    "Network",
+    "Replay",
+    "Run",
+    "build",
+    "dump",
+    "json_schema",
+    "load",
+    "parse_override",
+    "read_yaml",
 ]
 
 SCHEMA_VERSION: Final = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def check(config: Config) -> None:
 def warn(config: Config) -> tuple[str, ...]:
     """A sentence for each thing that is allowed but seldom meant."""
     return tuple(
-        sentence for rule in (_warn_support, _warn_munchausen, _warn_weights, _warn_resets) for sentence in rule(config)
+        sentence
+        for rule in (_warn_support, _warn_munchausen, _warn_self_prediction, _warn_weights, _warn_resets)
+        for sentence in rule(config)
     )
 
 
@@ -35,7 +38,7 @@ def _check_steps(config: Config) -> None:
     if agent.n_max is None:
         return
     needs = {"agent.n_step": agent.n_step, "agent.n_step_initial": agent.n_step_initial or 0}
-    if agent.spr_weight > 0:
+    if agent.predicts_itself:
         needs["agent.spr_jumps"] = agent.spr_jumps
     for key, steps in needs.items():
         if agent.n_max < steps:
@@ -173,6 +176,15 @@ def _warn_munchausen(config: Config) -> list[str]:
     return []
 
 
+def _warn_self_prediction(config: Config) -> list[str]:
+    if config.agent.algorithm == "iqn" and config.agent.predicts_itself:
+        return [
+            f"agent.spr_weight is {config.agent.spr_weight:g} with agent.algorithm iqn, whose dense layer comes after the "
+            f"quantile fractions: self-prediction compares whole latents, and its predictor is as large as their square"
+        ]
+    return []
+
+
 def _warn_weights(config: Config) -> list[str]:
     if config.replay.importance_weights and not config.replay.prioritized:
         return ["replay.importance_weights is true but replay.prioritized is false: sampled uniformly, all weights are 1"]
@@ -186,6 +198,22 @@ def _warn_resets(config: Config) -> list[str]:
         return [
             f"learner.reset_period is {learner.reset_period}, but the run has {updates:.0f} updates: it will never reset; "
             f"lower it, or leave it unset"
+        ]
+    return _warn_last_reset(config, updates)
+
+
+def _warn_last_reset(config: Config, updates: float) -> list[str]:
+    learner = config.learner
+    if learner.reset_period is None:
+        return []
+    end = updates
+    if learner.no_resets_after_env_steps is not None:
+        end = min(updates, (learner.no_resets_after_env_steps - config.min_replay_size) * learner.updates_per_step)
+    last = (math.ceil(end / learner.reset_period) - 1) * learner.reset_period  # a reset at the end itself is not made
+    if last > 0 and updates - last < learner.reset_period / 4:
+        return [
+            f"the last reset follows update {last} of {updates:.0f}: there is little left to recover in; lower "
+            f"learner.no_resets_after_env_steps, or change learner.reset_period"
         ]
     return []
 

@@ -100,9 +100,9 @@ class Agent(Section):
     width_scale: float = Field(1.0, gt=0, le=16)
     """Factor on the channels of convolutions (BBF: 4, on impala); at zero nothing would be seen."""
     layer_norm: bool = False
-    """Layer normalisation after each hidden layer."""
+    """Layer normalisation before each ReLU."""
     hidden_size: int = Field(512, ge=1)
-    """Units of the dense layer, or of both hidden layers (mlp); without any, nothing is learned."""
+    """Units of the dense hidden layer, and of the one before it (mlp); without any, nothing is learned."""
     td_loss: Literal["mse", "huber"] = "mse"
     """dqn and m-dqn: the loss on the temporal difference error; huber is quadratic up to agent.kappa."""
     num_atoms: int = Field(51, ge=2)
@@ -167,9 +167,14 @@ class Agent(Section):
         return self.needed_steps if self.n_max is None else self.n_max
 
     @property
+    def predicts_itself(self) -> bool:
+        """Whether self-prediction is on: it has parameters of its own, and scales the encoder's output."""
+        return self.spr_weight > 0
+
+    @property
     def needed_steps(self) -> int:
         """The steps that targets (with the largest n) and self-prediction read of an item."""
-        jumps = self.spr_jumps if self.spr_weight > 0 else 0
+        jumps = self.spr_jumps if self.predicts_itself else 0
         return max(self.n_step, self.n_step_initial or 0, jumps)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sbrl import rpc
 from sbrl.credentials import Credentials
 
+LIVENESS = "liveness"  # asked for this service, a process answers SERVING for as long as it is there, whatever it waits for
 _THREADS = 4
 OPEN = Credentials()  # probes bring no token, and Kubernetes' speak no TLS
 
@@ -20,7 +23,10 @@ class HealthServer:
         self._servicer = health.HealthServicer(experimental_non_blocking=True)
         self._server = rpc.make_server(_THREADS, "health", OPEN)
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, self._server)
-        self._servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)  # "" is the whole process
+        self._servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)  # "" is the role's work
+        self._servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        self._lock = threading.Lock()  # `drain` comes from the thread of signals
+        self._draining = False
 
     def start(self, host: str, port: int) -> int:
         """Listens on host:port (0: any free one) and returns the port.
@@ -34,11 +40,15 @@ class HealthServer:
 
     def set_serving(self) -> None:
         """Answers SERVING from now on; without effect after `drain`."""
-        self._servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        with self._lock:
+            if not self._draining:
+                self._servicer.set("", health_pb2.HealthCheckResponse.SERVING)
 
     def drain(self) -> None:
         """Answers NOT_SERVING from now on, whatever `set_serving` says."""
-        self._servicer.enter_graceful_shutdown()
+        with self._lock:
+            self._draining = True
+            self._servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def stop(self) -> None:
         """Closes the port."""

@@ -22,6 +22,7 @@ from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import FleetWatch, run_state
 from sbrl.metadata import run_metadata
+from sbrl.networks.checks import check_network
 from sbrl.ports import check_port_free, free_ports
 from sbrl.progress import ProgressMeter
 from sbrl.rpc import CoordinatorUnavailable
@@ -47,7 +48,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool) -> bool:
         UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
     """
     # All that can be found out before anything is made.
-    make_spec(config.env)
+    check_network(config, make_spec(config.env))
     if resume:
         check_incomplete(config, run_directory)
     else:
@@ -122,11 +123,12 @@ def check_resumable_with(before: Config, after: Config) -> None:
         UsageError: a setting was changed that the run's network, its stored transitions or its limiters depend on.
     """
     fixed = [
+        ("run", ["seed"]),  # resets draw from it
         ("env", list(configs.Env.model_fields)),
         (
             "agent",
             [
-                *("algorithm", "dueling", "noisy", "stored_steps", "spr_jumps", "torso", "width_scale", "layer_norm"),
+                *("algorithm", "dueling", "noisy", "stored_steps", "predicts_itself", "torso", "width_scale", "layer_norm"),
                 *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size"),
             ],
         ),

@@ -73,6 +73,11 @@ def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--name", default=role, help="this process's name, unique in its role (default: %(default)s)")
     parser.add_argument("--health-port", type=int, metavar="PORT", help="in place of network.health_port; 0 takes a free one")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="in place of network.metrics_port; 0 takes a free one")
+    parser.add_argument(
+        "--stay",
+        action="store_true",
+        help="once there is nothing more to do, stay until told to stop: Kubernetes would start an ended pod again and again",
+    )
     return parser
 
 
@@ -111,8 +116,22 @@ class RoleRuntime:
     NOT_SERVING; further ones change nothing, so that none breaks the drain. The handlers outlive the exit for the same reason.
     """
 
-    def __init__(self, name: str, config: Config, registry: CollectorRegistry, *, health_port: int, metrics_port: int) -> None:
-        """Args: name: the process's name in its log lines. The ports: 0 takes free ones."""
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        registry: CollectorRegistry,
+        *,
+        health_port: int,
+        metrics_port: int,
+        stay: bool = False,
+    ) -> None:
+        """
+        Args:
+            name: the process's name in its log lines.
+            health_port, metrics_port: 0 takes free ones.
+            stay: leaving the context without an error waits for a signal first, still healthy.
+        """
         self.stop = threading.Event()
         self.health_address = ""  # host:port, known once entered
         self.metrics_address = ""
@@ -121,6 +140,7 @@ class RoleRuntime:
         self._log_level = config.run.log_level
         self._registry = registry
         self._ports = (health_port, metrics_port)
+        self._stay = stay
         self._health = HealthServer()
 
     @classmethod
@@ -133,6 +153,7 @@ class RoleRuntime:
             registry,
             health_port=network.health_port if arguments.health_port is None else arguments.health_port,
             metrics_port=network.metrics_port if arguments.metrics_port is None else arguments.metrics_port,
+            stay=arguments.stay,
         )
 
     def __enter__(self) -> Self:
@@ -159,6 +180,9 @@ class RoleRuntime:
         self._health.set_serving()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None and self._stay and not self.stop.is_set():
+            _log.info("nothing more to do: staying until told to stop")
+            self.stop.wait()
         self._health.drain()
         self._metrics_server.shutdown()
         self._metrics_server.server_close()

@@ -1,4 +1,4 @@
-"""Every metric of every role, defined once: names are sbrl_<role>_<thing>_<unit>.
+"""Every Prometheus metric of every role, defined once: names are sbrl_<role>_<thing>_<unit>; docs/metrics.md lists them.
 
 A role makes its own class with its process's registry and increments the members; `counters` and `gauges` give the same
 numbers for the beats to the coordinator, so that the live view and Prometheus cannot disagree.
@@ -6,51 +6,30 @@ numbers for the beats to the coordinator, so that the live view and Prometheus c
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Sequence
-from importlib import metadata
+from prometheus_client import CollectorRegistry
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
+from sbrl.role_metrics import RoleMetrics, Totals, export_disk, make_registry
 
+__all__ = [
+    "ActorMetrics",
+    "ControllerMetrics",
+    "CoordinatorMetrics",
+    "EvaluatorMetrics",
+    "LearnerMetrics",
+    "ReplayMetrics",
+    "RoleMetrics",
+    "Totals",
+    "export_disk",
+    "make_registry",
+]
 
-def make_registry(role: str) -> CollectorRegistry:
-    """A registry for this process with its memory, CPU and open files (process_*) and sbrl_build_info."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    try:
-        version = metadata.version("sbrl")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        version = "unknown"
-    Info("sbrl_build", "Version of the running code", registry=registry).info(
-        {"role": role, "version": version, "python": platform.python_version()}
-    )
-    return registry
-
-
-class RoleMetrics:
-    """The metrics of one role, each under its name without the prefix sbrl_<role>_ in `counters` and `gauges`."""
-
-    def __init__(self, role: str, registry: CollectorRegistry) -> None:
-        self._prefix = f"sbrl_{role}_"
-        self._registry = registry
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-
-    def counters(self) -> dict[str, float]:
-        """Every counter's value, summed over its labels."""
-        return {name: _value(counter, "_total") for name, counter in self._counters.items()}
-
-    def gauges(self) -> dict[str, float]:
-        """Every gauge's value."""
-        return {name: _value(gauge, "") for name, gauge in self._gauges.items()}
-
-    def _counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
-        counter = self._counters[name] = Counter(self._prefix + name, documentation, labels, registry=self._registry)
-        return counter
-
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        gauge = self._gauges[name] = Gauge(self._prefix + name, documentation, registry=self._registry)
-        return gauge
+RUN_STATES = ("running", "collected", "finished")
+LIMITER_STATES = ("filling", "open", "waiting_for_actors", "waiting_for_learner")
+SCALE_REASONS = ("learner_starved", "actors_blocked", "bounds", "run_done")
+LEARNER_PHASES = ("wait", "copy", "update", "publish")
+_PHASE_BUCKETS = (0.0001, 0.0003, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0)
+_LAG_BUCKETS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+_AGE_BUCKETS = (100, 300, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6)
 
 
 class ActorMetrics(RoleMetrics):
@@ -59,20 +38,24 @@ class ActorMetrics(RoleMetrics):
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("actor", registry)
         self.env_steps = self._counter("env_steps", "Agent steps taken over all environments of the process")
+        self.frames = self._counter("frames", "Emulator frames played: env.frame_skip a step on Atari, one elsewhere")
         self.episodes = self._counter("episodes", "Training episodes completed")
         self.episodes_dropped = self._counter("episodes_dropped", "Episodes that did not reach the coordinator's log")
         self.transitions_collected = self._counter("transitions_collected", "Items made for replay")
         self.transitions_inserted = self._counter("transitions_inserted", "Items that replay has confirmed")
-        self.transitions_dropped = self._counter("transitions_dropped", "Items given up, by reason", ["reason"])
+        self.transitions_dropped = self._counter("transitions_dropped", "Items given up, by reason", ["reason"], ["shard_lost"])
         self.transitions_in_flight = self._gauge("transitions_in_flight", "Items sent and not confirmed yet")
         self.blocked_seconds = self._counter(
-            "blocked_seconds", "Seconds spent waiting, by what was waited for", ["waiting_for"]
+            "blocked_seconds", "Time spent waiting, by what was waited for", ["waiting_for"], ["replay", "coordinator"]
         )
-        self.episode_return = self._gauge("episode_return", "Unclipped return of the last episode completed")
-        self.epsilon = self._gauge("epsilon", "Probability of a random action")
-        self.weights_fetched = self._counter("weights_fetched", "Versions of the weights taken up")
+        self.episode_return = self._gauge("episode_return", "Unclipped return of the last episode completed", unit="reward")
+        self.epsilon = self._gauge("epsilon", "Probability of a random action, mean over the environments")
+        self.weights_fetched = self._counter("weights_fetched", "Versions of the weights taken up", unit="versions")
         self.weights_version = self._gauge("weights_version", "Version of the weights acted with")
-        self.weights_age_seconds = self._gauge("weights_age_seconds", "Seconds since the weights acted with were published")
+        self.weights_age_seconds = self._gauge("weights_age_seconds", "Time since the newest weights known were published")
+        self.policy_lag_versions = self._gauge(
+            "policy_lag_versions", "Versions that the policy was behind when newer weights were last looked for"
+        )
 
 
 class LearnerMetrics(RoleMetrics):
@@ -85,29 +68,86 @@ class LearnerMetrics(RoleMetrics):
         self.samples_served = self._counter("samples_served", "Transitions received from replay")
         self.samples_trained = self._counter("samples_trained", "Transitions trained on")
         self.samples_discarded = self._counter(
-            "samples_discarded", "Transitions received and not trained on, by reason", ["reason"]
+            "samples_discarded", "Transitions received and not trained on, by reason", ["reason"], ["shard_lost"]
         )
         self.samples_in_flight = self._gauge("samples_in_flight", "Transitions received and waiting for their update")
-        self.samples_per_insert_target = self._gauge("samples_per_insert_target", "Batch size x updates per step")
+        self.samples_per_insert_target = self._gauge(
+            "samples_per_insert_target", "Batch size x updates per step", unit="samples per transition"
+        )
         self.samples_per_insert_achieved = self._gauge(
-            "samples_per_insert_achieved", "Samples trained per transition inserted after warm-up"
+            "samples_per_insert_achieved",
+            "Samples trained per transition inserted after warm-up",
+            unit="samples per transition",
         )
-        self.batch_size = self._gauge("batch_size", "Transitions per update")
-        self.updates_per_step_target = self._gauge("updates_per_step_target", "Configured updates per agent step")
+        self.batch_size = self._gauge("batch_size", "Transitions per update", unit="transitions")
+        self.updates_per_step_target = self._gauge(
+            "updates_per_step_target", "Configured updates per agent step", unit="updates per step"
+        )
         self.loss = self._gauge("loss", "Mean loss of a recent batch")
-        self.blocked_seconds = self._counter(
-            "blocked_seconds", "Seconds spent waiting, by what was waited for", ["waiting_for"]
+        self.losses_not_finite = self._counter(
+            "losses_not_finite", "Times that the loss was infinite or not a number, upon which the learner ends"
         )
-        self.shards_ready = self._gauge("shards_ready", "Replay shards that serve batches")
+        self.gradient_norm = self._gauge("gradient_norm", "Euclidean norm of a recent gradient, before clipping")
+        self.td_error = self._gauge("td_error", "Mean absolute temporal difference error of a recent batch", unit="reward")
+        self.phase_seconds = self._histogram(
+            "phase_seconds",
+            "Time of each phase: waiting for a batch, copying it into tensors, the update, handing weights over",
+            _PHASE_BUCKETS,
+            ["phase"],
+            LEARNER_PHASES,
+        )
+        self.blocked_seconds = self._counter(
+            "blocked_seconds", "Time spent waiting, by what was waited for", ["waiting_for"], ["replay"]
+        )
+        self.shards_ready = self._gauge("shards_ready", "Replay shards that answer")
         self.priority_updates_dropped = self._counter(
-            "priority_updates_dropped", "Priorities not sent back to their shard, by reason", ["reason"]
+            "priority_updates_dropped",
+            "Priorities not sent back to their shard, by reason",
+            ["reason"],
+            ["shard_lost"],
+            unit="transitions",
         )
         self.max_priority = self._gauge("max_priority", "Highest priority computed, which new items are given")
-        self.weights_published = self._counter("weights_published", "Versions of the weights published")
+        self.policy_lag_versions = self._histogram(
+            "policy_lag_versions",
+            "Versions published since the one that a sampled transition was collected with, for a batch a second",
+            _LAG_BUCKETS,
+        )
+        self.sample_age_env_steps = self._histogram(
+            "sample_age_env_steps",
+            "Agent steps of the whole run since a sampled transition was collected, estimated, for a batch a second",
+            _AGE_BUCKETS,
+        )
+        self.weights_published = self._counter("weights_published", "Versions of the weights published", unit="versions")
         self.weights_version = self._gauge("weights_version", "Newest version of the weights published")
-        self.weights_age_seconds = self._gauge("weights_age_seconds", "Seconds since weights were last published")
+        self.weights_age_seconds = self._gauge("weights_age_seconds", "Time since weights were last published")
+        self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory that tensors hold on the GPU; 0 on CPU")
         self.checkpoints = self._counter("checkpoints", "Checkpoints written")
-        self.checkpoint_age_seconds = self._gauge("checkpoint_age_seconds", "Seconds since the last checkpoint")
+        self.checkpoint_duration_seconds = self._gauge("checkpoint_duration_seconds", "Time the last checkpoint took")
+        self.checkpoint_age_seconds = self._gauge(
+            "checkpoint_age_seconds", "Time since the last checkpoint, or since the process began"
+        )
+        self.checkpoint_interval_seconds = self._gauge("checkpoint_interval_seconds", "Configured time between two checkpoints")
+        self.gradient_noise_scale = self._gauge(
+            "gradient_noise_scale",
+            "Batch size at which the gradient's noise equals its signal (McCandlish et al. 2018); NaN until measured",
+            unit="transitions",
+        )
+        self.policy_churn_ratio = self._gauge(
+            "policy_churn_ratio",
+            "Share of states whose greedy action one update changed (Schaul et al. 2022); NaN until measured",
+        )
+        self.dormant_units_ratio = self._gauge(
+            "dormant_units_ratio", "Share of units that hardly ever fire (Sokar et al. 2023); NaN until measured"
+        )
+        self.feature_rank = self._gauge(
+            "feature_rank", "Effective rank (srank) of a batch's features (Kumar et al. 2021); NaN until measured"
+        )
+        for diagnostic in (
+            *(self.gradient_noise_scale, self.policy_churn_ratio, self.dormant_units_ratio, self.feature_rank),
+            *(self.gradient_norm, self.td_error),
+        ):
+            diagnostic.set(float("nan"))
 
 
 class ReplayMetrics(RoleMetrics):
@@ -118,19 +158,57 @@ class ReplayMetrics(RoleMetrics):
         self.transitions_inserted = self._counter("transitions_inserted", "Items inserted")
         self.samples_served = self._counter("samples_served", "Items sampled")
         self.transitions = self._gauge("transitions", "Items in the table")
-        self.capacity = self._gauge("capacity", "Items the table may hold")
-        self.limiter_inserts = self._gauge("limiter_inserts", "Insertions the rate limiter has admitted, over restores")
+        self.capacity = self._gauge("capacity", "Items the table may hold", unit="transitions")
+        self.min_size = self._gauge("min_size", "Items the shard needs before it serves samples", unit="transitions")
+        self.limiter_inserts = self._gauge(
+            "limiter_inserts", "Insertions the rate limiter has admitted, over restores", unit="transitions"
+        )
         self.limiter_samples = self._gauge("limiter_samples", "Samples the rate limiter has admitted, over restores")
-        self.samples_per_insert_target = self._gauge("samples_per_insert_target", "The rate limiter's ratio")
+        self.limiter_state = self._gauge(
+            "limiter_state",
+            "1 for the state the rate limiter is in: filling up to min_size, open to both sides, or holding one side back "
+            "until the other goes on",
+            ["state"],
+            LIMITER_STATES,
+        )
+        self.limiter_room_samples = self._gauge(
+            "limiter_room_samples", "Samples that can be served before the limiter waits for actors"
+        )
+        self.limiter_room_transitions = self._gauge(
+            "limiter_room_transitions", "Items that can be inserted before the limiter waits for the learner"
+        )
+        self.samples_per_insert_target = self._gauge(
+            "samples_per_insert_target", "The rate limiter's ratio", unit="samples per transition"
+        )
         self.samples_per_insert_achieved = self._gauge(
-            "samples_per_insert_achieved", "Samples per insertion after the table's warm-up"
+            "samples_per_insert_achieved",
+            "Samples per insertion after the table's warm-up",
+            unit="samples per transition",
+        )
+        self.blocked_seconds = self._counter(
+            "blocked_seconds",
+            "Time the limiter held calls back, by who was waited for",
+            ["waiting_for"],
+            ["learner", "actors"],
+        )
+        self.resident_bytes = self._gauge("resident_bytes", "Memory the process occupies")
+        self.memory_limit_bytes = self._gauge(
+            "memory_limit_bytes", "Memory the process may occupy: its container's limit, else the machine's memory"
+        )
+        self.bytes_per_transition = self._gauge(
+            "bytes_per_transition",
+            "Memory the table occupies per item in it, the program's own left out; 0 while the table is almost empty",
+            unit="bytes per transition",
         )
         self.checkpoints = self._counter("checkpoints", "Checkpoints written")
-        self.blocked_seconds = self._counter(
-            "blocked_seconds", "Seconds the limiter held calls back, by who was waited for", ["waiting_for"]
+        self.checkpoint_failures = self._counter(
+            "checkpoint_failures", "Checkpoints that could not be written", unit="checkpoints"
         )
-        self.checkpoint_failures = self._counter("checkpoint_failures", "Checkpoints that could not be written")
-        self.checkpoint_age_seconds = self._gauge("checkpoint_age_seconds", "Seconds since the last checkpoint")
+        self.checkpoint_duration_seconds = self._gauge("checkpoint_duration_seconds", "Time the last checkpoint took")
+        self.checkpoint_age_seconds = self._gauge(
+            "checkpoint_age_seconds", "Time since the last checkpoint, or since the process began"
+        )
+        self.checkpoint_interval_seconds = self._gauge("checkpoint_interval_seconds", "Configured time between two checkpoints")
 
 
 class EvaluatorMetrics(RoleMetrics):
@@ -141,50 +219,100 @@ class EvaluatorMetrics(RoleMetrics):
         self.evaluations = self._counter("evaluations", "Evaluations completed")
         self.episodes = self._counter("episodes", "Evaluation episodes completed")
         self.env_steps = self._counter("env_steps", "Agent steps taken in evaluation")
-        self.return_mean = self._gauge("return_mean", "Mean unclipped return of the last evaluation")
+        self.return_mean = self._gauge("return_mean", "Mean unclipped return of the last evaluation", unit="reward")
+        self.duration_seconds = self._gauge("duration_seconds", "Time the last evaluation took")
         self.weights_version = self._gauge("weights_version", "Version of the weights evaluated")
-        self.weights_age_seconds = self._gauge("weights_age_seconds", "Seconds since the weights evaluated were published")
+        self.weights_age_seconds = self._gauge("weights_age_seconds", "Time since the weights evaluated were published")
         self.blocked_seconds = self._counter(
-            "blocked_seconds", "Seconds spent waiting, by what was waited for", ["waiting_for"]
+            "blocked_seconds",
+            "Time spent waiting, by what was waited for",
+            ["waiting_for"],
+            ["actors", "learner", "coordinator"],
         )
 
 
 class CoordinatorMetrics(RoleMetrics):
-    """The fleet, the weights and the log."""
+    """The fleet, the weights and the log; and the run's totals, which survive every process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("coordinator", registry)
-        self.env_steps = self._gauge("env_steps", "Agent steps reported by all actors since the run began")
-        self.live_members = Gauge(
-            "sbrl_coordinator_live_members", "Members whose lease holds, by role", ["role"], registry=registry
+        self.run_state = self._gauge(
+            "run_state", "1 for the state the run is in; collected: all agent steps are taken", ["state"], RUN_STATES
         )
+        self.env_steps = self._gauge("env_steps", "Agent steps reported by all actors since the run began")
+        self.target_env_steps = self._gauge("target_env_steps", "run.env_steps: agent steps to collect")
+        self.updates = self._gauge("updates", "Gradient updates reported by all learners since the run began")
+        self.samples_trained = self._gauge("samples_trained", "Samples trained on since the run began")
+        self.transitions_inserted = self._gauge("transitions_inserted", "Items all shards have inserted since the run began")
+        self.transitions_dropped = self._gauge("transitions_dropped", "Items all actors have given up since the run began")
+        self.losses_not_finite = self._gauge(
+            "losses_not_finite", "Times since the run began that a learner ended because its loss was not finite"
+        )
+        self.min_replay_size = self._gauge(
+            "min_replay_size", "replay.min_size: items over all shards before the first update", unit="transitions"
+        )
+        self.samples_per_insert_target = self._gauge(
+            "samples_per_insert_target", "Batch size x updates per step", unit="samples per transition"
+        )
+        self.batch_size = self._gauge("batch_size", "learner.batch_size: transitions per update", unit="transitions")
+        self.shards_configured = self._gauge("shards_configured", "replay.num_shards: shards that there should be")
+        self.live_members = self._gauge("live_members", "Members whose lease holds, by role", ["role"])
         self.leases_expired = self._counter("leases_expired", "Leases that ended for want of a beat, by role", ["role"])
+        self.rejoins = self._counter(
+            "rejoins",
+            "Joins of members that had joined before, by role: their process was restarted, or their lease had ended",
+            ["role"],
+        )
         self.beats = self._counter("beats", "Beats answered")
-        self.weights_published = self._counter("weights_published", "Versions of the weights accepted")
+        self.weights_published = self._counter("weights_published", "Versions of the weights accepted", unit="versions")
         self.weights_fenced = self._counter("weights_fenced", "Publications refused because their learner had been replaced")
         self.weights_fetched = self._counter("weights_fetched", "Times that weights were sent in full")
         self.weights_version = self._gauge("weights_version", "Newest version of the weights")
-        self.weights_age_seconds = self._gauge("weights_age_seconds", "Seconds since the newest version was published")
+        self.weights_age_seconds = self._gauge(
+            "weights_age_seconds", "Time since the newest version was published; -1 before the first"
+        )
         self.episodes = self._gauge("episodes", "Training episodes in the log")
+        self.episode_return_mean = self._gauge(
+            "episode_return_mean",
+            "Mean unclipped return of the last 100 training episodes; NaN before any",
+            unit="reward",
+        )
+        self.episode_return_std = self._gauge(
+            "episode_return_std", "Standard deviation of the same returns; NaN before the first", unit="reward"
+        )
         self.evaluations = self._counter("evaluations", "Evaluations received")
         self.evaluation_return_mean = self._gauge(
-            "evaluation_return_mean", "Mean unclipped return of the last evaluation received"
+            "evaluation_return_mean", "Mean unclipped return of the last evaluation; NaN before the first", unit="reward"
+        )
+        self.evaluation_env_steps = self._gauge(
+            "evaluation_env_steps", "Agent steps of the run when the weights evaluated last were fetched; 0 before the first"
+        )
+        self.evaluation_interval_env_steps = self._gauge(
+            "evaluation_interval_env_steps", "evaluator.interval_env_steps: agent steps between two evaluations"
         )
 
 
-def _value(metric: Counter | Gauge, suffix: str) -> float:
-    """The sum over a metric's labels; `suffix` leaves out samples such as a counter's _created."""
-    return sum(sample.value for family in metric.collect() for sample in family.samples if sample.name == family.name + suffix)
+class ControllerMetrics(RoleMetrics):
+    """What the controller sees, would have and does."""
 
-
-class Totals:
-    """Raises Prometheus counters to totals that are counted elsewhere."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Counter, float] = {}
-
-    def raise_to(self, counter: Counter, total: float) -> None:
-        """Adds what `total` has grown by since the last call for this counter; a total that fell adds nothing."""
-        seen = self._seen.get(counter, 0.0)
-        counter.inc(max(0.0, total - seen))
-        self._seen[counter] = max(seen, total)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__("controller", registry)
+        self.looks = self._counter("looks", "Times that the fleet and its Deployment were looked at")
+        self.changes = self._counter(
+            "changes", "Times that the number of actors was changed, by reason", ["reason"], SCALE_REASONS
+        )
+        self.conflicts = self._counter("conflicts", "Changes tried again because something else had written the Deployment")
+        self.api_failures = self._counter("api_failures", "Calls that the Kubernetes API did not answer or refused")
+        self.coordinator_failures = self._counter("coordinator_failures", "Looks without an answer from the coordinator")
+        self.actors_wanted = self._gauge("actors_wanted", "Replicas that the actors' Deployment asks for")
+        self.actors_live = self._gauge("actors_live", "Actors whose lease holds")
+        self.actors_desired = self._gauge("actors_desired", "Actors that there should be")
+        self.load_ratio = self._gauge("load_ratio", "What the learner demands, in parts of what the actors can collect")
+        self.learner_waiting_ratio = self._gauge("learner_waiting_ratio", "Part of its time that the learner waits for batches")
+        self.actors_blocked_ratio = self._gauge("actors_blocked_ratio", "Part of their time that actors are blocked on replay")
+        self.limiter_fill_ratio = self._gauge(
+            "limiter_fill_ratio", "0: the limiters hold samples back, for want of transitions; 1: they hold inserts back"
+        )
+        self.leader = self._gauge("leader", "1 while this process is the one that acts")
+        self.held = self._gauge("held", "1 while the fleet cannot be judged, so that its size is left as it is")
+        self.limited = self._gauge("limited", "1 while the learner starves and no more actors are allowed")

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from sbrl.networks.heads import QuantileNetwork
+from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import load_weights
 
 
@@ -19,20 +18,30 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-class EpsilonGreedyPolicy:
-    """The greedy action, or with probability epsilon a uniformly random one; deterministic given its seed."""
+def seed_torch(seed: int) -> None:
+    """Seeds torch's global generator, which noisy layers draw their noise from and IQN its quantile fractions."""
+    torch.manual_seed(seed)
 
-    def __init__(self, network: QuantileNetwork, num_actions: int, seed: int) -> None:
+
+class EpsilonGreedyPolicy:
+    """The greedy action, or with probability epsilon a uniformly random one.
+
+    Deterministic given its seed and, with noisy layers or IQN, the state of torch's global generator.
+    """
+
+    def __init__(self, network: ValueNetwork, num_actions: int, seed: int, noise: bool = False) -> None:
         """
         Args:
             network: On the CPU; this policy's own, `load` overwrites its parameters.
             num_actions: Actions of the environment.
             seed: Seeds exploration.
+            noise: Noisy layers explore: their noise is drawn anew for each batch of actions. Otherwise their mean weights act.
         """
-        self._network = network
+        self._network = network.train(noise)
+        self._noise = noise
         self._num_actions = num_actions
         self._generator = np.random.default_rng(seed)
-        self._weight, self._bias = network.head.fold()
+        self._values = network.head.acting()
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Acts with `weights` from now on.
@@ -41,20 +50,29 @@ class EpsilonGreedyPolicy:
             RunError: the weights are of another network; the policy keeps those it had.
         """
         load_weights(self._network, weights)
-        self._weight, self._bias = self._network.head.fold()
+        self._values = self._network.head.acting()
 
-    def act(self, observation: npt.NDArray[np.generic], epsilon: float) -> npt.NDArray[np.int64]:
-        """observation [B, stack, *frame_shape] -> actions int64[B], each random with probability `epsilon`."""
+    def act(self, observation: npt.NDArray[np.generic], epsilon: float | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Chooses an action for each observation.
+
+        Args:
+            observation: [B, stack, *frame_shape].
+            epsilon: Probability of a random action, one for all or float64[B].
+
+        Returns:
+            int64[B].
+        """
         batch_size = len(observation)
         explore = self._generator.random(batch_size) < epsilon
         random_actions = self._generator.integers(self._num_actions, size=batch_size, dtype=np.int64)
         if explore.all():  # warm-up acts with epsilon 1: no use for the network then
             return random_actions
+        if self._noise:
+            self._network.resample_noise()
         return np.where(explore, random_actions, self.q_values(observation).argmax(axis=1))
 
     def q_values(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        """Expected returns, float32[B, num_actions]."""
+        """Expected returns, float32[B, num_actions], with the noise of now."""
         with torch.inference_mode():
-            features = self._network.torso(torch.from_numpy(observation))
-            values: npt.NDArray[np.float32] = functional.linear(features, self._weight, self._bias).numpy()
+            values: npt.NDArray[np.float32] = self._values(self._network.torso(torch.from_numpy(observation))).numpy()
         return values

@@ -44,7 +44,9 @@ _RAINBOW: Settings = {
     "agent": {"algorithm": "c51", "n_step": 3},
     "replay": {"prioritized": True, "importance_weights": True},
 }
-_FULL_RAINBOW = combine(_RAINBOW, {"agent": {"noisy": True, "exploration": "noisy-nets", "dueling": True, "double": True}})
+_FULL_RAINBOW = combine(
+    _RAINBOW, {"agent": {"noisy": True, "noisy_sigma": 0.1, "exploration": "noisy-nets", "dueling": True, "double": True}}
+)
 
 _DESCRIPTIONS = {
     "dqn": "DQN with Adam and the squared error",
@@ -110,7 +112,7 @@ _SPR = combine(
     _DER,
     _AUGMENTATION,
     {
-        "agent": {"spr_weight": 5.0, "spr_jumps": 5},
+        "agent": {"spr_weight": 5.0, "spr_jumps": 5, "noisy_sigma": 0.5},
         "env": {"noop_max": 30},
         "learner": {"updates_per_step": 2, "target_update_period": 1},
         "replay": {"min_size": 2_000},
@@ -162,12 +164,19 @@ _MINATAR: Settings = {
     },
     "replay": {"min_size": 1_000, "capacity": 100_000},
 }
-# The 100k agents made small: 100,000 steps of MinAtar, a target that follows slowly, resets after every quarter of a run.
+# The 100k agents made small, for MinAtar on a CPU: as many atoms as C51 needs to tell returns of 1 apart, a larger step size.
 _MINATAR_HIGH_RATIO: Settings = {
     "run": {"env_steps": 100_000},
     "env": {"id": "MinAtar/Breakout-v1"},
-    "agent": {"hidden_size": 128, "v_min": -100.0, "v_max": 100.0, "n_step": 3},
-    "learner": {"batch_size": 32, "updates_per_step": 1, "learning_rate": 2.5e-4, "publish_period": 20},
+    "agent": {"hidden_size": 128, "v_min": -100.0, "v_max": 100.0, "num_atoms": 201, "n_step": 3},
+    "learner": {
+        "batch_size": 32,
+        "updates_per_step": 2,
+        "learning_rate": 1e-3,
+        "adam_epsilon": 1.5e-4,
+        "target_update_period": 500,
+        "publish_period": 20,
+    },
     "replay": {"min_size": 1_000, "capacity": 100_000, "num_shards": 1},
 }
 _MINATAR_AGENTS: Mapping[str, Settings] = {
@@ -181,7 +190,7 @@ _MINATAR_AGENTS: Mapping[str, Settings] = {
     "full-rainbow": combine(_MINATAR, _FULL_RAINBOW),
     "der": combine(_FULL_RAINBOW, _MINATAR_HIGH_RATIO),
     "drq-eps": combine(_DUELING_DQN, _MINATAR_HIGH_RATIO, {"learner": {"random_shift": 1}}),
-    "spr": combine(_FULL_RAINBOW, _MINATAR_HIGH_RATIO, {"agent": {"spr_weight": 2.0, "spr_jumps": 5}}),
+    "spr": combine(_FULL_RAINBOW, _MINATAR_HIGH_RATIO, {"agent": {"spr_weight": 2.0, "spr_jumps": 3}}),
     "bbf": combine(
         _RAINBOW,
         _MINATAR_HIGH_RATIO,
@@ -190,17 +199,17 @@ _MINATAR_AGENTS: Mapping[str, Settings] = {
                 "double": True,
                 "dueling": True,
                 "spr_weight": 2.0,
-                "spr_jumps": 5,
+                "spr_jumps": 3,
                 "n_step_initial": 10,
                 "discount_initial": 0.97,
-                "anneal_updates": 2_500,
+                "anneal_updates": 5_000,
                 "act_with_target": True,
             },
             "learner": {
                 "weight_decay": 0.1,
                 "target_update_period": 1,
                 "target_update_rate": 0.005,
-                "reset_period": 25_000,
+                "reset_period": 50_000,
                 "reset_encoder_keep": 0.5,
                 "no_resets_after_env_steps": 80_000,
             },

@@ -61,6 +61,27 @@ def shard_limits(config: Config, shard: int) -> ShardLimits:
     )
 
 
+def limiter_state(limits: ShardLimits, size: int, inserted: int, sampled: int) -> str:
+    """What a shard's limiter does now: filling, open, waiting_for_actors or waiting_for_learner.
+
+    Args:
+        size: items in the table.
+        inserted, sampled: what the limiter has admitted, over restores.
+    """
+    if size < limits.min_size:
+        return "filling"
+    samples, inserts = limiter_room(limits, inserted, sampled)
+    if samples < 1:  # they are admitted one by one
+        return "waiting_for_actors"
+    return "open" if inserts >= 1 else "waiting_for_learner"
+
+
+def limiter_room(limits: ShardLimits, inserted: int, sampled: int) -> tuple[float, float]:
+    """(samples, insertions) that a warm shard's limiter still admits before it holds that side back for the other."""
+    error = inserted * limits.samples_per_insert - sampled
+    return max(0.0, error - limits.min_diff), max(0.0, limits.max_diff - error) / limits.samples_per_insert
+
+
 def episode_shard(actor: int, env: int, episode: int, num_shards: int) -> int:
     """The shard an episode goes to: round robin over episodes, every environment starting at another shard."""
     return (actor + env + episode) % num_shards

@@ -19,6 +19,7 @@ from sbrl.config import Config
 from sbrl.progress import Progress
 
 LINE_SECONDS = 10.0
+LAUNCHER_SUBTITLE = "Ctrl-C stops cleanly; --resume goes on"
 
 
 class View(Protocol):
@@ -105,7 +106,7 @@ def line(config: Config, progress: Progress) -> str:
     return " | ".join(parts)
 
 
-def panel(config: Config, title: str, progress: Progress) -> Panel:
+def panel(config: Config, title: str, progress: Progress, subtitle: str = LAUNCHER_SUBTITLE) -> Panel:
     """A reading as a panel."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
@@ -133,7 +134,7 @@ def panel(config: Config, title: str, progress: Progress) -> Panel:
         f"{progress.env_steps:,} of {progress.target_env_steps:,} env steps ({share:.0%}), ETA {duration(progress.eta_seconds)}"
     )
     bar = ProgressBar(total=progress.target_env_steps, completed=min(progress.env_steps, progress.target_env_steps))
-    return Panel(Group(counted, bar, Text(), table), title=escape(title), subtitle="Ctrl-C stops cleanly; --resume goes on")
+    return Panel(Group(counted, bar, Text(), table), title=escape(title), subtitle=subtitle)
 
 
 def number(value: float | None) -> str:

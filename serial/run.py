@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from actors.collector import Collector, FinishedEpisode
-from actors.exploration import linear_epsilon
+from actors.exploration import epsilons
 from learner.batches import to_batch
 from learner.checkpoint import CheckpointStore
 from learner.records import LearnerState, capture_random
+from learner.schedules import HorizonSchedule
 from learner.update import make_update_step
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import encode
-from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.ports import free_ports
 from sbrl.replay.deterministic import ClockSampler
 from sbrl.replay.items import ItemShape
@@ -37,9 +38,10 @@ class SerialRun:
     def __init__(self, config: Config, directory: RunDirectory) -> None:
         """Builds all parts and starts the in-process Reverb server."""
         self._config, self._directory = config, directory
-        environment_seed, policy_seed, sampler_seed = (
-            int(state >> 1) for state in np.random.SeedSequence(config.run.seed).generate_state(3)
+        environment_seed, policy_seed, sampler_seed, torch_seed = (
+            int(state >> 1) for state in np.random.SeedSequence(config.run.seed).generate_state(4)
         )
+        seed_torch(torch_seed)
         envs = make_envs(config.env, config.actors.envs_per_actor, environment_seed)
         shape = ItemShape.of(envs.spec, config.agent.stored_steps)
         port = free_ports("127.0.0.1", 1)[0]
@@ -50,9 +52,10 @@ class SerialRun:
             SerialStream(EpisodeWriter([address], shape, self._sampler.insertion_priority), env) for env in range(envs.num_envs)
         ]
         network = build_network(config.agent, envs.spec, seed=config.run.seed)
-        self._policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed)
+        self._policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True)
         self._step = make_update_step(config, envs.spec)
-        self._policy.load(self._step.state().online)
+        self._policy.load(self._step.acting_weights())
+        self._horizons = HorizonSchedule.of(config)
         self._collector = Collector(envs, self._policy, self._streams, self._on_episode)
         self._envs, self._stack = envs, envs.spec.stack
         self._trained = 0
@@ -62,7 +65,7 @@ class SerialRun:
     def run(self, on_progress: Callable[[GetStatusResponse], None]) -> None:
         """Collects run.env_steps and trains all samples they allow; calls `on_progress` after every round."""
         while self._collector.env_steps < self._config.run.env_steps:
-            self._collector.step(linear_epsilon(self._config, self._collector.env_steps), self._version)
+            self._collector.step(epsilons(self._config, self._collector.env_steps, actor=0), self._version)
             self._train()
             on_progress(self.status())
         self._collector.drain()
@@ -120,12 +123,13 @@ class SerialRun:
 
     def _update(self) -> None:
         items = self._sampler.sample(self._config.learner.batch_size)
-        result = self._step.update(to_batch(items, self._stack, self._config.agent, shard_share=1.0))
+        horizon = self._horizons.at(self._step.updates)
+        result = self._step.update(to_batch(items, self._stack, self._config.agent, horizon, shard_share=1.0))
         self._sampler.update_priorities(items.key, result.priorities.numpy())
         self._trained += len(items.key)
         self._losses.update(np.float32(result.loss.item()).tobytes())
         if self._step.updates % self._config.learner.publish_period == 0:
-            self._policy.load(self._step.state().online)
+            self._policy.load(self._step.acting_weights())
 
     def _on_episode(self, episode: FinishedEpisode) -> None:
         self.episodes.append(
@@ -145,17 +149,10 @@ class SerialRun:
 
 
 def serial_config(config: Config) -> Config:
-    """The config of a serial run: one shard, one actor, one thread, and a limiter that lets a whole round through.
-
-    Everything happens in turn, so the limiter's slack has to hold what one round inserts: a step of every environment, and,
-    where episodes end or are cut off, the items that their last steps complete.
-    """
-    items = config.actors.envs_per_actor * (2 + 2 * config.agent.stored_steps)
-    slack = config.samples_per_insert * items + 2.0 * config.learner.batch_size
-    error_buffer = max(slack, config.replay.error_buffer or 0.0)
+    """The config of a serial run: one shard, one actor, one thread. Its shard has no limiter: the run itself takes turns."""
     return config.model_copy(
         update={
-            "replay": config.replay.model_copy(update={"num_shards": 1, "error_buffer": error_buffer}),
+            "replay": config.replay.model_copy(update={"num_shards": 1}),
             "actors": config.actors.model_copy(update={"num_actors": 1}),
             "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
         }

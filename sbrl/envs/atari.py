@@ -4,9 +4,12 @@ Facts of ale_py 0.12.1 that the adapter relies on, each with a test:
 
 - Automatic reset cannot be switched off. In its "SameStep" mode a step that ends an episode returns the next episode's first
   observation, and the last one of the old episode in `info["final_obs"]`: nothing is lost.
+- A step that ends an episode does not look at its last screen: what it shows is partly the step before. After a terminal state
+  nothing is learned from it. From the last observation of a truncated episode the learner bootstraps, so steps are counted
+  here, ALE's own limit (in emulator frames) is never reached, and a truncated game is reset by a mask.
 - After a reset the stack holds the first frame last and zeros before it, as in Dopamine.
-- `max_num_frames_per_episode` counts emulator frames, so agent steps times the frame skip.
-- Defaults differ from Dopamine's protocol (no sticky actions, up to 30 no-ops, a fire action after resets, clipped rewards).
+- `noop_max` is exclusive.
+- Defaults differ from Dopamine's protocol: docs/preprocessing.md lists them.
 """
 
 from __future__ import annotations
@@ -28,18 +31,21 @@ PREFIX = "ALE/"
 
 
 def make_vector_env(env: Env, rom: str, num_envs: int, num_threads: int, picture: Mapping[str, Any]) -> AtariVectorEnv:
-    """ALE's vector environment; `picture` says what is seen of the game and has no influence on how it goes."""
+    """ALE's vector environment; `picture` says what is seen of the game and has no influence on how it goes.
+
+    It ends an episode one step after env.max_episode_steps: the caller counts, and resets before.
+    """
     return AtariVectorEnv(
         rom,
         num_envs,
         num_threads=num_threads,
         autoreset_mode="SameStep",
-        max_num_frames_per_episode=env.max_episode_steps * env.frame_skip,
+        max_num_frames_per_episode=(env.max_episode_steps + 1) * env.frame_skip,  # beyond the caller's own limit
         repeat_action_probability=env.repeat_action_probability,
         full_action_space=env.full_action_space,
         frameskip=env.frame_skip,
         maxpool=True,
-        noop_max=env.noop_max,
+        noop_max=env.noop_max + 1,
         episodic_life=False,
         life_loss_info=False,
         reward_clipping=False,
@@ -59,6 +65,8 @@ class AtariEnvs:
         self.num_envs = num_envs
         self._seeds = (seed + np.arange(num_envs)) % 2**31  # ALE takes 31 bits
         self._life_loss = env.terminal_on_life_loss
+        self._limit = env.max_episode_steps
+        self._steps = np.zeros(num_envs, np.int64)  # of the episodes under way
         self._lives = np.zeros(num_envs, np.int32)
         self._next: NDArray[Any] | None = None  # first observations of the episodes to come
         picture = {"img_height": env.frame_size, "img_width": env.frame_size, "grayscale": True, "stack_num": env.frame_stack}
@@ -76,17 +84,27 @@ class AtariEnvs:
         if self._next is None:
             self._next, info = self._envs.reset(seed=self._seeds)
             self._lives = info["lives"]
-            assert self._next is not None
-        return self._next  # ended episodes were begun anew by the step that ended them
+        # Games that were over were begun anew by the step that ended them; what is left are those cut off.
+        cut = self._steps >= self._limit
+        if mask is not None:
+            cut &= mask
+        if cut.any():
+            self._next, info = self._envs.reset(options={"reset_mask": cut})
+            self._lives = info["lives"]
+            self._steps[cut] = 0
+        assert self._next is not None
+        return self._next
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
-        observation, reward, terminated, truncated, info = self._envs.step(actions)
-        done = terminated | truncated
+        observation, reward, terminated, _, info = self._envs.step(actions)
         self._next = observation
-        if done.any():
+        self._steps += 1
+        truncated = (self._steps >= self._limit) & ~terminated
+        self._steps[terminated] = 0
+        if terminated.any():
             observation = observation.copy()
-            observation[done] = info["final_obs"][done]
-        lost = (info["lives"] < self._lives) & ~done if self._life_loss else np.zeros(self.num_envs, np.bool_)
+            observation[terminated] = info["final_obs"][terminated]
+        lost = (info["lives"] < self._lives) & ~terminated if self._life_loss else np.zeros(self.num_envs, np.bool_)
         self._lives = info["lives"]
         return StepResult(observation, reward.astype(np.float32), terminated, truncated, lost)
 

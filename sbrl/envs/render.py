@@ -76,11 +76,10 @@ class RenderedAtari:
         return self._game.reset()
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
-        observation, reward, *ends, info = self._screen.step(actions)
+        observation, reward, terminated, _, info = self._screen.step(actions)
         result = self._game.step(actions)
-        done = bool(result.terminated[0] or result.truncated[0])
-        self._picture = (info["final_obs"] if done else observation)[0, 0]
-        if reward[0] != result.reward[0] or done != any(end[0] for end in ends):
+        self._picture = (info["final_obs"] if terminated[0] else observation)[0, 0]
+        if reward[0] != result.reward[0] or terminated[0] != result.terminated[0]:
             raise RunError("the emulator that shows the screen has lost step with the one that the agent plays")
         return result
 

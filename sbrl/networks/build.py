@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from sbrl import config
+from sbrl.algorithms import ALGORITHMS
 from sbrl.envs.spec import EnvSpec
-from sbrl.networks.heads import QuantileHead, QuantileNetwork
-from sbrl.networks.torsos import MinAtarConv, Mlp, NatureCnn, Torso
-
-_TORSOS: Mapping[str, Callable[[EnvSpec, int], Torso]] = {"nature-cnn": NatureCnn, "minatar-conv": MinAtarConv, "mlp": Mlp}
-_TORSO_OF_KIND: Mapping[str, str] = {"frames": "nature-cnn", "grid": "minatar-conv", "vector": "mlp"}
+from sbrl.networks.heads.registry import HEADS
+from sbrl.networks.network import ValueNetwork
+from sbrl.networks.torsos import Torso
 
 
-def build_network(agent: config.Agent, spec: EnvSpec, seed: int = 0) -> QuantileNetwork:
+@runtime_checkable
+class InitialisesItself(Protocol):
+    """A module with parameters or buffers of its own, beside those of its submodules."""
+
+    def initialise(self, generator: torch.Generator) -> None: ...
+
+
+def build_network(agent: config.Agent, spec: EnvSpec, seed: int = 0) -> ValueNetwork:
     """The network of `agent` for observations of `spec`, on the CPU; neither reads nor moves torch's global random state.
 
     Raises:
         UsageError: agent.torso cannot take the environment's observations.
     """
-    torso_name = _TORSO_OF_KIND[spec.kind] if agent.torso == "auto" else agent.torso
-    # The meta device allocates nothing and draws no random numbers: every parameter is set once, below.
-    with torch.device("meta"):
-        torso = _TORSOS[torso_name](spec, agent.hidden_size)
-        network = QuantileNetwork(torso, QuantileHead(torso.output_size, spec.num_actions, agent.num_quantiles))
+    network = _compose(agent, spec)
     network.to_empty(device="cpu")
     _initialise(network, torch.Generator().manual_seed(seed))
     # Convolutions on the CPU run about twice as fast backwards in this layout; values are the same.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+def count_parameters(agent: config.Agent, spec: EnvSpec) -> int:
+    """How many numbers are trained in the network of `agent`; a noisy layer has twice as many as a plain one.
+
+    Raises:
+        UsageError: agent.torso cannot take the environment's observations.
+    """
+    return sum(parameter.numel() for parameter in _compose(agent, spec).parameters())
+
+
+def _compose(agent: config.Agent, spec: EnvSpec) -> ValueNetwork:
+    """The network on the meta device, which allocates nothing and draws no random numbers."""
+    head_type = HEADS[ALGORITHMS[agent.algorithm].head]
+    with torch.device("meta"):
+        torso = Torso(agent, spec, has_hidden_layer=not head_type.has_hidden_layer)
+        return ValueNetwork(torso, head_type(agent, torso.output_size, spec.num_actions))
+
+
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Dopamine's variance scaling: weights uniform in +-sqrt(3 * scale / fan_in) with scale = 1 / sqrt(3); biases 0."""
+    """Dopamine's variance scaling, weights uniform in +-sqrt(3 * scale / fan_in) with scale = 1 / sqrt(3), and biases 0.
+
+    Dopamine has it for C51, Rainbow, QR-DQN and IQN; its DQN and full Rainbow, and BBF, take Glorot's
+    +-sqrt(6 / (fan_in + fan_out)), which is 1.3 times as wide where both are the same. Noisy layers are as Fortunato et al.
+    have them, norms are the identity at first.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
@@ -43,3 +67,10 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, InitialisesItself):
+            module.initialise(generator)
+        elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            raise TypeError(f"{type(module).__name__} has parameters or buffers of its own, but no method initialise")

@@ -123,3 +123,32 @@ def n_step_transitions(items: Items, stack: int, n_step: int, discount: float) -
         discount_t=discount_t.astype(np.float32),
         s_t=items.frame[batch[:, None], later],
     )
+
+
+class FutureSequence(NamedTuple):
+    """What followed the first observation of each item, for self-prediction."""
+
+    observation: NDArray[Any]  # frame_dtype[B, K, stack, *frame_shape], 1 .. K steps later
+    action: NDArray[np.int64]  # [B, K], taken at steps 0 .. K-1; 0 where not valid
+    valid: NDArray[np.bool_]  # [B, K], the episode went on to that observation
+
+
+def future_sequence(items: Items, stack: int, jumps: int) -> FutureSequence:
+    """The observations 1 .. `jumps` steps after each item's first, with the actions that led there.
+
+    An observation is valid if as many steps were taken and none of them ended in a terminal state: what an item holds after
+    that is the next life, or padding. The last observation of a truncated episode is valid.
+
+    Args:
+        items: a batch of items with n_max >= jumps.
+        stack: frames an observation holds.
+        jumps: K.
+    """
+    taken = items.action[:, :jumps] != PADDING
+    valid = np.logical_and.accumulate(taken & (items.discount[:, :jumps] != 0), axis=1)
+    windows = np.arange(1, jumps + 1)[:, None] + np.arange(stack)[None, :]
+    return FutureSequence(
+        observation=items.frame[:, windows],
+        action=np.where(valid, items.action[:, :jumps], 0).astype(np.int64),
+        valid=valid,
+    )

@@ -40,8 +40,13 @@ def make_table(config: Config, shape: ItemShape, shard: int, deterministic: bool
             that this is prioritized sampling, bit-reproducible from a seed.
     """
     limits = shard_limits(config, shard)
+    limiter = reverb.rate_limiters.SampleToInsertRatio(
+        samples_per_insert=limits.samples_per_insert,
+        min_size_to_sample=limits.min_size,
+        error_buffer=(limits.min_diff, limits.max_diff),
+    )
     if deterministic:
-        sampler = reverb.selectors.MinHeap()
+        sampler, limiter = reverb.selectors.MinHeap(), reverb.rate_limiters.MinSize(1)
     elif config.replay.prioritized:
         sampler = reverb.selectors.Prioritized(priority_exponent=1.0)  # the learner applies the exponent
     else:
@@ -51,11 +56,7 @@ def make_table(config: Config, shape: ItemShape, shard: int, deterministic: bool
         sampler=sampler,
         remover=reverb.selectors.Fifo(),
         max_size=limits.capacity,
-        rate_limiter=reverb.rate_limiters.SampleToInsertRatio(
-            samples_per_insert=limits.samples_per_insert,
-            min_size_to_sample=limits.min_size,
-            error_buffer=(limits.min_diff, limits.max_diff),
-        ),
+        rate_limiter=limiter,
         signature={name: tf.TensorSpec(dims, dtype, name) for name, (dims, dtype) in shape.columns().items()},
     )
 
@@ -89,7 +90,8 @@ class ShardServer:
         self._server = self._restore(config, shape, port)
         self.port = port
         self.client = reverb.Client(f"127.0.0.1:{port}")
-        self._check_limits(shard_limits(config, shard))
+        if not deterministic:
+            self._check_limits(shard_limits(config, shard))
         at_start = self.info()
         self.restored_size, self._inserted_before, self._sampled_before = at_start.size, at_start.inserted, at_start.sampled
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sbrl import rpc
+from sbrl.config import Config
 from sbrl.fleet import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
-from sbrl.metrics import CoordinatorMetrics, make_registry
+from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
 from services.coordinator.server import Coordinator
 
 _DESCRIPTION = "Distributes weights, leases the fleet's places, and keeps the log of episodes and evaluations."
@@ -21,10 +22,12 @@ def main(argv: Sequence[str]) -> None:
     )
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
+    export_settings(config, metrics)
     coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics)
     host, port = config.network.bind_host, int(config.network.coordinator_address.rpartition(":")[2])
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         bound = coordinator.start(host, port)
+        export_disk(registry, arguments.run_dir)
         # Its own member, so that the fleet's list has the addresses of its health and metrics too.
         member = FleetMember.of_role(rpc.reachable_address(host, bound), "coordinator", arguments.name, metrics, runtime)
         member.start()
@@ -32,6 +35,16 @@ def main(argv: Sequence[str]) -> None:
         runtime.stop.wait()
         member.leave()
         coordinator.stop(_GRACE_SECONDS)
+
+
+def export_settings(config: Config, metrics: CoordinatorMetrics) -> None:
+    """Exports what alerts and tools compare readings with."""
+    metrics.target_env_steps.set(config.run.env_steps)
+    metrics.min_replay_size.set(config.min_replay_size)
+    metrics.samples_per_insert_target.set(config.samples_per_insert)
+    metrics.batch_size.set(config.learner.batch_size)
+    metrics.shards_configured.set(config.replay.num_shards)
+    metrics.evaluation_interval_env_steps.set(config.evaluator.interval_env_steps)
 
 
 if __name__ == "__main__":

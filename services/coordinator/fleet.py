@@ -77,12 +77,24 @@ class Fleet:
         self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
         for role in ROLES:
             metrics.live_members.labels(role).set_function(partial(self._count_live, role))
-        metrics.env_steps.set_function(lambda: self.env_steps)
+            for counter in (metrics.leases_expired, metrics.rejoins):
+                counter.labels(role)  # there from the start, so that rates see the first one
+        for state in RunState:
+            metrics.run_state.labels(state.name.lower()).set_function(partial(self._is_state, state))
+        for gauge, key in (
+            (metrics.env_steps, ("actor", STEPS_COUNTER)),
+            (metrics.transitions_dropped, ("actor", "transitions_dropped")),
+            (metrics.transitions_inserted, ("replay", "transitions_inserted")),
+            (metrics.updates, ("learner", "updates")),
+            (metrics.samples_trained, ("learner", "samples_trained")),
+            (metrics.losses_not_finite, ("learner", "losses_not_finite")),
+        ):
+            gauge.set_function(partial(self._total, key))
 
     @property
     def env_steps(self) -> int:
         """Steps that actors have reported since the run began."""
-        return int(self._totals.get(("actor", STEPS_COUNTER), 0))
+        return int(self._total(("actor", STEPS_COUNTER)))
 
     def join(self, request: fleet_pb2.JoinRequest) -> fleet_pb2.JoinResponse:
         """Gives a lease, ending an earlier one of the same role and name.
@@ -99,6 +111,7 @@ class Fleet:
             earlier = self._newest.get((request.role, request.name))
             if earlier is not None:
                 self._end(earlier)
+                self._metrics.rejoins.labels(request.role).inc()
             instructions = self._instructions(request.role, others=self._live.values())
             now = time.time()
             record = LeaseRecord(
@@ -178,6 +191,12 @@ class Fleet:
                 totals={f"{role}.{name}": value for (role, name), value in self._totals.items()},
                 state=self._state().wire_name,
             )
+
+    def _total(self, role_and_counter: tuple[str, str]) -> float:
+        return self._totals.get(role_and_counter, 0.0)
+
+    def _is_state(self, state: RunState) -> float:
+        return float(self._state() is state)
 
     def _state(self) -> RunState:
         if self._finished:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -87,6 +88,8 @@ def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet
     metrics.episodes.set_function(lambda: store.num_episodes)
     evaluations = store.evaluations()
     metrics.evaluation_return_mean.set(evaluations[-1].return_mean if evaluations else math.nan)
+    metrics.evaluation_env_steps.set(evaluations[-1].env_steps if evaluations else 0)
+    _report_returns(store, metrics)
 
 
 class _WeightsService(weights_pb2_grpc.WeightsServicer):
@@ -190,6 +193,7 @@ class _LogService(log_pb2_grpc.LogServicer):
             for episode in request.episodes:
                 _check_numbers(episode)
             self._store.append_episodes(request.episodes)
+        _report_returns(self._store, self._metrics)
         return log_pb2.AppendEpisodesResponse()
 
     def AppendEvaluation(
@@ -200,6 +204,7 @@ class _LogService(log_pb2_grpc.LogServicer):
             self._store.append_evaluation(request.evaluation)
         self._metrics.evaluations.inc()
         self._metrics.evaluation_return_mean.set(request.evaluation.return_mean)
+        self._metrics.evaluation_env_steps.set(request.evaluation.env_steps)
         return log_pb2.AppendEvaluationResponse()
 
     def ReadEpisodes(
@@ -254,6 +259,12 @@ def _check_numbers(record: Message) -> None:
     for descriptor, value in record.ListFields():
         if not math.isfinite(value) or abs(value) > MAX_INTEGER:
             raise invalid(f"{descriptor.name} is {value}: it must be finite and at most {MAX_INTEGER}")
+
+
+def _report_returns(store: Store, metrics: CoordinatorMetrics) -> None:
+    returns = [episode.episode_return for episode in store.recent_episodes(RECENT_EPISODES)]
+    metrics.episode_return_mean.set(statistics.fmean(returns) if returns else math.nan)
+    metrics.episode_return_std.set(statistics.pstdev(returns) if returns else math.nan)
 
 
 def _weights_age(weights: WeightsStore) -> float:

@@ -20,7 +20,7 @@ class TrainedAgent(NamedTuple):
     """A run's config and what one of its checkpoints holds of the agent."""
 
     config: Config
-    weights: Weights  # the online network
+    weights: Weights  # of the network that it acts with, online or target
     updates: int  # gradient updates made when it was taken
     env_steps: int  # agent steps of the run, as far as the learner knew
 
@@ -81,6 +81,7 @@ def load_agent(run_directory: RunDirectory, updates: int | None, overrides: Iter
 
 
 def _read(config: Config, checkpoint: Path) -> TrainedAgent:
-    weights = decode(read_checkpoint_file(checkpoint, "online.safetensors"))
+    network = "target" if config.agent.act_with_target else "online"
+    weights = decode(read_checkpoint_file(checkpoint, f"{network}.safetensors"))
     counters = json.loads(read_checkpoint_file(checkpoint, "state.json"))["counters"]
     return TrainedAgent(config, weights, updates_of(checkpoint), int(counters["env_steps"]))

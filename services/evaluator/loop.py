@@ -88,6 +88,7 @@ class EvaluatorLoop:
         self._metrics.weights_version.set(fetched.version)
         self._version, self._published_time = fetched.version, fetched.published_time
         _log.info("evaluating weights version %d at env step %d", fetched.version, env_steps)
+        start = time.monotonic()
         try:
             result = evaluate_weights(self._config, decode(fetched.data), self._seed, self._stop, self._on_episode)
         except RunError as error:
@@ -103,6 +104,7 @@ class EvaluatorLoop:
             epsilon=self._config.evaluator.epsilon,
             seed=self._seed,
         )
+        self._metrics.duration_seconds.set(time.monotonic() - start)
         self._metrics.return_mean.set(evaluation.return_mean)
         self._metrics.evaluations.inc()
         _log.info("mean return %.2f over %d episodes", evaluation.return_mean, evaluation.episodes)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sbrl.envs.render import RenderedEnv, make_rendered_env
 from sbrl.lifecycle import run_program
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
+from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.run_directory import RunDirectory
 from services.evaluator.agent import agent_arguments, load_agent, whole_number
 from services.evaluator.protocol import Policy, evaluation_seed
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     check_format(output)
     seed = evaluation_seed(config.run.seed) if arguments.seed is None else arguments.seed
     env = make_rendered_env(config.env, seed)
+    seed_torch(seed)
     try:
         policy = EpsilonGreedyPolicy(build_network(config.agent, env.spec), env.spec.num_actions, seed)
         policy.load(weights)

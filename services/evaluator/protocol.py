@@ -16,7 +16,7 @@ from sbrl.envs.make import make_envs
 from sbrl.envs.spec import VectorEnv
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import Weights
-from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.v1.fleet_pb2 import Evaluation
 
 # In an actor's place among the run's seeds (see actors.__main__.seeds): no actor has an index as large.
@@ -89,6 +89,8 @@ def evaluate_weights(
 ) -> EvaluationResult | None:
     """The protocol as `config.evaluator` sets it, on weights of the config's network; the same from the same seed.
 
+    Noisy layers act with their mean weights. torch's global generator is seeded, for IQN draws from it.
+
     Raises:
         UsageError: the environment cannot be made.
         RunError: the weights are of another network.
@@ -96,6 +98,7 @@ def evaluate_weights(
     settings = config.evaluator
     envs = make_envs(config.env, min(settings.num_envs, settings.episodes), seed)
     try:
+        seed_torch(seed)
         policy = EpsilonGreedyPolicy(build_network(config.agent, envs.spec), envs.spec.num_actions, seed)
         policy.load(weights)
         return evaluate(policy, envs, settings.episodes, settings.epsilon, stop, on_episode)

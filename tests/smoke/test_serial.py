@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from learner.update import configure_torch
+from sbrl.config import load
+from sbrl.run_directory import RunDirectory
+from serial.run import SerialRun, serial_config
 from tests.smoke.conftest import FAST, sbrl
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # seconds on an idle machine, minutes on a busy one
 
 
 def serial(directory: Path, *arguments: str) -> dict[str, Any]:
-    done = sbrl("train", "--serial", "--run-dir", str(directory), *arguments, timeout=120)
+    done = sbrl("train", "--serial", "--run-dir", str(directory), *arguments, timeout=240)
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     return summary
@@ -41,6 +46,50 @@ def test_an_atari_run_is_reproducible(tmp_path: Path) -> None:
     assert first["updates"] >= 40
     for digest in ("losses_sha256", "weights_sha256"):
         assert first[digest] == second[digest]
+
+
+EVERYTHING = (
+    *("env.id=ALE/Breakout-v5", "env.frame_size=36", "env.max_episode_steps=60", "run.env_steps=320", "replay.min_size=160"),
+    *("agent.algorithm=iqn", "agent.dueling=true", "agent.double=true", "agent.noisy=true", "agent.exploration=noisy-nets"),
+    *("agent.torso=impala", "agent.width_scale=0.25", "agent.layer_norm=true", "agent.hidden_size=16"),
+    *("agent.num_tau_samples=4", "agent.num_tau_prime_samples=4", "agent.num_policy_samples=4", "agent.act_with_target=true"),
+    *("agent.spr_weight=5", "agent.n_step_initial=6", "agent.discount_initial=0.97", "agent.anneal_updates=10"),
+    *("learner.target_update_period=1", "learner.target_update_rate=0.005", "learner.publish_period=10"),
+    *("learner.random_shift=4", "learner.intensity_jitter=0.05", "learner.weight_decay=0.1", "learner.max_gradient_norm=10"),
+    *("learner.reset_period=15", "learner.no_resets_after_env_steps=300", "replay.importance_weights=true"),
+)
+
+
+def test_every_option_at_once_is_reproducible_in_one_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Noise, quantile fractions, augmentation and resets all follow from run.seed: nothing is left from an earlier run."""
+
+    configure_torch(num_threads=1)
+
+    def digests(name: str) -> dict[str, str]:
+        config = serial_config(load(preset="small-batch", overrides=EVERYTHING))
+        run = SerialRun(config, RunDirectory(tmp_path / name))
+        try:
+            run.run(lambda _status: None)
+            run.save()
+            return run.digests()
+        finally:
+            run.close()
+
+    with caplog.at_level(logging.INFO, "learner.resets"):
+        first = digests("first")
+    assert [record.getMessage()[:24] for record in caplog.records] == ["reset 1 after update 15:", "reset 2 after update 30:"]
+    assert digests("second") == first
+
+
+@pytest.mark.parametrize(
+    ("updates_per_step", "env_steps", "updates"), [(64, 208, 8 * 64), (1 / 64, 200 + 640, 10)], ids=["64", "1/64"]
+)
+def test_the_ratio_holds_at_both_ends(tmp_path: Path, updates_per_step: float, env_steps: int, updates: int) -> None:
+    ratio = (f"learner.updates_per_step={updates_per_step}", f"run.env_steps={env_steps}", "replay.min_size=200")
+    summary = serial(tmp_path / "run", *FAST, *ratio)
+    assert summary["env_steps"] == env_steps
+    assert summary["updates"] == updates
+    assert summary["samples_per_insert_achieved"] == 8 * updates_per_step
 
 
 def test_environments_that_all_end_at_once_do_not_block(tmp_path: Path) -> None:

@@ -11,16 +11,38 @@ import pytest
 import torch
 
 from learner.checkpoint import CheckpointStore, load
-from learner.records import Batch, LearnerState, capture_random, restore_random
+from learner.records import Batch, LearnerState, Sequence, capture_random, restore_random
 from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.serialization import decode
+from sbrl.run_directory import RunDirectory
+from services.evaluator.agent import load_agent
 
 SPEC = EnvSpec(2, (36, 36), np.dtype(np.uint8), 4, "frames", True)
 CONFIG = config.build({"agent": {"hidden_size": 16, "num_quantiles": 5}, "learner": {"target_update_period": 3}})
+
+
+EVERYTHING = config.build(
+    {
+        "agent": {
+            **{"algorithm": "iqn", "noisy": True, "exploration": "noisy-nets", "dueling": True, "double": True},
+            **{"torso": "impala", "width_scale": 0.25, "layer_norm": True, "hidden_size": 16, "tau_embedding_size": 8},
+            **{"num_tau_samples": 4, "num_tau_prime_samples": 4, "num_policy_samples": 4, "spr_weight": 5, "spr_jumps": 2},
+        },
+        "learner": {
+            **{"weight_decay": 0.1, "max_gradient_norm": 10, "target_update_period": 1, "target_update_rate": 0.005},
+            **{"random_shift": 4, "intensity_jitter": 0.05, "reset_period": 3, "learning_rate": 1e-3},
+        },
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # these networks are too small to share
 
 
 def train(step: UpdateStep, generator: np.random.Generator, updates: int) -> list[float]:
@@ -29,7 +51,10 @@ def train(step: UpdateStep, generator: np.random.Generator, updates: int) -> lis
         observations = torch.from_numpy(generator.integers(0, 256, size=(2, 4, 4, 36, 36)).astype(np.uint8))
         rewards = torch.from_numpy(generator.normal(size=4).astype(np.float32)) + torch.rand(4)
         actions = torch.from_numpy(generator.integers(2, size=4))
-        batch = Batch(observations[0], actions, rewards, torch.full((4,), 0.9), observations[1], torch.ones(4).double())
+        sequence = Sequence(observations[:2].transpose(0, 1), actions[:, None].expand(4, 2), torch.ones(4, 2).bool())
+        batch = Batch(
+            observations[0], actions, rewards, torch.full((4,), 0.9), observations[1], torch.ones(4).double(), sequence
+        )
         losses.append(step.update(batch).loss.item())
     return losses
 
@@ -46,15 +71,18 @@ def save_after_each_update(store: CheckpointStore, updates: int) -> UpdateStep:
     return step
 
 
-def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [CONFIG, EVERYTHING], ids=["default", "everything"])
+def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config.Config) -> None:
+    """With resets after updates 3 and 6, where there are any: the run's seed is the same then, as resets draw from it."""
     store = CheckpointStore(tmp_path / "learner", keep=3)
-    step, generator = make_update_step(CONFIG, SPEC), np.random.default_rng(7)
+    step, generator = make_update_step(settings, SPEC), np.random.default_rng(7)
     train(step, generator, 4)
     store.save(LearnerState(step.state(), {"samples_trained": 16, "epoch": 2}, capture_random(batches=generator)))
     expected = train(step, generator, 4)
 
-    other_seed = config.build(CONFIG.model_dump(), {"run": {"seed": 9}})
-    resumed, resumed_generator = make_update_step(other_seed, SPEC), np.random.default_rng(8)
+    torch.manual_seed(99)
+    resumed, resumed_generator = make_update_step(settings, SPEC), np.random.default_rng(8)
+    train(resumed, resumed_generator, 1)
     state = store.load_newest()
     assert state is not None
     assert state.counters == {"samples_trained": 16, "epoch": 2}
@@ -62,7 +90,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
     restore_random(state.random, batches=resumed_generator)
     assert resumed.updates == 4
     assert train(resumed, resumed_generator, 4) == expected
-    for ours, theirs in zip(step.state()[:3], resumed.state()[:3], strict=True):
+    for ours, theirs in zip(step.state()[:4], resumed.state()[:4], strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -77,7 +105,15 @@ def test_keeps_the_newest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["online.safetensors", "target.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+    "file",
+    [
+        "online.safetensors",
+        "target.safetensors",
+        "auxiliary.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    ],
 )
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
 def test_falls_back_past_a_corrupt_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str) -> None:
@@ -143,9 +179,24 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert state is not None
     larger = make_update_step(config.build(CONFIG.model_dump(), {"agent": {"num_quantiles": 6}}), SPEC)
     with pytest.raises(
-        RunError, match=r"checkpoint's online weights do not fit .* head.bias is \(10,\), the network has \(12,\)"
+        RunError, match=r"checkpoint's online weights do not fit .* head.output.layer.bias is \(10,\), the network has \(12,\)"
     ):
         larger.restore(state.update)
+
+
+@pytest.mark.parametrize("act_with_target", [False, True])
+def test_evaluation_takes_the_network_that_acts(tmp_path: Path, act_with_target: bool) -> None:
+    directory = RunDirectory(tmp_path)
+    settings = config.build(CONFIG.model_dump(), {"agent": {"act_with_target": act_with_target}})
+    directory.config.write_text(config.dump(settings))
+    step = make_update_step(settings, SPEC)
+    train(step, np.random.default_rng(0), 2)  # the target network is two updates behind
+    counters: dict[str, int | float] = {"env_steps": 5}
+    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(step.state(), counters, capture_random()))
+    found = load_agent(directory, updates=None).weights
+    expected = step.state().target if act_with_target else step.state().online
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not torch.equal(step.state().target["head.output.layer.weight"], step.state().online["head.output.layer.weight"])
 
 
 def test_one_file_of_one_checkpoint(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def test_refused(overrides: list[str], fields: list[str], reason: str):
         (["agent.algorithm=c51", "env.id=CartPole-v1", "agent.v_max=20"], "returns reach 100.0"),
         (["replay.prioritized=false", "replay.importance_weights=true"], "all weights are 1"),
         (["learner.reset_period=40000", "run.env_steps=100000"], "it will never reset"),
+        (["agent.algorithm=iqn", "agent.spr_weight=5"], "compares whole latents"),
+        (["learner.reset_period=20000", "run.env_steps=110001"], "little left to recover"),
         (["agent.algorithm=m-dqn", "agent.n_step=3"], "first of the n steps"),
     ],
 )

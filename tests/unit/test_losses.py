@@ -1,70 +1,199 @@
-"""The losses against loops that say what the equations say."""
+"""What the losses are beyond their equations, which tests/oracles compares: edge cases, float32, and who gets a gradient."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
 
-from learner.losses import importance_weights, priorities, quantile_huber_loss, quantile_targets, select_action
+from learner.losses.categorical import cross_entropy, expected_values, project_distribution
+from learner.losses.munchausen import munchausen_bonus, munchausen_targets
+from learner.losses.priorities import importance_weights, priorities
+from learner.losses.registry import LOSSES, make_loss
+from learner.losses.selection import select_action
+from learner.losses.td import TdError, q_targets
+from learner.records import Batch
+from sbrl import config
+from sbrl.algorithms import ALGORITHMS
+from sbrl.envs.spec import EnvSpec
+from sbrl.networks.build import build_network
 
-
-def reference_loss(quantiles: Tensor, targets: Tensor, kappa: float) -> Tensor:
-    """float64[B], differentiable: the quantile Huber loss, one pair of quantiles at a time."""
-    losses = []
-    for theta, target in zip(quantiles, targets, strict=True):
-        total = theta.new_zeros(())
-        for i in range(len(theta)):
-            tau = (i + 0.5) / len(theta)
-            for t in target:
-                u = t - theta[i]
-                huber = 0.5 * u**2 if abs(u) <= kappa else kappa * (abs(u) - 0.5 * kappa)
-                total = total + abs(tau - float(u < 0)) * huber / len(target)
-        losses.append(total)
-    return torch.stack(losses)
+SPEC = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
 
 
-@pytest.mark.parametrize("kappa", [0.1, 1.0, 5.0])
-@pytest.mark.parametrize("offset", [0.0, -3e4])
-def test_loss_and_gradient_match_the_loop(kappa: float, offset: float) -> None:
+def make_agent(algorithm: str, **settings: Any) -> config.Agent:
+    small = {"hidden_size": 16, "num_atoms": 11, "v_min": -5.0, "v_max": 5.0, "num_quantiles": 10}
+    return config.Agent(**{"algorithm": algorithm, **small, **settings})
+
+
+def make_batch(size: int = 6) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    quantiles = (2 * torch.randn(3, 7, generator=generator, dtype=torch.float64) + offset).requires_grad_()
-    targets = 2 * torch.randn(3, 5, generator=generator, dtype=torch.float64) + offset
-    expected = reference_loss(quantiles, targets, kappa)
-    (expected_gradient,) = torch.autograd.grad(expected.sum(), quantiles)
-    loss, gradient = quantile_huber_loss(quantiles.detach(), targets, kappa)
-    torch.testing.assert_close(loss, expected.detach(), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
+    return Batch(
+        s_tm1=torch.randn(size, 1, 4, generator=generator),
+        a_tm1=torch.arange(size) % 3,
+        r_t=torch.randn(size, generator=generator),
+        discount_t=torch.full((size,), 0.97),
+        s_t=torch.randn(size, 1, 4, generator=generator),
+        probability=torch.full((size,), 0.1, dtype=torch.float64),
+    )
 
 
-def test_loss_at_ties_and_far_away() -> None:
-    quantiles = torch.tensor([[0.0, 0.0], [0.0, 1000.0]])
-    targets = torch.tensor([[0.0, 0.0], [0.0, 1000.0]])
-    loss, gradient = quantile_huber_loss(quantiles, targets, kappa=1.0)
-    # Second row: tau = 1/4 and 3/4 meet the far target with weights 1/4 each way: 2 x 1/4 x 999.5 / 2 targets.
-    torch.testing.assert_close(loss, torch.tensor([0.0, 249.875]))
-    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.0], [-0.125, 0.125]]))
-    assert loss.dtype == gradient.dtype == torch.float32
+@pytest.mark.parametrize("noisy", [False, True], ids=["plain", "noisy"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_loss_of_every_algorithm(algorithm: str, noisy: bool) -> None:
+    """Each sample has its own, the online network learns all of itself, and the target network nothing."""
+    agent, batch = make_agent(algorithm, noisy=noisy, double=algorithm != "m-dqn"), make_batch()
+    online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
+    loss, mean_q = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)
+    assert loss.shape == (6,)
+    assert loss.dtype == mean_q.dtype == torch.float32
+    assert (loss > 0).all()
+    assert not mean_q.requires_grad
+    loss.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in online.parameters())
+    assert all(parameter.grad is None for parameter in target.parameters())
+    if algorithm != "iqn":
+        expected = select_action(online.q_values(batch.s_tm1), batch.a_tm1).mean()
+        torch.testing.assert_close(mean_q, expected.detach())
 
 
-def test_loss_is_nan_where_a_target_is_nan() -> None:
-    loss, _ = quantile_huber_loss(torch.zeros(2, 3), torch.tensor([[0.0, torch.nan], [0.0, 1.0]]), kappa=1.0)
-    assert loss.isnan().tolist() == [True, False]
+def test_every_loss_belongs_to_an_algorithm() -> None:
+    assert set(LOSSES) == {algorithm.loss for algorithm in ALGORITHMS.values()}
 
 
-def test_targets_take_the_action_with_the_largest_mean_and_stop_at_a_terminal() -> None:
-    quantiles_t = torch.tensor([[[0.0, 10.0], [4.0, 4.0]], [[1.0, 1.0], [0.0, 3.0]]])
-    targets = quantile_targets(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]), quantiles_t)
-    torch.testing.assert_close(targets, torch.tensor([[1.0, 6.0], [2.0, 2.0]]))
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"iqn"}))
+def test_samples_do_not_see_each_other(algorithm: str) -> None:
+    agent, batch = make_agent(algorithm), make_batch()
+    online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
+    loss = make_loss(agent)
+    together = loss(online.torso(batch.s_tm1), online, target, batch).loss
+    for index in range(6):
+        tensors: dict[str, Any] = {name: field for name, field in batch._asdict().items() if isinstance(field, torch.Tensor)}
+        alone = batch._replace(**{name: tensor[index : index + 1] for name, tensor in tensors.items()})
+        torch.testing.assert_close(loss(online.torso(alone.s_tm1), online, target, alone).loss, together[index : index + 1])
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"m-dqn"}))
+def test_double_asks_the_online_network_for_the_action(algorithm: str) -> None:
+    """With itself as the target network it makes no difference; with another it does."""
+    batch = make_batch()
+    results = []
+    for other in (1, 2):
+        for double in (False, True):
+            agent = make_agent(algorithm, double=double)
+            online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=other)
+            torch.manual_seed(0)
+            results.append(make_loss(agent)(online.torso(batch.s_tm1), online, target, batch).loss)
+    same, same_double, different, different_double = results
+    if algorithm != "iqn":  # of the same fractions in another order
+        torch.testing.assert_close(same, same_double, rtol=0, atol=0)
+    assert not torch.allclose(different, different_double)
+
+
+def test_iqn_draws_fractions_from_torchs_generator() -> None:
+    agent, batch = make_agent("iqn"), make_batch()
+    online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
+    losses = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        losses.append(make_loss(agent)(online.torso(batch.s_tm1), online, target, batch).loss)
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.isclose(losses[0], losses[2]).any()
 
 
 def test_select_action() -> None:
-    quantiles = torch.arange(12.0).reshape(2, 3, 2)
-    assert select_action(quantiles, torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    values = torch.arange(12.0).reshape(2, 3, 2)
+    assert select_action(values, torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    assert select_action(values[..., 0], torch.tensor([2, 0])).tolist() == [4.0, 6.0]
 
 
-def test_importance_weights_and_priorities() -> None:
-    weights = importance_weights(torch.tensor([1e-8, 4e-8], dtype=torch.float64))
-    torch.testing.assert_close(weights, torch.tensor([1.0, 0.5]))
+def test_q_targets_stop_at_a_terminal() -> None:
+    q_t, selector = torch.tensor([[1.0, 5.0], [1.0, 5.0]]), torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    r_t, discount_t = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])
+    assert q_targets(r_t, discount_t, q_t, q_t).tolist() == [3.5, 2.0]
+    assert q_targets(r_t, discount_t, q_t, selector).tolist() == [1.5, 2.0]
+
+
+def test_td_error_is_squared_or_huber() -> None:
+    q, targets = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.5, -2.0, 8.0])
+    assert TdError(config.Agent(kappa=2.0))(q, targets).tolist() == [0.25, 4.0, 64.0]
+    assert TdError(config.Agent(td_loss="huber", kappa=2.0))(q, targets).tolist() == [0.125, 2.0, 14.0]
+
+
+def test_munchausen_bonus_is_the_scaled_log_policy_from_the_clip_to_zero() -> None:
+    q = torch.tensor([[math.log(3.0), 0.0], [0.0, 2.0], [0.0, 1e4]], dtype=torch.float64)
+    # The first policy is 3/4 and 1/4; the second sample's action is almost never taken, the third's always.
+    bonus = munchausen_bonus(q, torch.tensor([1, 0, 1]), temperature=1.0, clip=-2.0)
+    torch.testing.assert_close(bonus, torch.tensor([-math.log(4.0), -2.0, 0.0], dtype=torch.float64))
+    assert munchausen_bonus(0.03 * q, torch.tensor([1, 0, 1]), 0.03, -2.0)[0] == pytest.approx(-0.03 * math.log(4.0))
+
+
+@given(st.floats(1e-3, 10), st.integers(0, 2**32 - 1))
+def test_munchausen_target_is_soft(temperature: float, seed: int) -> None:
+    """Above the greedy target by at most temperature * log(A), and without a bonus DQN's in the limit."""
+    q_t = 5 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    r_t, discount_t, bonus = (
+        torch.ones(4).double(),
+        torch.full((4,), 0.9).double(),
+        torch.tensor([0.0, -1.0, 0.0, -1.0]).double(),
+    )
+    above = munchausen_targets(r_t, discount_t, bonus, q_t, temperature) - bonus - q_targets(r_t, discount_t, q_t, q_t)
+    assert (above >= -1e-12).all()
+    assert (above <= 0.9 * temperature * math.log(3) + 1e-12).all()
+
+
+def test_munchausen_at_the_temperature_of_the_paper_in_float32() -> None:
+    """Values of tens of thousands over a temperature of 0.03: no overflow."""
+    q = torch.tensor([[3e4, -3e4, 0.0]])
+    bonus = munchausen_bonus(q, torch.tensor([1]), 0.03, -1.0)
+    target = munchausen_targets(torch.zeros(1), torch.ones(1), bonus, q, 0.03)
+    torch.testing.assert_close(target, torch.tensor([3e4 - 1]))
+
+
+@given(
+    r_t=st.floats(-30, 30, width=32),
+    discount_t=st.sampled_from([0.0, 0.5, 0.99**3, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_projection_keeps_mass_and_where_it_can_the_mean(r_t: float, discount_t: float, seed: int, dtype: torch.dtype) -> None:
+    atoms = torch.linspace(-10, 10, 51, dtype=dtype)
+    probabilities = torch.randn(1, 51, generator=torch.Generator().manual_seed(seed)).mul(3).to(dtype).softmax(dim=-1)
+    reward, discount = torch.tensor([r_t], dtype=dtype), torch.tensor([discount_t], dtype=dtype)
+    projected = project_distribution(reward, discount, probabilities, atoms)
+    assert (projected >= 0).all()
+    torch.testing.assert_close(projected.sum(), torch.ones((), dtype=dtype), rtol=0, atol=1e-5)
+    clipped = (reward + discount * atoms).clamp(-10, 10)
+    torch.testing.assert_close(projected @ atoms, (clipped @ probabilities[0])[None], rtol=0, atol=1e-4)
+
+
+def test_categorical_loss_of_a_sure_prediction_in_float32() -> None:
+    """Logits as far apart as they get: finite, at least 0, and at most the distance."""
+    logits = torch.tensor([[300.0, 0.0, -300.0], [0.0, 0.0, 0.0], [1e-30, 0.0, 0.0]])
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(cross_entropy(logits, targets), torch.tensor([0.0, math.log(3), math.log(3)]))
+    assert cross_entropy(logits, targets.flip(1))[0] == 600.0
+    assert (priorities(cross_entropy(logits, targets), 0.5) > 0).all()
+
+
+def test_expected_values() -> None:
+    logits = torch.log(torch.tensor([[[0.25, 0.5, 0.25], [1e-30, 0.5, 0.5]]]))
+    torch.testing.assert_close(expected_values(logits, torch.tensor([-1.0, 0.0, 2.0])), torch.tensor([[0.25, 1.0]]))
+
+
+def test_importance_weights() -> None:
+    probability = torch.tensor([1e-8, 4e-8], dtype=torch.float64)
+    torch.testing.assert_close(importance_weights(probability), torch.tensor([1.0, 0.5]))
+    torch.testing.assert_close(importance_weights(probability, exponent=1.0), torch.tensor([1.0, 0.25]))
+    assert importance_weights(probability, exponent=0.0).tolist() == [1.0, 1.0]
+    assert importance_weights(torch.full((3,), 1e-6, dtype=torch.float64)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_priorities() -> None:
     result = priorities(torch.tensor([0.0, 4.0]), 0.5)
     torch.testing.assert_close(result, torch.tensor([1e-5, 2.0], dtype=torch.float64))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.records import Batch
+from learner.records import Batch, Sequence
 from learner.update import UpdateStep, find_device, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
@@ -19,8 +19,13 @@ FRAMES = EnvSpec(3, (36, 36), np.dtype(np.uint8), 4, "frames", True)
 VECTOR = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
 
 
-def make_config(**learner: Any) -> config.Config:
-    return config.build({"agent": {"hidden_size": 32, "num_quantiles": 10}, "learner": learner})
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # these networks are too small to share
+
+
+def make_config(agent: dict[str, Any] | None = None, **learner: Any) -> config.Config:
+    return config.build({"agent": {"hidden_size": 32, "num_quantiles": 10} | (agent or {}), "learner": learner})
 
 
 def make_batch(spec: EnvSpec, size: int = 8, seed: int = 0) -> Batch:
@@ -35,6 +40,14 @@ def make_batch(spec: EnvSpec, size: int = 8, seed: int = 0) -> Batch:
         discount_t=torch.full((size,), 0.97),
         s_t=torch.from_numpy(observations[1]),
         probability=torch.from_numpy(generator.uniform(1e-6, 1e-5, size=size)),
+    )
+
+
+def only(batch: Batch, i: int) -> Batch:
+    """The batch of sample `i` alone."""
+    one = slice(i, i + 1)
+    return Batch(
+        batch.s_tm1[one], batch.a_tm1[one], batch.r_t[one], batch.discount_t[one], batch.s_t[one], batch.probability[one]
     )
 
 
@@ -99,9 +112,113 @@ def test_target_is_copied_every_period_and_only_then() -> None:
     assert step.updates == 6
 
 
+def test_the_target_may_follow_slowly() -> None:
+    step, batch = make_update_step(make_config(target_update_period=2, target_update_rate=0.1), VECTOR), make_batch(VECTOR)
+    initial = weights(step)
+    step.update(batch)
+    assert equal(weights(step, "target"), initial)
+    step.update(batch)
+    for target, start, online in zip(weights(step, "target"), initial, weights(step), strict=True):
+        torch.testing.assert_close(target, 0.9 * start + 0.1 * online)
+
+
+def test_either_network_may_act() -> None:
+    batch = make_batch(VECTOR)
+    for act_with_target, network in ((False, "online"), (True, "target")):
+        step = make_update_step(make_config({"act_with_target": act_with_target}), VECTOR)
+        step.update(batch)
+        assert equal(list(step.acting_weights().values()), weights(step, network))
+
+
+def test_weight_decay_is_decoupled_and_spares_biases_and_norms() -> None:
+    """As AdamW, but for what it does not apply to: with no gradient, weights shrink by learning rate x decay, others stay."""
+    settings = make_config({"layer_norm": True}, learning_rate=1e-2, weight_decay=0.5)
+    plain, decayed = (
+        make_update_step(make_config({"layer_norm": True}, learning_rate=1e-2), FRAMES),
+        make_update_step(settings, FRAMES),
+    )
+    before = {name: tensor.clone() for name, tensor in plain.state().online.items()}
+    for step in (plain, decayed):
+        step.update(make_batch(FRAMES))
+    shrunk = set()
+    for name, tensor in decayed.state().online.items():
+        difference = tensor - plain.state().online[name]
+        if difference.any():
+            torch.testing.assert_close(difference, -1e-2 * 0.5 * before[name], atol=1e-6, rtol=1e-3)
+            shrunk.add(name)
+    dense = {"torso.projection.1.weight", "head.output.layer.weight"}
+    convolutions = {name for name, tensor in before.items() if tensor.dim() == 4}
+    assert len(convolutions) == 3
+    assert shrunk == dense | convolutions
+
+
+def test_clipping_bounds_the_gradient_and_reports_it_as_it_was() -> None:
+    batch = make_batch(VECTOR)
+    free, clipped = (make_update_step(make_config(max_gradient_norm=norm), VECTOR) for norm in (None, 0.01))
+    for step in (free, clipped):
+        step.update(batch)
+    assert clipped.gradient_norm() == pytest.approx(free.gradient_norm().item())
+    assert free.gradient_norm() > 0.1
+    # Adam's first moment is a tenth of the first gradient.
+    moments = [tensor for name, tensor in clipped.state().optimizer.items() if name.startswith("exp_avg/")]
+    assert torch.nn.utils.get_total_norm(moments) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+NOISY = {"noisy": True, "exploration": "noisy-nets"}
+
+
+def test_each_update_has_noise_of_its_own_from_the_global_generator() -> None:
+    torch.manual_seed(0)
+    batch = make_batch(VECTOR)
+    first, second, repeated = (make_update_step(make_config(NOISY, learning_rate=1e-9), VECTOR) for _ in range(3))
+    state = torch.get_rng_state()
+    losses = [first.update(batch).loss.item() for _ in range(5)]
+    assert len(set(losses)) == 5
+    assert second.update(batch).loss.item() not in losses
+    torch.set_rng_state(state)
+    assert [repeated.update(batch).loss.item() for _ in range(5)] == losses
+
+
+def test_online_and_target_network_have_noise_of_their_own() -> None:
+    """With one noise for both, an update towards the network's own values at the same observation would find no error."""
+    one_action = VECTOR._replace(num_actions=1)
+    batch = make_batch(one_action)
+    same = batch._replace(s_t=batch.s_tm1, r_t=torch.zeros(8), discount_t=torch.ones(8))
+    quiet, noisy = (make_update_step(make_config({"algorithm": "dqn"} | extra), one_action) for extra in ({}, NOISY))
+    assert quiet.update(same).loss == 0
+    assert noisy.update(same).loss > 1e-6
+
+
+def test_images_are_augmented() -> None:
+    batch = make_batch(FRAMES)
+    plain, shifted, jittered = (
+        make_update_step(make_config(**learner), FRAMES).update(batch).loss.item()
+        for learner in ({}, {"random_shift": 4}, {"intensity_jitter": 0.05})
+    )
+    assert len({plain, shifted, jittered}) == 3
+
+
+def test_self_prediction_adds_its_weighted_loss() -> None:
+    """The optimizer's first moments are a tenth of the gradient, which is linear in the weight."""
+    batch = make_batch(FRAMES)
+    future = Sequence(batch.s_t[:, None], batch.a_tm1[:, None], torch.ones(8, 1).bool())
+    moments, results = [], []
+    for weight in (0.0, 2.0, 4.0):
+        agent = {"spr_weight": weight, "spr_jumps": 1}
+        step = make_update_step(make_config(agent), FRAMES)
+        results.append(step.update(batch._replace(sequence=future)))
+        moments.append({name: tensor.clone() for name, tensor in step.state().optimizer.items()})
+    assert results[0].spr_loss == 0
+    assert 0 < results[1].spr_loss == results[2].spr_loss <= 4
+    assert results[1].loss == results[2].loss
+    np.testing.assert_array_equal(results[1].priorities.numpy(), results[2].priorities.numpy())
+    name = "exp_avg/predictor.weight"
+    assert name not in moments[0]
+    torch.testing.assert_close(moments[2][name], 2 * moments[1][name])
+
+
 @pytest.mark.parametrize("spec", [FRAMES, VECTOR], ids=lambda spec: spec.kind)
 def test_same_seed_same_weights(spec: EnvSpec) -> None:
-    torch.set_num_threads(1)
     steps = [make_update_step(make_config(target_update_period=2), spec) for _ in range(2)]
     losses = [[step.update(make_batch(spec, seed=seed)).loss.item() for seed in range(4)] for step in steps]
     assert losses[0] == losses[1]
@@ -111,7 +228,7 @@ def test_same_seed_same_weights(spec: EnvSpec) -> None:
 def test_priorities_are_the_samples_own_losses() -> None:
     batch = make_batch(VECTOR)
     together = make_update_step(make_config(), VECTOR).update(batch).priorities.numpy()
-    alone = [make_update_step(make_config(), VECTOR).update(Batch(*(tensor[i : i + 1] for tensor in batch))) for i in range(8)]
+    alone = [make_update_step(make_config(), VECTOR).update(only(batch, i)) for i in range(8)]
     assert together.dtype == np.float64
     np.testing.assert_allclose(together, [result.loss.item() ** 0.5 for result in alone], rtol=1e-4)
 

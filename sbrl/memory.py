@@ -1,0 +1,40 @@
+"""How much memory this process occupies, and how much it may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+_V1_LIMIT = Path("memory/memory.limit_in_bytes")
+
+
+def resident_bytes() -> int:
+    """Memory that this process occupies."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def memory_limit_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
+    """The least of the machine's memory and the limits of the control groups that this process is in.
+
+    Args:
+        cgroups: where control groups are mounted; version 2 is searched from the process's own up, version 1 (where a container
+            sees its own as the root) at the root.
+        own_cgroup: the file that names the process's own.
+    """
+    group = cgroups
+    for line in own_cgroup.read_text(encoding="utf-8").splitlines() if own_cgroup.exists() else ():
+        if line.startswith("0::"):
+            group = cgroups / line.removeprefix("0::").lstrip("/")
+    limits = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(cgroups)]
+    return min([psutil.virtual_memory().total, *(limit for path in (*limits, cgroups / _V1_LIMIT) for limit in _read(path))])
+
+
+def _read(path: Path) -> list[int]:
+    """The limit in a file; none where there is no such file, or it says max."""
+    try:
+        return [int(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return []

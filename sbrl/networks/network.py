@@ -1,0 +1,32 @@
+"""The network that learner, actors and evaluator agree on: a torso and a head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sbrl.networks.heads.base import Head
+from sbrl.networks.noisy import NoisyLinear
+from sbrl.networks.torsos import Torso
+
+
+class ValueNetwork(nn.Module):
+    """Noisy layers use their noise in training mode, and their mean weights in evaluation mode."""
+
+    def __init__(self, torso: Torso, head: Head) -> None:
+        super().__init__()
+        self.torso = torso
+        self.head = head
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """[B, stack, *frame_shape] -> what the head gives: float[B, num_actions, ...]."""
+        return self.head(self.torso(observation))  # type: ignore[no-any-return]
+
+    def q_values(self, observation: Tensor) -> Tensor:
+        """[B, stack, *frame_shape] -> expected returns, float[B, num_actions]."""
+        return self.head.q_values(self.torso(observation))
+
+    def resample_noise(self) -> None:
+        """Draws new noise for each noisy layer from torch's global generator; nothing without such layers."""
+        for module in self.modules():
+            if isinstance(module, NoisyLinear):
+                module.resample()

@@ -1,0 +1,170 @@
+"""What every role's metrics have in common: the registry, the definitions, and the numbers that beats carry."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+BUILD_INFO = "sbrl_build_info"
+DISK_FREE, DISK_SIZE = "sbrl_disk_free_bytes", "sbrl_disk_size_bytes"
+# The words of a metric's name that say what it counts in; the last of them in a name is its unit.
+_UNIT_WORDS = frozenset(
+    {
+        *("seconds", "bytes", "ratio", "steps", "frames", "episodes", "transitions", "samples", "updates", "versions"),
+        *("evaluations", "checkpoints", "beats", "members", "leases", "shards"),
+    }
+)
+
+
+class Definition(NamedTuple):
+    """What there is to know of a metric without running anything."""
+
+    name: str  # as it is exported: counters end in _total
+    kind: str  # counter, gauge, histogram or info
+    labels: tuple[str, ...]
+    values: tuple[str, ...]  # those that the only label can have; empty where they are not known beforehand
+    unit: str  # empty for a plain number
+    meaning: str
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names of its time series."""
+        if self.kind == "histogram":
+            return tuple(self.name + suffix for suffix in ("_bucket", "_count", "_sum"))
+        return (self.name,)
+
+
+# Not of one role: what each process has of them.
+COMMON = (
+    Definition(BUILD_INFO, "info", ("role", "version", "python"), (), "", "1, with the version of the running code"),
+    Definition(
+        DISK_FREE, "gauge", (), (), "bytes", "Space left where the role keeps its state: coordinator, learner and replay"
+    ),
+    Definition(DISK_SIZE, "gauge", (), (), "bytes", "Size of the file system that sbrl_disk_free_bytes is about"),
+)
+
+
+def make_registry(role: str) -> CollectorRegistry:
+    """A registry for this process with its memory, CPU and open files (process_*) and sbrl_build_info."""
+    # A second series for every counter, of its time of birth: process_start_time_seconds says as much.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    try:
+        version = metadata.version("sbrl")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        version = "unknown"
+    Info(BUILD_INFO.removesuffix("_info"), COMMON[0].meaning, registry=registry).info(
+        {"role": role, "version": version, "python": platform.python_version()}
+    )
+    return registry
+
+
+def export_disk(registry: CollectorRegistry, directory: Path) -> None:
+    """Exports how full the file system of `directory` is, or will be once the directory is made."""
+    for definition, field in ((COMMON[1], "free"), (COMMON[2], "total")):
+        gauge = Gauge(definition.name, definition.meaning, registry=registry)
+        gauge.set_function(partial(_disk_usage, directory, field))
+
+
+def _disk_usage(directory: Path, field: str) -> float:
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return float(getattr(shutil.disk_usage(there), field))
+
+
+class RoleMetrics:
+    """The metrics of one role, each under its name without the prefix sbrl_<role>_ in `counters` and `gauges`."""
+
+    def __init__(self, role: str, registry: CollectorRegistry) -> None:
+        self.definitions: list[Definition] = []
+        self._prefix = f"sbrl_{role}_"
+        self._registry = registry
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+
+    def counters(self) -> dict[str, float]:
+        """Every counter's value, summed over its labels."""
+        return {name: _value(counter, "_total") for name, counter in self._counters.items()}
+
+    def gauges(self) -> dict[str, float]:
+        """The value of every gauge without labels."""
+        return {name: _value(gauge, "") for name, gauge in self._gauges.items()}
+
+    def _counter(
+        self, name: str, documentation: str, labels: Sequence[str] = (), values: Sequence[str] = (), unit: str | None = None
+    ) -> Counter:
+        """Args: values: of the only label; their series are there from the start, so that rates see the first increase."""
+        counter = Counter(self._prefix + name, documentation, labels, registry=self._registry)
+        for value in values:
+            counter.labels(value)
+        self._counters[name] = counter
+        self._define(f"{name}_total", "counter", documentation, labels, values, unit)
+        return counter
+
+    def _gauge(
+        self, name: str, documentation: str, labels: Sequence[str] = (), values: Sequence[str] = (), unit: str | None = None
+    ) -> Gauge:
+        """Args: values: of the only label; their series are there from the start."""
+        gauge = Gauge(self._prefix + name, documentation, labels, registry=self._registry)
+        for value in values:
+            gauge.labels(value)
+        if not labels:
+            self._gauges[name] = gauge
+        self._define(name, "gauge", documentation, labels, values, unit)
+        return gauge
+
+    def _histogram(
+        self,
+        name: str,
+        documentation: str,
+        buckets: Sequence[float],
+        labels: Sequence[str] = (),
+        values: Sequence[str] = (),
+        unit: str | None = None,
+    ) -> Histogram:
+        """Args: buckets: their upper bounds. values: of the only label; their series are there from the start."""
+        histogram = Histogram(self._prefix + name, documentation, labels, buckets=buckets, registry=self._registry)
+        for value in values:
+            histogram.labels(value)
+        self._define(name, "histogram", documentation, labels, values, unit)
+        return histogram
+
+    def _define(
+        self, name: str, kind: str, meaning: str, labels: Sequence[str], values: Sequence[str], unit: str | None
+    ) -> None:
+        if unit is None:
+            unit = next((word for word in reversed(name.split("_")) if word in _UNIT_WORDS), "")
+        self.definitions.append(Definition(self._prefix + name, kind, tuple(labels), tuple(values), unit, meaning))
+
+
+def _value(metric: Counter | Gauge, suffix: str) -> float:
+    """The sum over a metric's labels; `suffix` leaves out samples such as a counter's _created."""
+    return sum(sample.value for family in metric.collect() for sample in family.samples if sample.name == family.name + suffix)
+
+
+class Totals:
+    """Raises Prometheus counters to totals that are counted elsewhere."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Counter, float] = {}
+
+    def raise_to(self, counter: Counter, total: float) -> None:
+        """Adds what `total` has grown by since the last call for this counter; a total that fell adds nothing."""
+        seen = self._seen.get(counter, 0.0)
+        counter.inc(max(0.0, total - seen))
+        self._seen[counter] = max(seen, total)

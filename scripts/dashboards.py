@@ -1,0 +1,362 @@
+"""The Grafana dashboards of deploy/dashboards/, panel by panel: `python -m scripts.dashboards` writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scripts.grafana import Panel, dashboard, stat
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "deploy" / "dashboards"
+RUN = 'namespace="$namespace", release="$release"'
+
+
+def overview() -> list[list[Panel]]:
+    """For those who decide: what is reached, at what cost, and whether the run is healthy."""
+    states = [{"type": "value", "options": {"0": {"text": "not running"}, "1": {"text": "running"}}}]
+    achieved = f"release:sbrl_samples_per_insert:achieved{{{RUN}}}"
+    target = f"max(sbrl_coordinator_samples_per_insert_target{{{RUN}}})"
+    cpu = f'process_cpu_seconds_total{{component=~".+", {RUN}}}'
+    return [
+        [
+            stat("Run", f"release:sbrl_run:running{{{RUN}}}", mappings=states),
+            stat(
+                "Alerts firing",
+                f'count(ALERTS{{alertstate="firing", {RUN}}}) or vector(0)',
+                thresholds=[(None, "green"), (1, "red")],
+            ),
+            stat(
+                "Collected",
+                f"max(sbrl_coordinator_env_steps{{{RUN}}}) / max(sbrl_coordinator_target_env_steps{{{RUN}}})",
+                "percentunit",
+            ),
+            stat("Return of the last 100 episodes", f"max(sbrl_coordinator_episode_return_mean{{{RUN}}})"),
+            stat("Return of the last evaluation", f"max(sbrl_coordinator_evaluation_return_mean{{{RUN}}})"),
+            stat("Samples per insert, off target", f"{achieved} / {target} - 1", "percentunit"),
+        ],
+        [
+            Panel(
+                "Return",
+                {
+                    "training, last 100 episodes": f"max(sbrl_coordinator_episode_return_mean{{{RUN}}})",
+                    "evaluation": f"max(sbrl_coordinator_evaluation_return_mean{{{RUN}}})",
+                    "best of a day": f"max(release:sbrl_return:best1d{{{RUN}}})",
+                },
+                description="Unclipped. Training returns are lower than evaluated ones while actors explore.",
+                width=12,
+            ),
+            Panel(
+                "Samples per insert",
+                {"achieved": f"max({achieved})", "target": target},
+                description="How often a transition is trained on: the ratio that the limiters hold.",
+                width=12,
+            ),
+        ],
+        [
+            Panel(
+                "Speed",
+                {
+                    "env steps": f"sum(release:sbrl_env_steps:rate5m{{{RUN}}})",
+                    "frames": f"sum(release:sbrl_frames:rate5m{{{RUN}}})",
+                    "updates": f"sum(release:sbrl_updates:rate5m{{{RUN}}})",
+                },
+                "cps",
+            ),
+            Panel(
+                "Processes alive",
+                {"{{role}}": f"max by (role) (sbrl_coordinator_live_members{{{RUN}}})"},
+                description="Members of the fleet whose lease holds.",
+            ),
+            Panel("Alerts firing", {"{{alertname}}": f'count by (alertname) (ALERTS{{alertstate="firing", {RUN}}})'}),
+        ],
+        [
+            Panel("CPU cores in use", {"{{component}}": f"sum by (component) (rate(process_cpu_seconds_total{{{RUN}}}[5m]))"}),
+            Panel(
+                "Core-hours a million frames",
+                {"at the current pace": f"sum(rate({cpu}[5m])) / sum(release:sbrl_frames:rate5m{{{RUN}}} > 0) * 1e6 / 3600"},
+                description="What a million frames cost now. Times the price of a core-hour it is money; a GPU comes on top.",
+            ),
+            Panel("Memory", {"{{component}}": f"sum by (component) (process_resident_memory_bytes{{{RUN}}})"}, "bytes"),
+        ],
+    ]
+
+
+def data_flow() -> list[list[Panel]]:
+    """Who waits for whom, and where transitions are."""
+    waiting = "Near 100 % all the time means: the other side is the bottleneck."
+    return [
+        [
+            Panel(
+                "Share of time waiting",
+                {
+                    "learner, for actors": f"max(release:sbrl_learner_waiting:ratio5m{{{RUN}}})",
+                    "actors, for replay": f"max(release:sbrl_actors_waiting:ratio5m{{{RUN}}})",
+                    "actors, for the coordinator": (
+                        f'avg(rate(sbrl_actor_blocked_seconds_total{{waiting_for="coordinator", {RUN}}}[5m]))'
+                    ),
+                },
+                "percentunit",
+                description=waiting,
+            ),
+            Panel(
+                "Share of time that limiters hold calls back",
+                {
+                    "{{pod}}, for the {{waiting_for}}": (
+                        f"sum by (pod, waiting_for) (rate(sbrl_replay_blocked_seconds_total{{{RUN}}}[5m]))"
+                    )
+                },
+                "percentunit",
+            ),
+            Panel(
+                "Limiter states",
+                {"{{pod}} {{state}}": f"max by (pod, state) (sbrl_replay_limiter_state{{{RUN}}}) == 1"},
+                kind="state-timeline",
+                description="filling, open, or holding one side back until the other goes on.",
+            ),
+        ],
+        [
+            Panel(
+                "Transitions inserted",
+                {"{{pod}}": f"sum by (pod) (rate(sbrl_replay_transitions_inserted_total{{{RUN}}}[5m]))"},
+                "cps",
+            ),
+            Panel("Samples served", {"{{pod}}": f"sum by (pod) (rate(sbrl_replay_samples_served_total{{{RUN}}}[5m]))"}, "cps"),
+            Panel(
+                "Lost",
+                {
+                    "transitions dropped by actors, {{reason}}": (
+                        f"sum by (reason) (rate(sbrl_actor_transitions_dropped_total{{{RUN}}}[5m]))"
+                    ),
+                    "samples discarded by the learner, {{reason}}": (
+                        f"sum by (reason) (rate(sbrl_learner_samples_discarded_total{{{RUN}}}[5m]))"
+                    ),
+                    "priorities dropped, {{reason}}": (
+                        f"sum by (reason) (rate(sbrl_learner_priority_updates_dropped_total{{{RUN}}}[5m]))"
+                    ),
+                },
+                "cps",
+                description="Zero, but for crashes of a shard.",
+            ),
+        ],
+        [
+            Panel(
+                "In flight",
+                {
+                    "transitions to replay": f"sum(sbrl_actor_transitions_in_flight{{{RUN}}})",
+                    "samples to the learner": f"sum(sbrl_learner_samples_in_flight{{{RUN}}})",
+                },
+            ),
+            Panel(
+                "Age of the weights acted with",
+                {
+                    "oldest actor": f"max(sbrl_actor_weights_age_seconds{{{RUN}}})",
+                    "evaluator": f"max(sbrl_evaluator_weights_age_seconds{{{RUN}}})",
+                    "newest published": f"max(sbrl_coordinator_weights_age_seconds{{{RUN}}} >= 0)",
+                },
+                "s",
+            ),
+            Panel(
+                "Versions of the weights",
+                {
+                    "coordinator": f"max(sbrl_coordinator_weights_version{{{RUN}}})",
+                    "slowest actor": f"min(sbrl_actor_weights_version{{{RUN}}})",
+                    "evaluator": f"max(sbrl_evaluator_weights_version{{{RUN}}})",
+                },
+            ),
+        ],
+        [
+            Panel(
+                "Policy lag when looking for weights",
+                {"worst actor": f"max(sbrl_actor_policy_lag_versions{{{RUN}}})"},
+                description="Versions an actor was behind when it looked for newer ones.",
+            ),
+            Panel(
+                "Episodes and restarts an hour",
+                {
+                    "episodes": f"sum(rate(sbrl_actor_episodes_total{{{RUN}}}[5m])) * 3600",
+                    "{{role}} came back": f"sum by (role) (rate(sbrl_coordinator_rejoins_total{{{RUN}}}[1h])) * 3600",
+                },
+            ),
+            Panel("Return by group of actors", {"{{group}}": f"group:sbrl_episode_return:avg{{{RUN}}}"}),
+        ],
+    ]
+
+
+def learner() -> list[list[Panel]]:
+    """Where an update's time goes, and how a small batch does."""
+    phases = f"sum by (le, phase) (rate(sbrl_learner_phase_seconds_bucket{{{RUN}}}[5m]))"
+    age = f"sum by (le) (rate(sbrl_learner_sample_age_env_steps_bucket{{{RUN}}}[15m]))"
+    lag = f"sum by (le) (rate(sbrl_learner_policy_lag_versions_bucket{{{RUN}}}[15m]))"
+    return [
+        [
+            stat("Updates a second", f"sum(release:sbrl_updates:rate5m{{{RUN}}})", "cps"),
+            stat("Batch size", f"max(sbrl_learner_batch_size{{{RUN}}})"),
+            stat("Updates per step, target", f"max(sbrl_learner_updates_per_step_target{{{RUN}}})"),
+            stat("Updates made", f"max(sbrl_coordinator_updates{{{RUN}}})"),
+            stat("Shards that answer", f"max(sbrl_learner_shards_ready{{{RUN}}})"),
+            stat("GPU memory", f"max(sbrl_learner_gpu_memory_bytes{{{RUN}}})", "bytes"),
+        ],
+        [
+            Panel(
+                "Share of time by phase",
+                {"{{phase}}": f"release:sbrl_learner_phase:ratio5m{{{RUN}}}"},
+                "percentunit",
+                description="wait for replay, copy into tensors, update, hand weights over to be published.",
+            ),
+            Panel("Median time of a phase", {"{{phase}}": f"histogram_quantile(0.5, {phases})"}, "s"),
+            Panel("99th percentile of a phase", {"{{phase}}": f"histogram_quantile(0.99, {phases})"}, "s"),
+        ],
+        [
+            Panel("Loss", {"loss": f"max(sbrl_learner_loss{{{RUN}}})"}),
+            Panel("Temporal difference error", {"mean absolute": f"max(sbrl_learner_td_error{{{RUN}}})"}),
+            Panel("Gradient norm", {"before clipping": f"max(sbrl_learner_gradient_norm{{{RUN}}})"}),
+        ],
+        [
+            Panel(
+                "Gradient noise scale",
+                {
+                    "noise scale": f"max(sbrl_learner_gradient_noise_scale{{{RUN}}})",
+                    "batch size": f"max(sbrl_learner_batch_size{{{RUN}}})",
+                },
+                description="The batch size at which a gradient's noise equals its signal: far below it, steps are noise.",
+                width=6,
+            ),
+            Panel(
+                "Policy churn",
+                {"share of states": f"max(sbrl_learner_policy_churn_ratio{{{RUN}}})"},
+                "percentunit",
+                description="Share of states whose greedy action a single update changed.",
+                width=6,
+            ),
+            Panel(
+                "Dormant units",
+                {"share of units": f"max(sbrl_learner_dormant_units_ratio{{{RUN}}})"},
+                "percentunit",
+                description="Units that hardly ever fire: what a network has lost for good without resets.",
+                width=6,
+            ),
+            Panel(
+                "Effective rank of the features",
+                {"srank": f"max(sbrl_learner_feature_rank{{{RUN}}})"},
+                description="How many directions the features use; a fall precedes a collapse of the return.",
+                width=6,
+            ),
+        ],
+        [
+            Panel(
+                "Age of samples, in env steps",
+                {
+                    "median": f"histogram_quantile(0.5, {age})",
+                    "95th percentile": f"histogram_quantile(0.95, {age})",
+                },
+            ),
+            Panel(
+                "Policy lag of samples, in versions",
+                {
+                    "median": f"histogram_quantile(0.5, {lag})",
+                    "95th percentile": f"histogram_quantile(0.95, {lag})",
+                },
+            ),
+            Panel(
+                "Checkpoints",
+                {
+                    "age": f"max(sbrl_learner_checkpoint_age_seconds{{{RUN}}})",
+                    "time the last one took": f"max(sbrl_learner_checkpoint_duration_seconds{{{RUN}}})",
+                },
+                "s",
+            ),
+        ],
+    ]
+
+
+def replay() -> list[list[Panel]]:
+    """Each shard: how full, how large, how safe."""
+    return [
+        [
+            Panel(
+                "Transitions",
+                {
+                    "{{pod}}": f"max by (pod) (sbrl_replay_transitions{{{RUN}}})",
+                    "capacity of one": f"max(sbrl_replay_capacity{{{RUN}}})",
+                },
+            ),
+            Panel(
+                "Memory",
+                {
+                    "{{pod}}": f"max by (pod) (sbrl_replay_resident_bytes{{{RUN}}})",
+                    "limit of one": f"min(sbrl_replay_memory_limit_bytes{{{RUN}}})",
+                },
+                "bytes",
+            ),
+            Panel(
+                "Bytes a transition",
+                {"{{pod}}": f"max by (pod) (sbrl_replay_bytes_per_transition{{{RUN}}})"},
+                "bytes",
+                description="Times the capacity, this is what a full shard needs.",
+            ),
+        ],
+        [
+            Panel(
+                "Samples per insert",
+                {
+                    "{{pod}}": f"max by (pod) (sbrl_replay_samples_per_insert_achieved{{{RUN}}})",
+                    "target": f"max(sbrl_replay_samples_per_insert_target{{{RUN}}})",
+                },
+            ),
+            Panel(
+                "Samples until the limiter waits for actors",
+                {"{{pod}}": f"max by (pod) (sbrl_replay_limiter_room_samples{{{RUN}}})"},
+            ),
+            Panel(
+                "Insertions until the limiter waits for the learner",
+                {"{{pod}}": f"max by (pod) (sbrl_replay_limiter_room_transitions{{{RUN}}})"},
+            ),
+        ],
+        [
+            Panel(
+                "Age of the last checkpoint", {"{{pod}}": f"max by (pod) (sbrl_replay_checkpoint_age_seconds{{{RUN}}})"}, "s"
+            ),
+            Panel(
+                "Time a checkpoint takes",
+                {"{{pod}}": f"max by (pod) (sbrl_replay_checkpoint_duration_seconds{{{RUN}}})"},
+                "s",
+            ),
+            Panel(
+                "Checkpoints an hour",
+                {
+                    "{{pod}} written": f"sum by (pod) (increase(sbrl_replay_checkpoints_total{{{RUN}}}[1h]))",
+                    "{{pod}} failed": f"sum by (pod) (increase(sbrl_replay_checkpoint_failures_total{{{RUN}}}[1h]))",
+                },
+            ),
+        ],
+        [
+            Panel(
+                "Disk left",
+                {"{{component}} {{pod}}": f"pod:sbrl_disk_free:ratio{{{RUN}}}"},
+                "percentunit",
+                width=12,
+            ),
+            Panel(
+                "CPU cores in use",
+                {"{{pod}}": f'sum by (pod) (rate(process_cpu_seconds_total{{component="replay", {RUN}}}[5m]))'},
+                width=12,
+            ),
+        ],
+    ]
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """Every dashboard by the name of its file."""
+    return {
+        "overview.json": dashboard("sbrl-overview", "SBRL / Overview", overview()),
+        "data-flow.json": dashboard("sbrl-data-flow", "SBRL / Data flow", data_flow()),
+        "learner.json": dashboard("sbrl-learner", "SBRL / Learner and small-batch diagnostics", learner()),
+        "replay.json": dashboard("sbrl-replay", "SBRL / Replay", replay()),
+    }
+
+
+if __name__ == "__main__":
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    for file, model in dashboards().items():
+        (DIRECTORY / file).write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")

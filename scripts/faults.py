@@ -1,0 +1,269 @@
+"""Injects faults into a real local run that a real Prometheus watches: which alert fires, when, and what `sbrl doctor` says.
+
+`python -m scripts.faults --output faults.md` takes some forty minutes and writes the table of docs/runbook.md; with --pictures
+DIR it then draws the dashboards from the data that Prometheus has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sbrl.config import load
+from sbrl.errors import RunError
+from sbrl.fleet import FleetClient
+from sbrl.fleet_watch import total
+from sbrl.observation import processes_of
+from sbrl.ports import free_ports
+from sbrl.prometheus import TARGETS, write_config, write_targets
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRAPE_SECONDS = 5
+POLL_SECONDS = 2.0
+START_SECONDS = 300.0
+CLEAR_SECONDS = 1200.0
+SETTINGS = (
+    "env.id=CartPole-v1",
+    "agent.hidden_size=32",
+    "agent.num_quantiles=16",
+    "learner.publish_period=50",
+    "evaluator.interval_env_steps=20000",
+    "evaluator.episodes=2",
+    "evaluator.num_envs=2",
+    "run.env_steps=100000000",
+    "run.checkpoint_interval_seconds=30",
+    "replay.min_size=1000",
+    "replay.capacity=100000",
+    "replay.checkpoint_interval_seconds=60",
+    "actors.num_actors=1",
+)
+
+
+class Fault(NamedTuple):
+    """One fault: what is done to whom, and the alert that is to fire."""
+
+    title: str
+    process: str
+    alert: str
+    limit_seconds: float
+    duty: float = 0.0  # share of each second that the process may run
+
+
+FAULTS = (
+    Fault("a shard is stopped (SIGSTOP)", "replay-1", "SbrlShardDown", 300),
+    Fault("the learner is frozen (SIGSTOP)", "learner", "SbrlLearnerNotUpdating", 600),
+    Fault("the coordinator is cut off (SIGSTOP)", "coordinator", "SbrlCoordinatorDown", 300),
+    Fault("the actor is slow (runs a fiftieth of the time)", "actor-0", "SbrlLearnerStarved", 1500, duty=0.02),
+)
+
+
+class Outcome(NamedTuple):
+    """What came of a fault; times in seconds since it began, or since its end."""
+
+    fault: Fault
+    pending: float | None
+    firing: float | None
+    cleared: float | None
+    others: list[str]
+    doctor: str
+    doctor_code: int
+
+
+class Watched:
+    """A run with a Prometheus beside it."""
+
+    def __init__(self, directory: Path, prometheus_address: str) -> None:
+        self.directory, self.prometheus = directory, prometheus_address
+
+    def status(self) -> GetStatusResponse | None:
+        config_path = self.directory / "run.yaml"
+        if not config_path.is_file():
+            return None
+        client = FleetClient(load(config_path).network.coordinator_address)
+        try:
+            return client.status(timeout=2.0)
+        except RunError:
+            return None
+        finally:
+            client.close()
+
+    def process_id(self, name: str) -> int:
+        status = self.status()
+        assert status is not None, "no coordinator"
+        return next(int(member.process_id) for member in status.members if member.name == name and member.alive)
+
+    def alerts(self) -> dict[str, str]:
+        """The state of each alert that is pending or firing."""
+        with urllib.request.urlopen(f"http://{self.prometheus}/api/v1/alerts", timeout=10) as response:
+            found: list[dict[str, Any]] = json.load(response)["data"]["alerts"]
+        states: dict[str, str] = {}
+        for alert in found:
+            name = alert["labels"]["alertname"]
+            states[name] = "firing" if "firing" in (alert["state"], states.get(name)) else alert["state"]
+        return states
+
+    def firing(self) -> list[str]:
+        return sorted(name for name, state in self.alerts().items() if state == "firing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where the table goes")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="where to draw the dashboards at the end")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sbrl-faults-") as folder, watched_run(Path(folder)) as run:
+        wait_until(lambda: is_training(run.status()), "training", START_SECONDS)
+        outcomes = []
+        for fault in FAULTS:
+            wait_until(lambda: not run.firing(), "quiet before the fault", CLEAR_SECONDS)
+            outcomes.append(inject(run, fault))
+            arguments.output.write_text(table(outcomes), encoding="utf-8")
+            print(table(outcomes[-1:]), flush=True)
+        if arguments.pictures is not None:
+            draw = [sys.executable, "-m", "scripts.dashboard_pictures", run.prometheus, str(arguments.pictures)]
+            subprocess.run(draw, cwd=ROOT, check=True)
+    missed = [outcome.fault.title for outcome in outcomes if outcome.firing is None or outcome.cleared is None]
+    sys.exit(f"no alert, or one that did not clear: {missed}" if missed else 0)
+
+
+@contextmanager
+def watched_run(folder: Path) -> Iterator[Watched]:
+    """A run of all roles and a Prometheus that scrapes it, ended together."""
+    program = shutil.which("prometheus")
+    if program is None:
+        sys.exit("prometheus is not installed: apt-get install prometheus")
+    directory, monitoring = folder / "run", folder / "prometheus"
+    config = write_config(monitoring, sorted((ROOT / "deploy" / "rules").glob("*.yaml")), SCRAPE_SECONDS)
+    (port,) = free_ports("127.0.0.1", 1)
+    run = Watched(directory, f"127.0.0.1:{port}")
+    train = [sys.executable, "-m", "sbrl.cli", "train", "--run-dir", str(directory), *SETTINGS]
+    watch = [
+        program,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={monitoring / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    with open(folder / "run.log", "wb") as log:
+        trainer = subprocess.Popen(train, cwd=ROOT, stdout=log, stderr=log)
+        prometheus = subprocess.Popen(watch, stdout=log, stderr=log)
+        stop = threading.Event()
+        keeper = threading.Thread(target=keep_targets, args=(run, monitoring / TARGETS, stop), daemon=True)
+        keeper.start()
+        try:
+            yield run
+        finally:
+            stop.set()
+            keeper.join()
+            prometheus.terminate()
+            prometheus.wait()
+            trainer.kill()
+            trainer.wait()
+            wait_until(lambda: not processes_of(directory), "end of all roles", CLEAR_SECONDS)
+
+
+def keep_targets(run: Watched, path: Path, stop: threading.Event) -> None:
+    """Writes Prometheus' targets whenever the fleet changes."""
+    while not stop.wait(POLL_SECONDS):
+        status = run.status()
+        if status is not None:
+            write_targets(path, status, release="run")
+
+
+def is_training(status: GetStatusResponse | None) -> bool:
+    return status is not None and total(status, "learner.updates") > 1000 and total(status, "evaluator.evaluations") >= 1
+
+
+def inject(run: Watched, fault: Fault) -> Outcome:
+    """Does it, waits for the alert, asks the doctor, undoes it, and waits until all is quiet."""
+    process_id = run.process_id(fault.process)
+    over = threading.Event()
+    throttle = threading.Thread(target=hold, args=(process_id, fault.duty, over), daemon=True)
+    start = time.monotonic()
+    throttle.start()
+    pending = firing = None
+    try:
+        while time.monotonic() - start < fault.limit_seconds and firing is None:
+            state = run.alerts().get(fault.alert)
+            if state is not None and pending is None:
+                pending = time.monotonic() - start
+            if state == "firing":
+                firing = time.monotonic() - start
+            time.sleep(POLL_SECONDS)
+        others = [name for name in run.firing() if name != fault.alert]
+        doctor = subprocess.run(
+            [sys.executable, "-m", "sbrl.doctor", str(run.directory)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    finally:
+        over.set()
+        throttle.join()
+    end = time.monotonic()
+    try:
+        wait_until(lambda: not run.firing(), "quiet after the fault", CLEAR_SECONDS)
+        cleared = time.monotonic() - end
+    except TimeoutError:
+        cleared = None
+    return Outcome(fault, pending, firing, cleared, others, first_finding(doctor.stdout), doctor.returncode)
+
+
+def hold(process_id: int, duty: float, over: threading.Event) -> None:
+    """Stops a process, all of the time or all but a share of each second, until it is over."""
+    try:
+        while not over.is_set():
+            os.kill(process_id, signal.SIGSTOP)
+            over.wait(1.0 - duty)
+            if duty:
+                os.kill(process_id, signal.SIGCONT)
+                over.wait(duty)
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
+def first_finding(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith(("wrong: ", "1. "))]
+    return lines[0].partition(" ")[2] if lines else text.strip()
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None:
+    """Polls.
+
+    Raises:
+        TimeoutError: the condition did not hold in time.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no {what} within {timeout:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The outcomes in Markdown."""
+    lines = [
+        "| fault | alert | pending after | firing after | quiet again after | also firing | `sbrl doctor` (exit code) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for outcome in outcomes:
+        times = ["never" if value is None else f"{value:.0f} s" for value in outcome[1:4]]
+        also = ", ".join(outcome.others) or "none"
+        said = f"{outcome.doctor} ({outcome.doctor_code})"
+        lines.append(f"| {' | '.join([outcome.fault.title, outcome.fault.alert, *times, also, said])} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""One real run of all roles that the tests of this folder look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sbrl.fleet_watch import total
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.smoke.conftest import FAST, LocalRun, member
+
+START_SECONDS = 300.0  # some ten seconds on an idle machine, minutes on one that others use
+NAMES = ("coordinator", "replay-0", "replay-1", "learner", "actor-0", "evaluator")
+
+
+@pytest.fixture(scope="package")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
+    """A run that has trained, evaluated and saved, and goes on for as long as it is looked at."""
+    local_run = LocalRun(
+        tmp_path_factory.mktemp("monitoring") / "run",
+        *FAST,
+        "run.env_steps=100000000",
+        "run.checkpoint_interval_seconds=5",
+        "replay.min_size=500",
+        "replay.capacity=100000",
+        "replay.checkpoint_interval_seconds=5",
+        "actors.num_actors=1",
+        "evaluator.interval_env_steps=500",
+    )
+    try:
+        local_run.wait_for(is_under_way, "run that trains, evaluates and saves", START_SECONDS)
+        yield local_run
+    finally:
+        local_run.kill()  # the kernel stops its roles; nothing they would save is wanted
+
+
+def is_under_way(status: GetStatusResponse) -> bool:
+    """Whether every role has done everything once."""
+    counted = ("learner.updates", "learner.checkpoints", "replay.checkpoints", "evaluator.evaluations", "actor.episodes")
+    return all(member(status, name.partition("-")[0], name) for name in NAMES) and all(
+        total(status, name) >= 1 for name in counted
+    )

@@ -1,0 +1,348 @@
+"""Each fault, as it looks from outside, is named by its true cause, with its numbers and a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sbrl.diagnosis import Finding, diagnose
+from sbrl.doctor import HEALTHY, UNKNOWN, WRONG, exit_code, report
+from sbrl.fleet import RunState
+from sbrl.observation import NOT_SERVING, SERVING, SILENT, Observation, Process, Reading, Settings
+
+SETTINGS = Settings(
+    target_env_steps=1_000_000,
+    min_replay_size=20_000,
+    num_shards=2,
+    batch_size=8,
+    samples_per_insert=2.0,
+    evaluation_interval_env_steps=10_000,
+    num_actors=2,
+)
+GB = float(2**30)
+SHARD = {
+    "transitions": 50_000.0,
+    "capacity": 500_000.0,
+    "min_size": 10_000.0,
+    "limiter_room_samples": 30.0,
+    "limiter_room_transitions": 30.0,
+    "resident_bytes": 2 * GB,
+    "memory_limit_bytes": 16 * GB,
+    "bytes_per_transition": 8000.0,
+    "checkpoint_age_seconds": 100.0,
+    "checkpoint_interval_seconds": 600.0,
+}
+LEARNER = {"shards_ready": 2.0, "checkpoint_age_seconds": 60.0, "checkpoint_interval_seconds": 120.0}
+READINGS = {
+    "coordinator": Reading("coordinator", "coordinator", True, 0.5, SERVING, {"evaluation_env_steps": 95_000.0}),
+    "replay-0": Reading("replay", "replay-0", True, 0.5, SERVING, SHARD, {"samples_served": 100.0}),
+    "replay-1": Reading("replay", "replay-1", True, 0.5, SERVING, SHARD, {"samples_served": 100.0}),
+    "learner": Reading("learner", "learner", True, 0.5, SERVING, LEARNER, {"blocked_seconds": 0.1, "updates": 25.0}),
+    "actor-0": Reading("actor", "actor-0", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
+    "actor-1": Reading("actor", "actor-1", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
+    "evaluator": Reading("evaluator", "evaluator", True, 0.5, SERVING),
+}
+TOTALS = {"actor.env_steps": 100_000.0, "replay.transitions_inserted": 100_000.0, "learner.samples_trained": 160_000.0}
+RATES = {
+    "actor.env_steps": 100.0,
+    "actor.blocked_seconds": 1.0,
+    "learner.updates": 25.0,
+    "learner.blocked_seconds": 0.1,
+}
+
+
+def observed(
+    readings: Mapping[str, Mapping[str, Any]] | None = None,
+    totals: Mapping[str, float] | None = None,
+    rates: Mapping[str, float] | None = None,
+    without: tuple[str, ...] = (),
+    stopped: tuple[str, ...] = (),
+    gone: tuple[str, ...] = (),
+    local: bool = True,
+    **others: Any,
+) -> Observation:
+    """A healthy run, but for what is given.
+
+    Args:
+        readings: by name, the fields that differ; gauges and rates are added to the healthy ones.
+        without: members that the coordinator has never heard of.
+        stopped, gone: processes that are stopped, or not there.
+    """
+    changed = []
+    for name, reading in READINGS.items():
+        fields = dict((readings or {}).get(name, {}))
+        for field in ("gauges", "rates"):
+            fields[field] = {**getattr(reading, field), **fields.get(field, {})}
+        if name not in without:
+            changed.append(reading._replace(**fields))
+    processes = tuple(Process(name, 100 + k, name in stopped) for k, name in enumerate(READINGS) if name not in gone)
+    run = Observation(
+        seconds=5.0,
+        settings=SETTINGS,
+        state=RunState.RUNNING,
+        readings=tuple(changed),
+        totals={**TOTALS, **(totals or {})},
+        rates={**RATES, **(rates or {})},
+        weights_version=7,
+        weights_age_seconds=3.0,
+        processes=processes if local else None,
+    )
+    return run._replace(**others)
+
+
+LOST = {"alive": False, "seconds_since_beat": 30.0, "gauges": {}}
+HUNG = {"health": SILENT, "seconds_since_beat": 8.0}
+NO_UPDATES = {"learner.updates": 0.0, "learner.blocked_seconds": 0.0, "actor.blocked_seconds": 2.0}
+OUTAGE = "coordinator at 127.0.0.1:5 is unavailable: Deadline Exceeded"
+
+
+@pytest.mark.parametrize(
+    ("run", "cause", "said", "remedy"),
+    [
+        pytest.param(
+            observed({"replay-1": HUNG}, stopped=("replay-1",)),
+            *("replay", "replay-1's process 102 is stopped (as by SIGSTOP): it last reported 8s ago", "kill -CONT 102"),
+            id="a shard is stopped, its lease still holds",
+        ),
+        pytest.param(
+            observed({"replay-1": LOST}, stopped=("replay-1",)),
+            *("replay", "replay-1's process 102 is stopped (as by SIGSTOP): it last reported 30s ago", "kill -CONT 102"),
+            id="a shard is stopped, its lease has ended",
+        ),
+        pytest.param(
+            observed({"replay-1": LOST}, gone=("replay-1",)),
+            *("replay", "replay-1 is down: it has no process, and it last reported 30s ago", "see logs/replay-1.log"),
+            id="a shard is dead",
+        ),
+        pytest.param(
+            observed({"replay-1": HUNG}),
+            *("replay", "replay-1's process 102 is there but does not answer", "kill 102: it is started again"),
+            id="a shard hangs",
+        ),
+        pytest.param(
+            observed({"replay-1": LOST}, local=False),
+            *("replay", "replay-1 is down: it last reported 30s ago; its transitions cannot be sampled", "kubectl"),
+            id="a shard of a cluster is dead",
+        ),
+        pytest.param(
+            observed(without=("replay-1",), local=False),
+            *("replay", "1 of 2 replay shards have never reported", "their logs"),
+            id="a shard never came",
+        ),
+        pytest.param(
+            observed({"learner": HUNG}, stopped=("learner",), rates=NO_UPDATES),
+            *("learner", "learner's process 103 is stopped (as by SIGSTOP)", "kill -CONT 103"),
+            id="the learner is frozen, its lease still holds",
+        ),
+        pytest.param(
+            observed({"learner": LOST}, stopped=("learner",), rates=NO_UPDATES),
+            *("learner", "no update is made, so actors come to wait, and weights grow old", "kill -CONT 103"),
+            id="the learner is frozen, its lease has ended",
+        ),
+        pytest.param(
+            observed({"learner": {"rates": {"blocked_seconds": 0.0}}}, rates=NO_UPDATES),
+            *("learner", "made no update in 5 s, though it waits for nobody (0% of its time): it hangs", "py-spy dump"),
+            id="the learner hangs but beats",
+        ),
+        pytest.param(
+            observed({"learner": {"gauges": {"shards_ready": 1.0}, "rates": {"blocked_seconds": 1.0}}}, rates=NO_UPDATES),
+            *("learner", "made no update in 5 s: only 1 of 2 shards answer it", "network policy"),
+            id="the learner cannot reach a shard",
+        ),
+        pytest.param(
+            observed(coordinator_error=OUTAGE, stopped=("coordinator",)),
+            *("coordinator", "the coordinator's process 100 is stopped (as by SIGSTOP)", "kill -CONT 100"),
+            id="the coordinator is stopped",
+        ),
+        pytest.param(
+            observed(coordinator_error=OUTAGE, gone=("coordinator",)),
+            *("coordinator", "the coordinator is down: it has no process", "logs/coordinator.log"),
+            id="the coordinator is dead",
+        ),
+        pytest.param(
+            observed(coordinator_error=OUTAGE),
+            *("coordinator", "process 100 is there but does not answer", "kill 100"),
+            id="the coordinator hangs",
+        ),
+        pytest.param(
+            observed(
+                {"learner": {"rates": {"blocked_seconds": 0.9}}},
+                rates={"learner.blocked_seconds": 0.9, "actor.env_steps": 12.0, "learner.updates": 3.0},
+            ),
+            "starved",
+            "waits for the actors 90% of its time: 2 actors take 12.0 steps/s, with 0.25 updates a step that allows "
+            "3.0 updates/s, and it could make about 30",
+            "up to 10 times as fast: actors.num_actors above 2",
+            id="the actors are slow",
+        ),
+        pytest.param(
+            observed(
+                {"learner": {"rates": {"blocked_seconds": 1.0}}},
+                rates={"learner.blocked_seconds": 1.0, "actor.env_steps": 0.0, "learner.updates": 0.0},
+            ),
+            *("starved", "actors took only 0.0 steps/s", "see the actors' logs"),
+            id="the actors do nothing",
+        ),
+        pytest.param(
+            observed({"actor-1": LOST}, gone=("actor-1",)),
+            *("actor", "actor-1 is down: it has no process", "see logs/actor-1.log"),
+            id="an actor is dead",
+        ),
+        pytest.param(
+            observed(totals={"learner.samples_trained": 150_000.0}),
+            *("ratio", "1.875 samples per insert since the run began, 2 configured", "SbrlRatioDrift"),
+            id="the ratio is off",
+        ),
+        pytest.param(
+            observed({"replay-0": {"gauges": {"transitions": 50.0}}}),
+            *("below-minimum", "replay-0 holds 50 transitions, below its minimum of 10,000", "restart the actors"),
+            id="a shard came back empty",
+        ),
+        pytest.param(
+            observed({"replay-0": {"gauges": {"limiter_room_transitions": 0.2}, "rates": {"samples_served": 0.0}}}),
+            *("limiter", "replay-0 waits for the learner, which trains from the other shards", "restart the learner"),
+            id="the learner takes nothing from a shard",
+        ),
+        pytest.param(
+            observed({"replay-0": {"gauges": {"resident_bytes": 15 * GB}}}),
+            *("memory", "replay-0 occupies 15.0 GiB of the 16.0 GiB it may", "raise its memory limit"),
+            id="a shard is near its memory limit",
+        ),
+        pytest.param(
+            observed({"replay-0": {"gauges": {"bytes_per_transition": 40_000.0}}}),
+            *("memory", "may have 16.0 GiB and will need 18.8 GiB when full, at 40,000 bytes", "before then"),
+            id="a shard will not fit",
+        ),
+        pytest.param(
+            observed({"actor-1": {"gauges": {"weights_age_seconds": 400.0}}}),
+            *("weights", "1 of 2 actors on old weights: actor-1 has ones of 6m 40s ago, though newer ones", "their logs"),
+            id="an actor gets no weights",
+        ),
+        pytest.param(
+            observed({"actor-1": {"gauges": {"weights_age_seconds": 400.0}}}, weights_age_seconds=400.0),
+            *("weights", "the learner trains but has published nothing newer", "publish_period"),
+            id="nothing is published",
+        ),
+        pytest.param(
+            observed({"replay-1": {"gauges": {"checkpoint_age_seconds": 3600.0}}}),
+            *("checkpoint", "replay-1 last saved 1h 00m ago, not 10m 00s", "checkpoint failed"),
+            id="a shard does not save",
+        ),
+        pytest.param(
+            observed({"learner": {"disk_free": 0.04}, "replay-0": {"disk_free": 0.5}}),
+            *("disk", "the disk of learner has 4% left", "make room"),
+            id="a disk is full",
+        ),
+        pytest.param(
+            observed(totals={"learner.losses_not_finite": 2.0}),
+            *("loss", "the loss was not finite 2 times", "learning_rate"),
+            id="the loss is not finite",
+        ),
+    ],
+)
+def test_a_fault_is_the_first_thing_said(run: Observation, cause: str, said: str, remedy: str) -> None:
+    first = diagnose(run)[0]
+    assert first.wrong
+    assert first.cause == cause
+    assert said in first.text
+    assert remedy in first.remedy
+    assert exit_code([first]) == WRONG
+
+
+@pytest.mark.parametrize(
+    ("run", "cause", "said"),
+    [
+        pytest.param(
+            observed(totals={"replay.transitions_inserted": 5_000.0, "learner.samples_trained": 0.0}, rates=NO_UPDATES),
+            *("filling", "5,000 of 20,000 transitions, 2m 30s to go"),
+            id="the replay is filling",
+        ),
+        pytest.param(
+            observed(rates={"actor.blocked_seconds": 1.9}),
+            *("actors-blocked", "95% of their time: it makes 25.0 updates/s, which admit 100.0 steps/s"),
+            id="the learner sets the pace",
+        ),
+        pytest.param(
+            observed({"coordinator": {"gauges": {"evaluation_env_steps": 40_000.0}}}),
+            *("evaluator", "6 intervals of 10,000 env steps behind"),
+            id="the evaluator is behind",
+        ),
+        pytest.param(
+            observed(totals={"actor.transitions_dropped": 48.0}),
+            *("dropped", "48 transitions were given up"),
+            id="transitions were dropped",
+        ),
+        pytest.param(
+            observed({"actor-1": {"health": NOT_SERVING}}), *("actor", "starting or stopping"), id="an actor is starting"
+        ),
+        pytest.param(observed(state=RunState.FINISHED), *("finished", "with 100,000 env steps"), id="the run is finished"),
+    ],
+)
+def test_what_is_as_it_should_be_is_worth_a_note_and_no_alarm(run: Observation, cause: str, said: str) -> None:
+    findings = diagnose(run)
+    assert [finding.cause for finding in findings] == [cause]
+    assert said in findings[0].text
+    assert exit_code(findings) == HEALTHY
+    assert "note: " in report(run, findings)
+
+
+def test_a_healthy_run_has_no_findings() -> None:
+    assert diagnose(observed()) == []
+    assert diagnose(observed(local=False)) == []
+    assert report(observed(), []).endswith("\nhealthy")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(observed({"learner": {"health": SILENT, "seconds_since_beat": 0.5}}), id="answers late, but beats"),
+        pytest.param(
+            observed(
+                {"replay-0": {"gauges": {"limiter_room_transitions": 0.2}, "rates": {"samples_served": 0.0}}},
+                rates={"learner.updates": 1.3},
+            ),
+            id="a slow learner has not had time for every shard",
+        ),
+    ],
+)
+def test_a_run_that_is_short_of_cpu_is_slow_and_not_broken(run: Observation) -> None:
+    assert [finding for finding in diagnose(run) if finding.wrong] == []
+
+
+def test_actors_may_be_gone_once_all_is_collected() -> None:
+    collected = observed({"actor-0": LOST, "actor-1": LOST}, gone=("actor-0", "actor-1"), state=RunState.COLLECTED)
+    assert diagnose(collected) == []
+
+
+def test_consequences_of_a_frozen_learner_are_not_said_to_be_causes() -> None:
+    frozen = observed(
+        {"learner": LOST, "actor-0": {"gauges": {"weights_age_seconds": 900.0}}}, stopped=("learner",), rates=NO_UPDATES
+    )
+    assert [finding.cause for finding in diagnose(frozen) if finding.wrong] == ["learner"]
+
+
+def test_without_any_answer_it_cannot_be_told() -> None:
+    for run in (
+        observed(coordinator_error=OUTAGE, local=False),
+        observed(coordinator_error=OUTAGE, gone=tuple(READINGS)),
+        observed(settings=None),
+    ):
+        findings = diagnose(run)
+        assert exit_code(findings) == UNKNOWN
+        assert findings[0].remedy
+
+
+def test_all_that_is_stopped_is_named_while_the_coordinator_is_down() -> None:
+    findings = diagnose(observed(coordinator_error=OUTAGE, stopped=("coordinator", "learner")))
+    assert [finding.cause for finding in findings] == ["coordinator", "stopped"]
+
+
+def test_several_findings_are_numbered_and_notes_come_last() -> None:
+    findings = [Finding("a", "one thing", "do this"), Finding("b", "another"), Finding("c", "good to know", wrong=False)]
+    text = report(observed(), findings)
+    assert text.splitlines()[1:] == ["1. one thing", "   do: do this", "2. another", "note: good to know"]
+    assert text.startswith(
+        "100,000 of 1,000,000 env steps, 100.0 steps/s, 25.0 updates/s, 2.000 samples per insert (2 configured)"
+    )

@@ -1,0 +1,140 @@
+"""What roles export of themselves: limiter states, memory limits, and the coordinator's totals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry
+
+from sbrl import rpc
+from sbrl.config import load
+from sbrl.credentials import Credentials
+from sbrl.memory import memory_limit_bytes, resident_bytes
+from sbrl.metrics import LIMITER_STATES, ActorMetrics, CoordinatorMetrics, LearnerMetrics
+from sbrl.sharding import limiter_room, limiter_state, shard_limits
+from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest
+from services.coordinator.fleet import Fleet
+from services.coordinator.server import add_services
+from services.coordinator.store import Store
+from services.coordinator.weights_store import WeightsStore
+
+CONFIG = load(
+    overrides=["replay.num_shards=1", "replay.min_size=1000", "learner.batch_size=8", "learner.updates_per_step=0.25"]
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "inserted", "sampled", "state", "room"),
+    [
+        (0, 0, 0, "filling", None),
+        (999, 999, 0, "filling", None),
+        (1000, 1000, 0, "open", (8.0, 32.0)),
+        (1000, 1000, 8, "waiting_for_actors", (0.0, 36.0)),
+        (1004, 1004, 9, "open", (7.0, 32.5)),
+        (1032, 1032, 0, "waiting_for_learner", (72.0, 0.0)),
+        (1031, 1031, 0, "open", (70.0, 1.0)),
+        (500, 5000, 8000, "filling", None),  # restored, and lost some of its items
+    ],
+)
+def test_the_limiter_waits_for_whom_its_equation_says(
+    size: int, inserted: int, sampled: int, state: str, room: tuple[float, float] | None
+) -> None:
+    limits = shard_limits(CONFIG, 0)
+    assert limiter_state(limits, size, inserted, sampled) == state
+    assert state in LIMITER_STATES
+    if room is not None:
+        assert limiter_room(limits, inserted, sampled) == room
+
+
+def test_memory_is_limited_by_the_nearest_control_group_that_says_so(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    total = psutil.virtual_memory().total
+    assert memory_limit_bytes(tmp_path / "none", own) == total, "no control groups at all"
+    root = tmp_path / "fs"
+    (root / "kubepods" / "pod").mkdir(parents=True)
+    own.write_text("1:cpu:/x\n0::/kubepods/pod\n")
+    (root / "kubepods" / "pod" / "memory.max").write_text("max\n")
+    assert memory_limit_bytes(root, own) == total, "no limit"
+    (root / "kubepods" / "memory.max").write_text("2000000\n")
+    assert memory_limit_bytes(root, own) == 2_000_000, "that of the group above"
+    (root / "kubepods" / "pod" / "memory.max").write_text("1000000\n")
+    assert memory_limit_bytes(root, own) == 1_000_000, "its own"
+    (root / "memory").mkdir()
+    (root / "memory" / "memory.limit_in_bytes").write_text("500000\n")
+    assert memory_limit_bytes(root, own) == 500_000, "control groups of version 1"
+    assert 1_000_000 < resident_bytes() < total
+
+
+def test_series_with_known_labels_are_there_from_the_start() -> None:
+    registry = CollectorRegistry()
+    ActorMetrics(registry)
+    LearnerMetrics(registry)
+    assert registry.get_sample_value("sbrl_actor_blocked_seconds_total", {"waiting_for": "replay"}) == 0.0
+    assert registry.get_sample_value("sbrl_learner_phase_seconds_count", {"phase": "publish"}) == 0.0
+
+
+def test_beats_carry_no_gauge_with_labels_and_no_histogram() -> None:
+    metrics = CoordinatorMetrics(CollectorRegistry())
+    assert "env_steps" in metrics.gauges()
+    assert not {"run_state", "live_members"} & set(metrics.gauges())
+    assert not {"phase_seconds", "phase_seconds_total"} & set(LearnerMetrics(CollectorRegistry()).counters())
+
+
+def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    metrics = CoordinatorMetrics(registry)
+    store = Store(tmp_path / "state.sqlite")
+    fleet = Fleet(store, target_env_steps=100, metrics=metrics)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"sbrl_coordinator_{name}", labels)
+
+    assert value("run_state", state="running") == 1.0
+    assert value("rejoins_total", role="actor") == 0.0
+    first = fleet.join(JoinRequest(role="learner", name="learner"))
+    fleet.beat(
+        BeatRequest(incarnation=first.incarnation, counters={"updates": 5, "losses_not_finite": 1, "samples_trained": 40})
+    )
+    second = fleet.join(JoinRequest(role="learner", name="learner"))
+    fleet.beat(BeatRequest(incarnation=second.incarnation, counters={"updates": 2}))
+    shard = fleet.join(JoinRequest(role="replay", name="replay-0"))
+    fleet.beat(BeatRequest(incarnation=shard.incarnation, counters={"transitions_inserted": 60}))
+    actor = fleet.join(JoinRequest(role="actor", name="actor-0"))
+    fleet.beat(BeatRequest(incarnation=actor.incarnation, counters={"env_steps": 100, "transitions_dropped": 3}))
+    assert value("updates") == 7.0
+    assert value("losses_not_finite") == 1.0
+    assert value("samples_trained") == 40.0
+    assert value("transitions_inserted") == 60.0
+    assert value("transitions_dropped") == 3.0
+    assert value("rejoins_total", role="learner") == 1.0
+    assert value("run_state", state="collected") == 1.0
+    assert value("run_state", state="running") == 0.0
+    fleet.finish()
+    assert value("run_state", state="finished") == 1.0
+    store.close()
+
+
+def test_returns_and_evaluations_survive_the_coordinator(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.sqlite")
+
+    def exported() -> CollectorRegistry:
+        registry = CollectorRegistry()
+        metrics = CoordinatorMetrics(registry)
+        server = rpc.make_server(1, "test", Credentials())
+        add_services(server, store, WeightsStore(tmp_path, store), Fleet(store, 100, metrics), metrics)
+        return registry
+
+    none_yet = exported().get_sample_value("sbrl_coordinator_episode_return_mean")
+    assert none_yet is not None
+    assert math.isnan(none_yet)
+    store.append_episodes([Episode(incarnation=1, number=k, episode_return=value) for k, value in enumerate((1.0, 3.0))])
+    store.append_evaluation(Evaluation(weights_version=1, env_steps=50, return_mean=7.0))
+    later = exported()
+    assert later.get_sample_value("sbrl_coordinator_episode_return_mean") == 2.0
+    assert later.get_sample_value("sbrl_coordinator_episode_return_std") == 1.0
+    assert later.get_sample_value("sbrl_coordinator_evaluation_env_steps") == 50.0
+    assert later.get_sample_value("sbrl_coordinator_evaluation_return_mean") == 7.0
+    store.close()

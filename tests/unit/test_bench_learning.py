@@ -1,0 +1,122 @@
+"""The learning benchmarks: their tasks are valid, and their verdicts are what the numbers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import learning, resets
+from bench.runs import BenchRun, random_returns
+from sbrl import config
+from sbrl.algorithms import ALGORITHMS
+from sbrl.envs.make import make_spec
+from sbrl.errors import UsageError
+from sbrl.networks.checks import check_network
+from sbrl.run_directory import RunDirectory
+from sbrl.tables import write_episodes
+from sbrl.v1.fleet_pb2 import Episode
+
+
+def load(run: BenchRun) -> config.Config:
+    """The config that a run's arguments add up to."""
+    option, preset, *overrides = run.arguments
+    assert option == "--preset"
+    return config.load(preset=preset, overrides=overrides)
+
+
+@pytest.mark.parametrize("task", learning.TASKS, ids=lambda task: task.agent)
+def test_every_task_can_be_run(task: learning.Task) -> None:
+    tree = load(learning.bench_run(task, 0, Path("out")))
+    assert tree.warnings == ()
+    assert (tree.env.id, tree.run.env_steps) == (task.env_id, task.env_steps)
+    check_network(tree, make_spec(tree.env))
+    assert tree.run.env_steps > 4 * tree.min_replay_size
+
+
+def test_every_algorithm_and_every_agent_of_the_family_has_a_task() -> None:
+    trees = {task.agent: load(learning.bench_run(task, 0, Path("out"))) for task in learning.TASKS}
+    assert {tree.agent.algorithm for tree in trees.values()} == set(ALGORITHMS)
+    assert {"rainbow", "full-rainbow", "der", "drq-eps", "spr", "sr-spr", "bbf"} <= set(trees)
+    assert {agent for agent, tree in trees.items() if tree.agent.spr_weight > 0} == {"spr", "sr-spr", "bbf"}
+    # A reset counts only if the run goes on for a while after it.
+    for agent in ("sr-spr", "bbf"):
+        learner = trees[agent].learner
+        updates = (trees[agent].run.env_steps - trees[agent].min_replay_size) * learner.updates_per_step
+        assert learner.reset_period is not None
+        assert updates > 2.5 * learner.reset_period
+
+
+def test_both_arms_differ_in_nothing_but_resets() -> None:
+    with_resets, without = (load(resets.bench_run(arm, 1, resets.ENV_STEPS, Path("out"))) for arm in resets.ARMS)
+    assert with_resets.learner.updates_per_step == 4
+    assert with_resets.learner.reset_period == 20_000
+    assert without.learner.reset_period is None
+    assert with_resets.warnings == without.warnings == ()
+    learner = with_resets.learner.model_copy(update={"reset_period": None})
+    assert with_resets.model_copy(update={"learner": learner}) == without
+
+
+def result(agent: str, seed: int, eval_return: float) -> learning.Result:
+    return learning.Result(agent, "CartPole-v1", seed, 100, 50, 22.0, 475.0, eval_return, 1.0, 400.0, 3.0)
+
+
+def test_an_agent_passes_by_the_mean_over_its_seeds(tmp_path: Path) -> None:
+    results = [result("dqn", 0, 500.0), result("dqn", 1, 450.0), result("c51", 0, 474.9), result("iqn", 0, 500.0)]
+    assert learning.verdicts(results) == {"dqn": True, "c51": False, "iqn": True}
+    assert [line.endswith("FAILED |") for line in learning.markdown(results).splitlines()[2:]] == [False, False, True, False]
+    learning.write_csv(tmp_path / "learning.csv", results)
+    header, *rows = (tmp_path / "learning.csv").read_text(encoding="utf-8").splitlines()
+    assert header.startswith("agent,env_id,seed,")
+    assert [row.rpartition(",")[2] for row in rows] == ["1", "1", "0", "1"]
+
+
+def test_agents_are_chosen_by_name() -> None:
+    assert [task.agent for task in learning.choose("spr,dqn")] == ["spr", "dqn"]
+    with pytest.raises(UsageError, match=r"unknown rainbo.*rainbow"):
+        learning.choose("dqn,rainbo")
+
+
+def test_the_verdict_on_resets_needs_the_whole_interval_on_one_side() -> None:
+    # Three seeds each, far apart: every resample of one side is above every resample of the other.
+    difference, low, high = resets.bootstrap_difference([10.0, 11.0, 12.0], [1.0, 2.0, 3.0])
+    assert difference == pytest.approx(9.0)
+    assert 7.0 <= low < difference < high <= 11.0
+    assert resets.verdict(low, high) == "resets help"
+    assert resets.verdict(*resets.bootstrap_difference([1.0, 2.0], [8.0, 9.0])[1:]) == "resets hurt"
+    assert resets.verdict(*resets.bootstrap_difference([1.0, 9.0, 5.0], [4.0, 5.0, 2.0])[1:]) == "no difference is shown"
+
+
+def test_the_bootstrap_interval_has_its_nominal_width_where_theory_knows_it() -> None:
+    # Of 200 normal values a side, the interval is about 1.96 standard errors of the difference to each side.
+    generator = np.random.default_rng(0)
+    first, second = (generator.normal(mean, 1.0, 200).tolist() for mean in (0.5, 0.0))
+    difference, low, high = resets.bootstrap_difference(first, second)
+    error = np.sqrt(np.var(first) / 200 + np.var(second) / 200)
+    assert low == pytest.approx(difference - 1.96 * error, abs=0.1 * error)
+    assert high == pytest.approx(difference + 1.96 * error, abs=0.1 * error)
+
+
+def test_a_single_seed_gets_no_verdict() -> None:
+    one, other = (resets.Result(arm.name, 0, 100, 50, 9.0 - index, 4, 9.0, 1.0, 3.0) for index, arm in enumerate(resets.ARMS))
+    text = resets.markdown([one, other])
+    assert "difference +1.00; a single seed has no interval" in text
+    assert "resets help" not in text
+
+
+def test_a_curve_has_a_point_for_every_part_of_a_run(tmp_path: Path) -> None:
+    # With 20 parts of 10 steps: two episodes end in the first part, none in the second, one in the third and one in the last.
+    episodes = [Episode(env_steps=steps, episode_return=value) for steps, value in ((3, 1.0), (9, 3.0), (25, 6.0), (200, 40.0))]
+    write_episodes(RunDirectory(tmp_path).episodes, episodes)
+    curve = resets.read_curve(tmp_path, env_steps=200)
+    assert curve.shape == (20,)
+    assert curve[:3].tolist() == [2.0, 4.0, 6.0]
+    assert curve[-1] == 40.0
+
+
+def test_the_random_agent_is_reproducible_and_plays_whole_episodes() -> None:
+    returns = random_returns("CartPole-v1", 30, seed=3)
+    assert returns == random_returns("CartPole-v1", 30, seed=3)
+    assert len(returns) == 30
+    assert 15 < np.mean(returns) < 35  # CartPole's is known to be about 22
