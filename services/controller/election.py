@@ -1,0 +1,134 @@
+"""Which of several controllers acts: the holder of a Lease, as client-go's leader election has it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sbrl.errors import RunError
+from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, LeaseRecord
+
+LEASE_SECONDS = 30
+# A holder that could not renew its lease stops acting this part of it before others may take it.
+TRUSTED_PART = 2 / 3
+
+_log = logging.getLogger(__name__)
+
+
+class Election(Protocol):
+    """Says whether this process is the one that acts."""
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    def campaign(self) -> None:
+        """Takes, or renews, the leadership if it can; to be called every few seconds."""
+        ...
+
+    def resign(self) -> None:
+        """Lets another one take over at once."""
+        ...
+
+
+class Unopposed:
+    """The election of a controller that is the only one."""
+
+    is_leader = True
+
+    def campaign(self) -> None:
+        return None
+
+    def resign(self) -> None:
+        return None
+
+
+class LeaseElection:
+    """Leadership by a Lease that its holder renews.
+
+    Clocks of different machines are never compared: a lease has ended when *this* process has seen it unchanged for so long.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        identity: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        seconds: int = LEASE_SECONDS,
+    ) -> None:
+        """
+        Args:
+            identity: of this process, unique among the controllers.
+        """
+        self._cluster, self._name, self._identity = cluster, name, identity
+        self._clock, self._seconds = clock, seconds
+        self._seen: LeaseRecord | None = None  # another one's, as it was first seen
+        self._seen_time = 0.0
+        self._trusted_until = -1.0
+        self._leading = False
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process holds the lease, and nobody else can have taken it."""
+        return self._leading and self._clock() < self._trusted_until
+
+    def campaign(self) -> None:
+        """Takes the lease if it is free, renews it if it is held.
+
+        Raises:
+            RunError: the API server refuses it. That it does not answer is no error: what is held is trusted for a while.
+        """
+        start = self._clock()
+        try:
+            current = self._cluster.lease(self._name)
+            won = self._may_take(current, start) and self._write(current)
+        except ApiUnavailable as error:
+            _log.warning("cannot renew the lease %s: %s", self._name, error)
+            return
+        if won != self._leading:
+            _log.info("%s the lease %s", "holding" if won else "standing by: another controller holds", self._name)
+        self._leading = won
+        if won:
+            self._trusted_until = start + TRUSTED_PART * self._seconds
+
+    def resign(self) -> None:
+        """Gives the lease up, if it is held."""
+        leading, self._leading = self._leading, False
+        if not leading:
+            return
+        try:
+            current = self._cluster.lease(self._name)
+            if current is not None and current.holder == self._identity:
+                free = current._replace(holder="", duration_seconds=1, renew_time=datetime.now(UTC))
+                self._cluster.write_lease(self._name, free)
+        except RunError as error:
+            _log.warning("did not give up the lease %s, which ends by itself in %d s: %s", self._name, self._seconds, error)
+
+    def _may_take(self, current: LeaseRecord | None, now: float) -> bool:
+        if current is None or current.holder in ("", self._identity):
+            return True
+        if self._seen is None or (current.holder, current.renew_time) != (self._seen.holder, self._seen.renew_time):
+            self._seen, self._seen_time = current, now
+        return now - self._seen_time >= current.duration_seconds
+
+    def _write(self, current: LeaseRecord | None) -> bool:
+        """Writes this process into the lease; False if another one was quicker."""
+        now = datetime.now(UTC)
+        held = current is not None and current.holder == self._identity
+        record = LeaseRecord(
+            holder=self._identity,
+            duration_seconds=self._seconds,
+            acquire_time=current.acquire_time if current is not None and held else now,
+            renew_time=now,
+            transitions=0 if current is None else current.transitions + (not held),
+            resource_version="" if current is None else current.resource_version,
+        )
+        try:
+            self._cluster.write_lease(self._name, record)
+        except ApiConflict:
+            return False
+        return True

@@ -1,0 +1,104 @@
+"""A port of a pod as a Unix socket on this machine, through the Kubernetes API: `kubectl port-forward` for one program."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, stream
+
+from sbrl.errors import RunError
+from services.controller.kube import Cluster, api_errors
+
+CHUNK_BYTES = 1 << 16
+CLOSE_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def forwarded(cluster: Cluster, pod: str, port: int) -> Iterator[str]:
+    """Yields a gRPC address that leads to `port` of a pod.
+
+    A Unix socket in a folder of this user's, not a port: nobody else on this machine can use it.
+
+    Raises:
+        RunError: the first connection could not be made, for want of a right, say.
+    """
+    _drain(_connect(cluster, pod, port).socket(port))
+    with tempfile.TemporaryDirectory(prefix="sbrl-") as folder, socket.socket(socket.AF_UNIX) as server:
+        path = Path(folder) / "forward"
+        server.bind(str(path))
+        server.listen()
+        threading.Thread(target=_serve, args=(server, cluster, pod, port), name="forward", daemon=True).start()
+        try:
+            yield f"unix:{path}"
+        finally:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for connections
+
+
+def _serve(server: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+    while True:
+        try:
+            local, _ = server.accept()
+        except OSError:
+            return
+        try:
+            forward = _connect(cluster, pod, port)
+        except RunError as error:
+            _log.warning("%s", error)
+            local.close()
+            continue
+        threading.Thread(target=_carry, args=(local, forward.socket(port)), name="forward", daemon=True).start()
+
+
+def _carry(local: socket.socket, remote: Any) -> None:
+    """Carries bytes both ways until both ends have closed."""
+    there = threading.Thread(target=_copy, args=(local, remote), name="forward", daemon=True)
+    there.start()
+    _copy(remote, local)
+    _drain(remote)
+    with contextlib.suppress(OSError):
+        local.shutdown(socket.SHUT_RDWR)  # wakes the other thread
+    there.join()
+    local.close()
+
+
+def _copy(source: Any, sink: Any) -> None:
+    """Carries bytes one way until either end has closed, and tells the sink that no more come."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(CHUNK_BYTES):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _drain(remote: Any) -> None:
+    """Closes a forwarded connection: bytes left unread would end the client's own thread with a traceback."""
+    with contextlib.suppress(OSError):
+        remote.settimeout(CLOSE_SECONDS)
+        remote.shutdown(socket.SHUT_WR)
+        while remote.recv(CHUNK_BYTES):
+            pass
+    remote.close()
+
+
+def _connect(cluster: Cluster, pod: str, port: int) -> Any:
+    """One forwarded connection (kubernetes.stream.ws_client.PortForward)."""
+    # The call swaps a method of its client for a moment: one of its own, for others use the cluster's at the same time.
+    core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
+    with api_errors("create", f"pods/portforward {pod}", cluster.namespace):
+        try:
+            return stream.portforward(core.connect_get_namespaced_pod_portforward, pod, cluster.namespace, ports=str(port))
+        except AttributeError as error:
+            # The client trips over its own exception for a refused WebSocket, which has no body to decode.
+            if isinstance(error.__context__, client.ApiException):
+                raise error.__context__ from None
+            raise

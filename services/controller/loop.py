@@ -1,0 +1,169 @@
+"""The controller's loop: look at the fleet, decide, and have the Deployment follow. All effects are here and in `kube`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from sbrl.config import Config
+from sbrl.errors import RunError
+from sbrl.fleet import FleetClient
+from sbrl.metrics import ControllerMetrics
+from sbrl.rpc import CoordinatorUnavailable
+from services.controller.election import Election
+from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, Scale
+from services.controller.reconcile import Decision, Memory, Observed, Reading, Spec, Why, history_seconds, reconcile
+from services.controller.signals import History, no_answer, read
+
+PATCH_ATTEMPTS = 5  # at a Deployment that something else writes at the same moment
+# What each change is called in events.
+REASONS = {Why.UP: "ScaledUp", Why.DOWN: "ScaledDown", Why.BOUNDS: "ScaledToBounds", Why.DONE: "ScaledToZero"}
+
+_log = logging.getLogger(__name__)
+
+
+class ControllerLoop:
+    """Looks every few seconds until `stop` is set. What it uses is made, and closed, by its caller."""
+
+    def __init__(
+        self,
+        config: Config,
+        spec: Spec,
+        cluster: Cluster,
+        deployment: str,
+        fleet: FleetClient,
+        election: Election,
+        metrics: ControllerMetrics,
+        stop: threading.Event,
+        *,
+        name: str,
+        interval_seconds: float,
+        dry_run: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            deployment: of the actors.
+            name: of this process, for events.
+            dry_run: only say what would be done.
+        """
+        self._config, self._spec, self._cluster, self._deployment = config, spec, cluster, deployment
+        self._fleet, self._election, self._metrics, self._stop = fleet, election, metrics, stop
+        self._name, self._interval, self._dry_run, self._clock = name, interval_seconds, dry_run, clock
+        self._history, self._memory = History(history_seconds(spec)), Memory()
+        self._said: tuple[Why, str | int] | None = None
+        self._absent = False
+
+    def run(self, on_answer: Callable[[], None]) -> None:
+        """Runs until `stop` is set; `on_answer` is called after each look that the API server has answered.
+
+        Raises:
+            RunError: the API server refuses what the controller needs.
+        """
+        while not self._stop.is_set():
+            try:
+                self.look()
+                on_answer()
+            except ApiUnavailable as error:
+                self._metrics.api_failures.inc()
+                _log.warning("%s; trying again in %g s", error, self._interval)
+            self._stop.wait(self._interval)
+        self._election.resign()
+
+    def look(self) -> Decision:
+        """One round: the decision that was made, and carried out where this process leads.
+
+        Raises:
+            ApiUnavailable: the API server does not answer; nothing was decided.
+            RunError: it refuses what the controller needs.
+        """
+        self._election.campaign()
+        scale = self._cluster.scale(self._deployment)
+        reading = self._read(scale.replicas)
+        decision = reconcile(Observed(self._history.add(reading), self._memory), self._spec)
+        self._memory = decision.memory
+        self._show(reading, decision)
+        self._say(scale, decision)
+        if decision.actors != scale.replicas and self._election.is_leader and not self._dry_run:
+            self._carry_out(scale, decision)
+        return decision
+
+    def _read(self, actors_wanted: int) -> Reading:
+        try:
+            status = self._fleet.status()
+        except CoordinatorUnavailable as error:
+            self._metrics.coordinator_failures.inc()
+            if not self._absent:  # once an outage
+                _log.warning("%s; nothing is scaled until it answers", error)
+            self._absent = True
+            return no_answer(self._clock(), actors_wanted, "the coordinator does not answer")
+        if self._absent:
+            _log.info("the coordinator is back")
+        self._absent = False
+        return read(status, self._config, self._clock(), actors_wanted)
+
+    def _carry_out(self, scale: Scale, decision: Decision) -> None:
+        """Has the Deployment follow, unless someone else has asked for another number meanwhile; says so in an event."""
+        before = scale.replicas
+        for _ in range(PATCH_ATTEMPTS):
+            if not self._election.is_leader:  # the calls before this one may have taken long
+                return
+            try:
+                self._cluster.set_scale(self._deployment, decision.actors, scale.resource_version)
+                break
+            except ApiConflict as conflict:
+                self._metrics.conflicts.inc()
+                _log.info("%s; looking again", conflict)
+                scale = self._cluster.scale(self._deployment)
+            if scale.replicas != before:
+                _log.info("someone else has set %d actors meanwhile: leaving it at that", scale.replicas)
+                return
+        else:
+            _log.warning("gave up after %d conflicts; trying again in %g s", PATCH_ATTEMPTS, self._interval)
+            return
+        self._metrics.changes.labels(decision.why.value).inc()
+        message = f"Scaled actors from {before} to {decision.actors}: {decision.reason}"
+        _log.info("%s", message)
+        self._post(scale.uid, REASONS[decision.why], message, warning=False)
+
+    def _say(self, scale: Scale, decision: Decision) -> None:
+        """Logs what is new about a decision; a shortage that it cannot mend is an event, too."""
+        new = (decision.why, decision.actors if decision.actors != scale.replicas else decision.reason)
+        if decision.why in (Why.LIMITED, Why.BALANCED):
+            new = (decision.why, "")  # the numbers in their reasons are never the same twice
+        if new == self._said:
+            return
+        self._said = new
+        if decision.actors != scale.replicas:
+            if self._dry_run or not self._election.is_leader:
+                would = "dry run: would scale" if self._dry_run else "standing by: the leader should scale"
+                _log.info("%s actors from %d to %d: %s", would, scale.replicas, decision.actors, decision.reason)
+            return
+        _log.info("%d actors: %s", scale.replicas, decision.reason)
+        if decision.why is Why.LIMITED and self._election.is_leader and not self._dry_run:
+            self._post(scale.uid, "ScaleLimited", decision.reason, warning=True)
+
+    def _post(self, uid: str, reason: str, message: str, warning: bool) -> None:
+        """Posts an event; one that cannot be posted is logged: the change it tells of stands."""
+        try:
+            self._cluster.post_event(self._deployment, uid, reason, message, self._name, warning)
+        except RunError as error:
+            self._metrics.api_failures.inc()
+            _log.warning("no event: %s", error)
+
+    def _show(self, reading: Reading, decision: Decision) -> None:
+        metrics = self._metrics
+        metrics.looks.inc()
+        metrics.actors_wanted.set(reading.actors_wanted)
+        metrics.actors_live.set(reading.actors_live)
+        metrics.actors_desired.set(decision.actors)
+        metrics.leader.set(self._election.is_leader)
+        metrics.held.set(decision.why is Why.HOLD)
+        metrics.limited.set(decision.why is Why.LIMITED)
+        metrics.limiter_fill_ratio.set(reading.limiter_fill)
+        if decision.measured is not None and decision.load is not None:
+            metrics.load_ratio.set(decision.load)
+            metrics.learner_waiting_ratio.set(decision.measured.learner_waiting)
+            metrics.actors_blocked_ratio.set(decision.measured.actors_blocked)

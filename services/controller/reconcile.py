@@ -1,0 +1,303 @@
+"""How many actors the run needs, from what its limiters and its waiting roles say. Pure: values in, a decision out.
+
+One number is estimated: the *demand*, how many actors at full speed would collect exactly what the learner trains on,
+
+    demand = live actors x (1 - part of their time that actors are blocked) / (1 - part of its time that the learner waits)
+
+for in balance what actors insert is what the learner samples (the limiters see to that). The *load* is demand / actors: above 1
+the learner starves, well below 1 actors stand idle. The fleet is sized so that its load is `target_load`, the least that holds
+the ratio with a little to spare for noise, and is left alone while the load lies between `low_load` and `high_load`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from sbrl.errors import UsageError
+from sbrl.fleet import RunState
+
+MAX_GAP_SECONDS = 30.0  # two readings further apart do not belong together: too much can have happened in between
+LIVE_TOLERANCE = 0.05  # part of the fleet that may come and go, or be missing, without spoiling an estimate
+# A learner that waits all the time says that more actors are needed, not how many.
+MAX_LOAD = 20.0
+# Mean fill of the limiters below which they hold no inserts back, and above which they hold no samples back.
+LIMITERS_EMPTY, LIMITERS_FULL = 0.1, 0.9
+# A larger part of its time than this no role spends on fetching batches or on having items confirmed, if it is well.
+MAX_IDLE = 0.5
+# Going back down to where the learner has just starved takes a demand so much lower that noise is out of the question.
+CLEARLY_LESS = 0.75
+
+
+class Spec(NamedTuple):
+    """What the fleet is held to. Loads: see this module's docstring."""
+
+    min_actors: int = 1
+    max_actors: int = 64
+    target_load: float = 0.93  # what a change aims at
+    low_load: float = 0.85  # below it, actors go
+    high_load: float = 1.05  # above it, actors are added: the learner waits some 5 % of its time
+    urgent_load: float = 1.25  # above it they are added sooner: the learner waits 20 % of its time
+    settle_seconds: float = 60.0  # after anything changed, before measuring: pods start, the limiters find their level
+    window_seconds: float = 300.0  # measured before a change
+    urgent_window_seconds: float = 60.0  # measured before an urgent one: an idle learner costs more than idle actors
+    max_growth: float = 1.0  # part of the fleet that may be added at once (at least one actor)
+    max_shrink: float = 0.5  # part of the fleet that may go at once (at least one actor)
+    memory_seconds: float = 1800.0  # how long a size at which the learner starved is not gone back to
+
+
+class Reading(NamedTuple):
+    """One look at the fleet. Counters are over all processes there ever were."""
+
+    time: float  # seconds of the monotonic clock
+    state: RunState | None  # None: the coordinator did not answer
+    obstacle: str  # why this moment says nothing of how many actors are needed; "" if it does
+    actors_wanted: int  # the Deployment's replicas
+    actors_live: int  # members whose lease holds
+    learner: int = 0  # the live learner's incarnation
+    updates: float = 0.0
+    learner_waited_seconds: float = 0.0  # for batches from replay
+    actors_blocked_seconds: float = 0.0  # on replay, all actors together
+    limiter_fill: float = 0.0  # 0: the learner has taken all that the limiters allow; 1: they hold inserts back
+
+
+class Memory(NamedTuple):
+    """What is known from before the readings."""
+
+    idle_blocked: float = 0.0  # part of their time that actors are blocked with no limiter holding them: confirming items
+    idle_waiting: float = 0.0  # part of its time that the learner waits though transitions abound: fetching batches
+    starved_time: float = -math.inf  # when the learner starved last
+    starved_actors: int = 0  # and how many actors there were
+
+
+class Observed(NamedTuple):
+    """All that a decision depends on."""
+
+    readings: tuple[Reading, ...]  # at least one; oldest first, the newest is the present
+    memory: Memory = Memory()  # as the last decision left it
+
+
+class Why(enum.Enum):
+    """What a decision comes from; the values are labels in metrics."""
+
+    UP = "learner_starved"
+    DOWN = "actors_blocked"
+    BOUNDS = "bounds"
+    DONE = "run_done"
+    BALANCED = "balanced"
+    LIMITED = "at_max_actors"  # the learner starves, and no more actors are allowed
+    HOLD = "hold"  # cannot be judged now
+
+
+class Measured(NamedTuple):
+    """A window of readings."""
+
+    seconds: float
+    actors: float  # live, on average
+    learner_waiting: float  # part of the time
+    actors_blocked: float  # part of the live actors' time
+    limiter_fill: float  # on average
+    updates: float
+
+
+class Decision(NamedTuple):
+    """How many actors there are to be, and why."""
+
+    actors: int
+    why: Why
+    reason: str  # a sentence's part: "the learner waited 31% of the last 60 s for transitions"
+    memory: Memory  # to be handed back with the next observation
+    measured: Measured | None = None  # the newest; None where nothing can be said
+    load: float | None = None
+
+
+def check(spec: Spec) -> None:
+    """
+    Raises:
+        UsageError: the spec contradicts itself; says how.
+    """
+    rules = [
+        (1 <= spec.min_actors <= spec.max_actors, "1 <= min_actors <= max_actors, else there is no size to choose"),
+        (
+            0 < spec.low_load < spec.target_load < spec.high_load < spec.urgent_load,
+            "0 < low_load < target_load < high_load < urgent_load, else a change undoes the last one",
+        ),
+        (spec.target_load <= 1, "target_load <= 1, else the learner starves by design"),
+        (
+            0 < spec.urgent_window_seconds <= spec.window_seconds,
+            "0 < urgent_window_seconds <= window_seconds, else what is urgent takes longer",
+        ),
+        (spec.settle_seconds >= 0, "settle_seconds >= 0"),
+        (spec.max_growth > 0, "max_growth > 0, else the fleet cannot grow"),
+        (0 < spec.max_shrink <= 1, "0 < max_shrink <= 1, for it is a part of the fleet"),
+        (spec.memory_seconds >= 0, "memory_seconds >= 0"),
+    ]
+    broken = [rule for holds, rule in rules if not holds]
+    if broken:
+        values = ", ".join(f"{name}={value:g}" for name, value in spec._asdict().items())
+        raise UsageError(f"the controller needs {'; '.join(broken)}; it was given {values}")
+
+
+def history_seconds(spec: Spec) -> float:
+    """How far back readings are needed."""
+    return spec.settle_seconds + spec.window_seconds + MAX_GAP_SECONDS
+
+
+def reconcile(observed: Observed, spec: Spec) -> Decision:
+    """How many actors there are to be.
+
+    - Always within `spec.min_actors` and `spec.max_actors`, unless nothing is known (it stays) or the run is done (none).
+    - At most one change in `settle_seconds` + a window, up by at most `max_growth`, down by at most `max_shrink` of the fleet.
+    - No change while the fleet cannot be judged: no learner, a shard gone, the replay filling, actors starting or crashing.
+    """
+    now, memory = observed.readings[-1], observed.memory
+    wanted = now.actors_wanted
+    if now.state is None:
+        return Decision(wanted, Why.HOLD, now.obstacle, memory)
+    if now.state is RunState.FINISHED or (now.state is RunState.COLLECTED and now.actors_live == 0):
+        return Decision(0, Why.DONE, "all steps of the run are collected", memory)
+    if now.state is RunState.COLLECTED:
+        return Decision(wanted, Why.HOLD, "all steps are collected: actors write their last ones", memory)
+    bounded = min(max(wanted, spec.min_actors), spec.max_actors)
+    if bounded != wanted:
+        return Decision(bounded, Why.BOUNDS, f"the bounds are {spec.min_actors} to {spec.max_actors}", memory)
+    if now.obstacle:
+        return Decision(wanted, Why.HOLD, now.obstacle, memory)
+    return _judge(undisturbed(observed.readings, spec.settle_seconds), memory, spec, now)
+
+
+def _judge(calm: Sequence[Reading], memory: Memory, spec: Spec, now: Reading) -> Decision:
+    """The decision for a running fleet within its bounds, from readings that nothing disturbed."""
+    wanted = now.actors_wanted
+    recent, full = measure(calm, spec.urgent_window_seconds), measure(calm, spec.window_seconds)
+    if recent is None:
+        reason = f"measuring: {_span(calm):.0f} of {spec.urgent_window_seconds:.0f} s since the last change"
+        return Decision(wanted, Why.HOLD, reason, memory)
+    memory = learn(memory, recent)
+    recent_load = load(recent, memory)
+
+    def decide(actors: int, why: Why, reason: str) -> Decision:
+        return Decision(actors, why, reason, memory, recent, recent_load)
+
+    unsteady = _unsteady(calm, now.time - spec.urgent_window_seconds)
+    if unsteady:
+        return decide(wanted, Why.HOLD, unsteady)
+    if recent.updates == 0 and recent.learner_waiting < 0.5:
+        return decide(wanted, Why.HOLD, "the learner makes no updates, and does not wait for transitions")
+
+    judged = recent if recent_load > spec.urgent_load else full
+    if judged is None:
+        return decide(wanted, Why.BALANCED, f"the load is {recent_load:.2f}, measured for {_span(calm):.0f} s so far")
+    judged_load = load(judged, memory)
+    if judged_load > spec.high_load and recent_load > spec.target_load:
+        memory = memory._replace(starved_time=now.time, starved_actors=round(judged.actors))
+        reason = f"the learner waited {judged.learner_waiting:.0%} of the last {judged.seconds:.0f} s for transitions"
+        missing = wanted - now.actors_live
+        if missing > LIVE_TOLERANCE * wanted:
+            return decide(wanted, Why.HOLD, f"{reason}, but {missing} of {wanted} actors have not joined yet")
+        most = wanted + max(1, math.floor(wanted * spec.max_growth))
+        target = min(_size(judged_load * judged.actors, spec), most)
+        if wanted == spec.max_actors and target > wanted:
+            return decide(wanted, Why.LIMITED, f"{reason}, but {wanted} actors are the most allowed")
+        if target > wanted:
+            return decide(min(target, spec.max_actors), Why.UP, reason)
+
+    if judged_load < spec.low_load and recent_load < spec.target_load:
+        demand = max(recent_load * recent.actors, judged_load * judged.actors)
+        least = max(spec.min_actors, wanted - max(1, math.floor(wanted * spec.max_shrink)))
+        target = max(_not_back(_size(demand, spec), memory, spec, now.time), least)
+        if target < wanted:
+            reason = f"actors were blocked by the learner {judged.actors_blocked:.0%} of the last {judged.seconds:.0f} s"
+            return decide(target, Why.DOWN, reason)
+    return decide(wanted, Why.BALANCED, f"the load is {judged_load:.2f}")
+
+
+def undisturbed(readings: Sequence[Reading], settle_seconds: float) -> Sequence[Reading]:
+    """The newest readings between which nothing changed that would spoil a measurement, without the first `settle_seconds`.
+
+    What changes one: another number of actors wanted, another learner, an obstacle, a gap.
+    """
+    first = len(readings) - 1
+    while first > 0 and _continues(readings[first - 1], readings[first]):
+        first -= 1
+    settled = readings[first].time + settle_seconds
+    return [reading for reading in readings[first:] if reading.time >= settled]
+
+
+def measure(readings: Sequence[Reading], window_seconds: float) -> Measured | None:
+    """The last `window_seconds` of `readings`; None if they do not reach back so far."""
+    if not readings or _span(readings) < window_seconds:
+        return None
+    end = readings[-1]
+    first = max(k for k, reading in enumerate(readings) if reading.time <= end.time - window_seconds)
+    window = readings[first:]
+    start, seconds = window[0], end.time - window[0].time
+    actor_seconds = sum(before.actors_live * (after.time - before.time) for before, after in pairwise(window))
+    if seconds <= 0 or actor_seconds <= 0:
+        return None
+    return Measured(
+        seconds=seconds,
+        actors=actor_seconds / seconds,
+        learner_waiting=_share(end.learner_waited_seconds - start.learner_waited_seconds, seconds),
+        actors_blocked=_share(end.actors_blocked_seconds - start.actors_blocked_seconds, actor_seconds),
+        limiter_fill=sum(reading.limiter_fill for reading in window) / len(window),
+        updates=end.updates - start.updates,
+    )
+
+
+def learn(memory: Memory, measured: Measured) -> Memory:
+    """What each side spends waiting for other things than the other side: what is left while its own limiter is wide open."""
+    blocked, waiting = measured.actors_blocked, measured.learner_waiting
+    open_for_inserts, open_for_samples = measured.limiter_fill < LIMITERS_EMPTY, measured.limiter_fill > LIMITERS_FULL
+    return memory._replace(
+        idle_blocked=min(MAX_IDLE, blocked if open_for_inserts else min(blocked, memory.idle_blocked)),
+        idle_waiting=min(MAX_IDLE, waiting if open_for_samples else min(waiting, memory.idle_waiting)),
+    )
+
+
+def load(measured: Measured, memory: Memory) -> float:
+    """The fleet's load: the learner's demand, in parts of what the actors could collect. See this module's docstring."""
+    held = max(0.0, (measured.actors_blocked - memory.idle_blocked) / (1.0 - memory.idle_blocked))
+    # While limiters are empty the learner waits for nothing but transitions, whatever else it may have waited for before.
+    idle = 0.0 if measured.limiter_fill < LIMITERS_EMPTY else memory.idle_waiting
+    lacking = max(0.0, (measured.learner_waiting - idle) / (1.0 - idle))
+    return min(MAX_LOAD, (1.0 - held) / max(1e-9, 1.0 - lacking))
+
+
+def _continues(before: Reading, after: Reading) -> bool:
+    return (
+        not before.obstacle
+        and before.state is after.state
+        and before.actors_wanted == after.actors_wanted
+        and before.learner == after.learner
+        and 0 <= after.time - before.time <= MAX_GAP_SECONDS
+    )
+
+
+def _size(demand: float, spec: Spec) -> int:
+    """The least actors whose load is no more than the target. The small number keeps 93.0000001 % from costing an actor."""
+    return max(1, math.ceil(demand / spec.target_load - 1e-6))
+
+
+def _not_back(target: int, memory: Memory, spec: Spec, now: float) -> int:
+    """`target`, or one more than the size at which the learner starved a while ago, unless it is clearly less."""
+    recently = now - memory.starved_time <= spec.memory_seconds
+    return max(target, memory.starved_actors + 1) if recently and target > CLEARLY_LESS * memory.starved_actors else target
+
+
+def _unsteady(readings: Sequence[Reading], since: float) -> str:
+    """Why the fleet's size is no basis for an estimate; "" if it is."""
+    live = [reading.actors_live for reading in readings if reading.time >= since]
+    low, high = min(live), max(live)
+    return f"actors come and go: {low} to {high} of them were there" if high - low > LIVE_TOLERANCE * high else ""
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, max(0.0, part / whole))
+
+
+def _span(readings: Sequence[Reading]) -> float:
+    return readings[-1].time - readings[0].time if readings else 0.0

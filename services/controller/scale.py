@@ -1,0 +1,67 @@
+"""`sbrl scale N`: asks for another number of actors, from a laptop with a kubeconfig."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+
+from kubernetes import client
+
+from sbrl.errors import RunError, UsageError
+from sbrl.lifecycle import run_program
+from services.controller.kube import REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
+from services.controller.release import COMPONENT, INSTANCE, Release, add_release_argument, find_release
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = make_parser().parse_args(argv)
+    if arguments.actors < 0:
+        raise UsageError(f"{arguments.actors} actors cannot be: 0 stops the collecting, the learner then waits")
+    with contextlib.closing(connect(arguments.kubeconfig, arguments.context, arguments.namespace)) as cluster:
+        release = find_release(cluster, arguments.release)
+        before = cluster.scale(release.actors).replicas
+        cluster.set_scale(release.actors, arguments.actors)
+        print(f"actors of release {release.name} in namespace {cluster.namespace}: {before} -> {arguments.actors}")
+        for warning in overruled(cluster, release):
+            print(f"note: {warning}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sbrl scale", description="Asks for another number of actors of a run on Kubernetes.")
+    parser.add_argument("actors", type=int, metavar="N", help="how many there are to be")
+    add_release_argument(parser)
+    add_cluster_arguments(parser)
+    return parser
+
+
+def overruled(cluster: Cluster, release: Release) -> list[str]:
+    """Who else sets the number of actors, and will set it again. What this user may not see is left out."""
+    found = []
+    with contextlib.suppress(RunError), api_errors("list", "deployments", cluster.namespace):
+        controllers = cluster.apps.list_namespaced_deployment(
+            cluster.namespace,
+            label_selector=f"{COMPONENT}=controller,{INSTANCE}={release.name}",
+            _request_timeout=REQUEST_SECONDS,
+        )
+        found += [
+            f"the controller (deployment {one.metadata.name}) goes on from there as the limiters demand; to keep a number, set "
+            f"actors.scaledBy=hand in the chart"
+            for one in controllers.items
+            if one.spec.replicas
+        ]
+    with contextlib.suppress(RunError), api_errors("list", "horizontalpodautoscalers", cluster.namespace):
+        autoscalers = client.AutoscalingV2Api(cluster.api).list_namespaced_horizontal_pod_autoscaler(
+            cluster.namespace, _request_timeout=REQUEST_SECONDS
+        )
+        found += [
+            f"the HorizontalPodAutoscaler {one.metadata.name} sets it again; to keep a number, set actors.scaledBy=hand in the "
+            f"chart"
+            for one in autoscalers.items
+            if one.spec.scale_target_ref.kind == "Deployment" and one.spec.scale_target_ref.name == release.actors
+        ]
+    return found
+
+
+if __name__ == "__main__":
+    run_program(main)
