@@ -1,0 +1,106 @@
+# Two images from one file, each with the one entry point `sbrl`:
+#   --target cpu       every role but the learner; torch for CPUs
+#   --target learner   the learner: the same, with the torch that LEARNER_TORCH_INDEX offers (for CPUs by default)
+# What both are made of is in layers that they share. `make image` builds both and tries them.
+
+# Package indexes, asked beside pip's own, for constraints.txt's torch. A CUDA build: --build-arg LEARNER_TORCH_INDEX=.../whl/cu130
+# (see PyTorch's "Get started"; empty takes what pip's own index has).
+ARG CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG LEARNER_TORCH_INDEX=${CPU_TORCH_INDEX}
+
+
+FROM debian:bookworm-slim AS base
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3.11 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*.log /var/log/apt
+# /tmp is the one folder that has to be writable. The code's bytecode is in the image, and nothing adds to it. The user id has no
+# name in the image, and some libraries ask for one.
+ENV PATH=/opt/sbrl/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp USER=sbrl \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+
+
+# All packages but torch and SBRL itself, in /opt/sbrl. pip works from outside, so that it is not in there.
+FROM base AS packages
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3.11-venv \
+    && python3.11 -m venv /opt/pip \
+    && python3.11 -m venv --without-pip /opt/sbrl
+ENV PIP="/opt/pip/bin/pip --python /opt/sbrl/bin/python --no-cache-dir --disable-pip-version-check" \
+    PACKAGES=/opt/sbrl/lib/python3.11/site-packages \
+    COMPILE="/opt/sbrl/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash"
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN /opt/sbrl/bin/python -c "import tomllib; \
+        names = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+        print(*[name for name in names if name != 'torch'], sep='\n')" > names.txt \
+    && $PIP install --no-compile --constraint constraints.txt --requirement names.txt
+# Headers, and a C++ parser that TensorFlow asks for and does not load. Some packages carry templates that are no Python.
+RUN rm -rf $PACKAGES/tensorflow/include $PACKAGES/clang $PACKAGES/libclang-* \
+    && find $PACKAGES -name '*.pyi' -delete \
+    && ($COMPILE $PACKAGES || true)
+
+
+FROM packages AS torch-cpu
+ARG CPU_TORCH_INDEX
+RUN $PIP install --no-compile --constraint constraints.txt ${CPU_TORCH_INDEX:+--extra-index-url $CPU_TORCH_INDEX} \
+        --target /opt/torch torch
+# Without headers, tests, and all programs but the one that `import torch` looks for.
+RUN cd /opt/torch && rm -rf bin torch/include torch/test torch/share \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find . -name '*.pyi' -delete \
+    && ($COMPILE . || true)
+
+
+FROM packages AS torch-learner
+ARG LEARNER_TORCH_INDEX
+RUN $PIP install --no-compile --constraint constraints.txt ${LEARNER_TORCH_INDEX:+--extra-index-url $LEARNER_TORCH_INDEX} \
+        --target /opt/torch torch
+# Without headers, tests, and all programs but the one that `import torch` looks for.
+RUN cd /opt/torch && rm -rf bin torch/include torch/test torch/share \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find . -name '*.pyi' -delete \
+    && ($COMPILE . || true)
+
+
+FROM packages AS program
+COPY . .
+RUN $PIP install --no-compile --no-deps --no-build-isolation --target /opt/program . \
+    && mv /opt/program/bin /opt/program-bin \
+    && /opt/sbrl/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/program
+
+
+FROM base AS runtime
+COPY --from=packages /opt/sbrl /opt/sbrl
+ENTRYPOINT ["sbrl"]
+CMD ["--help"]
+
+
+FROM runtime AS learner
+COPY --from=torch-learner /opt/torch /opt/sbrl/lib/python3.11/site-packages
+COPY --from=program /opt/program /opt/sbrl/lib/python3.11/site-packages
+COPY --from=program /opt/program-bin /opt/sbrl/bin
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="sbrl-learner" \
+      org.opencontainers.image.description="SBRL's learner: small-batch reinforcement learning" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.base.name="debian:bookworm-slim"
+WORKDIR /tmp
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
+
+
+FROM runtime AS cpu
+COPY --from=torch-cpu /opt/torch /opt/sbrl/lib/python3.11/site-packages
+COPY --from=program /opt/program /opt/sbrl/lib/python3.11/site-packages
+COPY --from=program /opt/program-bin /opt/sbrl/bin
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="sbrl" \
+      org.opencontainers.image.description="SBRL's actors, replay, coordinator, evaluator and controller" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.base.name="debian:bookworm-slim"
+WORKDIR /tmp
+USER 10001:10001

@@ -1,0 +1,55 @@
+"""A run's results as a tar archive on standard output: summary.json, episodes.csv, evaluations.csv and learning_curve.png.
+
+kubectl exec sbrl-coordinator-0 -- python /etc/sbrl/tools/results.py | tar -x
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sbrl.config import load
+from sbrl.curves import write_learning_curve
+from sbrl.episode_log import LogClient
+from sbrl.fleet import FleetClient, RunState
+from sbrl.fleet_watch import run_state
+from sbrl.lifecycle import run_program
+from sbrl.run_directory import RunDirectory
+from sbrl.summary import summarize, write_summary
+from sbrl.tables import write_episodes, write_evaluations
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", type=Path, default=Path("/etc/sbrl/config/run.yaml"), metavar="FILE", help="the run's config"
+    )
+    config = load(parser.parse_args(argv).config)
+    address = config.network.coordinator_address
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(FleetClient(address)) as fleet,
+        contextlib.closing(LogClient(address)) as log,
+    ):
+        results = RunDirectory(Path(folder))
+        status = fleet.status()
+        episodes = [episode for _, page in log.read_episodes() for episode in page]
+        # Nobody keeps a clock over all of a run's processes: from the first episode's end to the newest one's.
+        times = [episode.time for episode in episodes] or [0.0]
+        write_episodes(results.episodes, episodes)
+        write_evaluations(results.evaluations, log.read_evaluations())
+        complete = run_state(status) is RunState.FINISHED
+        write_summary(results.summary, summarize(config, status, max(times) - min(times), complete))
+        write_learning_curve(results.episodes, results.evaluations, results.learning_curve, config)
+        with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+            for path in (results.summary, results.episodes, results.evaluations, results.learning_curve):
+                archive.add(path, path.name)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,321 @@
+{{/* What the roles' pods have in common. Every helper takes (dict "root" $ "key" "actors" "role" "actor" ...). */}}
+
+{{/* A role's settings: values.yaml's `defaults`, each replaced by the role's own key of that name (probes key by key). */}}
+{{- define "sbrl.settings" -}}
+{{- $role := get .root.Values .key -}}
+{{- $settings := dict -}}
+{{- range $name, $default := .root.Values.defaults -}}
+{{- $_ := set $settings $name (ternary (get $role $name) $default (hasKey $role $name)) -}}
+{{- end -}}
+{{- $_ := set $settings "probes" (merge (deepCopy (default dict $role.probes)) .root.Values.defaults.probes) -}}
+{{- toYaml $settings -}}
+{{- end -}}
+
+{{- define "sbrl.image" -}}
+{{- $image := .root.Values.image -}}
+{{- $repository := ternary $image.learnerRepository $image.repository (eq .role "learner") -}}
+{{ printf "%s:%s" $repository (default .root.Chart.AppVersion $image.tag) | quote }}
+{{- end -}}
+
+{{- define "sbrl.priorityClass" -}}
+{{- $created := printf "%s-%s-%s" .root.Release.Namespace (include "sbrl.fullname" .root) (ternary "actors" "state" (eq .role "actor")) -}}
+{{- default (ternary $created "" .root.Values.priorityClasses.create) .settings.priorityClassName -}}
+{{- end -}}
+
+{{- define "sbrl.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "sbrl.podSecurity" -}}
+runAsNonRoot: true
+{{- with .Values.security.runAsUser }}
+runAsUser: {{ int64 . }}
+{{- end }}
+{{- with .Values.security.runAsGroup }}
+runAsGroup: {{ int64 . }}
+{{- end }}
+{{- with .Values.security.fsGroup }}
+fsGroup: {{ int64 . }}
+# A shard's volume may hold gigabytes: its files are chowned once, not at every start.
+fsGroupChangePolicy: OnRootMismatch
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* Where every role finds what it shares with the others. */}}
+{{- define "sbrl.environment" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: HOME
+  value: /tmp
+# Roles share a node's cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
+- name: OMP_WAIT_POLICY
+  value: PASSIVE
+- name: SBRL_TOKEN_FILE
+  value: /etc/sbrl/token/token
+{{- if .root.Values.tls.secretName }}
+- name: SBRL_TLS_CA_FILE
+  value: /etc/sbrl/tls/ca.crt
+- name: SBRL_TLS_SERVER_NAME
+  value: {{ default (include "sbrl.coordinatorHost" .root) .root.Values.tls.serverName | quote }}
+{{- if eq .role "coordinator" }}
+- name: SBRL_TLS_CERT_FILE
+  value: /etc/sbrl/tls/tls.crt
+- name: SBRL_TLS_KEY_FILE
+  value: /etc/sbrl/tls/tls.key
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "sbrl.mounts" -}}
+- name: config
+  mountPath: /etc/sbrl/config
+  readOnly: true
+- name: token
+  mountPath: /etc/sbrl/token
+  readOnly: true
+{{- if .root.Values.tls.secretName }}
+- name: tls
+  mountPath: /etc/sbrl/tls
+  readOnly: true
+{{- end }}
+- name: tmp
+  mountPath: /tmp
+{{- end -}}
+
+{{- define "sbrl.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "sbrl.fullname" .root }}-run
+- name: token
+  secret:
+    secretName: {{ include "sbrl.tokenSecret" .root }}
+    defaultMode: 0440
+    items:
+      - key: {{ .root.Values.token.key }}
+        path: token
+{{- with .root.Values.tls.secretName }}
+- name: tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - key: ca.crt
+        path: ca.crt
+      {{- if eq $.role "coordinator" }}
+      - key: tls.crt
+        path: tls.crt
+      - key: tls.key
+        path: tls.key
+      {{- end }}
+{{- end }}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .settings.temporarySpace }}
+{{- end -}}
+
+{{/* Where a pod may run: the keys of a pod's spec that the role's settings hold as they are. */}}
+{{- define "sbrl.scheduling" -}}
+{{- range $name := list "nodeSelector" "affinity" "tolerations" }}
+{{- with get $.settings $name }}
+{{ $name }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with .settings.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- $own := dict "labelSelector" (dict "matchLabels" (include "sbrl.selectorLabels" (dict "root" $.root "component" $.role) | fromYaml)) }}
+  - {{- merge (deepCopy .) $own | toYaml | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- with include "sbrl.priorityClass" . }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .settings.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The health service answers for "liveness" as long as the process is there, for "" once the role does its work. So a role that
+waits for others is alive and not ready, and nothing restarts it for that.
+*/}}
+{{- define "sbrl.probes" -}}
+{{- $probes := .settings.probes -}}
+startupProbe:
+  grpc:
+    port: {{ int .root.Values.ports.health }}
+    service: liveness
+  periodSeconds: 5
+  timeoutSeconds: {{ int $probes.timeoutSeconds }}
+  failureThreshold: {{ div (add (int $probes.startupSeconds) 4) 5 }}
+livenessProbe:
+  grpc:
+    port: {{ int .root.Values.ports.health }}
+    service: liveness
+  periodSeconds: {{ int $probes.periodSeconds }}
+  timeoutSeconds: {{ int $probes.timeoutSeconds }}
+  failureThreshold: {{ int $probes.failureThreshold }}
+readinessProbe:
+  grpc:
+    port: {{ int .root.Values.ports.health }}
+  periodSeconds: {{ int $probes.periodSeconds }}
+  timeoutSeconds: {{ int $probes.timeoutSeconds }}
+  failureThreshold: {{ int $probes.failureThreshold }}
+{{- end -}}
+
+{{/*
+A role's pod template. Takes besides the above
+  args         the role's own arguments
+  tools        whether the chart's own scripts are mounted
+  port         the port it serves others on, by its name in `ports`; "" for none
+  env          more environment, before the user's
+  persistence  its `persistence`, mounted at /data; none for roles that keep nothing
+  limits       more of resources.limits: GPUs
+  serviceAccount  its name and whether the pod gets its token: (dict "name" "" "token" false)
+*/}}
+{{- define "sbrl.pod" -}}
+{{- $root := .root -}}
+{{- $settings := include "sbrl.settings" . | fromYaml -}}
+{{- $context := merge (dict "settings" $settings) . -}}
+{{- $serviceAccount := default (dict "name" (include "sbrl.fullname" $root) "token" false) .serviceAccount -}}
+metadata:
+  labels:
+    {{- include "sbrl.selectorLabels" (dict "root" $root "component" .role) | nindent 4 }}
+    {{- with $settings.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/run: {{ include "sbrl.runChecksum" . }}
+    {{- if $root.Values.metrics.annotations }}
+    prometheus.io/scrape: "true"
+    prometheus.io/port: {{ $root.Values.ports.metrics | quote }}
+    prometheus.io/path: /metrics
+    {{- end }}
+    {{- with $settings.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ $serviceAccount.name }}
+  automountServiceAccountToken: {{ $serviceAccount.token }}
+  # Kubernetes would add a dozen variables for each Service of the namespace.
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ int $settings.terminationGracePeriodSeconds }}
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- include "sbrl.podSecurity" $root | nindent 4 }}
+  {{- with include "sbrl.scheduling" $context | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  containers:
+    - name: {{ .role }}
+      image: {{ include "sbrl.image" . }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      args:
+        - {{ .role }}
+        - --config=/etc/sbrl/config/run.yaml
+        - --name=$(POD_NAME)
+        {{- range .args }}
+        - {{ . | quote }}
+        {{- end }}
+      env:
+        {{- include "sbrl.environment" . | nindent 8 }}
+        {{- with .env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- with $settings.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        {{- with .port }}
+        - name: {{ . }}
+          containerPort: {{ int (get $root.Values.ports .) }}
+        {{- end }}
+        - name: health
+          containerPort: {{ int $root.Values.ports.health }}
+        - name: metrics
+          containerPort: {{ int $root.Values.ports.metrics }}
+      {{- include "sbrl.probes" $context | nindent 6 }}
+      {{- with $settings.preStopSeconds }}
+      lifecycle:
+        preStop:
+          exec:
+            command: [sleep, {{ . | quote }}]
+      {{- end }}
+      resources:
+        {{- $resources := deepCopy $settings.resources }}
+        {{- with .limits }}
+        {{- $_ := set $resources "limits" (merge (deepCopy .) (default dict $resources.limits)) }}
+        {{- end }}
+        {{- toYaml $resources | nindent 8 }}
+      securityContext:
+        {{- include "sbrl.containerSecurity" . | nindent 8 }}
+      volumeMounts:
+        {{- include "sbrl.mounts" . | nindent 8 }}
+        {{- if .persistence }}
+        - name: data
+          mountPath: /data
+        {{- end }}
+        {{- if .tools }}
+        - name: tools
+          mountPath: /etc/sbrl/tools
+          readOnly: true
+        {{- end }}
+        {{- with $settings.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  volumes:
+    {{- include "sbrl.volumes" $context | nindent 4 }}
+    {{- if .persistence }}
+    {{- if eq .persistence.kind "ephemeral" }}
+    - name: data
+      emptyDir:
+        sizeLimit: {{ .persistence.size }}
+    {{- end }}
+    {{- end }}
+    {{- if .tools }}
+    - name: tools
+      configMap:
+        name: {{ include "sbrl.fullname" $root }}-tools
+    {{- end }}
+    {{- with $settings.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+
+{{/* A StatefulSet's volume claims and what becomes of them. Takes (dict "root" $ "component" "replay" "persistence" ...). */}}
+{{- define "sbrl.claims" -}}
+{{- if eq .persistence.kind "persistent" -}}
+persistentVolumeClaimRetentionPolicy:
+  whenDeleted: {{ .persistence.whenDeleted }}
+  whenScaled: Retain
+volumeClaimTemplates:
+  - metadata:
+      name: data
+      labels:
+        # No more than these: a claim template cannot change.
+        {{- include "sbrl.selectorLabels" . | nindent 8 }}
+      {{- with .persistence.annotations }}
+      annotations:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    spec:
+      accessModes: [{{ .persistence.accessMode }}]
+      {{- with .persistence.storageClass }}
+      storageClassName: {{ . | quote }}
+      {{- end }}
+      resources:
+        requests:
+          storage: {{ .persistence.size }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,158 @@
+{{/* The run's config: what values.yaml holds, with the network that this chart lays out. */}}
+
+{{- define "sbrl.run" -}}
+{{- $run := deepCopy .Values.run -}}
+{{- /* `sbrl config show` prints the section, too, as it is unless somebody fills it in. */ -}}
+{{- $open := dict "bind_host" "127.0.0.1" "coordinator_address" "127.0.0.1:0" "replay_addresses" list "health_port" 0 "metrics_port" 0 -}}
+{{- range $key, $value := $run.network -}}
+{{- if ne (toJson $value) (toJson (get $open $key)) -}}
+{{- fail (printf "\n\nrun.network.%s is laid out by the chart: leave run.network out, and see ports and clusterDomain.\n" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $replay := $run.replay -}}
+{{- /* Written out, so that a longer run.env_steps does not change it under a run's feet: shards keep what they were made with. */ -}}
+{{- if kindIs "invalid" (get $replay "min_size" | default nil) -}}
+{{- $_ := set $replay "min_size" (max (int $replay.num_shards) (min 20000 (div (int64 $run.run.env_steps) 10))) -}}
+{{- end -}}
+{{- $addresses := list -}}
+{{- $replayName := printf "%s-replay" (include "sbrl.fullname" .) -}}
+{{- range $shard := until (int $replay.num_shards) -}}
+{{- $host := printf "%s-%d.%s.%s.svc.%s" $replayName $shard $replayName $.Release.Namespace $.Values.clusterDomain -}}
+{{- $addresses = append $addresses (printf "%s:%d" $host (int $.Values.ports.replay)) -}}
+{{- end -}}
+{{- $_ := set $run "network" (dict
+  "bind_host" "0.0.0.0"
+  "coordinator_address" (printf "%s:%d" (include "sbrl.coordinatorHost" .) (int .Values.ports.coordinator))
+  "replay_addresses" $addresses
+  "health_port" (int .Values.ports.health)
+  "metrics_port" (int .Values.ports.metrics)
+) -}}
+{{- toYaml $run -}}
+{{- end -}}
+
+{{/*
+The checksum of what a role reads of the config: a change of it, and of nothing else, rolls the role's pods.
+Takes (dict "root" $ "role" "replay").
+*/}}
+{{- define "sbrl.runChecksum" -}}
+{{- $reads := dict
+  "coordinator" (list "run" "learner" "replay" "evaluator" "network")
+  "replay" (list "run.log_level" "env" "agent.n_max" "agent.n_step" "agent.n_step_initial" "agent.spr_weight" "agent.spr_jumps"
+    "learner.batch_size" "learner.updates_per_step" "replay" "network")
+  "learner" (list "run" "env" "agent" "learner" "replay" "evaluator" "actors" "network")
+  "actor" (list "run" "env" "agent" "learner" "replay" "actors" "network")
+  "evaluator" (list "run" "env" "agent" "evaluator" "network")
+  "controller" (list "run" "env" "agent" "learner" "replay" "actors" "evaluator" "network")
+-}}
+{{- $run := include "sbrl.run" .root | fromYaml -}}
+{{- $read := dict -}}
+{{- range index $reads .role -}}
+{{- $parts := splitList "." . -}}
+{{- $section := get $run (first $parts) -}}
+{{- $_ := set $read . (ternary $section (get $section (last $parts)) (eq (len $parts) 1)) -}}
+{{- end -}}
+{{- $read | toJson | sha256sum -}}
+{{- end -}}
+
+{{/* Steps of reward that each stored transition carries, as the config derives them. Takes the run. */}}
+{{- define "sbrl.storedSteps" -}}
+{{- $agent := .agent -}}
+{{- $jumps := ternary (int $agent.spr_jumps) 0 (gt (float64 $agent.spr_weight) 0.0) -}}
+{{- int (default (max (int $agent.n_step) (int $agent.n_step_initial) $jumps) $agent.n_max) -}}
+{{- end -}}
+
+{{/* What the schema cannot say of the values: rules over two of them. */}}
+{{- define "sbrl.rules" -}}
+{{- if gt (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas) -}}
+{{- fail (printf "\n\nactors.minReplicas is %d, above actors.maxReplicas %d: no number of actors would do.\n" (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas)) -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $name, $port := .Values.ports -}}
+{{- if hasKey $seen (toString $port) -}}
+{{- fail (printf "\n\nports.%s and ports.%s are both %d: a pod cannot listen twice on one.\n" (get $seen (toString $port)) $name (int $port)) -}}
+{{- end -}}
+{{- $_ := set $seen (toString $port) $name -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Refuses an upgrade that a running run could not survive: its network, its stored transitions and its limiters were made with what
+`sbrl train --resume` refuses to change, too. Knows nothing where there is no cluster to ask (helm template).
+*/}}
+{{- define "sbrl.guard" -}}
+{{- $fixed := dict
+  "run" (list "seed")
+  "env" (list "id" "frame_skip" "frame_size" "frame_stack" "repeat_action_probability" "noop_max" "terminal_on_life_loss"
+    "full_action_space" "max_episode_steps" "clip_rewards")
+  "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
+    "v_max" "num_quantiles" "tau_embedding_size")
+  "learner" (list "batch_size" "updates_per_step")
+  "replay" (list "num_shards" "capacity" "min_size" "prioritized" "error_buffer")
+-}}
+{{- $fullname := include "sbrl.fullname" . -}}
+{{- $new := include "sbrl.run" . | fromYaml -}}
+{{- $live := lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-run" $fullname) -}}
+{{- if $live -}}
+{{- $old := index $live.data "run.yaml" | fromYaml -}}
+{{- $changed := list -}}
+{{- range $section, $keys := $fixed -}}
+{{- $before := default dict (get $old $section) -}}
+{{- $after := get $new $section -}}
+{{- range $key := $keys -}}
+{{- $was := index $before $key | toJson -}}
+{{- $now := index $after $key | toJson -}}
+{{- /* A key that an older chart did not have had its default. */ -}}
+{{- if and (hasKey $before $key) (ne $was $now) -}}
+{{- $changed = append $changed (printf "run.%s.%s from %s to %s" $section $key $was $now) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $was := include "sbrl.storedSteps" $old -}}
+{{- $now := include "sbrl.storedSteps" $new -}}
+{{- if ne $was $now -}}
+{{- $changed = append $changed (printf "the steps stored with each transition (run.agent.n_max) from %s to %s" $was $now) -}}
+{{- end -}}
+{{- if ne (gt (float64 $old.agent.spr_weight) 0.0) (gt (float64 $new.agent.spr_weight) 0.0) -}}
+{{- $changed = append $changed "whether there is self-prediction (run.agent.spr_weight)" -}}
+{{- end -}}
+{{- if $changed -}}
+{{- fail (printf "\n\nThe run in this release cannot change %s: its network, its stored transitions and its limiters were made with it. Set the old value again, or start another run: `helm install` under another name, or `helm uninstall %s` and `kubectl delete pvc -l app.kubernetes.io/instance=%s` first.\n" (join ", " $changed) .Release.Name .Release.Name) -}}
+{{- end -}}
+{{- else if and .Release.IsInstall (eq .Values.replay.persistence.kind "persistent") -}}
+{{- /* Claims that an uninstalled release has left: they hold a run with its own number of shards. */ -}}
+{{- $shards := int $new.replay.num_shards -}}
+{{- $claim := printf "data-%s-replay" $fullname -}}
+{{- $first := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "%s-0" $claim) -}}
+{{- $last := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "%s-%d" $claim (sub $shards 1)) -}}
+{{- $beyond := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "%s-%d" $claim $shards) -}}
+{{- if or $beyond (and $first (not $last)) -}}
+{{- fail (printf "\n\nThe volume claims %s-* of an earlier run are not those of run.replay.num_shards=%d shards: set the number that it had to go on with it, or start anew after `kubectl delete pvc -l app.kubernetes.io/instance=%s`.\n" $claim $shards .Release.Name) -}}
+{{- end -}}
+{{- end -}}
+{{- include "sbrl.guardClaims" . -}}
+{{- end -}}
+
+{{/* A role's storage in a few words. Takes the role's `persistence`. */}}
+{{- define "sbrl.storage" -}}
+{{- if eq .kind "persistent" -}}
+{{ .size }} {{ .accessMode }}{{ with .storageClass }} of class {{ . }}{{ end }}
+{{- else -}}
+ephemeral
+{{- end -}}
+{{- end -}}
+
+{{/* Kubernetes refuses a StatefulSet with another volume claim template in words that do not say what to do. */}}
+{{- define "sbrl.guardClaims" -}}
+{{- range $key := list "coordinator" "replay" "learner" -}}
+{{- $name := printf "%s-%s" (include "sbrl.fullname" $) $key -}}
+{{- $live := lookup "apps/v1" "StatefulSet" $.Release.Namespace $name -}}
+{{- $now := include "sbrl.storage" (get (get $.Values $key) "persistence") -}}
+{{- if $live -}}
+{{- /* As the chart wrote it, for Kubernetes says 1Gi where 1024Mi was written. */ -}}
+{{- $was := get (default dict $live.metadata.annotations) "sbrl/storage" -}}
+{{- if ne $was $now -}}
+{{- fail (printf "\n\n%s.persistence cannot change in place (from %s to %s): first `kubectl delete statefulset %s --cascade=orphan` (its pods go on), then upgrade again; to grow volumes that exist, also `kubectl patch pvc` each claim of it.\n" $key $was $now $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

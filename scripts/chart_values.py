@@ -1,0 +1,157 @@
+"""Keeps what the chart and its documentation repeat of the code and of each other the same:
+
+- the `run` part of deploy/values.yaml and of deploy/values.schema.json, from the config's own schema (`sbrl config schema`);
+- the table of values in docs/deploy.md, from deploy/values.yaml and its comments.
+
+    python scripts/chart_values.py           # writes all three
+    python scripts/chart_values.py --check   # exit code 1 and a line for each that is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from sbrl.config import json_schema
+
+ROOT = Path(__file__).resolve().parents[1]
+VALUES, SCHEMA, DOCS = ROOT / "deploy/values.yaml", ROOT / "deploy/values.schema.json", ROOT / "docs/deploy.md"
+BEGIN, END = "BEGIN {} (written by scripts/chart_values.py)", "END {}"
+WIDTH = 124
+LEFT_OUT = ("network",)  # of the config: laid out by the chart
+
+
+class Value(NamedTuple):
+    """One line of the table."""
+
+    path: str
+    default: str
+    meaning: str
+
+
+def run_values(schema: dict[str, Any]) -> str:
+    """The `run` part of values.yaml: every key of the config with its default and, above it, its description."""
+    lines = ["run:"]
+
+    def entry(key: str, field: dict[str, Any], indent: str) -> None:
+        mark = "# -- " if "type" in field or "anyOf" in field or "const" in field or "enum" in field else "# "
+        text = " ".join(field["description"].split())
+        lines.extend(
+            textwrap.wrap(
+                text,
+                WIDTH - len(indent),
+                initial_indent=f"{indent}{mark}",
+                subsequent_indent=f"{indent}# ",
+                break_on_hyphens=False,
+            )
+        )
+
+    for key, field in schema["properties"].items():
+        if key in LEFT_OUT:
+            continue
+        if "$ref" not in field:
+            entry(key, field, "  ")
+            lines.append(f"  {key}: {scalar(field['default'])}")
+            continue
+        section = schema["$defs"][field["$ref"].rpartition("/")[2]]
+        lines.extend(textwrap.wrap(section["description"], WIDTH - 2, initial_indent="  # ", subsequent_indent="  # "))
+        lines.append(f"  {key}:")
+        for name, leaf in section["properties"].items():
+            entry(name, leaf, "    ")
+            lines.append(f"    {name}: {scalar(leaf['default'])}")
+    return "\n".join(lines) + "\n"
+
+
+def scalar(value: object) -> str:
+    """A value as YAML in one line."""
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("\n").removesuffix("\n...")
+
+
+def with_run_schema(chart: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The chart's schema with the config's as its `run` part. Only the config's definitions begin with a capital letter."""
+    own = {name: definition for name, definition in chart["$defs"].items() if name[0].islower()}
+    run = {key: value for key, value in schema.items() if key != "$defs"}
+    return {**chart, "properties": {**chart["properties"], "run": run}, "$defs": {**own, **schema["$defs"]}}
+
+
+def documented(text: str) -> Iterator[Value]:
+    """Every value of values.yaml that a comment with `# --` explains, with its default."""
+    lines = text.splitlines()
+
+    def comment_above(line: int) -> str:
+        words: list[str] = []
+        while line > 0 and lines[line - 1].lstrip().startswith("#"):
+            line -= 1
+            words.insert(0, lines[line].lstrip().removeprefix("#").strip())
+            if words[0].startswith("-- "):
+                return " ".join(words).removeprefix("-- ")
+        return ""
+
+    def walk(node: yaml.MappingNode, path: str) -> Iterator[Value]:
+        for key, value in node.value:
+            name, meaning = f"{path}{key.value}", comment_above(key.start_mark.line)
+            nested = isinstance(value, yaml.MappingNode) and value.value
+            if meaning:
+                yield Value(name, scalar(yaml.safe_load(yaml.serialize(value))) if not nested else "see below", meaning)
+            if nested and key.value != "resources":
+                yield from walk(value, f"{name}.")
+            elif nested and not meaning:
+                yield Value(name, scalar(yaml.safe_load(yaml.serialize(value))), "As in `defaults`.")
+            elif not meaning:
+                yield Value(name, scalar(yaml.safe_load(yaml.serialize(value))), "")
+
+    root = yaml.compose(text)
+    assert isinstance(root, yaml.MappingNode)
+    yield from walk(root, "")
+
+
+def table(values: Iterator[Value]) -> str:
+    """The values as a Markdown table."""
+    rows = ["| value | default | meaning |", "|---|---|---|"]
+    for value in values:
+        cells = (f"`{value.path}`", f"`{value.default}`", value.meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def replace_between(text: str, name: str, content: str, comment: str) -> str:
+    """`text` with what stands between the two marking lines called `name` replaced."""
+    begin, end = (comment.format(mark.format(name)) + "\n" for mark in (BEGIN, END))
+    head, found, rest = text.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not (found and found_end):
+        raise ValueError(f"no lines {begin!r} and {end!r}")
+    return f"{head}{begin}{content}{end}{tail}"
+
+
+def fresh() -> dict[Path, str]:
+    """What each file should hold."""
+    schema = json.loads(json_schema())
+    values = replace_between(VALUES.read_text(encoding="utf-8"), "run", run_values(schema), "# {}")
+    chart = with_run_schema(json.loads(SCHEMA.read_text(encoding="utf-8")), schema)
+    docs = replace_between(DOCS.read_text(encoding="utf-8"), "values", "\n" + table(documented(values)) + "\n", "<!-- {} -->")
+    return {VALUES: values, SCHEMA: json.dumps(chart, indent=2, ensure_ascii=False) + "\n", DOCS: docs}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, only say what is stale")
+    check = parser.parse_args().check
+    stale = {path: text for path, text in fresh().items() if path.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
+        if check:
+            print(f"{path.relative_to(ROOT)} is stale: run `python scripts/chart_values.py`", file=sys.stderr)
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The chart's tests run helm itself: it is fetched the first time."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.chart.helm import ROOT
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            # Fetching is not on the first test's clock: a slow network is no failure.
+            item.add_marker(pytest.mark.timeout(120, func_only=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tools():
+    done = subprocess.run([ROOT / "scripts/tools.sh"], capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, f"scripts/tools.sh: {done.stdout}{done.stderr}"

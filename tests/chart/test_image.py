@@ -1,0 +1,32 @@
+"""The Dockerfile and what is sent to it, without building: `make image` builds and tries both images."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from tests.chart.helm import ROOT, render
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_every_package_gets_into_the_build():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    sent = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
+    }
+    assert sent == packages | {"pyproject.toml", "constraints.txt", project["project"]["readme"]}
+
+
+def test_the_images_come_from_one_base_and_run_as_the_charts_user():
+    stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert {"cpu", "learner"} <= {name for _, name in stages}
+    assert {base for base, _ in stages} - {name for _, name in stages} == {"debian:bookworm-slim"}
+    users = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert len(users) == 2
+    security = render()["StatefulSet", "sbrl-learner"]["spec"]["template"]["spec"]["securityContext"]
+    assert {tuple(map(int, user)) for user in users} == {(security["runAsUser"], security["runAsGroup"])}
+    assert re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE) == ['["sbrl"]']

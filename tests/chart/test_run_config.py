@@ -1,0 +1,122 @@
+"""The ConfigMap that all roles read, and what a change of it rolls."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from sbrl.config import Config, build, load
+from sbrl.presets import PRESETS
+from tests.chart.helm import OVERLAYS, ROOT, container, pod_templates, render, template
+
+SECTIONS = ("run", "env", "agent", "learner", "replay", "actors", "evaluator", "network")
+
+
+def config_of(objects, directory):
+    path = directory / "run.yaml"
+    path.write_text(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
+    return load(path)
+
+
+def test_the_config_is_the_default_one_with_the_charts_network(tmp_path):
+    objects = render()
+    config = config_of(objects, tmp_path)
+    assert config.model_copy(update={"network": Config().network}) == Config()
+    ports = {port["name"]: port["containerPort"] for port in container(objects, "replay")["ports"]}
+    network = config.network
+    assert network.bind_host == "0.0.0.0"
+    assert network.coordinator_address == "sbrl-coordinator.rl.svc.cluster.local:7001"
+    assert network.replay_addresses == tuple(
+        f"sbrl-replay-{k}.sbrl-replay.rl.svc.cluster.local:{ports['replay']}" for k in range(2)
+    )
+    assert (network.health_port, network.metrics_port) == (ports["health"], ports["metrics"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_every_overlays_config_is_valid(overlay, tmp_path):
+    config = config_of(render("--values", str(overlay)), tmp_path)
+    assert len(config.network.replay_addresses) == config.replay.num_shards
+    assert not config.warnings
+
+
+@pytest.mark.parametrize("preset", ["small-batch", list(PRESETS)[-1]])
+def test_a_preset_can_be_given_as_config_show_prints_it(preset, tmp_path):
+    wanted = build(PRESETS[preset].settings)
+    values = yaml.safe_dump({"run": wanted.model_dump(mode="json")})
+    config = config_of(render(values=values), tmp_path)
+    assert config.model_copy(update={"network": wanted.network}) == wanted
+
+
+@pytest.mark.parametrize("env_steps", [100, 5_000, 150_000, 10_000_000])
+def test_the_least_replay_size_is_the_configs_own_rule(env_steps, tmp_path):
+    config = config_of(render(values=f"run: {{run: {{env_steps: {env_steps}}}}}"), tmp_path)
+    assert config.replay.min_size == build({"run": {"env_steps": env_steps}}).replay.min_size
+
+
+def test_ports_and_domain_are_followed(tmp_path):
+    objects = render(values="ports: {coordinator: 9001, replay: 9002, health: 9003, metrics: 9004}\nclusterDomain: my.org")
+    network = config_of(objects, tmp_path).network
+    assert network.coordinator_address == "sbrl-coordinator.rl.svc.my.org:9001"
+    assert network.replay_addresses[1] == "sbrl-replay-1.sbrl-replay.rl.svc.my.org:9002"
+    assert (network.health_port, network.metrics_port) == (9003, 9004)
+    assert container(objects, "actor")["livenessProbe"]["grpc"]["port"] == 9003
+    assert {"name": "replay", "containerPort": 9002} in container(objects, "replay")["ports"]
+
+
+def rolled(values):
+    """The roles whose pods a change to `values` replaces."""
+    before, after = (dict(pod_templates(render(values=text))) for text in ("", values))
+    return {role for role, pod in before.items() if role != "check" and pod != after[role]}
+
+
+@pytest.mark.parametrize(
+    ("change", "roles"),
+    [
+        ("run: {evaluator: {episodes: 20}}", {"coordinator", "learner", "evaluator", "controller"}),
+        ("run: {actors: {weights_interval_seconds: 5}}", {"learner", "actor", "controller"}),
+        ("run: {learner: {learning_rate: 1.0e-4}}", {"coordinator", "learner", "actor", "controller"}),
+        ("run: {agent: {epsilon_end: 0.02}}", {"learner", "actor", "evaluator", "controller"}),
+        ("run: {replay: {keep_checkpoints: 5}}", {"coordinator", "replay", "learner", "actor", "controller"}),
+        # A longer run does not make the shards write and read all they have.
+        ("run: {run: {env_steps: 2500000}}", {"coordinator", "learner", "actor", "evaluator", "controller"}),
+        ("run: {run: {log_level: DEBUG}}", {"coordinator", "replay", "learner", "actor", "evaluator", "controller"}),
+        ("actors: {maxReplicas: 8}", {"controller"}),
+        ("networkPolicy: {enabled: false}", set()),
+        ("check: {timeoutSeconds: 60}", set()),
+    ],
+)
+def test_a_change_rolls_what_reads_it(change, roles):
+    assert rolled(change) == roles
+
+
+def checksum_reads():
+    """The sections that each role's checksum covers, from the chart."""
+    text = (ROOT / "deploy/templates/_run.tpl").read_text(encoding="utf-8")
+    _, _, definition = text.partition('define "sbrl.runChecksum"')
+    lists = re.findall(r'^  "(\w+)" \(list ((?:"[\w.]+"\s*)+)\)$', definition.partition("{{- end -}}")[0], re.MULTILINE)
+    return {role: {name.partition(".")[0] for name in re.findall(r'"([\w.]+)"', names)} for role, names in lists}
+
+
+@pytest.mark.parametrize(
+    ("role", "folder"),
+    [
+        ("coordinator", "services/coordinator"),
+        ("replay", "services/replay"),
+        ("learner", "learner"),
+        ("actor", "actors"),
+        ("evaluator", "services/evaluator"),
+        ("controller", "services/controller"),
+    ],
+)
+def test_checksums_cover_what_the_roles_code_reads(role, folder):
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / folder).glob("*.py"))
+    read = {section for section in SECTIONS if re.search(rf"\bconfig\.{section}\b", code)}
+    assert read <= checksum_reads()[role]
+
+
+def test_the_network_cannot_be_given():
+    done = template(values="run: {network: {coordinator_address: 'elsewhere:7001'}}")
+    assert done.returncode != 0
+    assert "run.network.coordinator_address is laid out by the chart" in done.stderr

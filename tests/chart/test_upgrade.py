@@ -1,0 +1,146 @@
+"""What the chart does when there is a release already: it keeps the token, and refuses what a run cannot survive.
+
+The cluster is a stand-in (tests/chart/api_server.py) that holds what an earlier version of the release rendered.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from sbrl.config import Config
+from sbrl.errors import UsageError
+from sbrl.launch import check_resumable_with
+from tests.chart.api_server import api_server
+from tests.chart.helm import NAMESPACE, by_name, render, template
+
+# The stand-in has no schemas; scripts/kubernetes_schemas.py does that.
+SERVER = ("--dry-run=server", "--disable-openapi-validation", "--kubeconfig")
+CONFIGURED = ("run", "env", "agent", "learner", "replay", "actors", "evaluator")
+
+
+def upgrade(tmp_path, objects, values, *mode, binary="helm"):
+    """Renders with `values` for a cluster that holds `objects`."""
+    with api_server(objects, tmp_path) as kubeconfig:
+        return template(*SERVER, str(kubeconfig), *(mode or ["--is-upgrade"]), values=values, binary=binary)
+
+
+def release(values=""):
+    """The objects of a release, as a cluster would hold them."""
+    return list(render(values=values).values())
+
+
+@pytest.mark.parametrize("binary", ["helm", "helm3"])
+def test_the_token_is_kept(tmp_path, binary):
+    objects = release()
+    done = upgrade(tmp_path, objects, "actors: {maxReplicas: 3}", binary=binary)
+    assert done.returncode == 0, done.stderr
+    assert by_name(done.stdout)["Secret", "sbrl-token"]["data"] == render(values="")["Secret", "sbrl-token"]["data"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("", "run: {replay: {num_shards: 3}}", "run.replay.num_shards from 2 to 3"),
+        ("run: {replay: {num_shards: 3}}", "", "run.replay.num_shards from 3 to 2"),
+        ("", "run: {env: {id: ALE/Breakout-v5}}", 'run.env.id from "ALE/Pong-v5" to "ALE/Breakout-v5"'),
+        ("", "run: {learner: {batch_size: 32}}", "run.learner.batch_size from 8 to 32"),
+        ("", "run: {agent: {n_step: 5}}", "the steps stored with each transition (run.agent.n_max) from 3 to 5"),
+        ("run: {run: {env_steps: 100000}}", "run: {run: {env_steps: 150000}}", "run.replay.min_size from 10000 to 15000"),
+        ("", "replay: {persistence: {size: 9Gi}}", "replay.persistence cannot change in place (from 8Gi ReadWriteOnce to 9Gi"),
+        ("", "learner: {persistence: {kind: ephemeral}}", "kubectl delete statefulset sbrl-learner --cascade=orphan"),
+    ],
+)
+def test_what_a_run_cannot_survive_is_refused(tmp_path, before, after, message):
+    done = upgrade(tmp_path, release(before), after)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "",
+        "run: {run: {env_steps: 5000000}, learner: {learning_rate: 1.0e-4}, evaluator: {episodes: 3}}",
+        "actors: {scaledBy: hand, replicas: 7}",
+        "image: {tag: next}",
+        "run: {replay: {error_buffer: null, min_size: null}, agent: {v_max: null}}",  # as unset as before
+        "replay: {resources: {limits: {memory: 6Gi}}}",
+    ],
+)
+def test_what_it_can_is_not(tmp_path, after):
+    done = upgrade(tmp_path, release(), after)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_config_without_a_key_had_its_default(tmp_path):
+    objects = release()
+    for manifest in objects:
+        if manifest["metadata"]["name"] == "sbrl-run":
+            text = manifest["data"]["run.yaml"]
+            older = "\n".join(line for line in text.splitlines() if "frame_stack" not in line)
+            objects[objects.index(manifest)] = {**manifest, "data": {"run.yaml": older}}
+            assert older != text.rstrip("\n")
+    assert upgrade(tmp_path, objects, "").returncode == 0
+
+
+def claims(*names):
+    metadata = [{"name": f"data-sbrl-{name}", "namespace": NAMESPACE} for name in names]
+    return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": entry} for entry in metadata]
+
+
+@pytest.mark.parametrize(
+    ("left", "works"),
+    [
+        ((), True),
+        (("replay-0", "replay-1"), True),
+        (("replay-0", "replay-1", "replay-2"), False),
+        (("replay-0",), False),
+    ],
+)
+def test_a_new_release_takes_up_the_volumes_of_an_earlier_one_with_as_many_shards(tmp_path, left, works):
+    done = upgrade(tmp_path, claims(*left), "", "--is-upgrade=false")
+    assert (done.returncode == 0) == works, done.stderr
+    if not works:
+        assert "data-sbrl-replay-* of an earlier run are not those of run.replay.num_shards=2 shards" in done.stderr
+
+
+def changed(config, section, key):
+    """Another value of one key, rules over several keys aside."""
+    was = getattr(getattr(config, section), key)
+    if was is None:
+        return 7
+    return not was if isinstance(was, bool) else f"{was}x" if isinstance(was, str) else was + 1
+
+
+def keys(config):
+    return [(section, key) for section in CONFIGURED for key in type(getattr(config, section)).model_fields]
+
+
+def refused_by_the_launcher():
+    """The keys that a resumed run refuses to change, asked of the launcher's own check."""
+    before = Config()
+    for section, key in keys(before):
+        part = getattr(before, section).model_copy(update={key: changed(before, section, key)})
+        try:
+            check_resumable_with(before, before.model_copy(update={section: part}))
+        except UsageError as error:
+            if str(error).startswith(f"{section}.{key} "):
+                yield section, key
+
+
+def test_the_chart_refuses_what_resuming_refuses(tmp_path):
+    """An upgrade that changes every key: the message names the launcher's, no less and no more."""
+    before = Config()
+    run: dict[str, dict[str, object]] = {section: {} for section in CONFIGURED}
+    for section, key in keys(before):
+        run[section][key] = changed(before, section, key)
+    # The values need not make sense: only the comparison is asked.
+    done = upgrade(tmp_path, release(), yaml.safe_dump({"run": run}), "--is-upgrade", "--skip-schema-validation")
+    named = {tuple(name.split(".")) for name in re.findall(r"run\.(\w+\.\w+) from", done.stderr)}
+    assert named == set(refused_by_the_launcher())
+    # What the launcher asks of the config's own properties.
+    assert "the steps stored with each transition (run.agent.n_max) from 3 to 7" in done.stderr
+    assert "whether there is self-prediction (run.agent.spr_weight)" in done.stderr
