@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from services.controller.reconcile import Decision, Memory, Observed, Reading, S
 from services.controller.signals import History, no_answer, read
 
 PATCH_ATTEMPTS = 5  # at a Deployment that something else writes at the same moment
+WARNING_SECONDS = 3600.0  # between two events that say the same; a cluster keeps an event for an hour
 # What each change is called in events.
 REASONS = {Why.UP: "ScaledUp", Why.DOWN: "ScaledDown", Why.BOUNDS: "ScaledToBounds", Why.DONE: "ScaledToZero"}
 
@@ -53,7 +55,8 @@ class ControllerLoop:
         self._fleet, self._election, self._metrics, self._stop = fleet, election, metrics, stop
         self._name, self._interval, self._dry_run, self._clock = name, interval_seconds, dry_run, clock
         self._history, self._memory = History(history_seconds(spec)), Memory()
-        self._said: tuple[Why, str | int] | None = None
+        self._said: tuple[Why, int, str] | None = None
+        self._warned_time: float | None = None
         self._absent = False
 
     def run(self, on_answer: Callable[[], None]) -> None:
@@ -86,6 +89,7 @@ class ControllerLoop:
         self._memory = decision.memory
         self._show(reading, decision)
         self._say(scale, decision)
+        self._warn(scale, decision)
         if decision.actors != scale.replicas and self._election.is_leader and not self._dry_run:
             self._carry_out(scale, decision)
         return decision
@@ -129,10 +133,9 @@ class ControllerLoop:
         self._post(scale.uid, REASONS[decision.why], message, warning=False)
 
     def _say(self, scale: Scale, decision: Decision) -> None:
-        """Logs what is new about a decision; a shortage that it cannot mend is an event, too."""
-        new = (decision.why, decision.actors if decision.actors != scale.replicas else decision.reason)
-        if decision.why in (Why.LIMITED, Why.BALANCED):
-            new = (decision.why, "")  # the numbers in their reasons are never the same twice
+        """Logs what is new about a decision."""
+        # Numbers in a reason are never the same twice: that they have moved on is no news.
+        new = (decision.why, decision.actors, re.sub(r"[\d.,%]+", "", decision.reason))
         if new == self._said:
             return
         self._said = new
@@ -142,7 +145,13 @@ class ControllerLoop:
                 _log.info("%s actors from %d to %d: %s", would, scale.replicas, decision.actors, decision.reason)
             return
         _log.info("%d actors: %s", scale.replicas, decision.reason)
-        if decision.why is Why.LIMITED and self._election.is_leader and not self._dry_run:
+
+    def _warn(self, scale: Scale, decision: Decision) -> None:
+        """Posts an event on a shortage that no change can mend."""
+        if decision.why is not Why.LIMITED or self._dry_run or not self._election.is_leader:
+            return
+        if self._warned_time is None or self._clock() - self._warned_time >= WARNING_SECONDS:
+            self._warned_time = self._clock()
             self._post(scale.uid, "ScaleLimited", decision.reason, warning=True)
 
     def _post(self, uid: str, reason: str, message: str, warning: bool) -> None:

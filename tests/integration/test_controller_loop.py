@@ -217,13 +217,20 @@ def test_a_number_beyond_the_bounds_is_brought_within_them(api, controller, flee
     assert replicas(api) == SPEC.max_actors
 
 
-def test_a_shortage_it_may_not_mend_is_told_once(api, controller, fleet):
+def test_a_shortage_it_may_not_mend_is_told_once_an_hour(api, controller, fleet):
     fleet.waiting = 0.5
     one = controller(spec=SPEC._replace(max_actors=3))
     look_for(one, fleet, 120)
+    fleet.waiting, fleet.blocked = 0.0, 0.07  # and again, a little later
+    look_for(one, fleet, 60)
+    fleet.waiting, fleet.blocked = 0.5, 0.0
+    look_for(one, fleet, 60)
     assert replicas(api) == 3
     assert [(event["reason"], event["type"]) for event in api.all("events")] == [("ScaleLimited", "Warning")]
     assert one.metric("limited") == 1
+    fleet.live(3600)
+    look_for(one, fleet, 120)
+    assert len(api.all("events")) == 2
 
 
 def test_a_dry_run_writes_nothing(api, controller, fleet, caplog):
