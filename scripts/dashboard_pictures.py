@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import time
 import urllib.parse
@@ -27,6 +28,7 @@ WINDOW_SECONDS = 3600.0
 POINTS = 240
 COLUMNS = 24  # of Grafana's grid
 UNIT_INCHES = 0.6
+STATE_NAMES = 3  # columns that the names of states take
 SCALES = {"percentunit": (100.0, "%"), "bytes": (1 / 2**20, "MiB"), "s": (1.0, "s"), "cps": (1.0, "1/s")}
 
 Series = tuple[str, list[float], list[float]]  # legend, minutes before now, values
@@ -66,6 +68,7 @@ def series_of(address: str, panel: dict[str, Any], names: dict[str, str], second
                 legend = target["legendFormat"]
                 for label, value in result["metric"].items():
                     legend = legend.replace(f"{{{{{label}}}}}", value)
+                legend = re.sub(r"{{.*?}}", "-", legend)  # a label that these series do not have
                 ages = [(at - time.time()) / 60 for at, _ in points]
                 found.append(("" if legend == "__auto" else legend, ages, [value for _, value in points]))
     return found
@@ -84,11 +87,13 @@ def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> N
     """The dashboard as a picture, each panel at its place in the grid."""
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in model["panels"])
     figure = pyplot.figure(figsize=(COLUMNS * UNIT_INCHES, height * UNIT_INCHES * 0.6 + 0.6))
-    grid = figure.add_gridspec(height, COLUMNS, hspace=2.2, wspace=3.0, left=0.04, right=0.98, bottom=0.04, top=0.94)
-    figure.suptitle(model["title"], x=0.04, ha="left", fontsize=13)
+    grid = figure.add_gridspec(height, COLUMNS, hspace=0.4, wspace=0.6, left=0.0, right=0.98, bottom=0.02, top=0.95)
+    figure.suptitle(model["title"], x=0.02, ha="left", fontsize=13)
     for panel in model["panels"]:
         place = panel["gridPos"]
-        axes = figure.add_subplot(grid[place["y"] : place["y"] + place["h"], place["x"] : place["x"] + place["w"]])
+        left = place["x"] + (STATE_NAMES if panel["type"] == "state-timeline" else 1)
+        # A row above for the title, one below for the time.
+        axes = figure.add_subplot(grid[place["y"] + 1 : place["y"] + place["h"] - 1, left : place["x"] + place["w"]])
         axes.set_title(panel["title"], fontsize=8, loc="left")
         scale, unit = SCALES.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
         draw_panel(axes, panel["type"], drawn[panel["id"]], scale, unit)

@@ -33,7 +33,7 @@ def overview() -> list[list[Panel]]:
             ),
             stat("Return of the last 100 episodes", f"max(sbrl_coordinator_episode_return_mean{{{RUN}}})"),
             stat("Return of the last evaluation", f"max(sbrl_coordinator_evaluation_return_mean{{{RUN}}})"),
-            stat("Samples per insert, off target", f"{achieved} / {target} - 1", "percentunit"),
+            stat("Samples per insert, off target", f"max({achieved}) / {target} - 1", "percentunit"),
         ],
         [
             Panel(

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from sbrl.errors import UsageError
 from tests.monitoring.conftest import START_SECONDS
 from tests.smoke.conftest import LocalRun, member
 
-pytestmark = pytest.mark.timeout(START_SECONDS + 120)
+pytestmark = pytest.mark.timeout(START_SECONDS + 240)
+HEALTHY_SECONDS = 180.0
 
 
 def program(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -29,8 +31,16 @@ def program(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[
     )
 
 
+def healthy(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The doctor's first answer that all is well, or its last one: on a busy machine a role can be late for a moment."""
+    end = time.monotonic() + HEALTHY_SECONDS
+    while (done := program("sbrl.doctor", *arguments, "--seconds", "5")).returncode != 0 and time.monotonic() < end:
+        pass
+    return done
+
+
 def test_a_healthy_run_is_healthy(run: LocalRun) -> None:
-    done = program("sbrl.doctor", run.directory, "--seconds", "5")
+    done = healthy(run.directory)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "healthy" in done.stdout
     assert "env steps" in done.stdout
@@ -56,7 +66,7 @@ def test_a_process_that_is_stopped_is_named_with_its_remedy(run: LocalRun, name:
 def test_a_run_can_be_named_by_its_coordinator(run: LocalRun) -> None:
     address = load(run.directory / "run.yaml").network.coordinator_address
     run.wait_for(lambda now: all(one.alive for one in now.members), "whole fleet", START_SECONDS)
-    done = program("sbrl.doctor", "--coordinator", address, "--seconds", "5")
+    done = healthy("--coordinator", address)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = program("sbrl.top", "--coordinator", address, "--readings", "2", "--interval", "0.5")
     assert shown.returncode == 0, shown.stderr

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(START_SECONDS + 60)
 LOCAL_ROLES = ("coordinator", "replay", "learner", "actor", "evaluator")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scraped(run: LocalRun) -> dict[str, str]:
     """What each role of the run serves at /metrics, by role."""
     status = run.status()
