@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # Read when torch is loaded: a second thread makes small networks many times slower on a shared machine.
@@ -12,3 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples every time, and no limit on one example's time: these machines are shared.
 settings.register_profile("sbrl", deadline=None, derandomize=True)
 settings.load_profile("sbrl")
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Undoes what learner.update.configure_torch sets for the whole thread: hypothesis refuses to work without denormals."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

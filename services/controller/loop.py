@@ -144,7 +144,7 @@ class ControllerLoop:
                 would = "dry run: would scale" if self._dry_run else "standing by: the leader should scale"
                 _log.info("%s actors from %d to %d: %s", would, scale.replicas, decision.actors, decision.reason)
             return
-        _log.info("%d actors: %s", scale.replicas, decision.reason)
+        _log.info("leaving the number of actors at %d: %s", scale.replicas, decision.reason)
 
     def _warn(self, scale: Scale, decision: Decision) -> None:
         """Posts an event on a shortage that no change can mend."""

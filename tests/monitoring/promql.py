@@ -81,13 +81,11 @@ def labels_of(metric: str) -> set[str] | None:
     return set(TARGET_LABELS) if metric in FOREIGN else None
 
 
-def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs promtool, which must be there: without it nobody would know that the rules are rules."""
+def promtool(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs promtool with `text` as its input. It must be there: without it nobody would know that the rules are rules."""
     program = shutil.which("promtool")
     assert program, "promtool is not installed: apt-get install prometheus (Debian 12), which brings it"
-    return subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
-    )
+    return subprocess.run([program, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=100, check=False)
 
 
 def check_expressions(expressions: Iterable[str], directory: Path) -> None:
