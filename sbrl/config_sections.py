@@ -4,9 +4,10 @@ for a value out of range ends with them, so each says what a value beyond the bo
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
 from sbrl.algorithms import ALGORITHMS
 from sbrl.config_errors import nearest
@@ -18,6 +19,15 @@ Address = Annotated[str, Field(pattern=rf"^[^:\s]+:{_PORT}$")]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:  # pydantic would read true as 1
+            raise PydanticKnownError("int_type" if int in kinds else "float_type")
+        return value
 
 
 class Run(Section):

@@ -94,6 +94,9 @@ def test_unknown_key_names_the_nearest(override: str, unknown: str, near: str):
         ("learner.batch_size=5000", "must be at most 4096", "few"),
         ("learner.batch_size=many", "must be a whole number", "Transitions per gradient update"),
         ("actors.num_actors=2.5", "must be a whole number", "Actor processes"),
+        ("learner.batch_size=true", "must be a whole number", "Transitions per gradient update"),  # not 1
+        ("actors.num_actors=false", "must be a whole number", "Actor processes"),
+        ("agent.discount_initial=true", "must be a number", "after each reset"),
         ("agent.discount=1", "must be below 1", "grow without bound"),
         ("learner.learning_rate=0", "must be above 0", "nothing is learned"),
         ("learner.learning_rate=.nan", "must be a finite number", "nothing is learned"),
