@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from learner.batches import BatchSource
+from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.loop import LearnerLoop
 from learner.publisher import Publisher
@@ -87,6 +88,7 @@ def learn(
     state = store.load_newest()
     if state is not None:
         step.restore(state.update)
+        step.diagnostics.restore(state.counters)
         restore_random(state.random)
         logger.info("going on from update %d", step.updates)
     with contextlib.ExitStack() as closing:
@@ -94,7 +96,7 @@ def learn(
         closing.callback(fleet.close)
         weights = WeightsClient(config.network.coordinator_address)
         closing.callback(weights.close)
-        board = TensorBoard(run_directory.tensorboard)
+        board = Board([TensorBoard(run_directory.tensorboard)])
         closing.callback(board.close)
         epoch, newest_version = weights.acquire_epoch(f"{socket.gethostname()}:{os.getpid()}")
         logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)

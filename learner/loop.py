@@ -8,12 +8,13 @@ import threading
 import time
 
 from learner.batches import BatchSource, SampledBatch
+from learner.boards import Board
 from learner.checkpoint import CheckpointStore
+from learner.diagnostics import Readings
 from learner.publisher import Publisher
 from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
 from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
-from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, gpu_memory_bytes
 from sbrl.config import Config
 from sbrl.errors import RunError
@@ -44,7 +45,7 @@ class LearnerLoop:
         publisher: Publisher,
         member: FleetMember,
         watch: FleetWatch,
-        board: TensorBoard,
+        board: Board,
         metrics: LearnerMetrics,
         stop: threading.Event,
         trained_before: int,
@@ -69,6 +70,7 @@ class LearnerLoop:
         self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
         self._max_priority = max_priority
         self._last: UpdateResult | None = None
+        self._reported_readings: Readings | None = None
         self._last_batch_time = time.monotonic()
         self._collected_time: float | None = None
         self._saved_time = time.monotonic()
@@ -108,6 +110,7 @@ class LearnerLoop:
             "samples_trained": self.samples_trained,
             "env_steps": self._member.instructions.env_steps,
             "max_priority": self._max_priority,
+            **self._step.diagnostics.counters(),
         }
         start = time.monotonic()
         path = self._store.save(LearnerState(self._step.state(), counters, capture_random()))
@@ -121,7 +124,7 @@ class LearnerLoop:
         self._publisher.publish(self._step.acting_weights(), self._step.updates)
 
     def report(self) -> None:
-        """Brings metrics and TensorBoard up to date. Reads numbers off the device, so not part of every update."""
+        """Brings metrics and the board up to date. Reads numbers off the device, so not part of every update."""
         now, metrics, source, raise_to = time.monotonic(), self._metrics, self._source, self._totals.raise_to
         updates_per_second = (self._step.updates - self._reported_updates) / max(now - self._reported_time, 1e-9)
         self._reported_time, self._reported_updates = now, self._step.updates
@@ -141,6 +144,7 @@ class LearnerLoop:
         metrics.checkpoint_age_seconds.set(now - self._saved_time)
         metrics.gpu_memory_bytes.set(gpu_memory_bytes())
         self._report_sample_ages()
+        self._report_diagnostics()
         achieved = self._samples_per_insert()
         metrics.samples_per_insert_achieved.set(achieved)
         if self._last is None or updates_per_second == 0.0:
@@ -155,11 +159,14 @@ class LearnerLoop:
         metrics.loss.set(loss)
         gradient_norm = float(self._step.gradient_norm().item())
         metrics.gradient_norm.set(gradient_norm)
+        td_error = float(self._last.td_error().item())
+        metrics.td_error.set(td_error)
         self._board.learner(
             env_steps=self._member.instructions.env_steps,
             loss=loss,
             spr_loss=spr_loss,
-            mean_q=float(self._last.mean_q.item()),
+            mean_q=float(self._last.mean_q().item()),
+            td_error=td_error,
             gradient_norm=gradient_norm,
             updates_per_second=updates_per_second,
             samples_per_insert=achieved,
@@ -212,6 +219,22 @@ class LearnerLoop:
         for lag, age in zip(lags, ages, strict=True):
             self._metrics.policy_lag_versions.observe(lag)
             self._metrics.sample_age_env_steps.observe(age)
+
+    def _report_diagnostics(self) -> None:
+        metrics, diagnostics = self._metrics, self._step.diagnostics
+        self._totals.raise_to(metrics.diagnostics, diagnostics.measurements)
+        self._totals.raise_to(metrics.diagnostics_seconds, diagnostics.seconds)
+        readings = diagnostics.readings
+        if readings is None or readings is self._reported_readings:
+            return
+        self._reported_readings = readings
+        metrics.gradient_noise_scale.set(readings.gradient.noise_scale)
+        metrics.gradient_signal.set(readings.gradient.signal)
+        metrics.gradient_variance.set(readings.gradient.noise)
+        metrics.policy_churn_ratio.set(readings.policy_churn_ratio)
+        metrics.dormant_units_ratio.set(readings.dormant_units_ratio)
+        metrics.feature_rank.set(readings.feature_rank)
+        self._board.diagnostics(readings, self._member.instructions.env_steps)
 
     def _inserted_after_warm_up(self) -> float:
         return total(self._watch.status, "replay.transitions_inserted") - self._config.min_replay_size

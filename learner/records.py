@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sbrl.networks.network import ValueNetwork
 
 
 class Sequence(NamedTuple):
@@ -49,6 +51,14 @@ class Batch(NamedTuple):
         )
 
 
+class Networks(NamedTuple):
+    """What an update trains, and what it trains towards."""
+
+    online: ValueNetwork
+    target: ValueNetwork  # gets no gradient
+    auxiliary: nn.Module  # what is trained beside the network and not acted with: self-prediction's; often nothing
+
+
 class HostCopy:
     """A tensor on its way from an accelerator to the host; the host goes on meanwhile."""
 
@@ -74,8 +84,19 @@ class UpdateResult(NamedTuple):
 
     loss: Tensor  # float32[]: of the agent's targets; mean over the batch, importance weights included
     spr_loss: Tensor  # float32[]: of self-prediction, between 0 and 4, in the same way but without its weight; 0 without it
-    mean_q: Tensor  # float32[]: mean over the batch of the online network's value of the action taken
+    q_tm1: Tensor  # float32[B]: the online network's value of the action taken
+    target: Tensor  # float32[B, M]: what it is trained towards: samples whose mean is the target, or it alone (M = 1)
     priorities: HostCopy  # float64[B]: new priority of each transition
+
+    # Computed when asked for: a few passes over small tensors more would be felt in each update on a GPU.
+
+    def mean_q(self) -> Tensor:
+        """float32[]: mean over the batch of the online network's value of the action taken."""
+        return self.q_tm1.mean()
+
+    def td_error(self) -> Tensor:
+        """float32[]: mean over the batch of |target - q_tm1|, without importance weights."""
+        return (self.target.mean(dim=-1) - self.q_tm1).abs().mean()
 
 
 class UpdateState(NamedTuple):

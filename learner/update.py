@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from learner.augmentation import augment_batch, make_augmentation
+from learner.diagnostics import Diagnostics, NoDiagnostics, make_diagnostics
+from learner.losses.interface import LossResult
 from learner.losses.priorities import importance_weights, priorities
 from learner.losses.registry import make_loss
 from learner.optimizer import Optimizer, undecayed_parameters
-from learner.records import Batch, HostCopy, UpdateResult, UpdateState
+from learner.records import Batch, HostCopy, Networks, UpdateResult, UpdateState
 from learner.resets import Resets, reset_seed
 from learner.schedules import ResetSchedule
 from learner.spr import NoSelfPrediction, SelfPrediction, make_self_prediction
@@ -24,6 +27,15 @@ from sbrl.networks.build import build_network
 from sbrl.networks.checks import check_network
 from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import copy_tensors
+
+
+class _Objective(NamedTuple):
+    """What an update minimises."""
+
+    result: LossResult
+    loss: Tensor  # float[]: mean over the batch, importance weights included
+    spr_loss: Tensor  # float[], in the same way
+    total: Tensor  # float[]: of both
 
 
 class UpdateStep:
@@ -41,6 +53,7 @@ class UpdateStep:
         online, auxiliary = self._make_modules(config.run.seed)
         self._online, self._auxiliary = online.to(device), auxiliary.to(device)
         self._target = copy.deepcopy(self._online).requires_grad_(False)
+        self._networks = Networks(self._online, self._target, self._auxiliary)
         self._loss = make_loss(agent)
         self._augment = make_augmentation(learner)
         learned = (self._online, self._auxiliary)
@@ -58,6 +71,9 @@ class UpdateStep:
             target=self._target,
             optimizer=self._optimizer,
         )
+        self.diagnostics: Diagnostics | NoDiagnostics = make_diagnostics(
+            config, self._networks, lambda networks, batch: self._objective(networks, batch).total
+        )
         self._updates = 0
 
     @property
@@ -70,24 +86,19 @@ class UpdateStep:
 
         Draws random numbers (noise, augmentation, quantile fractions) from torch's global generator.
         """
-        replay = self._config.replay
-        self._online.resample_noise()
-        self._target.resample_noise()
-        batch = augment_batch(batch.to(self._device), self._augment)
-        torso = self._online.torso
-        latent = torso.encode(batch.s_tm1)
-        loss, mean_q = self._loss(torso.project(latent), self._online, self._target, batch)
-        new_priorities = HostCopy(priorities(loss.detach(), replay.priority_exponent))
-        spr_loss = self._auxiliary(latent, torso, self._target.torso, batch)
-        if replay.importance_weights:
-            weights = importance_weights(batch.probability, replay.importance_exponent, batch.least_probability)
-            loss, spr_loss = loss * weights, spr_loss * weights
-        loss, spr_loss = loss.mean(), spr_loss.mean()
-        self._optimizer.minimise(loss + self._config.agent.spr_weight * spr_loss)
+        batch = batch.to(self._device)
+        self.diagnostics.before_update(self._updates, batch)
+        objective = self._objective(self._networks, batch)
+        result = objective.result
+        new_priorities = HostCopy(priorities(result.loss.detach(), self._config.replay.priority_exponent))
+        self._optimizer.minimise(objective.total)
         self._updates += 1
+        self.diagnostics.after_update(self._updates, batch)
         self._target_update.after_update(self._updates)
         self._resets.after_update(self._updates)
-        return UpdateResult(loss.detach(), spr_loss.detach(), mean_q, new_priorities)
+        return UpdateResult(
+            objective.loss.detach(), objective.spr_loss.detach(), result.q_tm1, result.target, priorities=new_priorities
+        )
 
     def gradient_norm(self) -> Tensor:
         """float32[]: Euclidean norm of the last update's gradient, before clipping. Not part of every update.
@@ -123,6 +134,22 @@ class UpdateStep:
         copy_tensors(mine.auxiliary, state.auxiliary, "the checkpoint's self-prediction weights")
         copy_tensors(mine.optimizer, state.optimizer, "the checkpoint's optimizer moments")
         self._updates = state.updates
+
+    def _objective(self, networks: Networks, batch: Batch) -> _Objective:
+        """What an update of `networks` on `batch` minimises, with new noise, augmentation and quantile fractions."""
+        replay, (online, target, auxiliary) = self._config.replay, networks
+        online.resample_noise()
+        target.resample_noise()
+        batch = augment_batch(batch, self._augment)
+        torso = online.torso
+        latent = torso.encode(batch.s_tm1)
+        result = self._loss(torso.project(latent), online, target, batch)
+        loss, spr_loss = result.loss, auxiliary(latent, torso, target.torso, batch)
+        if replay.importance_weights:
+            weights = importance_weights(batch.probability, replay.importance_exponent, batch.least_probability)
+            loss, spr_loss = loss * weights, spr_loss * weights
+        loss, spr_loss = loss.mean(), spr_loss.mean()
+        return _Objective(result, loss, spr_loss, loss + self._config.agent.spr_weight * spr_loss)
 
     def _make_modules(self, seed: int) -> tuple[ValueNetwork, SelfPrediction | NoSelfPrediction]:
         network = build_network(self._config.agent, self._spec, seed)

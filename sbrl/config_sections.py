@@ -220,6 +220,9 @@ class Learner(Section):
     """Part of the encoder's weights that a reset keeps; the rest is a random network's (SR-SPR: 0.8, BBF: 0.5)."""
     no_resets_after_env_steps: int | None = Field(None, ge=1)
     """Agent steps after which there are no more resets (SR-SPR, BBF: 100,000), so that the last one can be recovered from."""
+    diagnostics_period: int | None = Field(5_000, ge=1)
+    """Updates between two measurements of the gradient's noise scale, policy churn, dormant units and effective rank. One takes
+    about as long as 40 updates, so a short period slows training; it changes nothing else. Unset: none are made."""
     publish_period: int = Field(100, ge=1)
     """Updates between two publications of weights to actors and evaluator, who act on older ones in between."""
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d{1,2})?)$")

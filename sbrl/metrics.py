@@ -128,23 +128,37 @@ class LearnerMetrics(RoleMetrics):
             "checkpoint_age_seconds", "Time since the last checkpoint, or since the process began"
         )
         self.checkpoint_interval_seconds = self._gauge("checkpoint_interval_seconds", "Configured time between two checkpoints")
+        self.diagnostics = self._counter("diagnostics", "Measurements of the diagnostics that follow", unit="measurements")
+        self.diagnostics_seconds = self._counter("diagnostics_seconds", "Time spent on these measurements, part of the update")
         self.gradient_noise_scale = self._gauge(
             "gradient_noise_scale",
-            "Batch size at which the gradient's noise equals its signal (McCandlish et al. 2018); NaN until measured",
+            "Batch size at which the gradient's noise equals its signal (McCandlish et al. 2018), from averages of both over "
+            "about ten measurements; NaN until measured, and while the noise hides the signal",
             unit="transitions",
+        )
+        self.gradient_signal = self._gauge(
+            "gradient_signal",
+            "Squared norm of the gradient without its noise, averaged; can come out below zero; NaN until measured",
+        )
+        self.gradient_variance = self._gauge(
+            "gradient_variance",
+            "Variance of one transition's gradient, summed over parameters, averaged; the noise scale is this over the signal; "
+            "NaN until measured",
         )
         self.policy_churn_ratio = self._gauge(
             "policy_churn_ratio",
             "Share of states whose greedy action one update changed (Schaul et al. 2022); NaN until measured",
         )
         self.dormant_units_ratio = self._gauge(
-            "dormant_units_ratio", "Share of units that hardly ever fire (Sokar et al. 2023); NaN until measured"
+            "dormant_units_ratio",
+            "Share of units after ReLUs that hardly ever fire (Sokar et al. 2023, tau 0.025); NaN until measured",
         )
         self.feature_rank = self._gauge(
-            "feature_rank", "Effective rank (srank) of a batch's features (Kumar et al. 2021); NaN until measured"
+            "feature_rank", "Effective rank (srank) of the features of 512 states (Kumar et al. 2021); NaN until measured"
         )
         for diagnostic in (
-            *(self.gradient_noise_scale, self.policy_churn_ratio, self.dormant_units_ratio, self.feature_rank),
+            *(self.gradient_noise_scale, self.gradient_signal, self.gradient_variance),
+            *(self.policy_churn_ratio, self.dormant_units_ratio, self.feature_rank),
             *(self.gradient_norm, self.td_error),
         ):
             diagnostic.set(float("nan"))

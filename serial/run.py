@@ -79,7 +79,11 @@ class SerialRun:
     def save(self) -> Path:
         """Writes a checkpoint, which `sbrl eval` and `sbrl play` read."""
         store = CheckpointStore(self._directory.learner_checkpoints, self._config.run.keep_checkpoints)
-        counters: dict[str, int | float] = {"samples_trained": self._trained, "env_steps": self._collector.env_steps}
+        counters: dict[str, int | float] = {
+            "samples_trained": self._trained,
+            "env_steps": self._collector.env_steps,
+            **self._step.diagnostics.counters(),
+        }
         return store.save(LearnerState(self._step.state(), counters, capture_random()))
 
     def digests(self) -> dict[str, str]:

@@ -27,7 +27,9 @@ class CategoricalLoss:
             probabilities_t = select_action(logits_t, q_t_selector.argmax(dim=-1)).softmax(dim=-1)
             targets = project_distribution(batch.r_t, batch.discount_t, probabilities_t, atoms)
         logits_tm1 = select_action(online.head(features_tm1), batch.a_tm1)
-        return LossResult(cross_entropy(logits_tm1, targets), expected_values(logits_tm1.detach(), atoms).mean())
+        return LossResult(
+            cross_entropy(logits_tm1, targets), expected_values(logits_tm1.detach(), atoms), (targets @ atoms)[:, None]
+        )
 
 
 def expected_values(logits: Tensor, atoms: Tensor) -> Tensor:

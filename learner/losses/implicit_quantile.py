@@ -41,4 +41,4 @@ class ImplicitQuantileLoss:
         quantiles_tm1 = select_action(online.head.quantiles(features_tm1, tau), batch.a_tm1)
         # Divided by kappa, unlike QR-DQN's: so in both papers, and in Dopamine.
         loss = quantile_huber_loss(quantiles_tm1, tau, targets, self._kappa) / self._kappa
-        return LossResult(loss, quantiles_tm1.detach().mean())
+        return LossResult(loss, quantiles_tm1.detach().mean(dim=-1), targets)

@@ -14,7 +14,8 @@ class LossResult(NamedTuple):
     """Losses of one batch, before importance weights."""
 
     loss: Tensor  # float[B], each sample's own, at least 0; differentiable in the online network's parameters and features
-    mean_q: Tensor  # float[], detached: mean over the batch of the online network's value of the action taken
+    q_tm1: Tensor  # float[B], detached: the online network's value of the action taken
+    target: Tensor  # float[B, M], detached: what it is trained towards: samples whose mean is the target, or it alone (M = 1)
 
 
 class Loss(Protocol):

@@ -28,7 +28,7 @@ class MunchausenLoss:
                 batch.r_t, batch.discount_t, self._alpha * bonus, target.q_values(batch.s_t), self._temperature
             )
         q_tm1 = select_action(online.head(features_tm1), batch.a_tm1)
-        return LossResult(self._error(q_tm1, targets), q_tm1.detach().mean())
+        return LossResult(self._error(q_tm1, targets), q_tm1.detach(), targets[:, None])
 
 
 def munchausen_targets(r_t: Tensor, discount_t: Tensor, bonus: Tensor, q_t: Tensor, temperature: float) -> Tensor:

@@ -25,7 +25,7 @@ class QuantileLoss:
             targets = quantile_targets(batch.r_t, batch.discount_t, quantiles_t, q_t_selector)
         quantiles_tm1 = select_action(online.head(features_tm1), batch.a_tm1)
         loss = quantile_huber_loss(quantiles_tm1, midpoints(quantiles_tm1), targets, self._kappa)
-        return LossResult(loss, quantiles_tm1.detach().mean())
+        return LossResult(loss, quantiles_tm1.detach().mean(dim=-1), targets)
 
 
 def quantile_targets(r_t: Tensor, discount_t: Tensor, quantiles_t: Tensor, q_t_selector: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class TdLoss:
             q_t_selector = online.q_values(batch.s_t) if self._double else q_t
             targets = q_targets(batch.r_t, batch.discount_t, q_t, q_t_selector)
         q_tm1 = select_action(online.head(features_tm1), batch.a_tm1)
-        return LossResult(self._error(q_tm1, targets), q_tm1.detach().mean())
+        return LossResult(self._error(q_tm1, targets), q_tm1.detach(), targets[:, None])
 
 
 class TdError:

@@ -22,6 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
         *FAST,
         "run.env_steps=100000000",
         "run.checkpoint_interval_seconds=5",
+        "learner.diagnostics_period=100",
         "replay.min_size=500",
         "replay.capacity=100000",
         "replay.checkpoint_interval_seconds=5",
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
 
 def is_under_way(status: GetStatusResponse) -> bool:
     """Whether every role has done everything once."""
-    counted = ("learner.updates", "learner.checkpoints", "replay.checkpoints", "evaluator.evaluations", "actor.episodes")
+    counted = ("learner.checkpoints", "learner.diagnostics", "replay.checkpoints", "evaluator.evaluations", "actor.episodes")
     return all(member(status, name.partition("-")[0], name) for name in NAMES) and all(
         total(status, name) >= 1 for name in counted
     )

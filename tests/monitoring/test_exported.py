@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import urllib.request
 from functools import cache
 
@@ -10,10 +11,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sbrl.prometheus import TARGETS, write_config, write_targets
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 from scripts.metrics_docs import roles
 from tests.monitoring.conftest import START_SECONDS
 from tests.monitoring.promql import FOREIGN, RULES, exported_series, metric_names, promtool, rules
-from tests.smoke.conftest import LocalRun
+from tests.smoke.conftest import LocalRun, member
 
 pytestmark = pytest.mark.timeout(START_SECONDS + 60)
 LOCAL_ROLES = ("coordinator", "replay", "learner", "actor", "evaluator")
@@ -70,6 +72,28 @@ def test_rules_name_only_what_the_run_exports(scraped: dict[str, str]) -> None:
     for rule in rules():
         assert metric_names(rule.expression) - recorded <= there, rule.name
     assert there >= FOREIGN
+
+
+def test_the_learner_measures_itself(run: LocalRun) -> None:
+    """Finite numbers of everything. The noise scale may have to wait for a few measurements to average over."""
+    names = (
+        *("gradient_noise_scale", "gradient_signal", "gradient_variance", "policy_churn_ratio", "dormant_units_ratio"),
+        *("feature_rank", "td_error", "gradient_norm", "loss"),
+    )
+
+    def are_finite(status: GetStatusResponse) -> bool:
+        learner = member(status, "learner", "learner")
+        return learner is not None and all(math.isfinite(learner.gauges[name]) for name in names)
+
+    status = run.wait_for(are_finite, "finite diagnostics", START_SECONDS)
+    learner = member(status, "learner", "learner")
+    assert learner is not None
+    gauges = learner.gauges
+    assert gauges["gradient_noise_scale"] == pytest.approx(gauges["gradient_variance"] / gauges["gradient_signal"])
+    assert 0 <= gauges["policy_churn_ratio"] <= 1
+    assert 0 <= gauges["dormant_units_ratio"] <= 1
+    assert 1 <= gauges["feature_rank"] <= 32
+    assert gauges["td_error"] > 0
 
 
 def test_state_is_on_disk_for_those_who_keep_it(scraped: dict[str, str]) -> None:

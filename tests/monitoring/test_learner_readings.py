@@ -13,6 +13,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from learner.batches import SampledBatch
+from learner.boards import Board
 from learner.loop import LearnerLoop
 from learner.records import Batch
 from learner.sample_age import SampleAges
@@ -93,7 +94,7 @@ def make_loop(registry: CollectorRegistry, after_step: Callable[[LearnerLoop], N
         cast(Any, publisher),
         cast(Any, SimpleNamespace(instructions=SimpleNamespace(env_steps=1000))),
         cast(Any, SimpleNamespace(status=GetStatusResponse(totals={"replay.transitions_inserted": 1e6}))),
-        cast(Any, SimpleNamespace(learner=lambda **numbers: None, returns=lambda status: None)),
+        Board([]),
         LearnerMetrics(registry),
         stop,
         trained_before=0,

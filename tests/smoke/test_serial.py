@@ -60,13 +60,19 @@ EVERYTHING = (
 )
 
 
-def test_every_option_at_once_is_reproducible_in_one_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Noise, quantile fractions, augmentation and resets all follow from run.seed: nothing is left from an earlier run."""
+def test_every_option_at_once_is_reproducible_in_one_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise, quantile fractions, augmentation and resets all follow from run.seed: nothing is left from an earlier run, and
+    nothing depends on whether diagnostics look on."""
 
     configure_torch(num_threads=1)
+    monkeypatch.setattr("learner.diagnostics.NUM_STATES", 64)
+    monkeypatch.setattr("learner.diagnostics.WINDOW", 4)
 
-    def digests(name: str) -> dict[str, str]:
-        config = serial_config(load(preset="small-batch", overrides=EVERYTHING))
+    def digests(name: str, diagnostics: str) -> dict[str, str]:
+        overrides = (*EVERYTHING, f"learner.diagnostics_period={diagnostics}")
+        config = serial_config(load(preset="small-batch", overrides=overrides))
         run = SerialRun(config, RunDirectory(tmp_path / name))
         try:
             run.run(lambda _status: None)
@@ -75,10 +81,16 @@ def test_every_option_at_once_is_reproducible_in_one_process(tmp_path: Path, cap
         finally:
             run.close()
 
-    with caplog.at_level(logging.INFO, "learner.resets"):
-        first = digests("first")
-    assert [record.getMessage()[:24] for record in caplog.records] == ["reset 1 after update 15:", "reset 2 after update 30:"]
-    assert digests("second") == first
+    with caplog.at_level(logging.INFO):
+        first = digests("first", "10")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.name.startswith("learner.")] == [
+        "diagnostics after update 14",
+        "reset 1 after update 15",
+        "diagnostics after update 24",
+        "reset 2 after update 30",
+        "diagnostics after update 34",
+    ]
+    assert digests("second", "null") == first
 
 
 @pytest.mark.parametrize(

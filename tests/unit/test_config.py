@@ -101,6 +101,7 @@ def test_unknown_key_names_the_nearest(override: str, unknown: str, near: str):
         ("learner.learning_rate=0", "must be above 0", "nothing is learned"),
         ("learner.learning_rate=.nan", "must be a finite number", "nothing is learned"),
         ("learner.updates_per_step=inf", "must be a finite number", "wait for the other"),
+        ("learner.diagnostics_period=0", "must be at least 1", "a short period slows training"),
         ("learner.device=gpu", "must match", "cpu, cuda or cuda:N"),
         ("agent.algorithm=qrdqn", "did you mean 'qr-dqn'", "algorithms: dqn, m-dqn, c51"),
         ("env.frame_size=20", "must be at least 36", "least the Nature CNN can take"),

@@ -49,17 +49,38 @@ def test_loss_of_every_algorithm(algorithm: str, noisy: bool) -> None:
     """Each sample has its own, the online network learns all of itself, and the target network nothing."""
     agent, batch = make_agent(algorithm, noisy=noisy, double=algorithm != "m-dqn"), make_batch()
     online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
-    loss, mean_q = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)
-    assert loss.shape == (6,)
-    assert loss.dtype == mean_q.dtype == torch.float32
+    loss, q_tm1, targets = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)
+    assert loss.shape == q_tm1.shape == targets.shape[:1] == (6,)
+    assert loss.dtype == q_tm1.dtype == targets.dtype == torch.float32
     assert (loss > 0).all()
-    assert not mean_q.requires_grad
+    assert not q_tm1.requires_grad
+    assert not targets.requires_grad
     loss.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in online.parameters())
     assert all(parameter.grad is None for parameter in target.parameters())
     if algorithm != "iqn":
-        expected = select_action(online.q_values(batch.s_tm1), batch.a_tm1).mean()
-        torch.testing.assert_close(mean_q, expected.detach())
+        expected = select_action(online.q_values(batch.s_tm1), batch.a_tm1)
+        torch.testing.assert_close(q_tm1, expected.detach())
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"m-dqn", "iqn"}))
+def test_the_target_reported_is_the_bellman_target_of_expected_returns(algorithm: str) -> None:
+    agent, batch = make_agent(algorithm), make_batch()
+    if algorithm == "c51":  # rewards would move mass beyond the last atom
+        batch = batch._replace(r_t=torch.zeros(6))
+    online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
+    result = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)
+    expected = batch.r_t + batch.discount_t * target.q_values(batch.s_t).amax(dim=1)
+    torch.testing.assert_close(result.target.mean(dim=-1), expected.detach())
+
+
+@pytest.mark.parametrize("algorithm", ["m-dqn", "iqn"])
+def test_the_target_reported_without_a_future_is_the_reward(algorithm: str) -> None:
+    agent = make_agent(algorithm, **({"munchausen_alpha": 0.0} if algorithm == "m-dqn" else {}))
+    batch = make_batch()._replace(discount_t=torch.zeros(6))
+    online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
+    result = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)
+    torch.testing.assert_close(result.target.mean(dim=-1), batch.r_t)
 
 
 def test_every_loss_belongs_to_an_algorithm() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.records import Batch, Sequence
+from learner.records import Batch, HostCopy, Sequence, UpdateResult
 from learner.update import UpdateStep, find_device, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
@@ -67,7 +67,7 @@ def test_overfits_a_batch_whose_targets_are_the_rewards() -> None:
     for _ in range(300):
         last = step.update(batch)
     assert last.loss < 0.01 * first.loss
-    assert last.mean_q.item() == pytest.approx(batch.r_t.mean().item(), abs=0.05)
+    assert last.mean_q().item() == pytest.approx(batch.r_t.mean().item(), abs=0.05)
 
 
 def test_step_is_adam_on_the_plain_loss() -> None:
@@ -241,6 +241,18 @@ def test_importance_weights_weigh_loss_but_not_priorities() -> None:
     factors = np.sqrt(batch.probability.numpy().min() / batch.probability.numpy())
     np.testing.assert_array_equal(weighted.priorities.numpy(), plain.priorities.numpy())
     assert weighted.loss.item() == pytest.approx((plain.priorities.numpy() ** 2 * factors).mean(), rel=1e-5)
+
+
+def test_td_error_is_the_mean_distance_to_the_target() -> None:
+    result = UpdateResult(
+        loss=torch.zeros(()),
+        spr_loss=torch.zeros(()),
+        q_tm1=torch.tensor([1.0, 2.0]),
+        target=torch.tensor([[0.0, 1.0], [5.0, 6.0]]),
+        priorities=HostCopy(torch.zeros(2)),
+    )
+    assert result.td_error() == pytest.approx((0.5 + 3.5) / 2)
+    assert result.mean_q() == 1.5
 
 
 def test_gradient_norm_before_the_first_update() -> None:

@@ -14,6 +14,8 @@ from sbrl import config
 class Head(nn.Module, ABC):
     """From features to what is known of each action's return. B: batch size, F: features, A: actions."""
 
+    output: nn.Module
+    """The last layer or layers, linear: what goes in are the network's features as its diagnostics see them."""
     has_hidden_layer: ClassVar[bool] = False
     """The network's dense hidden layer is inside the head; the torso then hands on its flat latent."""
 

@@ -1,0 +1,93 @@
+"""What a run logs against its agent steps, under which names; the sinks write it where people look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from learner.diagnostics import Readings
+from learner.schedules import Horizon
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+
+
+class Sink(Protocol):
+    """Where scalars go."""
+
+    def write(self, scalars: Mapping[str, float], env_steps: int) -> None:
+        """Args: scalars: by name, group/thing. env_steps: of the whole run; may be fewer than the last time."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Board:
+    """Hands the same scalars to every sink."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+        self._num_episodes = 0
+        self._evaluated_version = 0
+
+    def learner(
+        self,
+        *,
+        env_steps: int,
+        loss: float,
+        spr_loss: float,
+        mean_q: float,
+        td_error: float,
+        gradient_norm: float,
+        updates_per_second: float,
+        samples_per_insert: float,
+        updates: int,
+        resets: int,
+        horizon: Horizon,
+    ) -> None:
+        """What the learner measures of itself."""
+        scalars = {
+            "loss": loss,
+            "spr_loss": spr_loss,
+            "mean_q": mean_q,
+            "td_error": td_error,
+            "gradient_norm": gradient_norm,
+            "updates_per_second": updates_per_second,
+            "samples_per_insert": samples_per_insert,
+            "updates": updates,
+            "resets": resets,
+            "n_step": horizon.n_step,
+            "discount": horizon.discount,
+        }
+        self._write({f"learner/{name}": value for name, value in scalars.items()}, env_steps)
+
+    def diagnostics(self, readings: Readings, env_steps: int) -> None:
+        """One measurement."""
+        scalars = {
+            "gradient_noise_scale": readings.gradient.noise_scale,
+            "gradient_signal": readings.gradient.signal,
+            "gradient_variance": readings.gradient.noise,
+            "policy_churn_ratio": readings.policy_churn_ratio,
+            "dormant_units_ratio": readings.dormant_units_ratio,
+            "feature_rank": readings.feature_rank,
+        }
+        self._write({f"diagnostics/{name}": value for name, value in scalars.items()}, env_steps)
+
+    def returns(self, status: GetStatusResponse) -> None:
+        """Training and evaluation returns, when there are new ones."""
+        if status.num_episodes > self._num_episodes:
+            self._num_episodes = status.num_episodes
+            recent = [episode.episode_return for episode in status.recent_episodes]
+            self._write({"train/return_mean_100": float(np.mean(recent))}, status.recent_episodes[-1].env_steps)
+        if status.HasField("last_evaluation") and status.last_evaluation.weights_version > self._evaluated_version:
+            evaluation = status.last_evaluation
+            self._evaluated_version = evaluation.weights_version
+            self._write({"evaluation/return_mean": evaluation.return_mean}, evaluation.env_steps)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def _write(self, scalars: Mapping[str, float], env_steps: int) -> None:
+        for sink in self._sinks:
+            sink.write(scalars, env_steps)

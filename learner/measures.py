@@ -1,0 +1,115 @@
+"""The mathematics of the diagnostics: what gradients, actions and activations say of how training goes. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NAN = float("nan")
+
+
+class GradientMoments(NamedTuple):
+    """What a batch's gradient is made of: B transitions have the gradient G plus noise of variance Sigma / B."""
+
+    signal: float  # |G|^2, squared norm of the gradient over all of replay
+    noise: float  # tr(Sigma), variance of one transition's gradient, summed over parameters
+
+    @property
+    def noise_scale(self) -> float:
+        """B_simple = tr(Sigma) / |G|^2, in transitions (McCandlish et al. 2018, equation 2.9).
+
+        NaN where the noise hides the signal: its estimate, which has no bias, can come out at zero or below.
+        """
+        return self.noise / self.signal if self.signal > 0 else NAN
+
+
+def gradient_moments(small_squared: float, big_squared: float, small: int, big: int) -> GradientMoments:
+    """Estimates without bias from the gradients of two batch sizes (McCandlish et al. 2018, appendix A.1, equations A.2, A.3).
+
+    Args:
+        small_squared: E|G_small|^2, a mean over batches of `small` transitions.
+        big_squared: |G_big|^2 of a batch of `big` transitions, such as all small ones together.
+        small, big: transitions, 1 <= small < big.
+    """
+    signal = (big * big_squared - small * small_squared) / (big - small)
+    noise = (small_squared - big_squared) / (1 / small - 1 / big)
+    return GradientMoments(signal, noise)
+
+
+class GradientAverage(NamedTuple):
+    """Exponential moving averages of both moments, before their ratio is taken, as the appendix recommends.
+
+    A single estimate of the signal is mostly noise, and a ratio's mean is not the ratio of the means.
+    """
+
+    signal: float = 0.0  # sums of decay ** age * estimate
+    noise: float = 0.0
+    weight: float = 0.0  # sum of decay ** age
+
+    def add(self, moments: GradientMoments, decay: float) -> GradientAverage:
+        """With one more measurement; one that is not finite is left out, for it would never be got rid of."""
+        if not (math.isfinite(moments.signal) and math.isfinite(moments.noise)):
+            return self
+        return GradientAverage(
+            decay * self.signal + moments.signal, decay * self.noise + moments.noise, decay * self.weight + 1
+        )
+
+    @property
+    def mean(self) -> GradientMoments:
+        """NaN before the first measurement."""
+        if self.weight == 0:
+            return GradientMoments(NAN, NAN)
+        return GradientMoments(self.signal / self.weight, self.noise / self.weight)
+
+
+def churn_ratio(before: Tensor, after: Tensor) -> float:
+    """Share of states whose greedy action differs: int64[N], int64[N] -> 0 to 1 (Schaul et al. 2022, section 2)."""
+    return (before != after).double().mean().item()
+
+
+def unit_activity(activation: Tensor) -> Tensor:
+    """Mean absolute activation of each unit: [B, C, H, W] -> [C], and [B, ..., F] -> [F].
+
+    A convolution's unit is its channel, as in the code of Sokar et al. 2023.
+    """
+    axes = [axis for axis in range(activation.dim()) if axis != (1 if activation.dim() == 4 else activation.dim() - 1)]
+    return activation.abs().mean(dim=axes)
+
+
+def dormant_ratio(layers: Sequence[Tensor], tau: float) -> float:
+    """Share of units, over all layers together, that are tau-dormant (Sokar et al. 2023, equation 1 and definition 3.1).
+
+    A unit is dormant if its activity is at most `tau` times the mean over its layer; in a layer without any all are.
+
+    Args:
+        layers: the `unit_activity` of each layer, float[units].
+
+    Returns:
+        NaN where activity is not finite.
+    """
+    if not all(activity.isfinite().all() for activity in layers):
+        return NAN
+    dormant = sum(int((activity <= tau * activity.mean()).sum().item()) for activity in layers)
+    return dormant / sum(len(activity) for activity in layers)
+
+
+def effective_rank(features: Tensor, delta: float) -> float:
+    """srank: the least k such that the k largest singular values have a share of 1 - delta in the sum of all.
+
+    Kumar et al. 2021, "Implicit Under-Parameterization", equation 1. NaN where features are not finite.
+
+    Args:
+        features: float[N, F], a row for each state.
+    """
+    if not features.isfinite().all():
+        return NAN  # the decomposition of such a matrix raises
+    values = torch.linalg.svdvals(features)
+    total = values.sum()
+    if total == 0:
+        return 0
+    # Those before the first k whose share is large enough; that one itself makes it k.
+    return int((values.cumsum(0) < (1 - delta) * total).sum().item()) + 1
