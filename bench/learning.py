@@ -66,10 +66,10 @@ _SR_SPR = (
 )
 TASKS = (
     *(
-        Task(agent, f"classic-{agent}", CARTPOLE, 20_000, (), cost)
+        Task(agent, f"classic-{agent}", CARTPOLE, 40_000, (), cost)
         for agent, cost in {
-            **{"dqn": 60, "double-dqn": 65, "dueling-dqn": 75, "c51": 75, "qr-dqn": 75, "iqn": 110, "m-dqn": 60},
-            **{"rainbow": 80, "full-rainbow": 130},
+            **{"dqn": 130, "double-dqn": 140, "dueling-dqn": 160, "c51": 160, "qr-dqn": 160, "iqn": 230, "m-dqn": 130},
+            **{"rainbow": 170, "full-rainbow": 270},
         }.items()
     ),
     Task("minatar-dqn", "minatar-dqn", SPACE_INVADERS, 50_000, ("agent.epsilon_decay_steps=5000",), 170),
