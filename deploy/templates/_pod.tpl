@@ -89,6 +89,11 @@ seccompProfile:
   mountPath: /tmp
 {{- end -}}
 
+{{/* Secrets' files are root's and of fsGroup, and the process is neither where the cluster is to give a group and does not. */}}
+{{- define "sbrl.secretMode" -}}
+{{ ternary "0440" "0444" (not (empty .Values.security.fsGroup)) }}
+{{- end -}}
+
 {{- define "sbrl.volumes" -}}
 - name: config
   configMap:
@@ -96,7 +101,7 @@ seccompProfile:
 - name: token
   secret:
     secretName: {{ include "sbrl.tokenSecret" .root }}
-    defaultMode: 0440
+    defaultMode: {{ include "sbrl.secretMode" .root }}
     items:
       - key: {{ .root.Values.token.key }}
         path: token
@@ -104,7 +109,7 @@ seccompProfile:
 - name: tls
   secret:
     secretName: {{ . }}
-    defaultMode: 0440
+    defaultMode: {{ include "sbrl.secretMode" $.root }}
     items:
       - key: ca.crt
         path: ca.crt

@@ -66,6 +66,10 @@ Takes (dict "root" $ "role" "replay").
 {{- if gt (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas) -}}
 {{- fail (printf "\n\nactors.minReplicas is %d, above actors.maxReplicas %d: no number of actors would do.\n" (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas)) -}}
 {{- end -}}
+{{- $fullname := include "sbrl.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
+{{- fail (printf "\n\n%s cannot be part of a Service's name, which begins with a letter and has letters, digits and hyphens: set fullnameOverride, or choose another release name.\n" $fullname) -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range $name, $port := .Values.ports -}}
 {{- if hasKey $seen (toString $port) -}}

@@ -62,6 +62,12 @@ def notes(values=""):
     return done.stdout.partition("NOTES:")[2]
 
 
+def test_helm_waits_longer_than_its_test():
+    """helm gives up after five minutes, unless told otherwise."""
+    assert "test sbrl --logs --timeout 660s" in notes()
+    assert "test sbrl --logs --timeout 960s" in notes("check: {timeoutSeconds: 900}")
+
+
 def test_the_notes_name_objects_that_there_are():
     text, objects = notes(), render()
     assert ("ConfigMap", "sbrl-run") in objects

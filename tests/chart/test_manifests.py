@@ -355,6 +355,13 @@ def test_every_role_has_the_token_and_tls_files_it_needs():
         assert ("SBRL_TLS_KEY_FILE" in environment) == (role == "coordinator")
 
 
+def test_secrets_can_be_read_without_a_group_of_the_chart():
+    for values, mode in (("", 0o440), ("security: {fsGroup: null}", 0o444)):
+        objects = render(values=values or "{}")
+        volumes = {volume["name"]: volume for volume in pod(objects, "learner")["spec"]["volumes"]}
+        assert volumes["token"]["secret"]["defaultMode"] == mode
+
+
 def test_generated_tokens_are_long_and_never_the_same():
     tokens = {by_name(template().stdout)["Secret", "sbrl-token"]["data"]["token"] for _ in range(2)}
     assert len(tokens) == 2

@@ -86,7 +86,7 @@ def test_outside_the_release_pods_reach_names_and_the_controller_the_api():
     objects = render()
     for role, labels in pods_of(objects).items():
         assert allows(objects, "Egress", labels, None, 53), role
-        for port in (443, 6443):
+        for port in (443, 6443, 8443):
             assert allows(objects, "Egress", labels, None, port) == (role == "controller"), role
         assert not allows(objects, "Egress", labels, None, 80)
 

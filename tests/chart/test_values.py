@@ -46,6 +46,7 @@ BAD = {
     "negative grace": ("replay: {terminationGracePeriodSeconds: -5}", "/replay/terminationGracePeriodSeconds"),
     "policies for strangers": ("networkPolicy: {metricsFrom: [{}]}", "/networkPolicy/metricsFrom/0"),
     "least above most": ("actors: {minReplicas: 9, maxReplicas: 3}", "actors.minReplicas is 9"),
+    "no name for a Service": ("fullnameOverride: 2.runs", "2.runs cannot be part of a Service's name"),
     "one port twice": ("ports: {metrics: 7003}", "ports.health and ports.metrics are both 7003"),
     "addresses": ("run: {network: {health_port: 1234}}", "run.network.health_port"),
 }
