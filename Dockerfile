@@ -1,12 +1,10 @@
 # Two images from one file, each with the one entry point `sbrl`:
-#   --target cpu       every role but the learner; torch for CPUs
-#   --target learner   the learner: the same, with the torch that LEARNER_TORCH_INDEX offers (for CPUs by default)
-# What both are made of is in layers that they share. `make image` builds both and tries them.
+#   --target cpu       every role but the learner
+#   --target learner   the learner, whose torch may be a CUDA build: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# Built with one torch they share all their layers. `make image` builds both and tries them.
 
-# Package indexes, asked beside pip's own, for constraints.txt's torch. A CUDA build: --build-arg LEARNER_TORCH_INDEX=.../whl/cu130
-# (see PyTorch's "Get started"; empty takes what pip's own index has).
-ARG CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG LEARNER_TORCH_INDEX=${CPU_TORCH_INDEX}
+# A package index that pip asks beside its own for constraints.txt's torch (see PyTorch's "Get started"); empty: only pip's own.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 
 FROM debian:bookworm-slim AS base
@@ -22,43 +20,39 @@ ENV PATH=/opt/sbrl/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 # All packages but torch and SBRL itself, in /opt/sbrl. pip works from outside, so that it is not in there.
 FROM base AS packages
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3.11-venv \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends binutils python3.11-venv \
     && python3.11 -m venv /opt/pip \
     && python3.11 -m venv --without-pip /opt/sbrl
-ENV PIP="/opt/pip/bin/pip --python /opt/sbrl/bin/python --no-cache-dir --disable-pip-version-check" \
+# Settings of pip that a build may be given: scripts/pip_mounts.py.
+ENV PIP_CONFIG_FILE=/dev/pip/pip.conf \
+    PIP="/opt/pip/bin/pip --python /opt/sbrl/bin/python --no-cache-dir --disable-pip-version-check" \
     PACKAGES=/opt/sbrl/lib/python3.11/site-packages \
     COMPILE="/opt/sbrl/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash"
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
+# Without headers, tests, symbols (a third of the largest libraries), and a C++ parser that TensorFlow asks for and does not load.
+# Some packages carry templates that are no Python.
 RUN /opt/sbrl/bin/python -c "import tomllib; \
         names = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
         print(*[name for name in names if name != 'torch'], sep='\n')" > names.txt \
-    && $PIP install --no-compile --constraint constraints.txt --requirement names.txt
-# Headers, and a C++ parser that TensorFlow asks for and does not load. Some packages carry templates that are no Python.
-RUN rm -rf $PACKAGES/tensorflow/include $PACKAGES/clang $PACKAGES/libclang-* \
+    && $PIP install --no-compile --constraint constraints.txt --requirement names.txt \
+    && rm -rf $PACKAGES/tensorflow/include $PACKAGES/clang $PACKAGES/libclang-* \
+    && find $PACKAGES -type d -name tests -prune -exec rm -rf {} + \
     && find $PACKAGES -name '*.pyi' -delete \
+    && strip --strip-unneeded $PACKAGES/tensorflow/libtensorflow_*.so.2 \
     && ($COMPILE $PACKAGES || true)
 
 
-FROM packages AS torch-cpu
-ARG CPU_TORCH_INDEX
-RUN $PIP install --no-compile --constraint constraints.txt ${CPU_TORCH_INDEX:+--extra-index-url $CPU_TORCH_INDEX} \
-        --target /opt/torch torch
-# Without headers, tests, and all programs but the one that `import torch` looks for.
-RUN cd /opt/torch && rm -rf bin torch/include torch/test torch/share \
+FROM packages AS torch
+ARG TORCH_INDEX
+# Without headers, tests, symbols, and all programs but the one that `import torch` looks for.
+RUN $PIP install --no-compile --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
+        --target /opt/torch torch \
+    && cd /opt/torch && rm -rf bin torch/include torch/test torch/share \
+    && find . -type d -name tests -prune -exec rm -rf {} + \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
     && find . -name '*.pyi' -delete \
-    && ($COMPILE . || true)
-
-
-FROM packages AS torch-learner
-ARG LEARNER_TORCH_INDEX
-RUN $PIP install --no-compile --constraint constraints.txt ${LEARNER_TORCH_INDEX:+--extra-index-url $LEARNER_TORCH_INDEX} \
-        --target /opt/torch torch
-# Without headers, tests, and all programs but the one that `import torch` looks for.
-RUN cd /opt/torch && rm -rf bin torch/include torch/test torch/share \
-    && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && find . -name '*.pyi' -delete \
+    && strip --strip-unneeded torch/lib/libtorch_cpu.so \
     && ($COMPILE . || true)
 
 
@@ -71,14 +65,17 @@ RUN $PIP install --no-compile --no-deps --no-build-isolation --target /opt/progr
 
 FROM base AS runtime
 COPY --from=packages /opt/sbrl /opt/sbrl
+COPY --from=torch /opt/torch /opt/sbrl/lib/python3.11/site-packages
+COPY --from=program /opt/program /opt/sbrl/lib/python3.11/site-packages
+COPY --from=program /opt/program-bin /opt/sbrl/bin
+WORKDIR /tmp
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
 ENTRYPOINT ["sbrl"]
 CMD ["--help"]
 
 
 FROM runtime AS learner
-COPY --from=torch-learner /opt/torch /opt/sbrl/lib/python3.11/site-packages
-COPY --from=program /opt/program /opt/sbrl/lib/python3.11/site-packages
-COPY --from=program /opt/program-bin /opt/sbrl/bin
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="sbrl-learner" \
@@ -86,15 +83,9 @@ LABEL org.opencontainers.image.title="sbrl-learner" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.base.name="debian:bookworm-slim"
-WORKDIR /tmp
-# By number, so that Kubernetes can tell that it is not root.
-USER 10001:10001
 
 
 FROM runtime AS cpu
-COPY --from=torch-cpu /opt/torch /opt/sbrl/lib/python3.11/site-packages
-COPY --from=program /opt/program /opt/sbrl/lib/python3.11/site-packages
-COPY --from=program /opt/program-bin /opt/sbrl/bin
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="sbrl" \
@@ -102,5 +93,3 @@ LABEL org.opencontainers.image.title="sbrl" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.base.name="debian:bookworm-slim"
-WORKDIR /tmp
-USER 10001:10001
