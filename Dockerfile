@@ -10,7 +10,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 FROM debian:bookworm-slim AS base
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3.11 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*.log /var/log/apt
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig/* /var/log/*.log /var/log/apt
 # /tmp is the one folder that has to be writable. The code's bytecode is in the image, and nothing adds to it. The user id has no
 # name in the image, and some libraries ask for one.
 ENV PATH=/opt/sbrl/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp USER=sbrl \

@@ -76,7 +76,7 @@ bench-learning: $(READY) ## Train every agent on a small task, half an hour; fai
 bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 minutes (ARGS go to the benchmark)
 	$(BIN)/python -m bench.resets --jobs 2 $(ARGS)
 
-.PHONY: chart image
+.PHONY: chart image e2e
 chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 	scripts/tools.sh
 	.venv/tools/bin/helm lint --strict deploy
@@ -84,6 +84,10 @@ chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 
 image: ## Build both container images and try them (CONTAINER names the tool, IMAGE_ARGS go to its build)
 	scripts/image.sh
+
+e2e: $(READY) image ## Run the chart's pods with podman, as root: they train, scale, fail and recover (ARGS go to it)
+	scripts/tools.sh
+	$(BIN)/python -m tests.e2e $(ARGS)
 
 clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
 	rm -rf .venv .venv-oracles build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

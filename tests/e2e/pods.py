@@ -1,0 +1,207 @@
+"""From a rendered chart to pods, as Kubernetes' controllers and kubelets read it: names, labels, environment, files, users.
+
+Pure: nothing is started here. What a manifest says and this does not understand is an error, so that nothing is left out
+silently.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+Manifest = dict[str, Any]
+Objects = Mapping[tuple[str, str], Manifest]  # by kind and name
+
+# What of a pod's and a container's spec is carried out, by tests/e2e/cluster.py or here.
+POD_FIELDS = {"automountServiceAccountToken", "containers", "restartPolicy", "securityContext", "serviceAccountName", "volumes"}
+POD_FIELDS |= {"enableServiceLinks", "terminationGracePeriodSeconds"}
+POD_FIELDS |= {"topologySpreadConstraints"}  # there is one node
+CONTAINER_FIELDS = {"name", "image", "imagePullPolicy", "command", "args", "env", "ports", "resources", "securityContext"}
+CONTAINER_FIELDS |= {"volumeMounts", "startupProbe", "livenessProbe", "readinessProbe", "lifecycle"}
+POD_SECURITY = {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile"}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+class File(NamedTuple):
+    """A file of a ConfigMap or a Secret."""
+
+    path: str
+    content: bytes
+    mode: int
+
+
+class Volume(NamedTuple):
+    """Where a container finds it, and what it holds: files, nothing (an emptyDir), or a claim's content."""
+
+    mount_path: str
+    read_only: bool
+    files: tuple[File, ...] = ()
+    claim: str = ""
+
+
+class Pod(NamedTuple):
+    """One pod, with all that its container is started with."""
+
+    name: str
+    labels: dict[str, str]
+    image: str
+    command: list[str]  # empty: the image's entry point
+    args: list[str]
+    environment: dict[str, str]
+    volumes: list[Volume]
+    user: int
+    group: int
+    fs_group: int
+    memory_bytes: int  # 0: no limit
+    cpu_shares: int
+    grace_seconds: int
+    pre_stop: list[str]
+    health_port: int  # 0: none is probed
+    host_names: tuple[str, ...]  # under which others find it
+
+
+def pod_of(objects: Objects, workload: str, ordinal: int = 0) -> Pod:
+    """The pod of this ordinal of a StatefulSet or a Deployment, or the pod of this name.
+
+    Deployments give their pods random names; here they count, too.
+    """
+    for kind in ("StatefulSet", "Deployment"):
+        if (kind, workload) in objects:
+            spec = objects[kind, workload]["spec"]
+            template = spec["template"]
+            name = f"{workload}-{ordinal}"
+            labels = dict(template["metadata"]["labels"])
+            if kind == "StatefulSet":
+                labels |= {"apps.kubernetes.io/pod-index": str(ordinal), "statefulset.kubernetes.io/pod-name": name}
+            claims = {claim["metadata"]["name"]: f"{claim['metadata']['name']}-{name}" for claim in claims_of(spec)}
+            return make_pod(objects, name, labels, template["spec"], claims, spec.get("serviceName", ""))
+    manifest = objects["Pod", workload]
+    return make_pod(objects, workload, manifest["metadata"]["labels"], manifest["spec"], {}, "")
+
+
+def claims_of(spec: Manifest) -> list[Manifest]:
+    """A StatefulSet's volume claim templates."""
+    return list(spec.get("volumeClaimTemplates", []))
+
+
+def make_pod(
+    objects: Objects, name: str, labels: dict[str, str], spec: Manifest, claims: Mapping[str, str], service: str
+) -> Pod:
+    """Reads one pod's spec; `claims` are its volume claims by the volume's name, `service` the one that names the pod."""
+    (container,) = spec["containers"]
+    refuse_unknown(f"{name}'s pod", spec, POD_FIELDS)
+    refuse_unknown(f"{name}'s container", container, CONTAINER_FIELDS)
+    security = spec["securityContext"]
+    refuse_unknown(f"{name}'s securityContext", security, POD_SECURITY)
+    assert container["securityContext"] == CONTAINER_SECURITY, f"{name}: {container['securityContext']}"
+    assert security["runAsNonRoot"] is True, name
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+    assert spec["automountServiceAccountToken"] is False, f"{name}: there is no Kubernetes API here"
+    environment: dict[str, str] = {}
+    for entry in container.get("env", []):
+        environment[entry["name"]] = expand(value_of(entry, name, labels), environment)
+    contents = {volume["name"]: content(objects, volume) for volume in spec["volumes"]}
+    volumes = [
+        Volume(
+            mount["mountPath"],
+            mount.get("readOnly", False),
+            contents.get(mount["name"], ()),
+            claims.get(mount["name"], ""),
+        )
+        for mount in container["volumeMounts"]
+    ]
+    resources = container["resources"]
+    return Pod(
+        name=name,
+        labels=labels,
+        image=container["image"],
+        command=[expand(word, environment) for word in container.get("command", [])],
+        args=[expand(word, environment) for word in container.get("args", [])],
+        environment=environment,
+        volumes=volumes,
+        user=security["runAsUser"],
+        group=security["runAsGroup"],
+        fs_group=security["fsGroup"],
+        memory_bytes=int(quantity(resources.get("limits", {}).get("memory", "0"))),
+        cpu_shares=max(2, int(1024 * quantity(resources.get("requests", {}).get("cpu", "0")))),
+        grace_seconds=spec.get("terminationGracePeriodSeconds", 30),
+        pre_stop=container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", []),
+        health_port=container["readinessProbe"]["grpc"]["port"] if "readinessProbe" in container else 0,
+        host_names=tuple(host_names(objects, name, labels, service)),
+    )
+
+
+def refuse_unknown(what: str, spec: Manifest, known: set[str]) -> None:
+    unknown = set(spec) - known
+    assert not unknown, f"{what} says {', '.join(sorted(unknown))}, which this stand-in for a kubelet does not carry out"
+
+
+def value_of(entry: Manifest, name: str, labels: Mapping[str, str]) -> str:
+    """An environment variable's value, from where the manifest takes it."""
+    if "valueFrom" not in entry:
+        return str(entry.get("value", ""))
+    path = entry["valueFrom"]["fieldRef"]["fieldPath"]
+    label = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
+    if label:
+        return labels[label[1]]
+    assert path == "metadata.name", f"{name}: fieldPath {path}"
+    return name
+
+
+def expand(text: str, environment: Mapping[str, str]) -> str:
+    """$(NAME) as a kubelet replaces it: unknown names stay, $$ is one $."""
+
+    def replace(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else environment.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\((\w+)\)", replace, text)
+
+
+def content(objects: Objects, volume: Manifest) -> tuple[File, ...]:
+    """The files of a ConfigMap or a Secret; none for an emptyDir."""
+    if "configMap" in volume:
+        source = volume["configMap"]
+        data = {key: text.encode() for key, text in objects["ConfigMap", source["name"]]["data"].items()}
+    elif "secret" in volume:
+        source = volume["secret"]
+        data = {key: base64.b64decode(text) for key, text in objects["Secret", source["secretName"]]["data"].items()}
+    else:
+        assert "emptyDir" in volume, volume
+        return ()
+    mode = source.get("defaultMode", 0o644)
+    paths = {item["key"]: item["path"] for item in source["items"]} if "items" in source else {key: key for key in data}
+    return tuple(File(path, data[key], mode) for key, path in paths.items())
+
+
+def host_names(objects: Objects, name: str, labels: Mapping[str, str], service: str) -> Iterator[str]:
+    """What DNS calls a pod: the Services that select it, and its own name under the headless one of its StatefulSet."""
+    for (kind, of_service), manifest in objects.items():
+        if kind != "Service" or not manifest["spec"]["selector"].items() <= labels.items():
+            continue
+        for domain in domains(objects):
+            full = f"{of_service}.{manifest['metadata']['namespace']}.svc.{domain}"
+            yield full
+            if of_service == service and manifest["spec"].get("clusterIP") == "None":
+                yield f"{name}.{full}"
+
+
+def domains(objects: Objects) -> set[str]:
+    """The cluster's domain, which the run's config has in its addresses."""
+    (run,) = (manifest["data"]["run.yaml"] for (kind, name), manifest in objects.items() if name.endswith("-run"))
+    return set(re.findall(r"\.svc\.([-a-z0-9.]+):\d+", run))
+
+
+UNITS = {"": 1.0, "m": 0.001, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "k": 1e3, "M": 1e6, "G": 1e9}
+
+
+def quantity(text: object) -> float:
+    """Kubernetes' numbers with units, such as 250m and 512Mi."""
+    found = re.fullmatch(r"([\d.]+)([A-Za-z]*)", str(text))
+    assert found, f"not a quantity: {text}"
+    return float(found[1]) * UNITS[found[2]]

@@ -1,0 +1,116 @@
+"""A release in the stand-in cluster, and the questions that the steps ask it."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from sbrl.config import build
+from sbrl.fleet import FleetClient
+from sbrl.fleet_watch import total
+from sbrl.progress import members
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.e2e.cluster import POLL_SECONDS, Cluster, Failed
+from tests.e2e.pods import Objects, Pod
+
+
+class Release:
+    """The pods of one release by their names, and its coordinator's answers."""
+
+    def __init__(self, objects: Objects, cluster: Cluster) -> None:
+        self.objects, self.cluster = objects, cluster
+        self.config = build(yaml.safe_load(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"]))
+        self._client: FleetClient | None = None
+
+    def start_all(self) -> None:
+        """All workloads at once, each with the replicas that its manifest says, as an install does."""
+        for (kind, name), manifest in self.objects.items():
+            if kind in ("StatefulSet", "Deployment"):
+                for ordinal in range(manifest["spec"]["replicas"]):
+                    self.cluster.start(name, ordinal)
+
+    def pod(self, name: str) -> Pod:
+        return self.cluster.pods[f"sbrl-{name}"]
+
+    def status(self) -> GetStatusResponse:
+        """The coordinator's status.
+
+        Raises:
+            CoordinatorUnavailable: it does not answer.
+        """
+        if self._client is None:
+            port = self.config.network.coordinator_address.rpartition(":")[2]
+            self._client = FleetClient(f"{self.cluster.address(self.pod('coordinator-0'))}:{port}")
+        return self._client.status()
+
+    def wait(self, what: str, seconds: float, reached: Callable[[GetStatusResponse], bool]) -> GetStatusResponse:
+        """Waits until the status is as `reached` wants it.
+
+        Raises:
+            Failed: it was not within `seconds`, or a pod has ended that nobody stopped.
+        """
+        deadline, status = time.monotonic() + seconds, GetStatusResponse()
+        while time.monotonic() < deadline:
+            try:
+                status = self.status()
+            except CoordinatorUnavailable:
+                pass  # it is starting; the deadline holds for it, too
+            else:
+                if reached(status):
+                    return status
+            for pod in list(self.cluster.pods.values()):
+                if pod.health_port and not self.cluster.is_running(pod):
+                    raise Failed(f"{pod.name} has ended: {self.cluster.log(pod)[-2000:]}")
+            time.sleep(POLL_SECONDS)
+        raise Failed(f"not seen in {seconds:g} s: {what}; {self.numbers(status)}")
+
+    def numbers(self, status: GetStatusResponse) -> str:
+        """How far the run is, in a few words."""
+        return (
+            f"{total(status, 'actor.env_steps'):,.0f} env steps, {total(status, 'replay.transitions_inserted'):,.0f} inserted, "
+            f"{total(status, 'learner.updates'):,.0f} updates, samples per insert {self.ratio(status):.4f}"
+        )
+
+    def ratio(self, status: GetStatusResponse) -> float:
+        """Samples trained for each transition inserted after the warm-up; 0 before its end."""
+        inserted = total(status, "replay.transitions_inserted") - self.config.min_replay_size
+        return total(status, "learner.samples_trained") / inserted if inserted > 0 else 0.0
+
+    def metric(self, pod: Pod, name: str) -> float:
+        """A metric without labels, as Prometheus reads it."""
+        port = self.config.network.metrics_port
+        with urllib.request.urlopen(f"http://{self.cluster.address(pod)}:{port}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and not sample.labels:
+                    return float(sample.value)
+        raise Failed(f"{pod.name} has no metric {name}")
+
+    def logged(self, pod: Pod, pattern: str) -> re.Match[str]:
+        """The last line of a pod's log that has the pattern."""
+        found = list(re.finditer(pattern, self.cluster.log(pod)))
+        if not found:
+            raise Failed(f"{pod.name} has not logged {pattern!r}: {self.cluster.log(pod)[-2000:]}")
+        return found[-1]
+
+    def keep_logs(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, pod in self.cluster.pods.items():
+            (folder / f"{name}.log").write_text(self.cluster.log(pod), encoding="utf-8")
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+def alive(status: GetStatusResponse, role: str) -> int:
+    """Members of a role whose lease holds."""
+    return sum(member.alive for member in members(status, role))

@@ -1,0 +1,238 @@
+"""What `make e2e` shows, a function each: it returns what it saw in a few words, or raises Failed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sbrl.checkpoints import list_checkpoints, updates_of
+from sbrl.credentials import TOKEN_FILE
+from sbrl.fleet_watch import total
+from sbrl.progress import members
+from sbrl.sharding import shard_limits
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.e2e.cluster import Failed
+from tests.e2e.pods import File, Pod, pod_of
+from tests.e2e.release import Release, alive
+
+START_SECONDS = 600.0  # until a process has loaded its libraries on a busy machine
+WORK_SECONDS = 900.0  # until there are so many updates, checkpoints, ...
+TOLERANCE = 0.01  # of the ratio
+
+
+def installs(release: Release) -> str:
+    release.start_all()
+    for pod in list(release.cluster.pods.values()):
+        release.cluster.wait_ready(pod, START_SECONDS)
+    memory = {name: release.cluster.memory_bytes(pod) / 2**20 for name, pod in release.cluster.pods.items()}
+    pods = ", ".join(f"{name} {mebibytes:.0f} MiB" for name, mebibytes in memory.items())
+    return f"all {len(memory)} pods are ready ({pods}: {sum(memory.values()) / 1024:.2f} GiB)"
+
+
+def passes_helm_test(release: Release) -> str:
+    check = release.cluster.start("sbrl-check")
+    code = release.cluster.wait_end(check, START_SECONDS + WORK_SECONDS)
+    last = release.cluster.log(check).strip().splitlines()[-1]
+    if code:
+        raise Failed(f"the pod of `helm test` ended with {code}: {last}")
+    return last
+
+
+def trains(release: Release) -> str:
+    before = release.status()
+    wanted = total(before, "learner.updates") + 1000
+    now = release.wait("1,000 more updates", WORK_SECONDS, lambda status: total(status, "learner.updates") >= wanted)
+    learner = release.pod("learner-0")
+    loss = release.metric(learner, "sbrl_learner_loss")
+    if not math.isfinite(loss) or release.metric(learner, "sbrl_learner_losses_not_finite_total"):
+        raise Failed(f"the loss is {loss}")
+    version = release.wait("new weights", WORK_SECONDS, lambda status: status.weights_version > before.weights_version)
+    return f"{release.numbers(now)}, loss {loss:.4f}, weights version {version.weights_version}"
+
+
+def holds_the_ratio(release: Release) -> str:
+    """Within a hundredth, which takes enough samples that the limiters' room does not count."""
+    target, config = release.config.samples_per_insert, release.config
+    room = sum(
+        limits.max_diff - limits.min_diff
+        for limits in (shard_limits(config, shard) for shard in range(config.replay.num_shards))
+    )
+
+    def enough(status: GetStatusResponse) -> bool:
+        return total(status, "learner.samples_trained") * TOLERANCE > 2 * room
+
+    status = release.wait(f"{2 * room / TOLERANCE:,.0f} samples trained", WORK_SECONDS, enough)
+    ratio = release.ratio(status)
+    if abs(ratio - target) > TOLERANCE * target:
+        raise Failed(f"samples per insert are {ratio:.4f}, not within 1 % of {target:g}: {release.numbers(status)}")
+    return f"samples per insert {ratio:.4f}, target {target:g}; {release.numbers(status)}"
+
+
+def scales_actors(release: Release) -> str:
+    cluster = release.cluster
+    more = [cluster.start("sbrl-actors", ordinal) for ordinal in (1, 2)]
+
+    def working(status: GetStatusResponse) -> bool:
+        actors = [member for member in members(status, "actor") if member.alive]
+        return len(actors) == 3 and all(member.counters["env_steps"] > 0 for member in actors)
+
+    three = release.wait("three actors that step", START_SECONDS, working)
+    steps = {member.name: int(member.counters["env_steps"]) for member in members(three, "actor") if member.alive}
+    codes = [cluster.stop(pod) for pod in more]
+    if codes != [0, 0]:
+        raise Failed(f"actors told to stop ended with {codes}")
+    release.wait("one actor alone", WORK_SECONDS, lambda status: alive(status, "actor") == 1)
+    collected = total(three, "actor.env_steps")
+    release.wait("more steps", WORK_SECONDS, lambda status: total(status, "actor.env_steps") > collected)
+    return f"three worked ({', '.join(f'{name}: {count} steps' for name, count in steps.items())}), two ended with exit code 0"
+
+
+def keeps_a_shards_data(release: Release) -> str:
+    cluster, shard = release.cluster, release.pod("replay-0")
+    written, held = checkpoints_of(release, shard), transitions(release.status())
+    # The first one may have begun before `held` was read.
+    release.wait("two more checkpoints of the shard", WORK_SECONDS, lambda _: checkpoints_of(release, shard) >= written + 2)
+    before = release.status()
+    old_address = cluster.address(shard)
+    cluster.kill(shard)
+    shard = cluster.start("sbrl-replay", 0)
+    seconds = cluster.wait_ready(shard, START_SECONDS)
+    restored = int(release.logged(shard, r"with (\d+) transitions restored")[1])
+    if restored < held:
+        raise Failed(f"{restored} transitions came back of more than {held}")
+    inserted, updates = total(before, "replay.transitions_inserted"), total(before, "learner.updates")
+    after = release.wait(
+        "inserts and updates after the shard is back",
+        WORK_SECONDS,
+        lambda status: (
+            total(status, "replay.transitions_inserted") > inserted + 500 and total(status, "learner.updates") > updates + 100
+        ),
+    )
+    return (
+        f"killed with {transitions(before)} transitions, back in {seconds:.0f} s with {restored} of them at "
+        f"{cluster.address(shard)} in place of {old_address}; {release.numbers(after)}"
+    )
+
+
+def resumes_the_learner(release: Release) -> str:
+    cluster, learner = release.cluster, release.pod("learner-0")
+    folder = cluster.claim(learner, "/data") / "checkpoints/learner"
+    updates = total(release.status(), "learner.updates")
+
+    def is_saved(_: GetStatusResponse) -> bool:
+        return any(updates_of(checkpoint) >= updates for checkpoint in list_checkpoints(folder))
+
+    release.wait("a newer checkpoint of the learner", WORK_SECONDS, is_saved)
+    before = release.status()
+    cluster.kill(learner)
+    learner = cluster.start("sbrl-learner", 0)
+    seconds = cluster.wait_ready(learner, START_SECONDS)
+    resumed = int(release.logged(learner, r"going on from update (\d+)")[1])
+    if resumed < updates:
+        raise Failed(f"the learner goes on from update {resumed}, although {updates:.0f} were saved")
+    made = total(before, "learner.updates")
+    after = release.wait("updates after it is back", WORK_SECONDS, lambda status: total(status, "learner.updates") > made + 100)
+    if after.learner_epoch <= before.learner_epoch:
+        raise Failed(f"the learner's epoch is {after.learner_epoch}, as before")
+    return (
+        f"killed at update {made:.0f}, back in {seconds:.0f} s from update {resumed}, epoch {before.learner_epoch} -> "
+        f"{after.learner_epoch}; {release.numbers(after)}"
+    )
+
+
+def refuses_strangers(release: Release) -> str:
+    """A pod of the same image on the same network, without the token and with another one."""
+    check = pod_of(release.objects, "sbrl-check")._replace(name="stranger", labels={}, host_names=())
+    without = {name: value for name, value in check.environment.items() if name != TOKEN_FILE}
+    volumes = [
+        volume._replace(files=(File("token", b"guessed", 0o440),)) if volume.mount_path == "/etc/sbrl/token" else volume
+        for volume in check.volumes
+    ]
+    said = [
+        refused(release, check._replace(environment=without), "no token"),
+        refused(release, check._replace(volumes=volumes), "wrong token"),
+    ]
+    return "; ".join(said)
+
+
+def refused(release: Release, stranger: Pod, reason: str) -> str:
+    """Has a stranger ask the coordinator; returns what it is told."""
+    release.cluster.launch(stranger)
+    code = release.cluster.wait_end(stranger, START_SECONDS)
+    last = release.cluster.log(stranger).strip().splitlines()[-1]
+    if code == 0 or f"UNAUTHENTICATED: {reason}" not in last:
+        raise Failed(f"a stranger with {reason} ended with {code}: {last}")
+    return f"UNAUTHENTICATED: {reason}"
+
+
+def gives_results(release: Release) -> str:
+    """What docs/deploy.md and the notes say, into a run directory, and then `sbrl eval` on it."""
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name)
+        (run / "run.yaml").write_text(release.objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
+        copied = {
+            "coordinator-0": ("python", "/etc/sbrl/tools/results.py"),
+            "learner-0": ("sh", "-c", "cd /data && tar -c checkpoints/learner/$(ls checkpoints/learner | tail -n 1)"),
+        }
+        for pod, command in copied.items():
+            with tarfile.open(fileobj=io.BytesIO(release.cluster.execute(release.pod(pod), *command))) as archive:
+                archive.extractall(run, filter="data")
+        files = {path.name for path in run.iterdir()}
+        missing = {"summary.json", "episodes.csv", "evaluations.csv", "learning_curve.png", "checkpoints"} - files
+        if missing:
+            raise Failed(f"{', '.join(missing)} are missing: there are {', '.join(files)}")
+        result = run / "evaluation.json"
+        evaluated = subprocess.run(
+            [sys.executable, "-m", "sbrl.cli", "eval", str(run), "--episodes", "3", "--json", str(result)],
+            capture_output=True,
+            text=True,
+            timeout=WORK_SECONDS,
+            check=False,
+        )
+        if evaluated.returncode:
+            raise Failed(f"sbrl eval on what was copied: {evaluated.stderr}")
+        evaluation = json.loads(result.read_text(encoding="utf-8"))
+    return f"{', '.join(sorted(files))}; sbrl eval: return {evaluation['return_mean']:g} over {evaluation['episodes']} episodes"
+
+
+def ends_cleanly(release: Release) -> str:
+    """All pods at once, as an uninstall deletes them, each within its grace period."""
+    pods = [pod for pod in release.cluster.pods.values() if pod.health_port]
+    with ThreadPoolExecutor(len(pods)) as pool:
+        codes = dict(zip((pod.name for pod in pods), pool.map(release.cluster.stop, pods), strict=True))
+    if any(codes.values()):
+        raise Failed(f"exit codes are {codes}")
+    return f"exit code 0 of {', '.join(codes)}"
+
+
+def checkpoints_of(release: Release, shard: Pod) -> int:
+    """How many checkpoints a shard has written since it was started."""
+    return len(re.findall(r" checkpoint \S+ in ", release.cluster.log(shard)))
+
+
+def transitions(status: GetStatusResponse) -> int:
+    """In all shards' tables."""
+    return int(sum(member.gauges.get("transitions", 0) for member in members(status, "replay")))
+
+
+STEPS = (
+    ("helm install: every pod becomes ready", installs),
+    ("helm test passes", passes_helm_test),
+    ("it trains Pong", trains),
+    ("the ratio is on target", holds_the_ratio),
+    ("actors are scaled 1 -> 3 -> 1", scales_actors),
+    ("a killed shard keeps its data", keeps_a_shards_data),
+    ("a killed learner is resumed", resumes_the_learner),
+    ("the ratio is still on target", holds_the_ratio),
+    ("strangers are refused", refuses_strangers),
+    ("report and weights can be had and played", gives_results),
+    ("helm uninstall: every pod ends in time", ends_cleanly),
+)
