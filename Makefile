@@ -14,7 +14,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards bench-update bench-cartpole bench-learning bench-resets clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ metrics-docs: $(READY) ## Write docs/metrics.md from the definitions in sbrl/met
 
 dashboards: $(READY) ## Write deploy/dashboards/ from scripts/dashboards.py
 	$(BIN)/python -m scripts.dashboards
+
+faults: $(READY) ## Inject faults into a run that Prometheus watches, forty minutes; writes the runbook's table, draws the dashboards
+	$(BIN)/python -m scripts.faults --document --pictures docs/dashboards $(ARGS)
 
 protos: $(READY) ## Generate sbrl/v1 from protos/
 	rm -f sbrl/v1/*_pb2.py sbrl/v1/*_pb2.pyi sbrl/v1/*_pb2_grpc.py

@@ -21,9 +21,9 @@ import numpy as np
 from sbrl.config import Env
 from sbrl.envs.make import make_envs
 from sbrl.errors import RunError
-from sbrl.lifecycle import PARENT_VARIABLE
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import read_summary
+from sbrl.tether import PARENT_VARIABLE
 from sbrl.view import duration
 
 LOOK_SECONDS = 0.5

@@ -17,6 +17,8 @@ from sbrl.cli_presets import add_presets_command
 from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
+from sbrl.logs import JSON, WARNING_MARK, Context, log_format
+from sbrl.metadata import run_id_of
 from sbrl.presets import DEFAULT_PRESET
 from sbrl.run_directory import RunDirectory
 from sbrl.view import duration
@@ -38,6 +40,7 @@ PROGRAMS = {
     "scale": ("services.controller.scale", "set the number of actors of a release on Kubernetes"),
     "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
 }
+ROLES = frozenset({"coordinator", "replay", "learner", "actor", "evaluator", "controller"})
 
 
 def main() -> None:
@@ -48,8 +51,10 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Runs one command line (without the program's name) and returns its exit code."""
     if argv and argv[0] in PROGRAMS:
-        module = PROGRAMS[argv[0]][0]
-        os.execv(sys.executable, [sys.executable, "-P", "-m", module, *argv[1:]])
+        command = [sys.executable, "-P", "-m", PROGRAMS[argv[0]][0], *argv[1:]]
+        if argv[0] in ROLES and log_format() == JSON:
+            command = [sys.executable, "-P", "-m", "sbrl.log_lines", *_log_context(argv[0], argv[1:]), *command]
+        os.execv(sys.executable, command)
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one piece only; people write options between overrides.
@@ -59,6 +64,18 @@ def run(argv: Sequence[str]) -> int:
         arguments.overrides += rest
     code: int = arguments.command(arguments)
     return code
+
+
+def _log_context(role: str, argv: Sequence[str]) -> Context:
+    """What is said of a role in lines that it did not log itself; its own parser says what is wrong with the arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--name", default=role)
+    try:
+        arguments, _ = parser.parse_known_args(argv)
+        return Context(role, arguments.name, run_id_of(arguments.config) if arguments.config is not None else "")
+    except argparse.ArgumentError:
+        return Context(role, role)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,6 +96,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--serial",
         action="store_true",
         help="one process, bit-reproducible from run.seed: for debugging and tests",
+    )
+    train.add_argument(
+        "--prometheus",
+        action="store_true",
+        help="watch the run: writes prometheus/ (scrape config, alert rules) into the run directory and, where prometheus is "
+        "installed, runs it on a free port of loopback for as long as the run lasts, with its data kept there",
     )
     train.set_defaults(command=_train)
 
@@ -121,7 +144,7 @@ def _train(arguments: argparse.Namespace) -> int:
         config = configs.load(arguments.config, arguments.preset, arguments.overrides)
         run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
     print_warnings(config)
-    complete = train(config, run_directory, arguments.resume)
+    complete = train(config, run_directory, arguments.resume, arguments.prometheus)
     print(closing_lines(run_directory, complete))
     return 0 if complete else EXIT_INTERRUPTED
 
@@ -130,6 +153,8 @@ def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
     """Becomes the serial program, which is handed the same arguments."""
     if arguments.resume:
         raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave one of the two out")
+    if arguments.prometheus:
+        raise UsageError("--serial has nothing that Prometheus could scrape: it serves no metrics; leave one of the two out")
     config = configs.load(arguments.config, arguments.preset, arguments.overrides)
     print_warnings(config)
     command = [
@@ -160,7 +185,7 @@ def _show_schema(arguments: argparse.Namespace) -> int:
 def print_warnings(config: Config) -> None:
     """Says on standard error what the config allows but seldom means."""
     for warning in config.warnings:
-        print(f"sbrl: warning: {warning}", file=sys.stderr, flush=True)
+        print(f"{WARNING_MARK}{warning}", file=sys.stderr, flush=True)
 
 
 def _default_run_directory(env_id: str) -> Path:

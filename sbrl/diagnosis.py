@@ -320,10 +320,10 @@ def _warm(run: Observation, settings: Settings) -> bool:
 
 
 def _is_silent(run: Observation, reading: Reading) -> bool:
-    """Whether a live member does nothing. One that only answers late still beats: it is short of CPU, no more."""
+    """Whether a live member does nothing. One that answers late, or is stopped now and then, still beats: it is slow."""
     process = run.process(reading.name)
     stopped = process is not None and process.stopped
-    return stopped or (reading.health == SILENT and reading.seconds_since_beat > SILENT_BEAT_SECONDS)
+    return (stopped or reading.health == SILENT) and reading.seconds_since_beat > SILENT_BEAT_SECONDS
 
 
 def _plural(role: str, number: int) -> str:

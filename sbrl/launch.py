@@ -21,7 +21,8 @@ from sbrl.episode_log import LogClient
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import FleetWatch, run_state
-from sbrl.metadata import run_metadata
+from sbrl.local_prometheus import LocalPrometheus, NoPrometheus, Prometheus
+from sbrl.metadata import new_run_id, run_id_of, run_metadata
 from sbrl.networks.checks import check_network
 from sbrl.ports import check_port_free, free_ports
 from sbrl.progress import ProgressMeter
@@ -39,10 +40,13 @@ LAST_STATUS_SECONDS = 10.0
 CORES_PER_ACTOR = 2
 
 
-def train(config: Config, run_directory: RunDirectory, resume: bool) -> bool:
+def train(config: Config, run_directory: RunDirectory, resume: bool, with_prometheus: bool = False) -> bool:
     """Runs a whole run, or the rest of one, and leaves its results in the run directory.
 
     Returns whether the run is complete; False: it was interrupted, and can be resumed.
+
+    Args:
+        with_prometheus: a Prometheus is configured for the run, and started where there is one.
 
     Raises:
         UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
@@ -55,9 +59,16 @@ def train(config: Config, run_directory: RunDirectory, resume: bool) -> bool:
         run_directory.check_new()
     config = place(config)
     with run_directory.lock() as lock:
-        replace_text(run_directory.config, configs.dump(config, run_metadata()))
+        run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
+        replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
-            return _LocalRun(config, run_directory, stop, view, lock).run()
+            prometheus = make_prometheus(run_directory, view) if with_prometheus else NoPrometheus()
+            return _LocalRun(config, run_directory, stop, view, lock, prometheus).run()
+
+
+def make_prometheus(run_directory: RunDirectory, view: View) -> LocalPrometheus:
+    """The run's Prometheus, which names the run by its folder."""
+    return LocalPrometheus(run_directory.prometheus, run_directory.path.resolve().name, view.message)
 
 
 def place(config: Config) -> Config:
@@ -164,7 +175,16 @@ def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleComma
 
 
 class _LocalRun:
-    def __init__(self, config: Config, run_directory: RunDirectory, stop: threading.Event, view: View, lock: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run_directory: RunDirectory,
+        stop: threading.Event,
+        view: View,
+        lock: int,
+        prometheus: Prometheus,
+    ) -> None:
+        self._prometheus = prometheus
         self._config, self._directory, self._stop, self._view = config, run_directory, stop, view
         self._fleet = FleetClient(config.network.coordinator_address)
         self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
@@ -175,6 +195,7 @@ class _LocalRun:
 
     def run(self) -> bool:
         try:
+            self._prometheus.start()
             self._supervisor.start()
             self._watch.start()
             complete = self._supervise()
@@ -195,6 +216,7 @@ class _LocalRun:
             self._watch.stop()
             self._supervisor.stop()
             self._fleet.close()
+            self._prometheus.stop()  # last, so that it has seen the end
         return complete
 
     def _supervise(self) -> bool:
@@ -203,6 +225,7 @@ class _LocalRun:
         next_results = time.monotonic() + RESULTS_SECONDS
         while not self._stop.wait(LOOK_SECONDS):
             self._supervisor.check()
+            self._prometheus.look(self._watch.status)
             if time.monotonic() >= next_results:
                 next_results = time.monotonic() + RESULTS_SECONDS
                 self._write_intermediate_results()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,9 +19,9 @@ from sbrl import rpc
 from sbrl.config import Config, load
 from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
-
-PARENT_VARIABLE = "SBRL_PARENT"  # in the environment: the process that this one is not to outlive
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from sbrl.logs import Context, configure_logging, report_bug, report_failure
+from sbrl.metadata import run_id_of
+from sbrl.tether import end_with_parent
 
 _log = logging.getLogger(__name__)
 
@@ -34,33 +31,24 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
     An SbrlError is one line on standard error and its exit code; any other exception is a bug and keeps its traceback.
     """
-    parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is not None:
-        _end_with_parent(int(parent))
+    end_with_parent()
     try:
         code = main(sys.argv[1:]) or 0
     except SbrlError as error:
-        print(f"sbrl: error: {error}", file=sys.stderr)
+        report_failure(error)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
     except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
         code = exit_request.code if isinstance(exit_request.code, int) else 2
     except Exception:
-        traceback.print_exc()
+        report_bug()
         code = 1
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
     os._exit(code)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Has the kernel send SIGTERM to this process when the one that started it dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before that
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
@@ -78,6 +66,7 @@ def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
         action="store_true",
         help="once there is nothing more to do, stay until told to stop: Kubernetes would start an ended pod again and again",
     )
+    parser.set_defaults(role=role)
     return parser
 
 
@@ -95,6 +84,7 @@ def load_role(
     arguments = parser.parse_args(argv)
     config = load(arguments.config)
     arguments.run_dir = arguments.run_dir or arguments.config.resolve().parent
+    arguments.run_id = run_id_of(arguments.config)
     network = config.network
     if needs_coordinator and network.coordinator_address.endswith(":0"):
         raise UsageError(
@@ -118,7 +108,7 @@ class RoleRuntime:
 
     def __init__(
         self,
-        name: str,
+        context: Context,
         config: Config,
         registry: CollectorRegistry,
         *,
@@ -128,14 +118,14 @@ class RoleRuntime:
     ) -> None:
         """
         Args:
-            name: the process's name in its log lines.
+            context: what every log line says of the process.
             health_port, metrics_port: 0 takes free ones.
             stay: leaving the context without an error waits for a signal first, still healthy.
         """
         self.stop = threading.Event()
         self.health_address = ""  # host:port, known once entered
         self.metrics_address = ""
-        self._name = name
+        self._context = context
         self._host = config.network.bind_host
         self._log_level = config.run.log_level
         self._registry = registry
@@ -148,7 +138,7 @@ class RoleRuntime:
         """The runtime that `role_arguments` and the config describe."""
         network = config.network
         return cls(
-            arguments.name,
+            Context(arguments.role, arguments.name, arguments.run_id),
             config,
             registry,
             health_port=network.health_port if arguments.health_port is None else arguments.health_port,
@@ -162,7 +152,7 @@ class RoleRuntime:
         Raises:
             RunError: a port is taken.
         """
-        configure_logging(self._name, self._log_level)
+        configure_logging(self._context, self._log_level)
         self._catch_signals()
         health_port, metrics_port = self._ports
         self.health_address = rpc.reachable_address(self._host, self._health.start(self._host, health_port))
@@ -211,17 +201,6 @@ class RoleRuntime:
             _log.info("received %s: draining", signal.Signals(number).name)
             self._health.drain()  # first, so that nobody is sent here while the role stops
             self.stop.set()
-
-
-def configure_logging(name: str, level: str) -> None:
-    """Sends all logging to standard error as lines like "2026-01-01T12:00:00Z INFO replay-0 message"."""
-    formatter = logging.Formatter(
-        f"%(asctime)s %(levelname)s {name.replace('%', '%%')} %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
-    )
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -1,13 +1,14 @@
 """A Prometheus configuration for a run on this machine, with its targets from the fleet's list.
 
 Targets are in a file of their own, which Prometheus reads again whenever it changes: roles that are restarted listen on other
-ports. Each is named by its process, not by its port, so that its series go on across a restart.
+ports. Each is named by its process, not by its port, so that its series go on across a restart. All paths are relative to the
+configuration, so the folder can be moved and read elsewhere.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,23 @@ import yaml
 from sbrl.run_directory import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
-CONFIG, TARGETS = "prometheus.yaml", "targets.json"
-SCRAPE_SECONDS = 15
+CONFIG, TARGETS, RULES = "prometheus.yaml", "targets.json", "rules"
+SCRAPE_SECONDS = 5  # one machine's dozen targets cost nothing, and short runs give their curves enough points
 NAMESPACE = "local"
+# The rules are the chart's; an installation without the checkout has none.
+SHIPPED_RULES = Path(__file__).resolve().parent.parent / "deploy" / "rules"
 
 
-def scrape_config(targets: Path, rules: Sequence[Path], scrape_seconds: int = SCRAPE_SECONDS) -> str:
+def scrape_config(scrape_seconds: int = SCRAPE_SECONDS) -> str:
     """prometheus.yaml.
 
     Args:
-        targets: the file that `target_groups` is written to.
-        rules: rule files to load.
         scrape_seconds: between two scrapes, and between two evaluations of the rules.
     """
     tree: dict[str, Any] = {
         "global": {"scrape_interval": f"{scrape_seconds}s", "evaluation_interval": f"{scrape_seconds}s"},
-        "rule_files": [str(path.resolve()) for path in rules],
-        "scrape_configs": [{"job_name": "sbrl", "file_sd_configs": [{"files": [str(targets.resolve())]}]}],
+        "rule_files": [f"{RULES}/*.yaml"],
+        "scrape_configs": [{"job_name": "sbrl", "file_sd_configs": [{"files": [TARGETS]}]}],
     }
     return str(yaml.safe_dump(tree, sort_keys=False))
 
@@ -69,8 +70,15 @@ def write_targets(path: Path, status: GetStatusResponse, release: str) -> None:
         replace_text(path, text)
 
 
-def write_config(directory: Path, rules: Sequence[Path], scrape_seconds: int = SCRAPE_SECONDS) -> Path:
-    """Writes prometheus.yaml into `directory`, which is made, and returns its path; its targets belong beside it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    replace_text(directory / CONFIG, scrape_config(directory / TARGETS, rules, scrape_seconds))
+def write_config(directory: Path, scrape_seconds: int = SCRAPE_SECONDS) -> Path:
+    """Writes prometheus.yaml and the rules into `directory`, which is made; its targets belong beside it.
+
+    Returns the configuration's path. Rules of an earlier version of sbrl do not stay.
+    """
+    rules = directory / RULES
+    shutil.rmtree(rules, ignore_errors=True)
+    rules.mkdir(parents=True)
+    for path in sorted(SHIPPED_RULES.glob("*.yaml")):
+        shutil.copyfile(path, rules / path.name)
+    replace_text(directory / CONFIG, scrape_config(scrape_seconds))
     return directory / CONFIG

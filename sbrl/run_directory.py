@@ -36,6 +36,7 @@ class RunDirectory:
         self.learner_checkpoints = self.checkpoints / "learner"
         self.coordinator = path / "coordinator"
         self.logs = path / "logs"
+        self.prometheus = path / "prometheus"
 
     def replay_checkpoints(self, shard: int) -> Path:
         return self.checkpoints / f"replay-{shard}"

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbrl.errors import RunError
-from sbrl.lifecycle import PARENT_VARIABLE
+from sbrl.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
+from sbrl.tether import PARENT_VARIABLE
 
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
 HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
 STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a message, will not do better the second time
 TAIL_BYTES = 4096
-ERROR = "sbrl: error: "  # what `sbrl.lifecycle.run_program` begins a failure's line with
 
 
 class RoleCommand(NamedTuple):
@@ -135,6 +135,7 @@ class Supervisor:
                     # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
                     "OMP_WAIT_POLICY": "PASSIVE",
                     **os.environ,
+                    FORMAT_VARIABLE: TEXT,  # the logs of a local run are for people, and read by `_plan_restart`
                     PARENT_VARIABLE: str(os.getpid()),
                 },
             )
@@ -144,7 +145,9 @@ class Supervisor:
         name, log = role.command.name, role.command.log
         lived = now - role.started
         lines = last_lines(log)
-        error = next((line.partition(ERROR)[2] for line in reversed(lines) if ERROR in line), None) if code > 0 else None
+        error = (
+            next((line.partition(ERROR_MARK)[2] for line in reversed(lines) if ERROR_MARK in line), None) if code > 0 else None
+        )
         if code == 2 or (error is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
             raise RunError(f"{name} cannot start: {error or describe(code)} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1

@@ -1,7 +1,8 @@
 """Injects faults into a real local run that a real Prometheus watches: which alert fires, when, and what `sbrl doctor` says.
 
-`python -m scripts.faults --output faults.md` takes some forty minutes and writes the table of docs/runbook.md; with --pictures
-DIR it then draws the dashboards from the data that Prometheus has.
+`make faults` takes some forty minutes, writes the table of docs/runbook.md and draws the dashboards of docs/monitoring.md from
+the data that Prometheus has then. Exit code 1: an alert did not fire or clear, the doctor did not name the fault, or a panel is
+empty.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -23,19 +24,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbrl.config import load
+from sbrl.doctor import WRONG
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import total
 from sbrl.observation import processes_of
-from sbrl.ports import free_ports
-from sbrl.prometheus import TARGETS, write_config, write_targets
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRAPE_SECONDS = 5
+RUNBOOK = ROOT / "docs" / "runbook.md"
+BEGIN, END = "<!-- BEGIN faults (written by scripts/faults.py) -->\n", "<!-- END faults -->\n"  # of the table in it
+ADDRESS = re.compile(r"prometheus: http://(127\.0\.0\.1:\d+)/")  # in what `sbrl train --prometheus` says
 POLL_SECONDS = 2.0
-START_SECONDS = 300.0
+START_SECONDS = 600.0
+HEALTHY_SECONDS = 300.0  # what a healthy run looks like, before the first fault
 CLEAR_SECONDS = 1200.0
+STOP_SECONDS = 300.0
 SETTINGS = (
     "env.id=CartPole-v1",
     "agent.hidden_size=32",
@@ -60,15 +64,24 @@ class Fault(NamedTuple):
     process: str
     alert: str
     limit_seconds: float
+    named: str  # what the doctor's first finding has to say
     duty: float = 0.0  # share of each second that the process may run
 
 
 FAULTS = (
-    Fault("a shard is stopped (SIGSTOP)", "replay-1", "SbrlShardDown", 300),
-    Fault("the learner is frozen (SIGSTOP)", "learner", "SbrlLearnerNotUpdating", 600),
-    Fault("the coordinator is cut off (SIGSTOP)", "coordinator", "SbrlCoordinatorDown", 300),
-    Fault("the actor is slow (runs a fiftieth of the time)", "actor-0", "SbrlLearnerStarved", 1500, duty=0.02),
+    Fault("a shard is stopped (SIGSTOP)", "replay-1", "SbrlShardDown", 300, "replay-1's process"),
+    Fault("the learner is frozen (SIGSTOP)", "learner", "SbrlLearnerNotUpdating", 600, "learner's process"),
+    Fault("the coordinator is cut off (SIGSTOP)", "coordinator", "SbrlCoordinatorDown", 300, "the coordinator's process"),
+    Fault(
+        "the actor is slow (runs a fiftieth of the time)",
+        "actor-0",
+        "SbrlLearnerStarved",
+        1500,
+        "the learner waits for the actors",
+        duty=0.02,
+    ),
 )
+ALERTS = {fault.alert for fault in FAULTS}
 
 
 class Outcome(NamedTuple):
@@ -81,6 +94,15 @@ class Outcome(NamedTuple):
     others: list[str]
     doctor: str
     doctor_code: int
+
+    @property
+    def shortcoming(self) -> str:
+        """What is not as it should be; empty if nothing."""
+        if self.firing is None or self.cleared is None:
+            return f"{self.fault.title}: {self.fault.alert} did not {'fire' if self.firing is None else 'clear'}"
+        if self.fault.named not in self.doctor or self.doctor_code != WRONG:
+            return f"{self.fault.title}: the doctor says {self.doctor!r} ({self.doctor_code})"
+        return ""
 
 
 class Watched:
@@ -122,66 +144,60 @@ class Watched:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where the table goes")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="where to draw the dashboards at the end")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the run goes, to be kept (default: a temporary folder)")
+    parser.add_argument("--document", action="store_true", help="write the table into docs/runbook.md")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the dashboards at the end, into this folder")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sbrl-faults-") as folder, watched_run(Path(folder)) as run:
+    outcomes, drawn = [], True
+    with folder_for(arguments.keep) as folder, watched_run(folder) as run:
         wait_until(lambda: is_training(run.status()), "training", START_SECONDS)
-        outcomes, drawn = [], True
+        time.sleep(HEALTHY_SECONDS)
         for fault in FAULTS:
-            wait_until(lambda: not run.firing(), "quiet before the fault", CLEAR_SECONDS)
+            wait_until(lambda: not ALERTS & set(run.alerts()), "quiet before the fault", CLEAR_SECONDS)
             outcomes.append(inject(run, fault))
-            arguments.output.write_text(table(outcomes), encoding="utf-8")
             print(table(outcomes[-1:]), flush=True)
         if arguments.pictures is not None:
             draw = [sys.executable, "-m", "scripts.dashboard_pictures", run.prometheus, str(arguments.pictures)]
             drawn = subprocess.run(draw, cwd=ROOT, check=False).returncode == 0  # it says itself what it found no data for
-    missed = [outcome.fault.title for outcome in outcomes if outcome.firing is None or outcome.cleared is None]
-    sys.exit(f"no alert, or one that did not clear: {missed}" if missed else int(not drawn))
+    if arguments.document:
+        before, begin, rest = RUNBOOK.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        RUNBOOK.write_text(f"{before}{begin}\n{table(outcomes)}\n{end}{after}", encoding="utf-8")
+    wrong = [outcome.shortcoming for outcome in outcomes if outcome.shortcoming]
+    sys.exit("; ".join(wrong) if wrong else int(not drawn))
+
+
+@contextmanager
+def folder_for(kept: Path | None) -> Iterator[Path]:
+    """The folder to work in: the one to be kept, or one that is deleted."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="sbrl-faults-") as folder:
+            yield Path(folder)
+    else:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
 
 
 @contextmanager
 def watched_run(folder: Path) -> Iterator[Watched]:
-    """A run of all roles and a Prometheus that scrapes it, ended together."""
-    program = shutil.which("prometheus")
-    if program is None:
-        sys.exit("prometheus is not installed: apt-get install prometheus")
-    directory, monitoring = folder / "run", folder / "prometheus"
-    config = write_config(monitoring, sorted((ROOT / "deploy" / "rules").glob("*.yaml")), SCRAPE_SECONDS)
-    (port,) = free_ports("127.0.0.1", 1)
-    run = Watched(directory, f"127.0.0.1:{port}")
-    train = [sys.executable, "-m", "sbrl.cli", "train", "--run-dir", str(directory), *SETTINGS]
-    watch = [
-        program,
-        f"--config.file={config}",
-        f"--storage.tsdb.path={monitoring / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=warn",
-    ]
-    with open(folder / "run.log", "wb") as log:
+    """A run of all roles and the Prometheus that it brings, ended together."""
+    directory, output = folder / "run", folder / "run.log"
+    train = [sys.executable, "-m", "sbrl.cli", "train", "--prometheus", "--run-dir", str(directory), *SETTINGS]
+    with output.open("wb") as log:
         trainer = subprocess.Popen(train, cwd=ROOT, stdout=log, stderr=log)
-        prometheus = subprocess.Popen(watch, stdout=log, stderr=log)
-        stop = threading.Event()
-        keeper = threading.Thread(target=keep_targets, args=(run, monitoring / TARGETS, stop), daemon=True)
-        keeper.start()
         try:
-            yield run
+            wait_until(lambda: ADDRESS.search(output.read_text(encoding="utf-8")) is not None, "prometheus", START_SECONDS)
+            found = ADDRESS.search(output.read_text(encoding="utf-8"))
+            assert found is not None
+            yield Watched(directory, found[1])
         finally:
-            stop.set()
-            keeper.join()
-            prometheus.terminate()
-            prometheus.wait()
-            trainer.kill()
-            trainer.wait()
-            wait_until(lambda: not processes_of(directory), "end of all roles", CLEAR_SECONDS)
-
-
-def keep_targets(run: Watched, path: Path, stop: threading.Event) -> None:
-    """Writes Prometheus' targets whenever the fleet changes."""
-    while not stop.wait(POLL_SECONDS):
-        status = run.status()
-        if status is not None:
-            write_targets(path, status, release="run")
+            trainer.terminate()
+            try:
+                trainer.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                trainer.kill()
+                trainer.wait()
+            wait_until(lambda: not processes_of(directory), "end of all roles", STOP_SECONDS)
 
 
 def is_training(status: GetStatusResponse | None) -> bool:
@@ -189,7 +205,8 @@ def is_training(status: GetStatusResponse | None) -> bool:
 
 
 def inject(run: Watched, fault: Fault) -> Outcome:
-    """Does it, waits for the alert, asks the doctor, undoes it, and waits until all is quiet."""
+    """Does it, waits for the alert, asks the doctor, undoes it, and waits until what has fired since is quiet."""
+    before = set(run.firing())
     process_id = run.process_id(fault.process)
     over = threading.Event()
     throttle = threading.Thread(target=hold, args=(process_id, fault.duty, over), daemon=True)
@@ -204,7 +221,7 @@ def inject(run: Watched, fault: Fault) -> Outcome:
             if state == "firing":
                 firing = time.monotonic() - start
             time.sleep(POLL_SECONDS)
-        others = [name for name in run.firing() if name != fault.alert]
+        others = sorted(set(run.firing()) - before - {fault.alert})
         doctor = subprocess.run(
             [sys.executable, "-m", "sbrl.doctor", str(run.directory)], cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -213,7 +230,7 @@ def inject(run: Watched, fault: Fault) -> Outcome:
         throttle.join()
     end = time.monotonic()
     try:
-        wait_until(lambda: not run.firing(), "quiet after the fault", CLEAR_SECONDS)
+        wait_until(lambda: not {fault.alert, *others} & set(run.firing()), "quiet after the fault", CLEAR_SECONDS)
         cleared = time.monotonic() - end
     except TimeoutError:
         cleared = None

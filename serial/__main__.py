@@ -14,8 +14,9 @@ from sbrl.cli import add_config_arguments, closing_lines
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.make import make_spec
-from sbrl.lifecycle import configure_logging, run_program
-from sbrl.metadata import run_metadata
+from sbrl.lifecycle import run_program
+from sbrl.logs import Context, configure_logging
+from sbrl.metadata import new_run_id, run_metadata
 from sbrl.progress import ProgressMeter
 from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.summary import summarize, write_summary
@@ -40,8 +41,9 @@ def main(argv: Sequence[str]) -> None:
     configure_torch(num_threads=1)
     directory.check_new()
     with directory.lock():
-        configure_logging("serial", config.run.log_level)
-        replace_text(directory.config, configs.dump(config, run_metadata()))
+        run_id = new_run_id(config.env.id)
+        configure_logging(Context("serial", "serial", run_id), config.run.log_level)
+        replace_text(directory.config, configs.dump(config, run_metadata(run_id)))
         with make_view(config, f"{config.env.id}, serial, in {directory.path}") as view:
             train(config, directory, view)
     print(closing_lines(directory, complete=True))

@@ -79,7 +79,7 @@ def test_program_serves_and_drains(tmp_path, stop):
             assert next(answers) == "NOT_SERVING"
         assert process.wait(LIMIT) == 0
         log = process.stderr.read()
-        assert f"INFO coordinator received {stop.name}: draining" in log
+        assert f" INFO {tmp_path.name} coordinator received {stop.name}: draining" in log
         assert "Traceback" not in log
         assert not is_serving(health_address, timeout=1.0)
 

@@ -19,6 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
     """A run that has trained, evaluated and saved, and goes on for as long as it is looked at."""
     local_run = LocalRun(
         tmp_path_factory.mktemp("monitoring") / "run",
+        "--prometheus",
         *FAST,
         "run.env_steps=100000000",
         "run.checkpoint_interval_seconds=5",

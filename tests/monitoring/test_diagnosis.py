@@ -334,6 +334,12 @@ def test_without_any_answer_it_cannot_be_told() -> None:
         assert findings[0].remedy
 
 
+def test_a_process_that_is_stopped_now_and_then_is_slow_not_stopped() -> None:
+    starving = {"learner.blocked_seconds": 0.95, "learner.updates": 1.0, "actor.env_steps": 4.0}
+    findings = diagnose(observed(stopped=("actor-0",), rates=starving))
+    assert [finding.cause for finding in findings if finding.wrong] == ["starved"]
+
+
 def test_all_that_is_stopped_is_named_while_the_coordinator_is_down() -> None:
     findings = diagnose(observed(coordinator_error=OUTAGE, stopped=("coordinator", "learner")))
     assert [finding.cause for finding in findings] == ["coordinator", "stopped"]

@@ -53,7 +53,7 @@ def test_a_process_that_is_stopped_is_named_with_its_remedy(run: LocalRun, name:
     assert found is not None
     os.kill(found.process_id, signal.SIGSTOP)
     try:
-        done = program("sbrl.doctor", run.directory, "--seconds", "2")
+        done = program("sbrl.doctor", run.directory, "--seconds", "5")
     finally:
         os.kill(found.process_id, signal.SIGCONT)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import urllib.request
 from functools import cache
@@ -10,11 +9,10 @@ from functools import cache
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sbrl.prometheus import TARGETS, write_config, write_targets
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from scripts.metrics_docs import roles
 from tests.monitoring.conftest import START_SECONDS
-from tests.monitoring.promql import FOREIGN, RULES, exported_series, metric_names, promtool, rules
+from tests.monitoring.promql import FOREIGN, exported_series, metric_names, promtool, rules
 from tests.smoke.conftest import LocalRun, member
 
 pytestmark = pytest.mark.timeout(START_SECONDS + 60)
@@ -99,18 +97,3 @@ def test_the_learner_measures_itself(run: LocalRun) -> None:
 def test_state_is_on_disk_for_those_who_keep_it(scraped: dict[str, str]) -> None:
     for role in ("coordinator", "replay", "learner"):
         assert "sbrl_disk_free_bytes" in names(scraped[role]), role
-
-
-def test_promtool_accepts_the_scrape_config_of_the_run(run: LocalRun) -> None:
-    status = run.status()
-    assert status is not None
-    directory = run.directory / "prometheus"
-    path = write_config(directory, RULES)
-    write_targets(directory / TARGETS, status, release="run")
-    done = promtool("check", "config", path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    targets = json.loads((directory / TARGETS).read_text(encoding="utf-8"))
-    assert {target["labels"]["component"] for target in targets} == set(LOCAL_ROLES)
-    before = (directory / TARGETS).stat().st_ino
-    write_targets(directory / TARGETS, status, release="run")
-    assert (directory / TARGETS).stat().st_ino == before, "a file of targets that would not change was written again"

@@ -1,0 +1,84 @@
+"""Runs a program whose every line of output becomes one JSON object: `python -m sbrl.log_lines ROLE NAME RUN_ID COMMAND...`.
+
+Native libraries (Reverb, TensorFlow, CUDA) write to standard error as they like, and most of all when they abort. This process
+outlives the program, so that its last line is not lost; it hands on signals and ends with the program's exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from sbrl.logs import ERROR_MARK, WARNING_MARK, Context, json_line
+from sbrl.tether import PARENT_VARIABLE
+
+NATIVE = "output"  # the logger that lines are from which nobody logged
+HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main() -> int:
+    role, name, run_id, *command = sys.argv[1:]
+    context = Context(role, name, run_id)
+    received: list[int] = []
+    program: subprocess.Popen[str] | None = None
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if program is None:
+            received.append(number)
+        else:
+            program.send_signal(number)
+
+    for number in HANDED_ON:
+        signal.signal(number, hand_on)
+    program = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+        env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+    )
+    for early in received:  # while it was being started
+        program.send_signal(early)
+    assert program.stdout is not None
+    for line in program.stdout:
+        if wrapped := as_json(context, line.rstrip("\n")):
+            print(wrapped, file=sys.stderr, flush=True)
+    code = program.wait()
+    return 128 - code if code < 0 else code  # as shells report a signal
+
+
+def as_json(context: Context, line: str) -> str:
+    """A line of output as an event; one that is an event already is left as it is, an empty one is none."""
+    if not line.strip():
+        return ""
+    event = _event(line)
+    if event is not None:
+        # A process that fails before it has read its config does not know who it is.
+        return line if event.get("role") else json.dumps({**event, **context._asdict()}, ensure_ascii=False)
+    for mark, level in ((ERROR_MARK, "ERROR"), (WARNING_MARK, "WARNING")):
+        if line.startswith(mark):
+            return json_line(context, time.time(), level, line.removeprefix(mark), "sbrl")
+    return json_line(context, time.time(), "INFO", line, NATIVE)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
