@@ -12,3 +12,17 @@ matchExpressions:
 {{- define "sbrl.coordinatorClients" -}}
 actor, learner, replay, evaluator, controller, check
 {{- end -}}
+
+{{/* The egress rule of those who ask the Kubernetes API: 443 is its Service's port, 6443 what most API servers listen on behind
+it, 8443 minikube's. */}}
+{{- define "sbrl.apiServerEgress" -}}
+- ports:
+    {{- range .Values.networkPolicy.apiServerPorts }}
+    - port: {{ int . }}
+      protocol: TCP
+    {{- end }}
+  {{- with .Values.networkPolicy.apiServerTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}

@@ -57,6 +57,8 @@ seccompProfile:
 # Roles share a node's cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
 - name: OMP_WAIT_POLICY
   value: PASSIVE
+- name: SBRL_LOG_FORMAT
+  value: {{ .root.Values.logs.format }}
 - name: SBRL_TOKEN_FILE
   value: /etc/sbrl/token/token
 {{- if .root.Values.tls.secretName }}

@@ -147,7 +147,7 @@ ephemeral
 
 {{/* Kubernetes refuses a StatefulSet with another volume claim template in words that do not say what to do. */}}
 {{- define "sbrl.guardClaims" -}}
-{{- range $key := list "coordinator" "replay" "learner" -}}
+{{- range $key := list "coordinator" "replay" "learner" "prometheus" -}}
 {{- $name := printf "%s-%s" (include "sbrl.fullname" $) $key -}}
 {{- $live := lookup "apps/v1" "StatefulSet" $.Release.Namespace $name -}}
 {{- $now := include "sbrl.storage" (get (get $.Values $key) "persistence") -}}
