@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.grafana import Panel, dashboard, stat
+from scripts.grafana import Panel, dashboard, stat, value_mappings
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "deploy" / "dashboards"
+LIMITER_COLORS = {"filling": "purple", "open": "green", "waiting_for_actors": "yellow", "waiting_for_learner": "blue"}
 RUN = 'namespace="$namespace", release="$release"'
 
 
 def overview() -> list[list[Panel]]:
     """For those who decide: what is reached, at what cost, and whether the run is healthy."""
-    states = [{"type": "value", "options": {"0": {"text": "not running"}, "1": {"text": "running"}}}]
+    states = value_mappings({0: ("not running", "text"), 1: ("running", "green")})
+    firing = f'max by (alertname) (ALERTS{{alertstate="firing", {RUN}}})'
     achieved = f"release:sbrl_samples_per_insert:achieved{{{RUN}}}"
     target = f"max(sbrl_coordinator_samples_per_insert_target{{{RUN}}})"
     cpu = f'process_cpu_seconds_total{{component=~".+", {RUN}}}'
@@ -31,9 +33,9 @@ def overview() -> list[list[Panel]]:
                 f"max(sbrl_coordinator_env_steps{{{RUN}}}) / max(sbrl_coordinator_target_env_steps{{{RUN}}})",
                 "percentunit",
             ),
-            stat("Return of the last 100 episodes", f"max(sbrl_coordinator_episode_return_mean{{{RUN}}})"),
-            stat("Return of the last evaluation", f"max(sbrl_coordinator_evaluation_return_mean{{{RUN}}})"),
-            stat("Samples per insert, off target", f"max({achieved}) / {target} - 1", "percentunit"),
+            stat("Return, last 100 episodes", f"max(sbrl_coordinator_episode_return_mean{{{RUN}}})"),
+            stat("Return, last evaluation", f"max(sbrl_coordinator_evaluation_return_mean{{{RUN}}})"),
+            stat("Ratio, off target", f"max({achieved}) / {target} - 1", "percentunit"),
         ],
         [
             Panel(
@@ -68,7 +70,13 @@ def overview() -> list[list[Panel]]:
                 {"{{role}}": f"max by (role) (sbrl_coordinator_live_members{{{RUN}}})"},
                 description="Members of the fleet whose lease holds.",
             ),
-            Panel("Alerts firing", {"{{alertname}}": f'count by (alertname) (ALERTS{{alertstate="firing", {RUN}}})'}),
+            Panel(
+                "Alerts firing",
+                {"{{alertname}}": f'{firing} or on () label_replace(vector(0), "alertname", "none", "", "")'},
+                kind="state-timeline",
+                mappings=value_mappings({0: ("quiet", "green"), 1: ("firing", "red")}),
+                description="docs/runbook.md says what each means.",
+            ),
         ],
         [
             Panel("CPU cores in use", {"{{component}}": f"sum by (component) (rate(process_cpu_seconds_total{{{RUN}}}[5m]))"}),
@@ -84,7 +92,13 @@ def overview() -> list[list[Panel]]:
 
 def data_flow() -> list[list[Panel]]:
     """Who waits for whom, and where transitions are."""
-    waiting = "Near 100 % all the time means: the other side is the bottleneck."
+    waiting = "Near 100 % all the time: the other side is the bottleneck."
+    # One number a shard: the state that is 1.
+    limiter = " + ".join(
+        f'{number} * sum by (pod) (sbrl_replay_limiter_state{{state="{state}", {RUN}}})'
+        for number, (state, _) in enumerate(LIMITER_COLORS.items())
+    )
+    limiter_states = value_mappings(dict(enumerate(LIMITER_COLORS.items())))
     return [
         [
             Panel(
@@ -109,10 +123,11 @@ def data_flow() -> list[list[Panel]]:
                 "percentunit",
             ),
             Panel(
-                "Limiter states",
-                {"{{pod}} {{state}}": f"max by (pod, state) (sbrl_replay_limiter_state{{{RUN}}}) == 1"},
+                "What each shard's limiter waits for",
+                {"{{pod}}": limiter},
                 kind="state-timeline",
-                description="filling, open, or holding one side back until the other goes on.",
+                mappings=limiter_states,
+                description="Yellow: the learner is held back until actors insert; blue: actors, until the learner samples.",
             ),
         ],
         [
@@ -170,15 +185,25 @@ def data_flow() -> list[list[Panel]]:
                 "Policy lag when looking for weights",
                 {"worst actor": f"max(sbrl_actor_policy_lag_versions{{{RUN}}})"},
                 description="Versions an actor was behind when it looked for newer ones.",
+                width=6,
             ),
             Panel(
-                "Episodes and restarts an hour",
-                {
-                    "episodes": f"sum(rate(sbrl_actor_episodes_total{{{RUN}}}[5m])) * 3600",
-                    "{{role}} came back": f"sum by (role) (rate(sbrl_coordinator_rejoins_total{{{RUN}}}[1h])) * 3600",
-                },
+                "Episodes a minute",
+                {"all actors": f"sum(rate(sbrl_actor_episodes_total{{{RUN}}}[5m])) * 60"},
+                width=6,
             ),
-            Panel("Return by group of actors", {"{{group}}": f"group:sbrl_episode_return:avg{{{RUN}}}"}),
+            Panel(
+                "Came back, in the last hour",
+                {"{{role}}": f"sum by (role) (increase(sbrl_coordinator_rejoins_total{{{RUN}}}[1h]))"},
+                description="Processes that were restarted, or whose lease had ended.",
+                width=6,
+            ),
+            Panel(
+                "Return of the last episodes",
+                {"{{group}}": f'label_replace(group:sbrl_episode_return:avg{{{RUN}}}, "group", "all actors", "group", "")'},
+                description="By group of actors, where there are groups.",
+                width=6,
+            ),
         ],
     ]
 
@@ -307,10 +332,12 @@ def replay() -> list[list[Panel]]:
             Panel(
                 "Samples until the limiter waits for actors",
                 {"{{pod}}": f"max by (pod) (sbrl_replay_limiter_room_samples{{{RUN}}})"},
+                description="Zero: it holds the learner back.",
             ),
             Panel(
                 "Insertions until the limiter waits for the learner",
                 {"{{pod}}": f"max by (pod) (sbrl_replay_limiter_room_transitions{{{RUN}}})"},
+                description="Zero: it holds the actors back. Large at first, while the shard fills.",
             ),
         ],
         [
@@ -323,7 +350,7 @@ def replay() -> list[list[Panel]]:
                 "s",
             ),
             Panel(
-                "Checkpoints an hour",
+                "Checkpoints in the last hour",
                 {
                     "{{pod}} written": f"sum by (pod) (increase(sbrl_replay_checkpoints_total{{{RUN}}}[1h]))",
                     "{{pod}} failed": f"sum by (pod) (increase(sbrl_replay_checkpoint_failures_total{{{RUN}}}[1h]))",
@@ -333,7 +360,7 @@ def replay() -> list[list[Panel]]:
         [
             Panel(
                 "Disk left",
-                {"{{component}} {{pod}}": f"pod:sbrl_disk_free:ratio{{{RUN}}}"},
+                {"{{pod}}": f"pod:sbrl_disk_free:ratio{{{RUN}}}"},
                 "percentunit",
                 width=12,
             ),

@@ -29,6 +29,12 @@ def stat(title: str, query: str, unit: str = "short", **others: Any) -> Panel:
     return Panel(title, {"": query}, unit, "stat", height=4, width=4, **others)
 
 
+def value_mappings(values: Mapping[int, tuple[str, str]]) -> list[dict[str, Any]]:
+    """Texts and colors for numbers that stand for states."""
+    options = {str(value): {"text": text, "color": color, "index": value} for value, (text, color) in values.items()}
+    return [{"type": "value", "options": options}]
+
+
 def dashboard(uid: str, title: str, rows: Sequence[Sequence[Panel]]) -> dict[str, Any]:
     """A dashboard's JSON model."""
     panels: list[dict[str, Any]] = []
@@ -70,6 +76,14 @@ def _panel(panel: Panel) -> dict[str, Any]:
         options = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}}
     elif panel.kind == "stat":
         options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+    elif panel.kind == "state-timeline":
+        defaults["custom"] = {"fillOpacity": 80, "lineWidth": 0}
+        options = {
+            "mergeValues": True,
+            "showValue": "never",
+            "rowHeight": 0.8,
+            "legend": {"displayMode": "list", "placement": "bottom"},
+        }
     return {
         "title": panel.title,
         "description": panel.description,
