@@ -34,12 +34,13 @@ PROGRAMS = {
     "evaluator": ("services.evaluator", "runs the evaluation protocol during a run"),
     "eval": ("services.evaluator.evaluate", "run the evaluation protocol on a checkpoint of a run directory"),
     "play": ("services.evaluator.play", "make a video of a checkpoint of a run directory"),
-    "doctor": ("sbrl.doctor", "say what blocks what in a running run, and what to change"),
-    "top": ("sbrl.top", "watch a run that is under way"),
+    "doctor": ("sbrl.doctor", "say what blocks what in a running run, here or on Kubernetes, and what to change"),
+    "top": ("sbrl.top", "watch a run that is under way, here or on Kubernetes"),
     "controller": ("services.controller", "scales the actors of a run on Kubernetes"),
     "scale": ("services.controller.scale", "set the number of actors of a release on Kubernetes"),
     "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
 }
+RELEASE_OPTIONS = frozenset({"-n", "--namespace", "--release", "--context", "--kubeconfig"})
 ROLES = frozenset({"coordinator", "replay", "learner", "actor", "evaluator", "controller"})
 
 
@@ -52,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command line (without the program's name) and returns its exit code."""
     if argv and argv[0] in PROGRAMS:
         command = [sys.executable, "-P", "-m", PROGRAMS[argv[0]][0], *argv[1:]]
+        if argv[0] in ("top", "doctor") and _names_a_release(argv[1:]):
+            command = [sys.executable, "-P", "-m", "services.controller.watch", *argv]
         if argv[0] in ROLES and log_format() == JSON:
             command = [sys.executable, "-P", "-m", "sbrl.log_lines", *_log_context(argv[0], argv[1:]), *command]
         os.execv(sys.executable, command)
@@ -64,6 +67,11 @@ def run(argv: Sequence[str]) -> int:
         arguments.overrides += rest
     code: int = arguments.command(arguments)
     return code
+
+
+def _names_a_release(argv: Sequence[str]) -> bool:
+    """Whether the arguments name a release on Kubernetes rather than a run on this machine."""
+    return any(word.partition("=")[0] in RELEASE_OPTIONS for word in argv)
 
 
 def _log_context(role: str, argv: Sequence[str]) -> Context:

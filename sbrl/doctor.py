@@ -1,5 +1,7 @@
 """Says what is wrong with a running run, in plain words: what blocks what, with the numbers, and what to change.
 
+Of a release on Kubernetes with -n, --release, --context or --kubeconfig in place of RUN_DIR.
+
 Exit codes: 0 healthy, 1 something is wrong, 2 it cannot be told.
 """
 
@@ -26,9 +28,7 @@ UNKNOWN_CAUSES = frozenset({"unreachable", "unknown"})
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="sbrl doctor", description=__doc__)
     add_run_arguments(parser)
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, metavar="N", help="how long to look before judging (default: %(default)g)"
-    )
+    add_time_argument(parser)
     arguments = parser.parse_args(argv)
     address, config, directory = find_run(arguments)
     if directory is not None and not processes_of(directory):
@@ -37,6 +37,12 @@ def main(argv: Sequence[str]) -> int:
     findings = diagnose(run)
     print(report(run, findings))
     return exit_code(findings)
+
+
+def add_time_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="N", help="how long to look before judging (default: %(default)g)"
+    )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

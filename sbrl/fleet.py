@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 import grpc
 
 from sbrl import rpc
+from sbrl.credentials import Credentials
 from sbrl.errors import RunError
 from sbrl.lifecycle import RoleRuntime
 from sbrl.metrics import RoleMetrics
@@ -292,9 +293,10 @@ class FleetMember:
 class FleetClient:
     """What a run's owner asks of the fleet: how it stands, and to finish."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
+        """Args: credentials: None: those of the process's environment."""
         self._address = address
-        self._channel = rpc.open_channel(address)
+        self._channel = rpc.open_channel(address, credentials)
         self._stub = fleet_pb2_grpc.FleetStub(self._channel)
 
     def status(self, timeout: float = CALL_SECONDS) -> fleet_pb2.GetStatusResponse:

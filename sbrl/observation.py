@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sbrl import rpc
 from sbrl.config import Config
+from sbrl.credentials import Credentials
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import run_state
@@ -115,16 +116,25 @@ class Observation(NamedTuple):
         return next((process for process in self.processes or () if process.name == name), None)
 
 
-def observe(address: str, config: Config | None, run_directory: Path | None, seconds: float) -> Observation:
+def observe(
+    address: str,
+    config: Config | None,
+    run_directory: Path | None,
+    seconds: float,
+    credentials: Credentials | None = None,
+    healths: Mapping[str, str] | None = None,
+) -> Observation:
     """Looks at a run for `seconds` seconds.
 
     Args:
         address: host:port of the coordinator.
         config: None: taken from what the coordinator exports.
         run_directory: of a run on this machine, whose processes are looked at, too.
+        credentials: to the coordinator; None: those of the environment.
+        healths: of members by name, where somebody else knows them; None: the members themselves are asked.
     """
     settings = None if config is None else Settings.of_config(config)
-    client = FleetClient(address)
+    client = FleetClient(address, credentials)
     try:
         before, start = client.status(ANSWER_SECONDS), time.monotonic()
         time.sleep(seconds)
@@ -137,7 +147,7 @@ def observe(address: str, config: Config | None, run_directory: Path | None, sec
         seconds=elapsed,
         settings=settings or Settings.of_status(after),
         state=run_state(after),
-        readings=tuple(_readings(before, after, elapsed)),
+        readings=tuple(_readings(before, after, elapsed, healths)),
         totals=dict(after.totals),
         rates=_rates(before.totals, after.totals, elapsed),
         weights_version=int(after.weights_version),
@@ -192,14 +202,21 @@ def _processes(run_directory: Path | None) -> tuple[Process, ...] | None:
     return None if run_directory is None else tuple(processes_of(run_directory))
 
 
-def _readings(before: GetStatusResponse, after: GetStatusResponse, seconds: float) -> Iterable[Reading]:
+def _readings(
+    before: GetStatusResponse, after: GetStatusResponse, seconds: float, known: Mapping[str, str] | None
+) -> Iterable[Reading]:
     earlier = {member.incarnation: member.counters for member in before.members}
     alive = [member for member in after.members if member.alive]
-    with ThreadPoolExecutor(THREADS) as pool:
-        healths = dict(zip((one.incarnation for one in alive), pool.map(_ask_health, alive), strict=True))
-        disks = dict(zip((one.incarnation for one in alive), pool.map(_ask_disk, alive), strict=True))
-    if all(health == SILENT for health in healths.values()):
-        healths = {}  # their addresses are not reachable from here, as a cluster's are not from a laptop
+    healths: dict[str, str] = {}
+    disks: dict[str, float | None] = {}
+    if known is None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            healths = dict(zip((one.name for one in alive), pool.map(_ask_health, alive), strict=True))
+            disks = dict(zip((one.name for one in alive), pool.map(_ask_disk, alive), strict=True))
+        if all(health == SILENT for health in healths.values()):
+            healths = {}  # their addresses are not reachable from here, as a cluster's are not from a laptop
+    else:
+        healths = {member.name: known[member.name] for member in alive if member.name in known}
     for member in after.members:
         counters = earlier.get(member.incarnation)
         yield Reading(
@@ -207,10 +224,10 @@ def _readings(before: GetStatusResponse, after: GetStatusResponse, seconds: floa
             name=member.name,
             alive=member.alive,
             seconds_since_beat=member.seconds_since_beat,
-            health=healths.get(member.incarnation),
+            health=healths.get(member.name) if member.alive else None,
             gauges=dict(member.gauges),
             rates={} if counters is None else _rates(counters, member.counters, seconds),
-            disk_free=disks.get(member.incarnation),
+            disk_free=disks.get(member.name) if member.alive else None,
         )
 
 

@@ -1,4 +1,7 @@
-"""Shows a running run, in place on a terminal and line by line elsewhere, until it is finished or Ctrl-C is pressed."""
+"""Shows a running run, in place on a terminal and line by line elsewhere, until it is finished or Ctrl-C is pressed.
+
+Of a release on Kubernetes with -n, --release, --context or --kubeconfig in place of RUN_DIR.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -33,25 +37,37 @@ SUBTITLE = "Ctrl-C ends this view, not the run"
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="sbrl top", description=__doc__)
     add_run_arguments(parser)
+    add_view_arguments(parser)
+    arguments = parser.parse_args(argv)
+    address, config, directory = find_run(arguments)
+    with closing(FleetClient(address)) as client:
+        return watch(client, config, str(directory or address), arguments.interval, arguments.readings)
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=float, default=1.0, metavar="SECONDS", help="between two readings (default: %(default)g)"
     )
     parser.add_argument("--readings", type=int, metavar="N", help="end after so many readings (default: go on)")
-    arguments = parser.parse_args(argv)
-    address, config, directory = find_run(arguments)
-    title = str(directory or address)
-    with closing(FleetClient(address)) as client:
-        status = client.status()
-        screen = Screen(config or config_of(status), title)
-        with screen:
-            shown = 0
-            while True:
-                screen.show(status)
-                shown += 1
-                if shown == arguments.readings or run_state(status) is RunState.FINISHED:
-                    return 0
-                time.sleep(max(0.1, arguments.interval))
-                status = _next_status(client, status, screen)
+
+
+def watch(client: FleetClient, config: Config | None, title: str, interval: float, readings: int | None) -> int:
+    """Shows the run until it is finished or `readings` have been shown, and returns the exit code.
+
+    Args:
+        config: None: taken from what the coordinator exports.
+        interval: seconds between two readings.
+    """
+    status = client.status()
+    with Screen(config or config_of(status), title) as screen:
+        shown = 0
+        while True:
+            screen.show(status)
+            shown += 1
+            if shown == readings or run_state(status) is RunState.FINISHED:
+                return 0
+            time.sleep(max(0.1, interval))
+            status = _next_status(client, status, screen)
 
 
 def config_of(status: GetStatusResponse) -> Config:
@@ -83,9 +99,10 @@ class Screen:
         self._config, self._title, self._meter = config, title, ProgressMeter(config)
         self._live = Live(console=Console(), refresh_per_second=4) if sys.stdout.isatty() else None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.__enter__()
+        return self
 
     def __exit__(self, *exception: object) -> None:
         if self._live is not None:

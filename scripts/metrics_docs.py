@@ -29,7 +29,7 @@ Rules and dashboards expect that scraping adds these labels to every series; the
 | `release` | the Helm release; the name of the run directory for a run on one machine |
 | `component` | the role: `coordinator`, `replay`, `actor`, `learner`, `evaluator` or `controller` |
 | `pod` | the pod's name; the process's name (`replay-0`) for a run on one machine |
-| `group` | optional, for actors: what returns and speeds are shown by, where there are actors of several kinds |
+| `group` | optional, for actors of several kinds: what their returns are shown by; on Kubernetes the pod label `sbrl/group` |
 
 No metric has a label for a single actor, environment or item: there are as many series as processes times the rows below.
 

@@ -22,6 +22,8 @@ from sbrl import local_prometheus
 from sbrl.local_prometheus import LocalPrometheus
 from sbrl.prometheus import CONFIG, RULES, TARGETS, write_targets
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
+from scripts.dashboard_pictures import series_of
+from scripts.dashboards import dashboards
 from tests.monitoring.conftest import NAMES, START_SECONDS
 from tests.monitoring.promql import promtool, rules
 from tests.smoke.conftest import POLL_SECONDS, LocalRun, sbrl
@@ -29,6 +31,7 @@ from tests.smoke.conftest import POLL_SECONDS, LocalRun, sbrl
 pytestmark = pytest.mark.timeout(START_SECONDS + 240)
 ADDRESS = re.compile(r"prometheus: http://(127\.0\.0\.1:\d+)/alerts")
 SEEN_SECONDS = 120.0
+FILLED_SECONDS = 240.0  # rates need two scrapes and some rules a hundred episodes
 STATUS = GetStatusResponse(
     members=[
         Member(role="learner", name="learner", alive=True, metrics_address="127.0.0.1:1"),
@@ -187,3 +190,18 @@ def test_a_serial_run_has_nothing_to_scrape(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "serves no metrics" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_no_panel_of_a_dashboard_is_empty(run: LocalRun) -> None:
+    address = address_in(run.text())
+    names = {"namespace": "local", "release": "run"}
+    waiting = {(model["title"], panel["title"]): panel for model in dashboards().values() for panel in model["panels"]}
+    deadline = time.monotonic() + FILLED_SECONDS
+    while waiting:
+        waiting = {
+            title: panel
+            for title, panel in waiting.items()
+            if not series_of(address, panel, names, FILLED_SECONDS, time.time())
+        }
+        assert not waiting or time.monotonic() < deadline, f"no data for {sorted(waiting)}"
+        time.sleep(POLL_SECONDS)

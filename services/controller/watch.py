@@ -1,0 +1,123 @@
+"""`sbrl top` and `sbrl doctor` of a release on Kubernetes, from a kubeconfig.
+
+The coordinator is asked through a forwarded port, with the token of the release; what pods are short of is asked of the API.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sbrl import doctor, top
+from sbrl.config import Config
+from sbrl.credentials import Credentials
+from sbrl.diagnosis import Finding, diagnose
+from sbrl.errors import UsageError
+from sbrl.fleet import FleetClient
+from sbrl.lifecycle import run_program
+from sbrl.observation import NOT_SERVING, SERVING, Observation, observe
+from services.controller.forward import forwarded
+from services.controller.kube import Cluster, add_cluster_arguments, connect
+from services.controller.release import (
+    Release,
+    add_release_argument,
+    coordinator_pod,
+    find_release,
+    pods,
+    role,
+    run_config,
+    run_credentials,
+)
+from services.controller.status import ROLES, pod_state
+
+READY = "Ready"
+PASSING = frozenset({"NotReady", "ContainerCreating", "PodInitializing", "Terminating"})  # on its way, or waiting for others
+
+
+class Way(NamedTuple):
+    """How to ask a release's coordinator."""
+
+    release: Release
+    pod: str
+    address: str
+    config: Config
+    credentials: Credentials
+
+
+def main(argv: Sequence[str]) -> int:
+    """Takes `top` or `doctor` and its arguments."""
+    command, *rest = argv
+    arguments = make_parser(command).parse_args(rest)
+    with contextlib.ExitStack() as closing:
+        cluster = connect(arguments.kubeconfig, arguments.context, arguments.namespace)
+        closing.callback(cluster.close)
+        way = closing.enter_context(way_to_coordinator(cluster, arguments.release))
+        if command == "doctor":
+            return judge(cluster, way, arguments.seconds)
+        client = closing.enter_context(contextlib.closing(FleetClient(way.address, way.credentials)))
+        title = f"release {way.release.name} in namespace {cluster.namespace}"
+        return top.watch(client, way.config, title, arguments.interval, arguments.readings)
+
+
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """
+    Raises:
+        UsageError: neither command is meant.
+    """
+    if command not in ("top", "doctor"):
+        raise UsageError(f"{command!r} is not to be had of a release: top and doctor are")
+    parser = argparse.ArgumentParser(prog=f"sbrl {command}", description=__doc__)
+    add_release_argument(parser)
+    add_cluster_arguments(parser)
+    (top.add_view_arguments if command == "top" else doctor.add_time_argument)(parser)
+    return parser
+
+
+@contextlib.contextmanager
+def way_to_coordinator(cluster: Cluster, name: str | None) -> Iterator[Way]:
+    """The way to a release's coordinator for as long as the context lasts, with what its pod's config and token say."""
+    release = find_release(cluster, name)
+    pod = coordinator_pod(cluster, release.name)
+    config, credentials = run_config(cluster, pod), run_credentials(cluster, pod)
+    port = int(config.network.coordinator_address.rpartition(":")[2])
+    with forwarded(cluster, str(pod.metadata.name), port) as address:
+        yield Way(release, str(pod.metadata.name), address, config, credentials)
+
+
+def judge(cluster: Cluster, way: Way, seconds: float) -> int:
+    """Prints what the doctor finds; a pod's readiness stands for its role's health, which cannot be asked from here."""
+    found = pods(cluster, way.release.name)
+    states = {str(pod.metadata.name): pod_state(pod) for pod in found}
+    healths = {name: SERVING if state == READY else NOT_SERVING for name, state in states.items()}
+    wanted = cluster.scale(way.release.actors).replicas
+    config = way.config.model_copy(update={"actors": way.config.actors.model_copy(update={"num_actors": wanted})})
+    run = observe(way.address, config, None, max(1.0, seconds), credentials=way.credentials, healths=healths)
+    findings = [*pod_findings(found), *(diagnose(run) if run.coordinator_error is None else [mute_coordinator(run, way)])]
+    print(doctor.report(run, findings))
+    return doctor.exit_code(findings)
+
+
+def pod_findings(found: Iterable[Any]) -> Iterator[Finding]:
+    """What keeps pods from running, in Kubernetes' own words; it comes first, for the rest follows from it."""
+    for pod in found:
+        state = pod_state(pod)
+        if state in (READY, *PASSING) or role(pod) not in ROLES:
+            continue
+        restarts = sum(int(container.restart_count) for container in pod.status.container_statuses or ())
+        name = str(pod.metadata.name)
+        text = f"pod {name} ({role(pod)}) is not ready: {state}, after {restarts} restarts"
+        yield Finding(role(pod), text, f"kubectl describe pod {name}; kubectl logs {name} --previous")
+
+
+def mute_coordinator(run: Observation, way: Way) -> Finding:
+    """Its pod runs, or there would be no way to it, but it gives no answer."""
+    text = f"the coordinator's pod {way.pod} runs but does not answer: {run.coordinator_error}; all others wait for it"
+    return Finding(
+        "coordinator", text, f"kubectl logs {way.pod}; kubectl delete pod {way.pod} has it started again, with all it knew"
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)
