@@ -21,6 +21,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -139,7 +140,7 @@ def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
             axes.bar(ages, 0.7, step * 1.1, row - 0.35, color=[states[int(value)][1] for value in values], align="edge")
         axes.set_yticks(range(len(series)), [legend for legend, _, _ in series], fontsize=6)
         seen = {int(value) for _, _, values in series for value in values}
-        handles = [Patch(color=color, label=text) for value, (text, color) in states.items() if value in seen]
+        handles: list[Artist] = [Patch(color=color, label=text) for value, (text, color) in states.items() if value in seen]
     else:
         axes.grid(color="#e4e4e4", linewidth=0.5)
         scale, unit = scale_of(panel["fieldConfig"]["defaults"]["unit"], [value for one in series for value in one[2]])
@@ -165,7 +166,8 @@ def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
 def legend_columns(panel: dict[str, Any], series: list[Series]) -> int:
     """How many names of series have room side by side."""
     longest = max((len(legend) for legend, _, _ in series), default=1)
-    return max(1, min(4, CHARACTERS * panel["gridPos"]["w"] // (COLUMNS * (longest + 5))))
+    room: int = CHARACTERS * panel["gridPos"]["w"] // COLUMNS
+    return max(1, min(4, room // (longest + 5)))
 
 
 def stat_text(panel: dict[str, Any], series: list[Series]) -> tuple[str, str]:
