@@ -14,7 +14,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-learning: $(READY) ## Train every agent on a small task, half an hour; fai
 
 bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 minutes (ARGS go to the benchmark)
 	$(BIN)/python -m bench.resets --jobs 2 $(ARGS)
+
+bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minutes; fails above 2 % (ARGS go to the benchmark)
+	$(BIN)/python -m bench.overhead $(ARGS)
 
 .PHONY: chart image e2e
 chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)

@@ -1,0 +1,314 @@
+"""What metrics and diagnostics cost the learner and the actor: their real loops with all of it on, beside the same with it off.
+
+    python -m bench.overhead --pairs 40 learner.batch_size=8
+
+Both loops run in this process on random batches and a real game; replay and the coordinator are stood in for by objects that
+take no time, so that shares come out larger than in a run, not smaller. Off: metrics that do nothing, no reports, no
+diagnostics. On: what a run has: the metrics, read as often as by beats to the coordinator and by Prometheus, and a report to
+TensorBoard once a second. Blocks of work alternate, so that whatever else the machine does hits all kinds; the figure is the
+median over pairs of blocks of the quotient of their times. Blocks of a third kind have one measurement of the diagnostics in
+each: what one costs is spread over learner.diagnostics_period updates. Beside the time that passes stands the CPU time of all
+threads, which other work on the machine changes less. Fails where the time that passes grows by more than the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, start_http_server
+
+from actors.loop import ActorLoop
+from bench.update import random_batch
+from learner.batches import SampledBatch
+from learner.boards import Board
+from learner.diagnostics import NUM_STATES
+from learner.loop import LearnerLoop
+from learner.tensorboard import TensorBoard
+from learner.update import configure_torch, make_update_step
+from sbrl.config import Config, build, load
+from sbrl.envs.make import make_envs, make_spec
+from sbrl.envs.spec import EnvSpec
+from sbrl.fleet import RunState
+from sbrl.metrics import ActorMetrics, LearnerMetrics, RoleMetrics, make_registry
+from sbrl.networks.build import build_network
+from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.prometheus import SCRAPE_SECONDS
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+
+LIMIT = 0.02
+NUM_BATCHES = 8
+BEAT_SECONDS = 1.0
+CLOCKS = ("wall", "cpu")
+OFF, ON, MEASURING = "off", "on", "on, and a measurement in each block"
+
+
+class Block(NamedTuple):
+    """How long a block took, in seconds."""
+
+    wall: float
+    cpu: float  # of all threads of this process
+
+
+class Share(NamedTuple):
+    """Time more than without, in parts of the time without."""
+
+    share: float
+    low: float  # 95 % of bootstrap samples of the pairs are between the two
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.share:+.2%} (95 %: {self.low:+.2%} to {self.high:+.2%})"
+
+
+class Loop:
+    """A role's loop that works on a block and says how long it took."""
+
+    def __init__(self, run: Callable[[], object], begin: Callable[[int], None], readers: Readers | None) -> None:
+        """Args: run: until it is stopped. begin: has it stopped after so much work."""
+        self._run, self._begin, self._readers = run, begin, readers
+
+    def block(self, work: int) -> Block:
+        self._begin(work)
+        wall, cpu = time.perf_counter(), time.process_time()
+        with self._readers.at_work() if self._readers is not None else nullcontext():
+            self._run()
+        return Block(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+class Readers:
+    """Reads metrics beside a block as a run does: every second for a beat, and at times over HTTP for Prometheus."""
+
+    def __init__(self, metrics: RoleMetrics, registry: CollectorRegistry) -> None:
+        server, _ = start_http_server(0, "127.0.0.1", registry)
+        self._metrics, self._url = metrics, f"http://127.0.0.1:{server.server_port}/metrics"
+        self._until_scrape = 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        done = threading.Event()
+        thread = threading.Thread(target=self._read, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _read(self, done: threading.Event) -> None:
+        while not done.wait(BEAT_SECONDS):
+            self._metrics.counters()
+            self._metrics.gauges()
+            self._until_scrape -= 1
+            if self._until_scrape < 0:
+                self._until_scrape = round(SCRAPE_SECONDS / BEAT_SECONDS)
+                urllib.request.urlopen(self._url, timeout=10).read()
+
+
+class Nothing:
+    """Metrics that do nothing: whatever is asked of them is this object again."""
+
+    def __getattr__(self, name: str) -> Nothing:
+        return self
+
+    def __call__(self, *arguments: object) -> Nothing:
+        return self
+
+
+class QuietLearner(LearnerLoop):
+    """Reports nothing."""
+
+    def report(self) -> None: ...
+
+
+class QuietActor(ActorLoop):
+    """Reports nothing."""
+
+    def report(self) -> None: ...
+
+
+class Countdown:
+    """Sets `stop` once so much work is done."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._left = 0
+
+    def begin(self, work: int) -> None:
+        self._left = work
+        self.stop.clear()
+
+    def done(self, work: int) -> None:
+        self._left -= work
+        if self._left <= 0:
+            self.stop.set()
+
+
+class Source:
+    """Replay that has the next batch at once."""
+
+    samples_served, samples_discarded, priorities_dropped, shards_up, wait_seconds = 0, 0, 0, 1, 0.0
+
+    def __init__(self, batch_size: int, spec: EnvSpec, countdown: Countdown) -> None:
+        # All that the loop looks at are the keys and, for the age of samples, the weights' versions.
+        items = SimpleNamespace(key=np.zeros(batch_size, np.uint64), meta=np.zeros((batch_size, 1, 5), np.int64))
+        self._batches = [SampledBatch(random_batch(batch_size, spec, seed), cast(Any, items)) for seed in range(NUM_BATCHES)]
+        self._countdown, self._served = countdown, 0
+
+    def get(self, *_arguments: object) -> SampledBatch:
+        self._countdown.done(1)
+        self._served += 1
+        return self._batches[self._served % NUM_BATCHES]
+
+    def update_priorities(self, *_arguments: object) -> None: ...
+
+
+class Stream:
+    """Replay that takes each transition at once."""
+
+    created, in_flight, dropped, blocked_seconds = 0, 0, 0, 0.0
+
+    def __init__(self, countdown: Countdown) -> None:
+        self._countdown = countdown
+
+    def begin(self, _observation: NDArray[Any]) -> None: ...
+
+    def append(self, *_arguments: object) -> None:
+        self.created += 1
+        self._countdown.done(1)
+
+    def end(self) -> None: ...
+
+
+def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
+    countdown, registry = Countdown(), make_registry("learner")
+    metrics = LearnerMetrics(registry) if kind != OFF else cast(LearnerMetrics, Nothing())
+    spec = make_spec(config.env)
+    loop = (LearnerLoop if kind != OFF else QuietLearner)(
+        config,
+        make_update_step(config, spec),
+        cast(Any, Source(config.learner.batch_size, spec, countdown)),
+        cast(Any, None),
+        cast(Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0)),
+        cast(Any, SimpleNamespace(instructions=SimpleNamespace(env_steps=0))),
+        cast(Any, SimpleNamespace(status=GetStatusResponse())),
+        Board([TensorBoard(directory)] if kind != OFF else []),
+        metrics,
+        countdown.stop,
+        trained_before=0,
+        max_priority=1.0,
+    )
+    return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
+
+
+def actor_loop(config: Config, closing: ExitStack, kind: str) -> Loop:
+    countdown, registry = Countdown(), make_registry("actor")
+    metrics = ActorMetrics(registry) if kind != OFF else cast(ActorMetrics, Nothing())
+    envs = make_envs(config.env, config.actors.envs_per_actor, seed=0)
+    closing.callback(envs.close)
+    policy = EpsilonGreedyPolicy(build_network(config.agent, envs.spec), envs.spec.num_actions, seed=0)
+    told = SimpleNamespace(state=RunState.RUNNING, step_limit=10**12, step_allowance=10**12, env_steps=10**9)
+    loop = (ActorLoop if kind != OFF else QuietActor)(
+        config,
+        envs,
+        policy,
+        cast(Any, [Stream(countdown) for _ in range(envs.num_envs)]),
+        cast(Any, SimpleNamespace(take=lambda: None, age_seconds=0.0, lag_versions=0)),
+        cast(Any, SimpleNamespace(add=lambda _: None, dropped=0)),
+        cast(Any, SimpleNamespace(instructions=told, index=0, incarnation=1)),
+        metrics,
+        countdown.stop,
+    )
+    return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
+
+
+def alternate(loops: Mapping[str, Loop], work: int, pairs: int) -> dict[str, list[Block]]:
+    """The blocks of each loop, after one of each to warm up; the order turns round from one time to the next."""
+    blocks: dict[str, list[Block]] = {kind: [] for kind in loops}
+    for number in range(pairs + 1):
+        for kind in list(loops)[:: 1 if number % 2 else -1]:
+            blocks[kind].append(loops[kind].block(work))
+        if number % 10 == 0:
+            print(f"  {number}/{pairs}", file=sys.stderr, flush=True)
+    return {kind: made[1:] for kind, made in blocks.items()}
+
+
+def share(more: Sequence[Block], less: Sequence[Block], clock: str) -> Share:
+    """Of pairs of blocks, the median quotient of what `clock` says."""
+    quotients = np.array([getattr(a, clock) / getattr(b, clock) - 1 for a, b in zip(more, less, strict=True)])
+    resampled = np.random.default_rng(0).choice(quotients, (10_000, len(quotients)))
+    low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975))
+    return Share(float(np.median(quotients)), float(low), float(high))
+
+
+def learner_share(config: Config, directory: Path, updates: int, pairs: int) -> float:
+    """Measures, prints and returns what it comes to for the learner."""
+    period = config.learner.diagnostics_period
+    tree = config.model_dump(mode="json")
+    none, each = (build(tree, {"learner": {"diagnostics_period": every}}) for every in (None, updates))
+    loops = {kind: learner_loop(none, directory / str(number), kind) for number, kind in enumerate((OFF, ON))}
+    loops[MEASURING] = learner_loop(each, directory / "measuring", MEASURING)
+    blocks = alternate(loops, updates, pairs)
+    print(f"learner, batch {config.learner.batch_size}, {updates} updates a block, {pairs} pairs:")
+    print(f"  an update, all off: median {median_ms(blocks[OFF], updates):.2f} ms")
+    together = {}
+    for clock in CLOCKS:
+        metrics, measurement = share(blocks[ON], blocks[OFF], clock), share(blocks[MEASURING], blocks[ON], clock)
+        of_updates = measurement.share * updates
+        spread = 0.0 if period is None else of_updates / period
+        together[clock] = metrics.share + spread
+        print(f"  {clock} time: metrics and reports {metrics}")
+        print(f"    a measurement takes as long as {of_updates:.1f} updates: {spread:+.2%} at one every {period}")
+        print(f"    together {together[clock]:+.2%}")
+    return together["wall"]
+
+
+def actor_share(config: Config, steps: int, pairs: int) -> float:
+    """Measures, prints and returns what it comes to for an actor."""
+    with ExitStack() as closing:
+        blocks = alternate({kind: actor_loop(config, closing, kind) for kind in (OFF, ON)}, steps, pairs)
+    print(f"actor, {config.actors.envs_per_actor} environments, {steps} steps a block, {pairs} pairs:")
+    print(f"  a step, all off: median {median_ms(blocks[OFF], steps):.3f} ms")
+    metrics = {clock: share(blocks[ON], blocks[OFF], clock) for clock in CLOCKS}
+    for clock, found in metrics.items():
+        print(f"  {clock} time: metrics {found}")
+    return metrics["wall"].share
+
+
+def median_ms(blocks: Sequence[Block], work: int) -> float:
+    """Milliseconds that a unit of work takes."""
+    return float(np.median([block.wall for block in blocks])) / work * 1e3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=40, help="blocks of each kind")
+    parser.add_argument("--updates", type=int, default=100, help="updates in a block of the learner's")
+    parser.add_argument("--steps", type=int, default=2_000, help="agent steps in a block of the actor's")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the default preset's config")
+    arguments = parser.parse_args()
+    config = load(overrides=[*arguments.overrides, "run.checkpoint_interval_seconds=1e9"])  # there is nothing to save to
+    least = -(-NUM_STATES // config.learner.batch_size)
+    if arguments.updates < least:
+        parser.error(f"--updates {arguments.updates}: a measurement looks at the states of the last {least} batches; give more")
+    configure_torch(config.learner.num_threads)
+    with tempfile.TemporaryDirectory() as directory:
+        shares = [learner_share(config, Path(directory), arguments.updates, arguments.pairs)]
+    shares.append(actor_share(config, arguments.steps, arguments.pairs))
+    print(f"limit: {LIMIT:.0%}; {'met' if max(shares) <= LIMIT else 'missed'}")
+    return 0 if max(shares) <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
