@@ -18,6 +18,7 @@ from learner.publisher import Publisher
 from learner.records import restore_random
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
+from learner.wandb_sink import wandb_sinks
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient, FleetMember
@@ -96,7 +97,7 @@ def learn(
         closing.callback(fleet.close)
         weights = WeightsClient(config.network.coordinator_address)
         closing.callback(weights.close)
-        board = Board([TensorBoard(run_directory.tensorboard)])
+        board = Board([TensorBoard(run_directory.tensorboard), *wandb_sinks(config, run_directory)])
         closing.callback(board.close)
         epoch, newest_version = weights.acquire_epoch(f"{socket.gethostname()}:{os.getpid()}")
         logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)

@@ -142,7 +142,7 @@ class LearnerLoop:
         metrics.weights_version.set(self._publisher.version)
         metrics.weights_age_seconds.set(now - self._publisher.published_time)
         metrics.checkpoint_age_seconds.set(now - self._saved_time)
-        metrics.gpu_memory_bytes.set(gpu_memory_bytes())
+        metrics.gpu_memory_bytes.set(gpu_memory_bytes(self._step.device))
         self._report_sample_ages()
         self._report_diagnostics()
         achieved = self._samples_per_insert()

@@ -77,6 +77,11 @@ class UpdateStep:
         self._updates = 0
 
     @property
+    def device(self) -> torch.device:
+        """Where updates run."""
+        return self._device
+
+    @property
     def updates(self) -> int:
         """Updates made, those before a restore included."""
         return self._updates
@@ -161,9 +166,9 @@ class UpdateStep:
         return {**network.state_dict(), **auxiliary.state_dict()}
 
 
-def gpu_memory_bytes() -> int:
-    """Memory that this process's tensors hold on the GPU; 0 where there is none in use."""
-    return torch.cuda.memory_allocated()
+def gpu_memory_bytes(device: torch.device) -> int:
+    """Memory that this process's tensors hold on `device`; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:

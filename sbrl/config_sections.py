@@ -43,6 +43,11 @@ class Run(Section):
     """Learner checkpoints kept, older ones are deleted; with none a killed run could not go on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level written to logs/<role>.log."""
+    wandb_mode: Literal["disabled", "offline", "online"] = "disabled"
+    """Log to Weights & Biases beside TensorBoard, by the optional package wandb: offline writes to the run directory, for
+    `wandb sync` to upload later; online uploads at once, and needs `wandb login` or WANDB_API_KEY. Not with --serial."""
+    wandb_project: str = Field("sbrl", min_length=1)
+    """Project on Weights & Biases that the run belongs to; WANDB_ENTITY names a team."""
 
 
 class Env(Section):

@@ -33,6 +33,7 @@ from sbrl.supervisor import RoleCommand, Supervisor
 from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from sbrl.view import View, make_view
+from sbrl.weights_and_biases import check_wandb
 
 LOOK_SECONDS = 0.5
 RESULTS_SECONDS = 60.0  # between two writings of the tables while the run goes on
@@ -52,6 +53,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
     """
     # All that can be found out before anything is made.
+    check_wandb(config.run)
     check_network(config, make_spec(config.env))
     if resume:
         check_incomplete(config, run_directory)

@@ -32,6 +32,7 @@ class RunDirectory:
         self.learning_curve = path / "learning_curve.png"
         self.video = path / "video.gif"
         self.tensorboard = path / "tensorboard"
+        self.wandb = path / "wandb"
         self.checkpoints = path / "checkpoints"
         self.learner_checkpoints = self.checkpoints / "learner"
         self.coordinator = path / "coordinator"

@@ -225,7 +225,10 @@ def learner() -> list[list[Panel]]:
         [
             Panel(
                 "Share of time by phase",
-                {"{{phase}}": f"release:sbrl_learner_phase:ratio5m{{{RUN}}}"},
+                {
+                    "{{phase}}": f"release:sbrl_learner_phase:ratio5m{{{RUN}}}",
+                    "diagnostics, part of update": f"max(rate(sbrl_learner_diagnostics_seconds_total{{{RUN}}}[15m]))",
+                },
                 "percentunit",
                 description="wait for replay, copy into tensors, update, hand weights over to be published.",
             ),

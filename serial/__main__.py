@@ -14,6 +14,7 @@ from sbrl.cli import add_config_arguments, closing_lines
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.make import make_spec
+from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import Context, configure_logging
 from sbrl.metadata import new_run_id, run_metadata
@@ -37,6 +38,10 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     config = serial_config(configs.load(arguments.config, arguments.preset, arguments.overrides))
     directory = RunDirectory(arguments.run_dir)
+    if config.run.wandb_mode != "disabled":
+        raise UsageError(
+            f"run.wandb_mode={config.run.wandb_mode}: --serial keeps no logs but its results; leave out one of the two"
+        )
     make_spec(config.env)  # an unknown game is found out before anything is made
     configure_torch(num_threads=1)
     directory.check_new()

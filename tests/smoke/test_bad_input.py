@@ -28,6 +28,7 @@ USAGE, FAILURE = 2, 1
         (["--config", "missing.yaml"], ["missing.yaml", "No such file"]),
         (["--resume"], ["no run to resume"]),
         (["--serial", "--resume"], ["--serial cannot resume"]),
+        (["--serial", "run.wandb_mode=offline"], ["run.wandb_mode=offline", "--serial", "leave out one"]),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else None,
 )

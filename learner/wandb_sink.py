@@ -1,0 +1,103 @@
+"""Scalars to Weights & Biases, where run.wandb_mode asks for it: uploaded while the run goes on, or kept for `wandb sync`.
+
+The package is optional and loaded here only. Offline, nothing is sent anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from learner.boards import Sink
+from sbrl.config import Config
+from sbrl.errors import RunError
+from sbrl.run_directory import RunDirectory, replace_text
+from sbrl.weights_and_biases import check_wandb
+
+STEP = "env_steps"  # what everything is drawn against
+INIT_SECONDS = 60.0
+SERVICE_SECONDS = 120.0  # longest that its own service process may take to start, on a machine that is busy
+# Longest that the learner's end waits for what is not uploaded yet; it stays on disk for `wandb sync`.
+FINISH_SECONDS = 30.0
+
+
+def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
+    """One sink, or none where run.wandb_mode is `disabled`.
+
+    A learner that is started again goes on with the same run on the server; offline each start leaves a folder of its own, all
+    with the same id.
+
+    Raises:
+        UsageError: the package is not installed.
+        RunError: the server does not let us in, or does not answer.
+    """
+    mode = config.run.wandb_mode
+    if mode == "disabled":
+        return []
+    check_wandb(config.run)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports of its own failures are sent in offline mode, too
+    wandb = importlib.import_module("wandb")
+    directory.wandb.mkdir(parents=True, exist_ok=True)
+    try:
+        wandb.setup(wandb.Settings(x_service_wait=SERVICE_SECONDS))
+        run = wandb.init(
+            project=config.run.wandb_project,
+            name=directory.path.resolve().name,
+            id=_run_id(directory.wandb / "run_id"),
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            dir=directory.path,  # it makes the folder wandb in it
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                # Its own defaults try for minutes before init_timeout is looked at.
+                x_disable_viewer=True,
+                x_graphql_retry_max=2,
+                x_graphql_retry_wait_max_seconds=5.0,
+                x_graphql_timeout_seconds=10.0,
+                # Roles log to files of their own and export their own memory and CPU; a run's commit is in its run.yaml.
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+            ),
+        )
+    except wandb.errors.Error as error:
+        first_sentence = str(error).partition(". ")[0].rstrip(".")  # what follows is about its own settings
+        raise RunError(
+            f"run.wandb_mode={mode}: Weights & Biases says: {' '.join(first_sentence.split())}; log in with `wandb login` or "
+            f"WANDB_API_KEY, or set run.wandb_mode=offline and upload later with `wandb sync`"
+        ) from None
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return [WandbSink(run)]
+
+
+class WandbSink:
+    """Writes to a run of Weights & Biases that is under way."""
+
+    def __init__(self, run: Any) -> None:
+        """Args: run: a wandb.Run; this sink's own, `close` ends it."""
+        self._run = run
+
+    def write(self, scalars: Mapping[str, float], env_steps: int) -> None:
+        self._run.log({STEP: env_steps, **scalars})
+
+    def close(self) -> None:
+        """Waits until all is written and, online, uploaded; but no longer than FINISH_SECONDS."""
+        self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    """The id that this run directory has had from its first start on."""
+    if not path.is_file():
+        replace_text(path, f"{secrets.token_hex(4)}\n")
+    return path.read_text(encoding="utf-8").strip()

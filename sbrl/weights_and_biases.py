@@ -1,0 +1,20 @@
+"""Whether a run can be logged to Weights & Biases. Without the package, so that a launcher can ask before anything is made."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from sbrl.config import Run
+from sbrl.errors import UsageError
+
+
+def check_wandb(run: Run) -> None:
+    """
+    Raises:
+        UsageError: run.wandb_mode asks for the package wandb, and it is not installed.
+    """
+    if run.wandb_mode != "disabled" and find_spec("wandb") is None:
+        raise UsageError(
+            f"run.wandb_mode={run.wandb_mode} needs the package wandb: pip install -c constraints.txt wandb, "
+            f"or set run.wandb_mode=disabled"
+        )
