@@ -74,6 +74,7 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
                 runtime.stop,
                 drain_seconds=DRAIN_SECONDS / envs.num_envs,
                 warm_up=warm_up,
+                while_blocked=lambda: loop.report(),
             )
             for env in range(envs.num_envs)
         ]

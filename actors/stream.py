@@ -57,13 +57,16 @@ class TransitionStream:
         stop: threading.Event,
         drain_seconds: float,
         warm_up: WarmUp,
+        while_blocked: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             max_in_flight: items that may be unconfirmed.
             stop: set when the actor is to stop; from then on no wait is longer than `drain_seconds`.
             warm_up: how episodes are cut while the shards fill for the first time.
+            while_blocked: called twice a second of a wait, so that what waits is seen to wait before it is over.
         """
+        self._while_blocked = while_blocked
         self._drain_seconds, self._warm_up = drain_seconds, warm_up
         self._piece_steps = 0
         self._unmade = 0  # steps whose items were never made, for their shard was lost before
@@ -143,6 +146,7 @@ class TransitionStream:
                     self._writer.flush(max_in_flight, self._patience)
                     return True
                 except BlockedError as blocked:
+                    start = self._count_blocked(start)
                     if self._stop.is_set():
                         return False
                     if self._probes[self._writer.shard].down_seconds > GIVE_UP_SECONDS:
@@ -154,12 +158,21 @@ class TransitionStream:
         finally:
             self.blocked_seconds += time.monotonic() - start
 
+    def _count_blocked(self, start: float) -> float:
+        """Counts a wait so far, and returns when the rest of it begins."""
+        now = time.monotonic()
+        self.blocked_seconds += now - start
+        self._while_blocked()
+        return now
+
     def _healthy_shard(self, preferred: int) -> int:
         """`preferred` if it answers, else the next one that does; waits for one while none does."""
+        start = time.monotonic()
         order = [(preferred + k) % len(self._probes) for k in range(len(self._probes))]
         while not self._stop.is_set():
             for shard in order:
                 if self._probes[shard].is_up:
                     return shard
             self._probes[preferred].wait_up(FLUSH_SECONDS)
+            start = self._count_blocked(start)
         return preferred

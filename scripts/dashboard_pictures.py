@@ -14,6 +14,7 @@ import textwrap
 import time
 import urllib.parse
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from scripts.dashboards import dashboards
 
@@ -33,7 +35,7 @@ POINTS = 240
 COLUMNS = 24  # of Grafana's grid
 UNIT_INCHES, ASPECT, TITLE_INCHES = 0.55, 0.56, 0.5
 CHARACTERS = 230  # of a legend in the picture's width
-DPI = 90
+DPI, PALETTE = 90, 160
 COLORS = {"text": "black", "green": "#3a9d4b", "red": "#c4162a", "yellow": "#e5b800", "blue": "#3274d9", "purple": "#a352cc"}
 
 Series = tuple[str, list[float], list[float]]  # legend, minutes before now, values
@@ -111,7 +113,7 @@ def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> N
             text, color = stat_text(panel, drawn[panel["id"]])
             figure.text(edge, bottom + 0.38 * tall, text, fontsize=17, color=color, va="center")
             continue
-        explained = "\n".join(textwrap.wrap(panel["description"], int(width * 190)))
+        explained = "\n".join(textwrap.wrap(panel["description"], int(width * 250)))
         figure.text(edge, upper - 0.36 * inch_y, explained, fontsize=6.2, color="#666666", va="top")
         rows = 0.16 * math.ceil(len(drawn[panel["id"]]) / legend_columns(panel, drawn[panel["id"]])) + 0.12
         names = 1.25 if panel["type"] == "state-timeline" else 0.5
@@ -126,6 +128,8 @@ def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> N
         draw_panel(axes, panel, drawn[panel["id"]])
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
+    with Image.open(path) as picture:  # a quarter of the size: few colors suffice for lines and letters
+        picture.convert("RGB").quantize(PALETTE).save(path, optimize=True)
 
 
 def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
@@ -145,9 +149,9 @@ def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
         axes.grid(color="#e4e4e4", linewidth=0.5)
         scale, unit = scale_of(panel["fieldConfig"]["defaults"]["unit"], [value for one in series for value in one[2]])
         handles = []
-        for legend, ages, values in series:
+        for legend, ages, values in map(with_gaps, series):
             handles += axes.plot(ages, [value * scale for value in values], linewidth=1.0, label=legend)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}{unit}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{written(value)}{unit}")
     axes.xaxis.set_major_locator(MaxNLocator(6 if panel["gridPos"]["w"] > 8 else 4))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} min")
     if handles:
@@ -161,6 +165,18 @@ def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
             handlelength=1.2,
             columnspacing=1.0,
         )
+
+
+def with_gaps(series: Series) -> Series:
+    """Breaks a line where there was nothing, as Grafana does."""
+    legend, ages, values = series
+    step = min((later - age for age, later in pairwise(ages)), default=0.0)
+    broken: list[tuple[float, float]] = []
+    for age, value in zip(ages, values, strict=True):
+        if broken and age - broken[-1][0] > 1.5 * step:
+            broken.append((age - step, math.nan))
+        broken.append((age, value))
+    return legend, [age for age, _ in broken], [value for _, value in broken]
 
 
 def legend_columns(panel: dict[str, Any], series: list[Series]) -> int:
@@ -183,7 +199,12 @@ def stat_text(panel: dict[str, Any], series: list[Series]) -> tuple[str, str]:
             color = COLORS.get(step["color"], step["color"])
     scale, unit = scale_of(panel["fieldConfig"]["defaults"]["unit"], [value])
     number = value * scale
-    return f"{number:,.0f}{unit}" if float(number).is_integer() else f"{number:,.3g}{unit}", color
+    return f"{written(number)}{unit}", color
+
+
+def written(number: float) -> str:
+    """A number of few digits, never with an exponent."""
+    return f"{number:,.0f}" if abs(number) >= 1000 or float(number).is_integer() else f"{number:.3g}"
 
 
 def mappings_of(panel: dict[str, Any]) -> dict[int, tuple[str, str]]:
