@@ -1,6 +1,6 @@
 """Injects faults into a real local run that a real Prometheus watches: which alert fires, when, and what `sbrl doctor` says.
 
-`make faults` takes some forty minutes, writes the table of docs/runbook.md and draws the dashboards of docs/monitoring.md from
+`make faults` takes half an hour and more and writes the table of docs/runbook.md; with --pictures the dashboards are drawn from
 the data that Prometheus has then. Exit code 1: an alert did not fire or clear, the doctor did not name the fault, or a panel is
 empty.
 """

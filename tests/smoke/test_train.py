@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sbrl.fleet_watch import total
+from sbrl.metadata import run_id_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.smoke.conftest import FAST, POLL_SECONDS, LocalRun, kill, member, sbrl
 
@@ -103,11 +104,14 @@ def test_interrupted_run_resumes_where_it_stopped(start_run: Callable[..., Local
     assert "in use by process" in in_use.stderr
     first.interrupt()
     assert first.wait(RUN_SECONDS) == 130
-    stopped = first.summary()
+    stopped, run_id = first.summary(), run_id_of(first.directory / "run.yaml")
     assert f"Go on with: sbrl train --resume --run-dir {first.directory}" in first.text()
     target = stopped["env_steps"] + 1500
     second = start_run("--resume", f"run.env_steps={target}")
     assert second.wait(RUN_SECONDS) == 0, second.text() + second.logs()
+    assert run_id_of(second.directory / "run.yaml") == run_id, "a run that is resumed is the same run"
+    log = (second.directory / "logs" / "learner.log").read_text(encoding="utf-8")
+    assert all(f" {run_id} learner " in line for line in log.splitlines())
     summary = second.summary()
     assert target <= summary["env_steps"] < target + 8
     assert summary["updates"] > stopped["updates"]
