@@ -189,8 +189,8 @@ def _flow(run: Observation, settings: Settings) -> Iterator[Finding]:
         text = (
             f"the learner waits for the actors {min(1.0, learner_waits):.0%} of its time: {len(actors)} "
             f"{'actor takes' if len(actors) == 1 else 'actors take'} {steps:.1f} steps/s, with "
-            f"{settings.updates_per_step:g} updates a step that allows {steps * settings.updates_per_step:.1f} updates/s, and it could make about "
-            f"{updates / max(0.01, 1 - learner_waits):.0f}"
+            f"{settings.updates_per_step:g} updates a step that allows {steps * settings.updates_per_step:.1f} updates/s, "
+            f"and it could make about {updates / max(0.01, 1 - learner_waits):.0f}"
         )
         yield Finding("starved", text, _more_actors(run))
     elif updates > 0 and actors and actors_wait > BLOCKED:

@@ -129,7 +129,7 @@ def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> N
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
     with Image.open(path) as picture:  # a quarter of the size: few colors suffice for lines and letters
-        picture.convert("RGB").quantize(PALETTE).save(path, optimize=True)
+        picture.convert("RGB").quantize(PALETTE, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
@@ -142,6 +142,7 @@ def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
         for row, (_, ages, values) in enumerate(series):
             step = (ages[-1] - ages[0]) / max(1, len(ages) - 1)
             axes.bar(ages, 0.7, step * 1.1, row - 0.35, color=[states[int(value)][1] for value in values], align="edge")
+        axes.set_ylim(-0.6, max(3, len(series)) - 0.4)
         axes.set_yticks(range(len(series)), [legend for legend, _, _ in series], fontsize=6)
         seen = {int(value) for _, _, values in series for value in values}
         handles: list[Artist] = [Patch(color=color, label=text) for value, (text, color) in states.items() if value in seen]
