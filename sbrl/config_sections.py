@@ -201,8 +201,8 @@ class Learner(Section):
     updates_per_step: float = Field(0.25, ge=1 / 64, le=64)
     """Gradient updates per agent step (the replay ratio, or update-to-data ratio): beyond 1/64 and 64 one side of the run would
     mostly wait for the other."""
-    learning_rate: float = Field(5e-5, gt=0, le=1)
-    """Adam's step size: at zero nothing is learned, above one training diverges."""
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    """Adam's step size (Dopamine's QR-DQN, with batch 32: 5e-5): at zero nothing is learned, above one training diverges."""
     adam_epsilon: float = Field(3.125e-4, gt=0)
     """Adam's epsilon (Dopamine's QR-DQN: 0.01 / 32); at zero a parameter without gradient would become NaN."""
     weight_decay: float = Field(0.0, ge=0, lt=1)

@@ -25,6 +25,13 @@ def test_the_default_is_the_papers_and_its_baseline_dopamines():
     assert DEFAULT_PRESET == "small-batch"
     assert (small.learner.batch_size, small.agent.n_step, small.samples_per_insert) == (8, 3, 2.0)
     assert (baseline.learner.batch_size, baseline.agent.n_step, baseline.samples_per_insert) == (32, 3, 8.0)
+    assert (small.learner.learning_rate, baseline.learner.learning_rate) == (1e-4, 5e-5)
+    same = small.model_copy(update={"learner": baseline.learner})
+    assert same == baseline  # in batch and step size alone do they differ
+
+
+def test_the_default_preset_is_the_config_without_one():
+    assert config.load() == config.build({})
 
 
 @pytest.mark.parametrize("name", ATARI)
