@@ -17,7 +17,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 .PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything installed (again when constraints.txt or pyproject.toml changed)
 
