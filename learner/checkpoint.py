@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 from learner.records import LearnerState, UpdateState
@@ -12,6 +13,7 @@ from sbrl.checkpoints import (
     list_checkpoints,
     prune_checkpoints,
     read_checkpoint_file,
+    read_checkpoint_json,
     updates_of,
     write_checkpoint,
 )
@@ -69,10 +71,21 @@ def load(checkpoint: Path) -> LearnerState:
     """Reads one checkpoint.
 
     Raises:
-        CorruptCheckpointError: a file is missing, truncated or changed.
+        CorruptCheckpointError: a file is missing, truncated or changed, or holds something else.
     """
-    tensors = {name: decode(read_checkpoint_file(checkpoint, f"{name}.safetensors")) for name in _TENSORS}
-    state = json.loads(read_checkpoint_file(checkpoint, _STATE))
-    return LearnerState(
-        UpdateState(**tensors, updates=updates_of(checkpoint)), counters=state["counters"], random=state["random"]
-    )
+    state = read_checkpoint_json(checkpoint, _STATE)
+    counters, random = state.get("counters"), state.get("random")
+    if not isinstance(counters, dict) or not isinstance(random, dict) or not all(map(_is_number, counters.values())):
+        raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_STATE} holds no counters and random states of a learner")
+    tensors = {}
+    for name in _TENSORS:
+        data = read_checkpoint_file(checkpoint, f"{name}.safetensors")
+        try:
+            tensors[name] = decode(data)
+        except RunError as error:
+            raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name}.safetensors: {error}") from None
+    return LearnerState(UpdateState(**tensors, updates=updates_of(checkpoint)), counters=counters, random=random)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from sbrl.networks.network import ValueNetwork
 
+from sbrl.errors import RunError
+
 
 class Sequence(NamedTuple):
     """What followed each s_tm1 of a batch, for self-prediction; K is the number of jumps."""
@@ -128,12 +130,22 @@ def capture_random(**generators: np.random.Generator) -> dict[str, Any]:
 
 
 def restore_random(states: dict[str, Any], **generators: np.random.Generator) -> None:
-    """Sets what `capture_random` captured; the names must be the same. Devices that are gone are left out."""
-    torch.set_rng_state(_from_hex(states["torch"]))
-    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(_from_hex(state), device)
-    for name, generator in generators.items():
-        generator.bit_generator.state = states["numpy"][name]
+    """Sets what `capture_random` captured; the names must be the same. Devices that are gone are left out.
+
+    Raises:
+        RunError: the states are no such ones, or those of another version of torch or NumPy.
+    """
+    try:
+        torch.set_rng_state(_from_hex(states["torch"]))
+        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(_from_hex(state), device)
+        for name, generator in generators.items():
+            generator.bit_generator.state = states["numpy"][name]
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise RunError(
+            f"the checkpoint's random states cannot be used ({error}): they are damaged, or of another version of torch; "
+            f"go on with the versions that constraints.txt names"
+        ) from None
 
 
 def _to_hex(state: Tensor) -> str:

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sbrl.errors import RunError
 
@@ -97,6 +98,21 @@ def read_checkpoint_file(checkpoint: Path, name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != expected:
         raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name} was changed or cut short since it was written")
     return data
+
+
+def read_checkpoint_json(checkpoint: Path, name: str) -> dict[str, Any]:
+    """The JSON object in one file of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: as `read_checkpoint_file`, or the file holds anything else.
+    """
+    try:
+        content = json.loads(read_checkpoint_file(checkpoint, name))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name} holds no JSON object")
+    return content
 
 
 def prune_checkpoints(directory: Path, newest: Path, keep: int) -> None:

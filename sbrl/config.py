@@ -18,7 +18,7 @@ from pydantic import ValidationError, model_validator
 from sbrl.config_checks import check, warn
 from sbrl.config_errors import explain, nearest
 from sbrl.config_sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run, Section
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, shown
 from sbrl.presets import DEFAULT_PRESET, PRESETS
 
 __all__ = [
@@ -149,7 +149,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     version = tree.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise UsageError(
-            f"{path} was written with config schema {version!r}; this version of sbrl reads schema {SCHEMA_VERSION}: "
+            f"{path} was written with config schema {shown(version)}; this version of sbrl reads schema {SCHEMA_VERSION}: "
             f"start a new run directory, or use the sbrl version that wrote it"
         )
     return tree
@@ -164,11 +164,11 @@ def parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        raise UsageError(f"override {text!r} is not of the form section.key=value, such as run.seed=1")
+        raise UsageError(f"override {shown(text)} is not of the form section.key=value, such as run.seed=1")
     try:
         tree: Any = yaml.load(value, _Loader)
     except yaml.YAMLError:
-        raise UsageError(f"override {text!r}: the value {value!r} is not valid YAML; quote it") from None
+        raise UsageError(f"override {shown(text)}: the value is not valid YAML; quote it") from None
     for part in reversed(parts):
         tree = {part: tree}
     return dict(tree)

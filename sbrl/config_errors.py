@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from sbrl.errors import shown
+
 # Pydantic's error types in this project's words; filled in from the error's context (the bound, the choices, the pattern).
 _RULES = {
     "greater_than": "must be above {gt:g}",
@@ -48,14 +50,14 @@ def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str
     path = [str(part) for part in item["loc"]]
     field = ".".join(path)
     if item["type"] == "extra_forbidden":
-        return f"unknown key {field!r}{_nearest_key(path, known)}"
+        return f"unknown key {shown(field)}{_nearest_key(path, known)}"
     if item["type"] == "value_error":  # from a check across fields, which names them itself
         return str(item["msg"]).removeprefix("Value error, ")
     template = _RULES.get(item["type"])
     rule = template.format(**item.get("ctx", {})) if template else item["msg"]
     info = known.get(".".join(path[:2]))  # an element of a list is described by the list's field
     meaning = f" ({' '.join(info.description.split())})" if info and info.description else ""
-    return f"{field}={item['input']!r} {rule}{meaning}"
+    return f"{field}={shown(item['input'])} {rule}{meaning}"
 
 
 def _nearest_key(path: list[str], known: Mapping[str, FieldInfo]) -> str:

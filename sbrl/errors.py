@@ -6,6 +6,14 @@ Every message names the value, the rule it breaks and the remedy. Programs turn 
 
 from __future__ import annotations
 
+SHOWN_CHARACTERS = 200
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, cut short where somebody gave very much of it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"
+
 
 class SbrlError(Exception):
     """A failure with a message meant for the user; `exit_code` is what the program exits with."""

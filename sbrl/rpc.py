@@ -5,6 +5,7 @@ Tokens and TLS come from the environment of the process (`sbrl.credentials`).
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from concurrent import futures
@@ -31,6 +32,19 @@ _UNAVAILABLE = frozenset(
         grpc.StatusCode.CANCELLED,  # the server stopped during the call
     }
 )
+
+
+class _UnreadableMessages(logging.Filter):
+    """Makes one line of the traceback that gRPC logs of bytes that are no message: their sender is to blame, not our code."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            record.msg, record.args = "refused bytes that are no message: %s", (record.exc_info[1],)
+            record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+        return True
+
+
+_UNREADABLE_MESSAGES = _UnreadableMessages()
 
 
 class CoordinatorUnavailable(RunError):
@@ -79,6 +93,7 @@ def make_server(max_workers: int, name: str, credentials: Credentials) -> grpc.S
         name: prefixes its threads.
         credentials: with a token, calls without it are refused.
     """
+    logging.getLogger("grpc._common").addFilter(_UNREADABLE_MESSAGES)  # adds it once, however often it is called
     executor = futures.ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix=name)
     checks = () if credentials.token is None else (TokenCheck(credentials.token),)
     return grpc.server(executor, interceptors=checks, options=_SERVER_OPTIONS)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, list_checkpoints, read_checkpoint_file, updates_of
+from sbrl.checkpoints import (
+    CorruptCheckpointError,
+    find_checkpoint,
+    list_checkpoints,
+    read_checkpoint_file,
+    read_checkpoint_json,
+    updates_of,
+)
 from sbrl.config import Config, load
 from sbrl.errors import RunError, UsageError
 from sbrl.networks.serialization import Weights, decode
@@ -82,6 +88,11 @@ def load_agent(run_directory: RunDirectory, updates: int | None, overrides: Iter
 
 def _read(config: Config, checkpoint: Path) -> TrainedAgent:
     network = "target" if config.agent.act_with_target else "online"
-    weights = decode(read_checkpoint_file(checkpoint, f"{network}.safetensors"))
-    counters = json.loads(read_checkpoint_file(checkpoint, "state.json"))["counters"]
-    return TrainedAgent(config, weights, updates_of(checkpoint), int(counters["env_steps"]))
+    try:
+        weights = decode(read_checkpoint_file(checkpoint, f"{network}.safetensors"))
+        env_steps = int(read_checkpoint_json(checkpoint, "state.json")["counters"]["env_steps"])
+    except CorruptCheckpointError:
+        raise
+    except (RunError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise CorruptCheckpointError(f"checkpoint {checkpoint} holds something else than a learner's state: {error}") from None
+    return TrainedAgent(config, weights, updates_of(checkpoint), env_steps)

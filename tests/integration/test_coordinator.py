@@ -419,3 +419,13 @@ def test_sender_loses_nothing_silently_while_the_coordinator_is_away(tmp_path):
         assert (sender.pending, sender.dropped) == (0, 3)
         assert [e.number for _, page in log.read_episodes() for e in page] == [0, 1, 2, 3, 4]
     log.close()
+
+
+def test_bytes_that_are_no_message_are_one_line_of_the_log(address, caplog):
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/sbrl.v1.Fleet/Join")(b"\xff\xff\xff", timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+    (record,) = [record for record in caplog.records if "no message" in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert record.exc_info is None
+    assert "\n" not in record.getMessage()

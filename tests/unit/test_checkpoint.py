@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -212,3 +213,39 @@ def test_one_file_of_one_checkpoint(tmp_path: Path) -> None:
     manifest.write_text(json.dumps([]))
     with pytest.raises(CorruptCheckpointError, match=r"manifest.json is damaged"):
         load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["[]", "{", "{}", '{"counters": {"env_steps": "5"}, "random": {}}', '{"counters": {"env_steps": NaN}, "random": {}}'],
+)
+def test_a_checkpoint_that_holds_something_else_under_the_right_checksums_falls_back(tmp_path: Path, state: str) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save_after_each_update(store, 2)
+    newest = find_checkpoint(tmp_path, updates=2)
+    replace_signed(newest, "state.json", state.encode())
+    with pytest.raises(CorruptCheckpointError, match=r"state\.json"):
+        load(newest)
+    replace_signed(newest, "state.json", read_checkpoint_file(find_checkpoint(tmp_path, updates=1), "state.json"))
+    replace_signed(newest, "target.safetensors", b"no tensors")
+    with pytest.raises(CorruptCheckpointError, match=r"target\.safetensors"):
+        load(newest)
+    found = store.load_newest()
+    assert found is not None
+    assert found.update.updates == 1
+
+
+def replace_signed(checkpoint: Path, name: str, data: bytes) -> None:
+    """Another file in a checkpoint's, with its checksum."""
+    (checkpoint / name).write_bytes(data)
+    manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+    manifest["sha256"][name] = hashlib.sha256(data).hexdigest()
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_random_states_of_another_kind_are_refused_in_words() -> None:
+    before = capture_random()
+    for states in ({}, {"torch": "zz", "cuda": []}, {"torch": "00ff", "cuda": []}, {"torch": 5, "cuda": []}):
+        with pytest.raises(RunError, match="random states cannot be used"):
+            restore_random(states)
+    assert capture_random() == before

@@ -252,3 +252,11 @@ def test_the_schema_describes_every_key():
     ]
     assert missing == []
     assert all(model["additionalProperties"] is False and model["description"] for _, model in described)
+
+
+def test_a_message_shows_no_more_of_a_long_value_than_helps():
+    for override in (f"run.seed={'x' * 10_000}", "y" * 10_000, f"run.{'z' * 10_000}=1"):
+        with pytest.raises(UsageError) as caught:
+            config.load(overrides=[override])
+        assert len(str(caught.value)) < 1000
+        assert "characters)" in str(caught.value)

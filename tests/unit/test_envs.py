@@ -217,6 +217,7 @@ def test_a_rendered_environment_plays_the_same_and_draws(env_id: str):
         ("Pendulum-v1", "need discrete actions"),
         ("LunarLander-v3", "Box2D is not installed"),
         ("CarRacing-v3", "cannot be made"),
+        ("no.such.module:Own-v0", "must be installed, or on PYTHONPATH"),
     ],
 )
 def test_an_environment_that_cannot_be_used_is_named_with_a_remedy(env_id: str, message: str):

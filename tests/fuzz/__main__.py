@@ -1,0 +1,96 @@
+"""Feeds wrong inputs to every reader and service: `python -m tests.fuzz --inputs 10000`.
+
+The inputs follow from --seed. One that brings a reader down is written to --out, with what happened; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from sbrl.lifecycle import run_program
+from sbrl.view import duration
+from tests.fuzz.readers import readers
+from tests.fuzz.services import services
+from tests.fuzz.target import Report, run_target
+
+HANG_SECONDS = 10
+LINE_SECONDS = 10.0
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader and service (10,000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", metavar="TEXT", help="readers and services whose name has this in it")
+    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="where inputs that brought one down go")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.ERROR, handlers=[logging.NullHandler()])
+    signal.signal(signal.SIGALRM, _hangs)
+    reports: list[Report] = []
+    with tempfile.TemporaryDirectory(prefix="sbrl-fuzz-") as folder:
+        for target in (one for kind in (readers, services) for one in kind(Path(folder))):
+            if arguments.only in target.name:
+                progress = _Progress(target.name, arguments.inputs)
+                reports.append(run_target(target, arguments.inputs, arguments.seed, _limit, progress))
+                _keep(reports[-1], arguments.out)
+    print(table(reports), flush=True)
+    return int(any(report.failures for report in reports))
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Markdown."""
+    lines = ["| what reads | inputs | accepted | refused | slowest | failures |", "|---|---|---|---|---|---|"]
+    for one in reports:
+        slowest = f"{one.slowest_seconds * 1000:.0f} ms"
+        cells = [one.name, f"{one.inputs:,}", f"{one.accepted:,}", f"{one.refused:,}", slowest, str(len(one.failures))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+class _Progress:
+    """A line now and then."""
+
+    def __init__(self, name: str, inputs: int) -> None:
+        self._name, self._inputs = name, inputs
+        self._start = self._last = time.monotonic()
+        print(f"{name}: {inputs:,} inputs", flush=True)
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_SECONDS:
+            self._last = now
+            left = (now - self._start) / done * (self._inputs - done)
+            print(f"{self._name}: {done:,} done, ETA {duration(left)}", flush=True)
+
+
+def _keep(report: Report, out: Path) -> None:
+    for failure in report.failures:
+        path = out / f"{report.name.replace(' ', '-').replace(',', '')}-{failure.number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(failure.data)
+        print(f"{report.name}, input {failure.number} (kept in {path}):\n{failure.what}", flush=True)
+
+
+@contextmanager
+def _limit() -> Iterator[None]:
+    signal.alarm(HANG_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def _hangs(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"no answer within {HANG_SECONDS} s")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,208 @@
+"""The coordinator's gRPC services, over the wire, with messages that are wrong in their fields, their bytes or their order."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import socket
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from safetensors.torch import save
+
+from sbrl.fleet import FleetClient
+from sbrl.metrics import CoordinatorMetrics, make_registry
+from sbrl.v1 import fleet_pb2, log_pb2, weights_pb2
+from services.coordinator.server import Coordinator
+from tests.fuzz.mutations import mutated_bytes, mutated_message
+from tests.fuzz.target import Refusal
+
+CALL_SECONDS = 10.0
+FILES = (weights_pb2, fleet_pb2, log_pb2)
+# How a service may refuse; anything else (UNKNOWN, an exception in its code) is a failure.
+REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # longer than 4 MB
+    }
+)
+# What gRPC itself says of bytes that are no message; nobody's code has seen them.
+NO_MESSAGE = "Exception deserializing request!"
+PUBLISH = "/sbrl.v1.Weights/Publish"
+
+
+class Errors(logging.Handler):
+    """Keeps the log records that carry a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracebacks: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info or "Traceback" in record.getMessage():
+            self.tracebacks.append(logging.Formatter().format(record))
+
+
+class ServiceTarget:
+    """One service of a real coordinator; an input is a method's number and its messages, each after its length."""
+
+    def __init__(self, service: ServiceDescriptor, folder: Path) -> None:
+        self.name = f"gRPC {service.full_name}"
+        self._methods: Sequence[MethodDescriptor] = list(service.methods)
+        self._directory = folder / service.name
+        self._errors = Errors()
+        logging.getLogger().addHandler(self._errors)
+        self._start()
+        self._incarnations = [self._join(role).incarnation for role in ("actor", "learner", "replay", "evaluator")]
+
+    def make(self, chance: random.Random) -> bytes:
+        number = chance.randrange(len(self._methods))
+        method = self._methods[number]
+        if method.full_name == "sbrl.v1.Weights.Publish" and chance.random() < 0.8:
+            messages = self._publication(chance)
+        else:
+            messages = [self._message(chance, method)]
+            if method.client_streaming:
+                messages *= chance.choice([0, 1, 2, 5])
+        return bytes([number]) + b"".join(struct.pack("<I", len(message)) + message for message in messages)
+
+    def feed(self, data: bytes) -> None:
+        method, messages = self._methods[data[0]], list(_messages(data[1:]))
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        seen = len(self._errors.tracebacks)
+        try:
+            self._call(path, method, messages)
+        except grpc.RpcError as error:
+            if error.code() in REFUSALS or (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, NO_MESSAGE):
+                raise Refusal(f"{error.code().name}: {error.details()}") from None
+            raise
+        finally:
+            assert len(self._errors.tracebacks) == seen, self._errors.tracebacks[-1]
+
+    def check(self) -> None:
+        """It answers, and would after a restart, too; then it is stopped."""
+        client = FleetClient(self._address)
+        client.status()
+        client.close()
+        self._stop()
+        self._start()
+        client = FleetClient(self._address)
+        client.status()
+        client.close()
+        self._stop()
+        logging.getLogger().removeHandler(self._errors)
+
+    def _start(self) -> None:
+        self._coordinator = Coordinator(self._directory, 1000, CoordinatorMetrics(make_registry("coordinator")))
+        self._address = f"127.0.0.1:{self._coordinator.start('127.0.0.1', 0)}"
+        self._channel = grpc.insecure_channel(self._address)
+
+    def _stop(self) -> None:
+        self._channel.close()
+        self._coordinator.stop(1.0)
+
+    def _join(self, role: str) -> Any:
+        request = fleet_pb2.JoinRequest(role=role, name=f"{role}-0", process_id=1)
+        answer = self._channel.unary_unary("/sbrl.v1.Fleet/Join")(request.SerializeToString(), timeout=CALL_SECONDS)
+        return fleet_pb2.JoinResponse.FromString(answer)
+
+    def _call(self, path: str, method: MethodDescriptor, messages: list[bytes]) -> None:
+        if method.client_streaming:
+            self._channel.stream_unary(path)(iter(messages), timeout=CALL_SECONDS)
+        elif method.server_streaming:
+            # Not all of a long answer: a reader that goes away is part of a server's life.
+            call = self._channel.unary_stream(path)(messages[0], timeout=CALL_SECONDS)
+            for _ in itertools.islice(call, 3):
+                pass
+            call.cancel()
+        else:
+            self._channel.unary_unary(path)(messages[0], timeout=CALL_SECONDS)
+
+    def _message(self, chance: random.Random, method: MethodDescriptor) -> bytes:
+        message = self._right(chance, method)
+        if chance.random() < 0.6:
+            message = mutated_message(chance, message)
+        serialized = message.SerializeToString()
+        return serialized if chance.random() < 0.6 else mutated_bytes(chance, [serialized])
+
+    def _right(self, chance: random.Random, method: MethodDescriptor) -> Message:
+        """A request that is in order, as far as fields of that name have a meaning."""
+        message: Message = message_factory.GetMessageClass(method.input_type)()
+        names = {field.name for field in method.input_type.fields}
+        if "incarnation" in names:
+            message.incarnation = chance.choice(self._incarnations)  # type: ignore[attr-defined]
+        if "counters" in names:
+            message.counters["env_steps"] = 10.0  # type: ignore[attr-defined]
+        if {"role", "name"} <= names:
+            message.role, message.name = chance.choice(["actor", "replay"]), f"fuzz-{chance.randrange(20)}"  # type: ignore[attr-defined]
+        if "episodes" in names:
+            message.episodes.add(incarnation=chance.randrange(9), number=chance.randrange(99), length=3)  # type: ignore[attr-defined]
+        return message
+
+    def _publication(self, chance: random.Random) -> list[bytes]:
+        """Weights with something wrong about them, often under the right checksum."""
+        data = save({"layer.weight": torch.arange(12.0).reshape(3, 4), "layer.bias": torch.zeros(3)})
+        if chance.random() < 0.7:
+            data = mutated_bytes(chance, [data])
+        epoch = chance.choice([0, 1, 1, 1, 2])
+        header = weights_pb2.WeightsHeader(epoch=epoch, updates=5, size_bytes=len(data), crc32=zlib.crc32(data))
+        if chance.random() < 0.3:
+            header.CopyFrom(mutated_message(chance, header))
+        parts = [
+            weights_pb2.PublishRequest(header=header),
+            *(weights_pb2.PublishRequest(chunk=data[k : k + 64]) for k in range(0, len(data), 64)),
+        ]
+        if chance.random() < 0.2:
+            chance.shuffle(parts)
+        return [part.SerializeToString() for part in parts]
+
+
+class PortTarget:
+    """The coordinator's port itself: connections that speak something else, or stop in the middle of a word."""
+
+    name = "gRPC port"
+    _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+    def __init__(self, folder: Path) -> None:
+        self._coordinator = Coordinator(folder / "port", 1000, CoordinatorMetrics(make_registry("coordinator")))
+        self._port = self._coordinator.start("127.0.0.1", 0)
+
+    def make(self, chance: random.Random) -> bytes:
+        return mutated_bytes(chance, [self._PREFACE, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", self._PREFACE * 20])
+
+    def feed(self, data: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=CALL_SECONDS) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+    def check(self) -> None:
+        client = FleetClient(f"127.0.0.1:{self._port}")
+        client.status()
+        client.close()
+        self._coordinator.stop(1.0)
+
+
+def services(folder: Path) -> Iterator[Any]:
+    """Every service of protos/, and the port that they are on."""
+    for file in FILES:
+        for service in file.DESCRIPTOR.services_by_name.values():
+            yield ServiceTarget(service, folder)
+    yield PortTarget(folder)
+
+
+def _messages(data: bytes) -> Iterator[bytes]:
+    while data:
+        (size,) = struct.unpack("<I", data[:4])
+        yield data[4 : 4 + size]
+        data = data[4 + size :]
