@@ -54,7 +54,8 @@ class Env(Section):
     """The environment, by its Gymnasium id, and for ALE games the preprocessing (Machado et al. 2018; Dopamine's values)."""
 
     id: str = Field("ALE/Pong-v5", min_length=1)
-    """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions."""
+    """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions; one of your
+    own is written as Gymnasium does, package.module:Name-v0, where importing the module registers it."""
     frame_skip: int = Field(4, ge=1, le=100)
     """ALE only: frames an action is repeated for; what is seen is the maximum over the last two. At zero no time would pass."""
     frame_size: int = Field(84, ge=36)

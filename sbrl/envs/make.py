@@ -46,11 +46,14 @@ def make_spec(env: Env) -> EnvSpec:
 
 
 def look_up(env_id: str) -> Registration:
-    """Gymnasium's registration of an id.
+    """Gymnasium's registration of an id, which may name the module that registers it: module:Name-v0.
 
     Raises:
         UsageError: there is none; names the nearest ones.
     """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        _import_module(module, env_id)
     if env_id.startswith(MINATAR_PREFIX):
         _register_minatar()
     registry = gymnasium.envs.registry
@@ -66,6 +69,16 @@ def look_up(env_id: str) -> Registration:
     near = list(dict.fromkeys(near + difflib.get_close_matches(env_id, known, n=3, cutoff=0.6)))[:3]
     hint = f"; near it: {', '.join(near)}" if near else "; ALE games are written ALE/Pong-v5, others by their Gymnasium id"
     raise UsageError(f"env.id={env_id!r} is no known environment{hint}")
+
+
+def _import_module(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"env.id={module}:{env_id} cannot be made: {error}; the module that registers {env_id} must be installed, or on "
+            f"PYTHONPATH"
+        ) from None
 
 
 def _is_ale(registration: Registration) -> bool:

@@ -6,11 +6,12 @@ import copy
 import random
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 MOST_CHANGES = 6
 WHOLE_NUMBERS = (0, 1, -1, 7, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 10**30)
 NUMBERS = (0.0, -0.0, 1e-320, -1.0, 1e308, float("inf"), float("-inf"), float("nan"), 2.0**53, 2.0**64)
@@ -85,7 +86,7 @@ def _changed_tree(chance: random.Random, tree: Any) -> Any:
     return tree
 
 
-def mutated_message(chance: random.Random, seed: Message) -> Message:
+def mutated_message(chance: random.Random, seed: AnyMessage) -> AnyMessage:
     """The seed after a few of its fields were set to what is seldom sent."""
     message = type(seed)()
     message.CopyFrom(seed)

@@ -158,7 +158,7 @@ class ServiceTarget:
         epoch = chance.choice([0, 1, 1, 1, 2])
         header = weights_pb2.WeightsHeader(epoch=epoch, updates=5, size_bytes=len(data), crc32=zlib.crc32(data))
         if chance.random() < 0.3:
-            header.CopyFrom(mutated_message(chance, header))
+            header = mutated_message(chance, header)
         parts = [
             weights_pb2.PublishRequest(header=header),
             *(weights_pb2.PublishRequest(chunk=data[k : k + 64]) for k in range(0, len(data), 64)),

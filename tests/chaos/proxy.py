@@ -1,0 +1,117 @@
+"""A TCP proxy whose link can be cut as a cable is (nothing passes, nothing is reset) or made slow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+CHUNK_BYTES = 1 << 16
+SLICE_SECONDS = 0.05  # a slow link passes a slice's worth of bytes, then waits
+
+
+class Link:
+    """One way from a client to a server. Of any thread; the traffic runs on its `Proxies`' own.
+
+    Bytes of a link that is cut wait in the two sockets' buffers, whose owners notice nothing but silence; new connections are
+    made, by the kernel, and are as silent. When the link is mended all that waited passes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
+        """Args: address: host:port of the server."""
+        self._loop = loop
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._bytes_per_second: float | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = ""
+        self.bytes_passed = 0
+
+    def cut(self) -> None:
+        self._loop.call_soon_threadsafe(self._passing.clear)
+
+    def slow(self, bytes_per_second: float) -> None:
+        """Limits each direction of each connection."""
+        self._bytes_per_second = bytes_per_second
+
+    def mend(self) -> None:
+        self._bytes_per_second = None
+        self._loop.call_soon_threadsafe(self._passing.set)
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._passing.wait()
+            try:
+                there = await asyncio.open_connection(self._host, self._port)
+            except OSError:  # nobody listens there: the client hears it as it would without a proxy
+                return
+            try:
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._pass_on(reader, there[1]))
+                    both.create_task(self._pass_on(there[0], writer))
+            finally:
+                there[1].close()
+        except* (OSError, asyncio.CancelledError):  # one of the two ends is gone: so is the other, below
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            limit = self._bytes_per_second
+            data = await reader.read(CHUNK_BYTES if limit is None else max(1, int(limit * SLICE_SECONDS)))
+            await self._passing.wait()  # read before the cut, or while it lasts: a cable holds nothing back
+            if not data:
+                raise ConnectionResetError  # this end has closed
+            writer.write(data)
+            await writer.drain()
+            self.bytes_passed += len(data)
+            if limit is not None:
+                await asyncio.sleep(len(data) / limit)
+
+
+class Proxies:
+    """Links that share one thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
+        self._links: list[Link] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def open(self, address: str) -> Link:
+        """A new link to host:port; who is to go through it connects to `link.address`."""
+        link = Link(self._loop, address)
+        self._run(link.listen())
+        self._links.append(link)
+        return link
+
+    def close(self) -> None:
+        for link in self._links:
+            self._run(link.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
