@@ -82,6 +82,13 @@ bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 min
 bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minutes; fails above 2 % (ARGS go to the benchmark)
 	$(BIN)/python -m bench.overhead $(ARGS)
 
+.PHONY: fuzz soak
+fuzz: $(READY) ## Feed 10,000 wrong inputs to every reader and service (ARGS go to the program)
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: $(READY) ## Sample every role's memory over hours and see whether it grows (ARGS='--hours 2' and so on)
+	$(BIN)/python -m bench.soak $(ARGS)
+
 .PHONY: chart image e2e
 chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 	scripts/tools.sh

@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sbrl.networks.network import ValueNetwork
-
 from sbrl.errors import RunError
+from sbrl.networks.network import ValueNetwork
 
 
 class Sequence(NamedTuple):

@@ -37,6 +37,10 @@ class GymnasiumEnvs:
             self._envs = [gymnasium.make(env.id, disable_env_checker=True, **rendering) for _ in range(num_envs)]
         except (gymnasium.error.Error, ImportError) as error:  # most often a package that is missing: the error names it
             raise UsageError(f"env.id={env.id} cannot be made: {error}") from None
+        except TypeError as error:
+            if render_mode is None or "render_mode" not in str(error):
+                raise
+            raise UsageError(f"env.id={env.id} draws no picture: it takes no render_mode, as Gymnasium's own do") from None
         self._limit = env.max_episode_steps
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]

@@ -86,7 +86,8 @@ def markers_of(observations: NDArray[np.float32]) -> Markers:
 class MarkersEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode  # taken, for Gymnasium's own do, but nothing is drawn
         self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
         self.action_space = spaces.Discrete(NUM_ACTIONS)
         self._tag = self._number = self._step = 0

@@ -16,6 +16,11 @@ from sbrl.replay.items import TABLE, Items, ItemShape
 TABLES = "tables.tfrecord"  # Reverb's: each table's settings and counters
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Of one shard; None before the first."""
+    return max((path.parent for path in folder.glob("**/[0-9]*/manifest.json")), key=lambda path: path.name, default=None)
+
+
 def read_items(checkpoint: Path, shape: ItemShape, shard: int, scratch: Path) -> Items:
     """The items of one complete checkpoint, oldest first.
 

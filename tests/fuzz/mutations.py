@@ -22,12 +22,17 @@ TEXTS = (
 _LEAVES: tuple[Any, ...] = (*WHOLE_NUMBERS, *NUMBERS, *TEXTS, None, True, False, [], {}, [[]], {"": {}}, [1, "two", None])
 
 
+def _how_many(chance: random.Random) -> int:
+    """Of changes: often a single one, which gets further in than many do."""
+    return 1 if chance.random() < 0.5 else chance.randint(2, MOST_CHANGES)
+
+
 def mutated_bytes(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
     """One of the seeds after a few changes; now and then nothing but noise."""
     if chance.random() < 0.02:
         return chance.randbytes(chance.choice([0, 1, 8, 100, 3000]))
     data = bytearray(chance.choice(seeds))
-    for _ in range(chance.randint(1, MOST_CHANGES)):
+    for _ in range(_how_many(chance)):
         _change_bytes(chance, data, seeds)
     return bytes(data)
 
@@ -60,7 +65,7 @@ def _change_bytes(chance: random.Random, data: bytearray, seeds: Sequence[bytes]
 def mutated_tree(chance: random.Random, seeds: Sequence[Any]) -> Any:
     """One of the seeds (of dictionaries, lists and leaves) after a few changes."""
     tree = copy.deepcopy(chance.choice(seeds))
-    for _ in range(chance.randint(1, MOST_CHANGES)):
+    for _ in range(_how_many(chance)):
         tree = _changed_tree(chance, tree)
     return tree
 
@@ -90,7 +95,7 @@ def mutated_message(chance: random.Random, seed: AnyMessage) -> AnyMessage:
     """The seed after a few of its fields were set to what is seldom sent."""
     message = type(seed)()
     message.CopyFrom(seed)
-    for _ in range(chance.randint(1, MOST_CHANGES)):
+    for _ in range(_how_many(chance)):
         _change_message(chance, message)
     return message
 

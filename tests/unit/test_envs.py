@@ -241,6 +241,15 @@ class StartsAtOne(gymnasium.Env[Any, Any]):
         return np.full(1, action, np.float32), 0.0, False, False, {}
 
 
+def test_an_environment_that_takes_no_render_mode_draws_no_picture_and_says_so():
+    gymnasium.register("StartsAtOne-v0", entry_point=StartsAtOne)  # type: ignore[arg-type]  # takes no render_mode
+    try:
+        with pytest.raises(UsageError, match="draws no picture"):
+            make_rendered_env(env_config("StartsAtOne-v0"), seed=1)
+    finally:
+        del gymnasium.envs.registry["StartsAtOne-v0"]
+
+
 def test_actions_are_counted_from_where_the_environment_counts_from():
     gymnasium.register("StartsAtOne-v0", entry_point=StartsAtOne)  # type: ignore[arg-type]  # takes no render_mode
     try:

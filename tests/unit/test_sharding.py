@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbrl.config import load
@@ -41,3 +41,22 @@ def test_limits_admit_fill_then_sample(batch_size: int, updates_per_step: float,
 def test_shards_take_turns() -> None:
     assert [episode_shard(actor=0, env=1, episode=k, num_shards=3) for k in range(4)] == [1, 2, 0, 1]
     assert {episode_shard(actor=2, env=env, episode=0, num_shards=4) for env in range(4)} == {0, 1, 2, 3}
+
+
+@settings(max_examples=200)
+@given(
+    num_shards=st.integers(1, 16),
+    min_size=st.integers(16, 100_000),
+    spare=st.integers(0, 100),
+)
+def test_no_shard_is_too_small_for_its_own_minimum(num_shards: int, min_size: int, spare: int) -> None:
+    """Reverb counts inserts less deletes against the minimum: a shard that evicted below it would never be sampled again."""
+    config = load(
+        overrides=[
+            *(f"run.env_steps={min_size + 1}", f"replay.num_shards={num_shards}"),
+            *(f"replay.min_size={min_size}", f"replay.capacity={min_size + spare}"),
+        ]
+    )
+    for shard in range(num_shards):
+        limits = shard_limits(config, shard)
+        assert limits.capacity >= limits.min_size
