@@ -81,11 +81,12 @@ class Link:
             await self._passing.wait()  # read before the cut, or while it lasts: a cable holds nothing back
             if not data:
                 raise ConnectionResetError  # this end has closed
+            limit = self._bytes_per_second  # it may have been slowed while nothing came
+            if limit is not None:
+                await asyncio.sleep(len(data) / limit)
             writer.write(data)
             await writer.drain()
             self.bytes_passed += len(data)
-            if limit is not None:
-                await asyncio.sleep(len(data) / limit)
 
 
 class Proxies:
