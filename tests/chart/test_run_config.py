@@ -76,7 +76,7 @@ def rolled(values):
     [
         ("run: {evaluator: {episodes: 20}}", {"coordinator", "learner", "evaluator", "controller"}),
         ("run: {actors: {weights_interval_seconds: 5}}", {"learner", "actor", "controller"}),
-        ("run: {learner: {learning_rate: 1.0e-4}}", {"coordinator", "learner", "actor", "controller"}),
+        ("run: {learner: {learning_rate: 2.0e-4}}", {"coordinator", "learner", "actor", "controller"}),
         ("run: {agent: {epsilon_end: 0.02}}", {"learner", "actor", "evaluator", "controller"}),
         ("run: {replay: {keep_checkpoints: 5}}", {"coordinator", "replay", "learner", "actor", "controller"}),
         # A longer run does not make the shards write and read all they have.

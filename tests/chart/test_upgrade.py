@@ -63,7 +63,7 @@ def test_what_a_run_cannot_survive_is_refused(tmp_path, before, after, message):
     "after",
     [
         "",
-        "run: {run: {env_steps: 5000000}, learner: {learning_rate: 1.0e-4}, evaluator: {episodes: 3}}",
+        "run: {run: {env_steps: 5000000}, learner: {learning_rate: 2.0e-4}, evaluator: {episodes: 3}}",
         "actors: {scaledBy: hand, replicas: 7}",
         "image: {tag: next}",
         "run: {replay: {error_buffer: null, min_size: null}, agent: {v_max: null}}",  # as unset as before
