@@ -12,6 +12,7 @@ from scripts import pip_mounts
 from tests.chart.helm import OVERLAYS, container, render
 from tests.e2e import cluster
 from tests.e2e.pods import expand, pod_of, quantity
+from tests.e2e.release import Release
 
 LAPTOP = ("--values", str(next(path for path in OVERLAYS if path.stem == "laptop")))
 
@@ -105,6 +106,14 @@ def test_containers_are_confined_as_their_pods(tmp_path, monkeypatch):
     assert not (tmp_path / "pods/sbrl-replay-0").exists()  # what a pod's own volumes held goes with it
     here.start("sbrl-replay", 0)
     assert (claim / "kept").exists()
+
+
+def test_the_runs_config_is_read_as_roles_read_it(tmp_path, monkeypatch):
+    record_podman(monkeypatch)
+    objects = render(*LAPTOP)
+    release = Release(objects, cluster.Cluster(objects, "net", tmp_path), tmp_path)
+    assert release.config.network.coordinator_address == "sbrl-coordinator.rl.svc.cluster.local:7001"
+    assert release.config.replay.num_shards == 1
 
 
 def container_arguments(objects):

@@ -51,7 +51,7 @@ def main() -> int:
         token.write_bytes(base64.b64decode(objects["Secret", "sbrl-token"]["data"]["token"]))
         os.environ[TOKEN_FILE] = str(token)  # this process asks the coordinator, as `sbrl status` does
         cluster = Cluster(objects, f"sbrl-e2e-{os.getpid()}", Path(directory))
-        release = Release(objects, cluster)
+        release = Release(objects, cluster, Path(directory))
         print(f"helm template sbrl deploy --values {arguments.values.relative_to(ROOT)} {' '.join(settings)}", flush=True)
         try:
             failed = run(release)

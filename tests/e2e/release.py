@@ -8,10 +8,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from sbrl.config import build
+from sbrl.config import load
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import total
 from sbrl.progress import members
@@ -24,9 +23,12 @@ from tests.e2e.pods import Objects, Pod
 class Release:
     """The pods of one release by their names, and its coordinator's answers."""
 
-    def __init__(self, objects: Objects, cluster: Cluster) -> None:
+    def __init__(self, objects: Objects, cluster: Cluster, directory: Path) -> None:
+        """Args: directory: where the run's config is written to, to be read as every role reads it."""
         self.objects, self.cluster = objects, cluster
-        self.config = build(yaml.safe_load(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"]))
+        path = directory / "run.yaml"
+        path.write_text(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
+        self.config = load(path)
         self._client: FleetClient | None = None
 
     def start_all(self) -> None:

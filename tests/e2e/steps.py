@@ -143,7 +143,7 @@ def resumes_the_learner(release: Release) -> str:
     if after.learner_epoch <= before.learner_epoch:
         raise Failed(f"the learner's epoch is {after.learner_epoch}, as before")
     return (
-        f"killed at update {made:.0f}, back in {seconds:.0f} s from update {resumed}, epoch {before.learner_epoch} -> "
+        f"killed after update {made:.0f}, back in {seconds:.0f} s from update {resumed}, epoch {before.learner_epoch} -> "
         f"{after.learner_epoch}; {release.numbers(after)}"
     )
 
