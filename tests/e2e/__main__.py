@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -46,21 +48,25 @@ def main() -> int:
         print(f"e2e: the chart does not render: {rendered.stderr}", file=sys.stderr)
         return 1
     objects = by_name(rendered.stdout)
+    # As an exception, so that what was started is stopped.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="sbrl-e2e-") as directory:
         token = Path(directory) / "token"
         token.write_bytes(base64.b64decode(objects["Secret", "sbrl-token"]["data"]["token"]))
         os.environ[TOKEN_FILE] = str(token)  # this process asks the coordinator, as `sbrl status` does
         cluster = Cluster(objects, f"sbrl-e2e-{os.getpid()}", Path(directory))
-        release = Release(objects, cluster, Path(directory))
-        print(f"helm template sbrl deploy --values {arguments.values.relative_to(ROOT)} {' '.join(settings)}", flush=True)
         try:
-            failed = run(release)
-            if failed or arguments.logs:
-                folder = arguments.logs or Path(tempfile.mkdtemp(prefix="sbrl-e2e-logs-"))
-                release.keep_logs(folder)
-                print(f"e2e: the pods' logs are in {folder}", file=sys.stderr)
+            with contextlib.closing(Release(objects, cluster, Path(directory))) as release:
+                print(
+                    f"helm template sbrl deploy --values {arguments.values.relative_to(ROOT)} {' '.join(settings)}", flush=True
+                )
+                failed = run(release)
+                if failed or arguments.logs:
+                    folder = arguments.logs or Path(tempfile.mkdtemp(prefix="sbrl-e2e-logs-"))
+                    release.keep_logs(folder)
+                    print(f"e2e: the pods' logs are in {folder}", file=sys.stderr)
         finally:
-            release.close()
             cluster.close()
     return int(failed)
 

@@ -215,7 +215,7 @@ def ends_cleanly(release: Release) -> str:
 
 def checkpoints_of(release: Release, shard: Pod) -> int:
     """How many checkpoints a shard has written since it was started."""
-    return len(re.findall(r" checkpoint \S+ in ", release.cluster.log(shard)))
+    return len(re.findall(r"checkpoint \S+ in [\d.]+ s", release.cluster.log(shard)))
 
 
 def transitions(status: GetStatusResponse) -> int:
