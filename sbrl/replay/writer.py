@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -144,12 +145,12 @@ class EpisodeWriter:
         self._writer = None
         self._unconfirmed = 0
         if writer is not None:
-            writer.close()
+            _close(writer)
 
     def close(self) -> None:
         """Closes all streams; unconfirmed items are dropped."""
         for writer in self._writers.values():
-            writer.close()
+            _close(writer)
         self._writers.clear()
         self._writer = None
 
@@ -193,3 +194,15 @@ class EpisodeWriter:
         )
         self._unconfirmed += 1
         self.items_created += 1
+
+
+def _close(writer: Any) -> None:
+    """Closes a stream, whatever is on its way, at once.
+
+    Reverb's close alone can hang for ever: its worker, about to wait until the chunks of the next item are complete, does not
+    look whether it has been closed meanwhile. A flush completes all chunks, so that it has nothing to wait for.
+    """
+    # What does not get through within the time, or cannot at all, is what the caller wants dropped.
+    with contextlib.suppress(reverb.errors.DeadlineExceededError, RuntimeError):
+        writer.flush(timeout_ms=1)
+    writer.close()

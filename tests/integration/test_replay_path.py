@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +281,25 @@ def test_the_learners_stream_brings_these_items_whole(two_shards: Shards) -> Non
         seen |= set(steps.tolist())
     assert seen == set(range(episode.length))
     sampler.stop()
+
+
+@pytest.mark.parametrize("leave", [EpisodeWriter.close, EpisodeWriter.abandon])
+def test_leaving_items_in_the_making_never_hangs(two_shards: Shards, leave: Callable[[EpisodeWriter], None]) -> None:
+    """Reverb's own close hangs in one of some thirty of these, in native code that no time limit of a test ends."""
+
+    def leave_early(times: int) -> None:
+        for _ in range(times):
+            writer = EpisodeWriter(two_shards.addresses, two_shards.shape)
+            writer.begin(0, np.stack([frame_of(1)] * two_shards.shape.stack), ACTOR, INCARNATION, env=0)
+            for t in range(2 * two_shards.shape.n_max):
+                writer.append(Transition(0, 1.0, False, frame_of(t + 2), VERSION))
+            writer.end()
+            leave(writer)
+
+    leaving = threading.Thread(target=leave_early, args=(200,), daemon=True)
+    leaving.start()
+    leaving.join(3 * TIMEOUT)
+    assert not leaving.is_alive()
 
 
 def blocking_put(served: queue.Queue[Items]) -> Any:
