@@ -10,6 +10,7 @@ import numpy as np
 from actors.loop import ActorLoop
 from actors.stream import Identity, TransitionStream, WarmUp
 from actors.weights import WeightsFollower
+from sbrl.black_box import BlackBox
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.episode_log import EpisodeSender, LogClient
@@ -33,15 +34,17 @@ def main(argv: Sequence[str]) -> None:
     metrics = ActorMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         member = FleetMember.of_role(config.network.coordinator_address, "actor", arguments.name, metrics, runtime)
+        black_box = BlackBox.of(arguments.run_dir, arguments.name)
+        member.settle_for(black_box.found)
         member.start()
         try:
             if member.wait_joined_or(runtime.stop):
-                act(config, runtime, member, metrics)
+                act(config, runtime, member, metrics, black_box)
         finally:
             member.leave()
 
 
-def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics) -> None:
+def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics, black_box: BlackBox) -> None:
     """Builds the actor's parts, runs its loop and closes what it built, last built first."""
     env_seed, policy_seed = seeds(config.run.seed, member.index, member.incarnation)
     addresses = config.network.replay_addresses
@@ -78,7 +81,8 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
             )
             for env in range(envs.num_envs)
         ]
-        loop = ActorLoop(config, envs, policy, streams, follower, sender, member, metrics, runtime.stop)
+        loop = ActorLoop(config, envs, policy, streams, follower, sender, member, metrics, runtime.stop, black_box)
+        metrics.report_also(loop.reported)
         sender.start()
         closing.callback(loop.report)
         closing.callback(sender.close)

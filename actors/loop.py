@@ -11,13 +11,15 @@ from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
 from actors.stream import TransitionStream
 from actors.weights import WeightsFollower
+from sbrl.black_box import BlackBox
 from sbrl.config import Config
 from sbrl.envs.spec import VectorEnv
 from sbrl.episode_log import EpisodeSender
 from sbrl.errors import RunError
-from sbrl.fleet import FleetMember, RunState
+from sbrl.fleet import STEPS_COUNTER, FleetMember, RunState
 from sbrl.metrics import ActorMetrics, Totals
 from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.ratio_books import INSERTED, by_shard
 from sbrl.summary import frames_per_step
 from sbrl.v1.fleet_pb2 import Episode
 
@@ -41,7 +43,9 @@ class ActorLoop:
         member: FleetMember,
         metrics: ActorMetrics,
         stop: threading.Event,
+        black_box: BlackBox,
     ) -> None:
+        self._black_box = black_box
         self._config, self._policy, self._streams = config, policy, streams
         self._follower, self._sender, self._member = follower, sender, member
         self._metrics, self._totals, self._stop = metrics, Totals(), stop
@@ -69,27 +73,39 @@ class ActorLoop:
                 continue
             self._take_weights()
             epsilon = epsilons(self._config, self._global_steps(), self._actor)
+            # Exact at every step, for the coordinator's step allowance counts on it, and before it, lest a kill in its middle
+            # leave items whose step was not counted.
+            steps_after = self._collector.env_steps + self._config.actors.envs_per_actor
+            self._totals.raise_to(self._metrics.env_steps, steps_after)
+            self._black_box.write(*self._member.of_this_lease({STEPS_COUNTER: steps_after, **self.reported()}))
             self._collector.step(epsilon, self._weights_version)
-            # Exact at every step, for the coordinator's step allowance counts on it.
-            self._totals.raise_to(self._metrics.env_steps, self._collector.env_steps)
             steps += 1
             if steps % REPORT_STEPS == 0:
                 self._metrics.epsilon.set(float(epsilon.mean()))
                 self.report()
 
+    def reported(self) -> dict[str, float]:
+        """What beats report of the streams: at any moment what is collected is inserted, dropped or in flight."""
+        inserted = [sum(parts) for parts in zip(*(stream.inserted for stream in self._streams), strict=True)]
+        counters = {by_shard(INSERTED, shard): float(count) for shard, count in enumerate(inserted)}
+        counters[INSERTED] = float(sum(inserted))
+        counters["transitions_dropped"] = float(sum(stream.dropped for stream in self._streams))
+        counters["transitions_collected"] = float(sum(stream.created for stream in self._streams))
+        return counters
+
     def report(self) -> None:
         """Brings the metrics up to date with the streams."""
         metrics, raise_to = self._metrics, self._totals.raise_to
-        created = sum(stream.created for stream in self._streams)
-        in_flight = sum(stream.in_flight for stream in self._streams)
+        inserted = sum(sum(stream.inserted) for stream in self._streams)
         dropped = sum(stream.dropped for stream in self._streams)
+        created = sum(stream.created for stream in self._streams)
         raise_to(metrics.frames, self._collector.env_steps * self._frames_per_step)
         raise_to(metrics.transitions_collected, created)
-        raise_to(metrics.transitions_inserted, created - in_flight - dropped)
+        raise_to(metrics.transitions_inserted, inserted)
         raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped)
         raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in self._streams))
         raise_to(metrics.episodes_dropped, self._sender.dropped)
-        metrics.transitions_in_flight.set(in_flight)
+        metrics.transitions_in_flight.set(created - inserted - dropped)
         metrics.weights_age_seconds.set(self._follower.age_seconds)
         metrics.policy_lag_versions.set(self._follower.lag_versions)
 

@@ -75,6 +75,7 @@ class TransitionStream:
         self._episode = 0
         self.blocked_seconds = 0.0
         self.dropped = 0
+        self.inserted = [0] * len(probes)  # items that each shard has confirmed
 
     @property
     def created(self) -> int:
@@ -117,7 +118,9 @@ class TransitionStream:
         """Gives unconfirmed items one last chance, then drops and counts them."""
         try:
             self._writer.flush(0, self._patience)
+            self._count_inserted()
         except BlockedError:
+            self._count_inserted()
             self.dropped += self._writer.unconfirmed
         self._writer.close()
 
@@ -128,10 +131,17 @@ class TransitionStream:
 
     def _abandon(self) -> None:
         """Counts what the lost shard had not confirmed, and the steps that had not become items yet."""
+        self._count_inserted()
         unmade = self._writer.unmade
         self._unmade += unmade
         self.dropped += self._writer.unconfirmed + unmade
         self._writer.abandon()
+
+    def _count_inserted(self) -> None:
+        """Attributes to the current shard what it has confirmed since the last call."""
+        given_up = self.dropped - self._unmade
+        confirmed = self._writer.items_created - self._writer.unconfirmed - given_up
+        self.inserted[self._writer.shard] += confirmed - sum(self.inserted)
 
     def _begin_on(self, shard: int, observation: NDArray[Any]) -> None:
         self._piece_steps = 0
@@ -144,6 +154,7 @@ class TransitionStream:
             while True:
                 try:
                     self._writer.flush(max_in_flight, self._patience)
+                    self._count_inserted()
                     return True
                 except BlockedError as blocked:
                     start = self._count_blocked(start)

@@ -33,6 +33,7 @@ from actors.loop import ActorLoop
 from bench.update import random_batch
 from learner.batches import SampledBatch
 from learner.boards import Board
+from learner.books import TrainingBooks
 from learner.diagnostics import NUM_STATES
 from learner.loop import LearnerLoop
 from learner.tensorboard import TensorBoard
@@ -40,7 +41,7 @@ from learner.update import configure_torch, make_update_step
 from sbrl.config import Config, build, load
 from sbrl.envs.make import make_envs, make_spec
 from sbrl.envs.spec import EnvSpec
-from sbrl.fleet import RunState
+from sbrl.fleet import Instructions, RunState
 from sbrl.metrics import ActorMetrics, LearnerMetrics, RoleMetrics, make_registry
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy
@@ -158,11 +159,11 @@ class Countdown:
 class Source:
     """Replay that has the next batch at once."""
 
-    samples_served, samples_discarded, priorities_dropped, shards_up, wait_seconds = 0, 0, 0, 1, 0.0
+    samples_served, samples_discarded, priorities_dropped, priorities_evicted, shards_up, wait_seconds = 0, 0, 0, 0.0, 1, 0.0
 
     def __init__(self, batch_size: int, spec: EnvSpec, countdown: Countdown) -> None:
         # All that the loop looks at are the keys and, for the age of samples, the weights' versions.
-        items = SimpleNamespace(key=np.zeros(batch_size, np.uint64), meta=np.zeros((batch_size, 1, 5), np.int64))
+        items = SimpleNamespace(key=np.zeros(batch_size, np.uint64), meta=np.zeros((batch_size, 1, 5), np.int64), shard=0)
         self._batches = [SampledBatch(random_batch(batch_size, spec, seed), cast(Any, items)) for seed in range(NUM_BATCHES)]
         self._countdown, self._served = countdown, 0
 
@@ -177,7 +178,11 @@ class Source:
 class Stream:
     """Replay that takes each transition at once."""
 
-    created, in_flight, dropped, blocked_seconds = 0, 0, 0, 0.0
+    created, dropped, blocked_seconds = 0, 0, 0.0
+
+    @property
+    def inserted(self) -> list[int]:
+        return [self.created]
 
     def __init__(self, countdown: Countdown) -> None:
         self._countdown = countdown
@@ -201,12 +206,13 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
         cast(Any, Source(config.learner.batch_size, spec, countdown)),
         cast(Any, None),
         cast(Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0)),
-        cast(Any, SimpleNamespace(instructions=SimpleNamespace(env_steps=0))),
+        cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 0, 0, 0), check_fenced=lambda: None)),
         cast(Any, SimpleNamespace(status=GetStatusResponse())),
         Board([TensorBoard(directory)] if kind != OFF else []),
         metrics,
         countdown.stop,
-        trained_before=0,
+        books=TrainingBooks(config.replay.num_shards, {}, {}, updates=0),
+        log=cast(Any, SimpleNamespace(newest=0)),
         max_priority=1.0,
     )
     return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
@@ -226,9 +232,10 @@ def actor_loop(config: Config, closing: ExitStack, kind: str) -> Loop:
         cast(Any, [Stream(countdown) for _ in range(envs.num_envs)]),
         cast(Any, SimpleNamespace(take=lambda: None, age_seconds=0.0, lag_versions=0)),
         cast(Any, SimpleNamespace(add=lambda _: None, dropped=0)),
-        cast(Any, SimpleNamespace(instructions=told, index=0, incarnation=1)),
+        cast(Any, SimpleNamespace(instructions=told, index=0, incarnation=1, of_this_lease=lambda counters: (1, counters))),
         metrics,
         countdown.stop,
+        cast(Any, SimpleNamespace(write=lambda incarnation, counters: None)),
     )
     return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
 

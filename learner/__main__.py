@@ -12,18 +12,21 @@ import numpy as np
 
 from learner.batches import BatchSource
 from learner.boards import Board
+from learner.books import TrainingBooks
 from learner.checkpoint import CheckpointStore
-from learner.loop import LearnerLoop
+from learner.loop import LearnerLoop, least_correction
 from learner.publisher import Publisher
 from learner.records import restore_random
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks
+from sbrl.checkpoints import CorruptCheckpointError
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient, FleetMember
-from sbrl.fleet_watch import FleetWatch, total
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.fleet_watch import FleetWatch
+from sbrl.generation_log import GenerationLog
+from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.policy import seed_torch
 from sbrl.replay.items import ItemShape
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
 LAST_PUBLICATION_SECONDS = 15.0
+SETTLE_SHARE = 0.002  # of what was trained: a fifth of what the ratio is promised to
 # In an actor's place among the run's seeds (see actors.__main__.seeds); the evaluator has the one above.
 _SEED_INDEX = 2**32 - 2
 
@@ -86,6 +90,8 @@ def learn(
     metrics.samples_per_insert_target.set(config.samples_per_insert)
     metrics.checkpoint_interval_seconds.set(config.run.checkpoint_interval_seconds)
     store = CheckpointStore(run_directory.learner_checkpoints, config.run.keep_checkpoints)
+    log = GenerationLog(run_directory.learner_checkpoints)
+    take_up(member, store, log)
     state = store.load_newest()
     if state is not None:
         step.restore(state.update)
@@ -103,7 +109,12 @@ def learn(
         logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)
         watch = FleetWatch(fleet, STATUS_SECONDS)
         publisher = Publisher(weights, epoch)
-        trained_before = int(total(fleet.status(), "learner.samples_trained"))
+        member.hold_epoch(epoch)
+        metrics.epoch.set(epoch)
+        held = {} if state is None else state.counters
+        books = TrainingBooks(config.replay.num_shards, fleet.status().totals, held, step.updates)
+        if books.samples_lost:
+            logger.warning("%.0f samples were trained on and not saved: they are due again", books.samples_lost)
         loop = LearnerLoop(
             config,
             step,
@@ -115,21 +126,28 @@ def learn(
             board,
             metrics,
             runtime.stop,
-            trained_before=trained_before,
+            books=books,
+            log=log,
             max_priority=float(state.counters.get("max_priority", 1.0)) if state is not None else 1.0,
         )
+        metrics.report_also(loop.reported)
         publisher.start()
         loop.publish()
+        loop.report()
+        # A drift that would not show in the ratio is left for the end: a large shard takes a minute to correct its count.
+        loop.settle(max(least_correction(config), SETTLE_SHARE * books.in_network))
         watch.start()
         closing.callback(watch.stop)
         source.start()
         closing.callback(source.stop)
         runtime.serving()
         complete = loop.run()
-        loop.save()
+        source.stop()
+        loop.save_last()
         loop.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")
+        loop.close_books()
         loop.report()
         if complete:
             logger.info("the run is complete")
@@ -137,6 +155,24 @@ def learn(
                 fleet.finish()
             except CoordinatorUnavailable as error:
                 logger.warning("could not say that the run is complete: %s", error)
+
+
+def take_up(member: FleetMember, store: CheckpointStore, log: GenerationLog) -> None:
+    """Makes the checkpoint that the timeline begins with the newest one, where this learner has not begun it yet.
+
+    Raises:
+        SystemExit: it cannot be read, and the run goes back a generation further: start again.
+    """
+    timeline = member.joined_with.timeline
+    if log.timeline == timeline:
+        return
+    if member.base_checkpoint:
+        try:
+            store.go_back_to(member.base_checkpoint)
+        except CorruptCheckpointError as error:
+            member.refuse_checkpoint(str(error))
+            raise SystemExit(START_AGAIN) from None
+    log.begin(timeline)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class BatchSource:
 
     def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
         """Sends new priorities to the shard that served `items`."""
-        self._samplers[items.shard].update_priorities(items.key, priorities)
+        self._samplers[items.shard].update_priorities(items, priorities)
 
     @property
     def shards_up(self) -> int:
@@ -91,6 +91,10 @@ class BatchSource:
     @property
     def samples_discarded(self) -> int:
         return sum(sampler.items_discarded for sampler in self._samplers)
+
+    @property
+    def priorities_evicted(self) -> float:
+        return sum(sampler.priorities_evicted for sampler in self._samplers)
 
     @property
     def priorities_dropped(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from learner.records import LearnerState, UpdateState
@@ -36,8 +38,11 @@ class CheckpointStore:
         """Finished checkpoints, oldest first."""
         return list_checkpoints(self._directory)
 
-    def save(self, state: LearnerState) -> Path:
+    def save(self, state: LearnerState, needed: Collection[str] = ()) -> Path:
         """Writes `state`, all or nothing, then deletes what is older than the newest `keep`.
+
+        Args:
+            needed: names of older ones that are not to be deleted.
 
         Raises:
             RunError: the file system refuses (no permission, no space).
@@ -47,8 +52,19 @@ class CheckpointStore:
         files = {f"{name}.safetensors": encode(values) for name, values in tensors.items()}
         files[_STATE] = json.dumps({"counters": state.counters, "random": state.random}).encode()
         checkpoint = write_checkpoint(self._directory, update.updates, files)
-        prune_checkpoints(self._directory, checkpoint, self._keep)
+        prune_checkpoints(self._directory, checkpoint, self._keep, needed)
         return checkpoint
+
+    def go_back_to(self, name: str) -> None:
+        """Deletes all that are later than a checkpoint.
+
+        Raises:
+            CorruptCheckpointError: it is missing, or cannot be read; nothing is deleted.
+        """
+        load(self._directory / name)
+        for checkpoint in self.checkpoints():
+            if checkpoint.name > name:
+                shutil.rmtree(checkpoint)
 
     def load_newest(self) -> LearnerState | None:
         """The newest checkpoint that can be read, with a warning for each that cannot; None when there is none at all.

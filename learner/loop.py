@@ -6,9 +6,11 @@ import logging
 import math
 import threading
 import time
+from pathlib import Path
 
 from learner.batches import BatchSource, SampledBatch
 from learner.boards import Board
+from learner.books import TrainingBooks
 from learner.checkpoint import CheckpointStore
 from learner.diagnostics import Readings
 from learner.publisher import Publisher
@@ -16,12 +18,16 @@ from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
 from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
 from learner.update import UpdateStep, gpu_memory_bytes
+from sbrl.checkpoints import size_and_digest
 from sbrl.config import Config
 from sbrl.errors import RunError
 from sbrl.fleet import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
+from sbrl.generation_log import GenerationLog
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
+from sbrl.ratio_books import limiters_astray, samples_due
 from sbrl.replay.items import Items
+from sbrl.rpc import CoordinatorUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +36,15 @@ REPORT_SECONDS = 1.0
 # Once all is collected: the shards' last counts have reached the coordinator after this long (they beat once a second).
 SETTLE_SECONDS = 3.0
 # Once all is collected: shards that have served nothing for so long have nothing more to serve.
-EXHAUSTED_SECONDS = 10.0
+EXHAUSTED_SECONDS = 3.0
+CORRECTIONS = 3  # times that the shards' limiters are then corrected before the rest is given up
+CORRECTION_SECONDS = 120.0  # for the shards to set their limiters; a large one writes a checkpoint for it and reads it again
+STOPPED_SECONDS = 10.0  # a lease's time: a process that made no step for so long may have lost its place
+
+
+def least_correction(config: Config) -> float:
+    """Samples by which limiters may be off and count as settled: less than a batch of each shard."""
+    return config.replay.num_shards * config.learner.batch_size / 2
 
 
 class LearnerLoop:
@@ -48,12 +62,14 @@ class LearnerLoop:
         board: Board,
         metrics: LearnerMetrics,
         stop: threading.Event,
-        trained_before: int,
+        books: TrainingBooks,
+        log: GenerationLog,
         max_priority: float,
     ) -> None:
         """
         Args:
-            trained_before: samples that earlier processes of this run have trained on.
+            books: what the network was trained on so far.
+            log: of the generations that this learner's checkpoints belong to.
             max_priority: the highest priority they have computed, 1 if none: new items are given it, so that each is likely to
                 be seen once (Schaul et al. 2016; Dopamine).
         """
@@ -64,9 +80,11 @@ class LearnerLoop:
         self._ages = SampleAges()
         self._last_items: Items | None = None
         self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
-        self._trained_before = trained_before
-        self._trained = 0
-        self._updates_at_start = step.updates
+        self._books, self._log = books, log
+        self._generation = log.newest  # the newest one saved for
+        self._saved: tuple[int, Path] | None = None  # updates, checkpoint
+        self._stopped_with = 0.0  # samples in flight at the end
+        self._settled = 0  # times that the limiters were corrected once all was collected
         self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
         self._max_priority = max_priority
         self._last: UpdateResult | None = None
@@ -78,8 +96,8 @@ class LearnerLoop:
 
     @property
     def samples_trained(self) -> int:
-        """Over the whole run, all learner processes together."""
-        return self._trained_before + self._trained
+        """Those the network was trained on, over the whole run."""
+        return self._books.in_network
 
     def run(self) -> bool:
         """Trains; returns whether the run's samples are all trained (rather than: told to stop).
@@ -87,8 +105,9 @@ class LearnerLoop:
         Raises:
             StaleEpochError: another learner has taken over.
         """
-        complete = False
+        complete, last = False, time.monotonic()
         while not self._stop.is_set():
+            self._member.check_fenced()
             complete = self._is_complete()
             if complete:
                 break
@@ -97,27 +116,110 @@ class LearnerLoop:
             else:
                 self._stop.wait(BATCH_SECONDS)
             now = time.monotonic()
+            if now - last > STOPPED_SECONDS:
+                self._confirm_epoch()  # this process was stopped for a while: another may have taken its place
+            last = now
             if now - self._reported_time >= REPORT_SECONDS:
                 self.report()
-            if now - self._saved_time >= self._config.run.checkpoint_interval_seconds:
+            if self._member.instructions.generation > self._generation:
+                self.save(self._member.instructions.generation)
+            elif now - self._saved_time >= self._config.run.checkpoint_interval_seconds:
                 self.save()
         self._return_priorities()
         return complete
 
-    def save(self) -> None:
-        """Writes a checkpoint."""
+    def save(self, generation: int = 0) -> None:
+        """Writes a checkpoint, and reports it if it is for a generation (0: none).
+
+        Raises:
+            StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
+        """
+        self._confirm_epoch()
+        start, updates, path = time.monotonic(), self._step.updates, None
+        if self._saved is not None and self._saved[0] == updates and self._saved[1].is_dir():
+            path = self._saved[1]  # of the very same state
+        needed = self._log.forget_before(self._member.instructions.oldest_generation)
         counters: dict[str, int | float] = {
-            "samples_trained": self.samples_trained,
+            **self._books.held(),
             "env_steps": self._member.instructions.env_steps,
             "max_priority": self._max_priority,
             **self._step.diagnostics.counters(),
         }
-        start = time.monotonic()
-        path = self._store.save(LearnerState(self._step.state(), counters, capture_random()))
-        self._saved_time = time.monotonic()
+        if path is None:
+            path = self._store.save(LearnerState(self._step.state(), counters, capture_random()), needed)
+            self._metrics.checkpoints.inc()
+        self._saved, self._saved_time = (updates, path), time.monotonic()
         self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)
-        self._metrics.checkpoints.inc()
         logger.info("checkpoint %s", path.name)
+        if generation:
+            self._generation = generation
+            self._log.record(generation, path.name)
+            try:
+                held = {**self._books.held(), "updates": updates}
+                self._member.report_checkpoint(generation, path.name, *size_and_digest(path), held)
+            except RunError as error:
+                logger.warning("generation %d goes on without the learner: %s", generation, error)
+
+    def save_last(self) -> None:
+        """Writes a checkpoint for a last generation, so that nothing is lost by stopping here."""
+        try:
+            generation = self._member.order_generation()
+        except RunError as error:
+            logger.warning("no last generation: %s", error)
+            generation = 0
+        self.save(generation)
+
+    def settle(self, least: float) -> None:
+        """Holds still until the shards' limiters admit what the books say is due, if they are off by more than `least` samples.
+
+        They are after a learner was killed: what it had trained on and not saved is due again, and was served already.
+        """
+        start = time.monotonic()
+        try:
+            self._member.beat_now()
+            off, known = limiters_astray(self._watch.ask())
+            if off <= least:
+                return
+            logger.info("the limiters are off by %.0f samples: waiting until they are corrected", off)
+            self._metrics.settling.set(1)
+            # A shard starts again to be corrected: until all are back there is nothing to go on with.
+            while off > least_correction(self._config) or known < self._config.replay.num_shards:
+                if time.monotonic() - start > CORRECTION_SECONDS:
+                    logger.warning("the limiters are still off by %.0f samples: going on", off)
+                    break
+                if self._stop.wait(BATCH_SECONDS):
+                    break
+                self._member.beat_now()
+                off, known = limiters_astray(self._watch.ask())
+        except CoordinatorUnavailable as error:
+            logger.warning("the limiters are not corrected: %s", error)
+        finally:
+            self._metrics.settling.set(0)
+            self._last_batch_time = time.monotonic()
+
+    def reported(self) -> dict[str, float]:
+        """What beats report of this learner: at any moment what is served is trained, discarded or in flight."""
+        counters = self._books.counters()
+        counters["samples_discarded"] = float(self._source.samples_discarded + self._stopped_with)
+        counters["samples_served"] = float(self._source.samples_served + self._books.found)
+        return counters
+
+    def close_books(self) -> None:
+        """Counts what was received and will not be trained on, for this learner stops."""
+        self._stopped_with = self.in_flight
+        self._metrics.samples_discarded.labels("stopped").inc(self._stopped_with)
+
+    def _confirm_epoch(self) -> None:
+        try:
+            self._member.beat_now()
+        except CoordinatorUnavailable as error:
+            logger.debug("the epoch is not confirmed: %s", error)
+
+    @property
+    def in_flight(self) -> float:
+        """Samples received and waiting for their update."""
+        taken = self._source.samples_served + self._books.found
+        return taken - self._source.samples_discarded - self._books.trained - self._stopped_with
 
     def publish(self) -> None:
         """Hands the weights to act with to the publisher."""
@@ -128,16 +230,20 @@ class LearnerLoop:
         now, metrics, source, raise_to = time.monotonic(), self._metrics, self._source, self._totals.raise_to
         updates_per_second = (self._step.updates - self._reported_updates) / max(now - self._reported_time, 1e-9)
         self._reported_time, self._reported_updates = now, self._step.updates
-        raise_to(metrics.updates, self._step.updates - self._updates_at_start)
-        raise_to(metrics.samples_trained, self._trained)
-        raise_to(metrics.samples_served, source.samples_served)
+        books = self._books
+        raise_to(metrics.updates, books.updates)
+        raise_to(metrics.samples_trained, books.trained)
+        raise_to(metrics.samples_lost, books.samples_lost)
+        raise_to(metrics.updates_lost, books.updates_lost)
+        raise_to(metrics.samples_served, source.samples_served + books.found)
         raise_to(metrics.samples_discarded.labels("shard_lost"), source.samples_discarded)
         raise_to(metrics.priority_updates_dropped.labels("shard_lost"), source.priorities_dropped)
+        raise_to(metrics.priority_updates_evicted, source.priorities_evicted)
         raise_to(metrics.blocked_seconds.labels("replay"), source.wait_seconds)
         raise_to(metrics.weights_published, self._publisher.published)
         metrics.max_priority.set(self._max_priority)
         metrics.network_updates.set(self._step.updates)
-        metrics.samples_in_flight.set(source.samples_served - source.samples_discarded - self._trained)
+        metrics.samples_in_flight.set(self.in_flight)
         metrics.shards_ready.set(source.shards_up)
         metrics.weights_version.set(self._publisher.version)
         metrics.weights_age_seconds.set(now - self._publisher.published_time)
@@ -194,7 +300,7 @@ class LearnerLoop:
         self._phases["update"].observe(time.perf_counter() - start)
         self._returning, self._last = (sampled.items, result.priorities), result
         self._last_items = sampled.items
-        self._trained += len(sampled.items.key)
+        self._books.add(sampled.items.shard, len(sampled.items.key))
         self._last_batch_time = time.monotonic()
         if self._step.updates % self._config.learner.publish_period == 0:
             start = time.perf_counter()
@@ -244,8 +350,8 @@ class LearnerLoop:
         return self.samples_trained / after_warm_up if after_warm_up > 0 else 0.0
 
     def _samples_left(self) -> float:
-        """What the ratio still allows of all that has been inserted; negative where shards let the learner run ahead."""
-        return self._config.samples_per_insert * self._inserted_after_warm_up() - self.samples_trained
+        """What is due of all that has been inserted; negative where shards let the learner run ahead."""
+        return samples_due(self._watch.status) - self.samples_trained
 
     def _may_train(self) -> bool:
         """Always while actors collect, for then the shards' limiters hold the ratio; later, as long as a batch is due."""
@@ -266,6 +372,10 @@ class LearnerLoop:
         if self._source.shards_up < self._config.replay.num_shards:
             return False  # one is being restarted, and may have something left
         if now - max(self._last_batch_time, self._collected_time) > EXHAUSTED_SECONDS:
+            if self._settled < CORRECTIONS:
+                self._settled += 1
+                self.settle(least_correction(self._config))
+                return False
             logger.warning("shards serve no more: %.0f samples that the ratio allows are missing", self._samples_left())
             return True
         return False

@@ -38,9 +38,9 @@ class Run(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seeds networks, environments and exploration (31 bits, the most ALE takes); `--serial` is bit-reproducible from it."""
     checkpoint_interval_seconds: float = Field(120.0, gt=0)
-    """Seconds between two learner checkpoints; at zero the learner would do nothing but save."""
+    """Seconds between two checkpoints of the learner, beside those of generations; at zero it would do nothing but save."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Learner checkpoints kept, older ones are deleted; with none a killed run could not go on."""
+    """Learner checkpoints kept beside those of generations, older ones are deleted; with none a killed run could not go on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level written to logs/<role>.log."""
     wandb_mode: Literal["disabled", "offline", "online"] = "disabled"
@@ -259,9 +259,11 @@ class Replay(Section):
     """Samples the learner may be behind its ratio on one shard before inserts wait, at least 2 * max(1, samples per insert) and
     one batch, or both sides would wait for each other for ever; unset: room for 8 batches or 16 inserts, whichever is more."""
     checkpoint_interval_seconds: float = Field(600.0, gt=0)
-    """Seconds between two checkpoints of a shard; at zero it would do nothing but save."""
+    """Seconds between two generations: checkpoints of every shard and the learner together; at zero shards would do nothing but
+    save."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Checkpoints a shard keeps, older ones are deleted; with none a killed shard would start empty."""
+    """Generations kept, older ones are deleted: each is a checkpoint of every shard and of the learner; with none a killed run
+    could not go on."""
 
 
 class Actors(Section):

@@ -12,11 +12,13 @@ from typing import NamedTuple, Self
 import grpc
 
 from sbrl import rpc
+from sbrl.black_box import Record
 from sbrl.credentials import Credentials
 from sbrl.errors import RunError
-from sbrl.lifecycle import RoleRuntime
+from sbrl.lifecycle import START_AGAIN, RoleRuntime
 from sbrl.metrics import RoleMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
+from sbrl.weights import StaleEpochError
 
 BEAT_SECONDS = 1.0
 # An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner.
@@ -49,6 +51,11 @@ class Instructions(NamedTuple):
     step_allowance: int  # actors: steps beyond those that the beat reported
     step_limit: int  # actors: step while the process's own env_steps counter is below this
     initial_priority: float = 1.0  # actors: of new items
+    timeline: int = 0  # rises when the run goes back to a generation
+    generation: int = 0  # the newest one ordered
+    oldest_generation: int = 0  # the oldest one kept
+    samples_owed: float | None = None  # shards, as they join: what the limiter is to count as due and not served
+    limiter_correction: float | None = None  # shards: samples that the limiter is to admit beyond its own count
 
 
 class FleetMember:
@@ -96,8 +103,13 @@ class FleetMember:
         self._settled: dict[str, float] = {}  # counters of the process that earlier incarnations have accounted for
         self._answered = threading.Condition()  # guards what is below
         self._answers = 0
+        self._fenced: StaleEpochError | None = None
+        self._first_timeline: int | None = None
+        self._epoch = 0
+        self._predecessor: Record | None = None
         self._lease: fleet_pb2.JoinResponse | None = None
         self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
+        self._joined_with = self._instructions
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
 
@@ -161,6 +173,46 @@ class FleetMember:
         return self._held_lease().incarnation
 
     @property
+    def base_checkpoint(self) -> str:
+        """The name of the checkpoint that the timeline begins with; empty: none. Raises RunError before the first lease."""
+        return str(self._held_lease().checkpoint)
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether there was a lease yet."""
+        return self._lease is not None
+
+    @property
+    def joined_with(self) -> Instructions:
+        """The instructions that the newest lease came with. Raises RunError before the first lease."""
+        self._held_lease()
+        return self._joined_with
+
+    def settle_for(self, died: Record | None) -> None:
+        """Before `start`: what a process before this one had counted, which was killed before it could report all of it."""
+        self._predecessor = died
+
+    def of_this_lease(self, counters: Mapping[str, float]) -> Record:
+        """The part of the process's counters that is counted under the newest lease."""
+        with self._answered:
+            assert self._lease is not None
+            settled = self._settled
+            parts = {name: value - settled.get(name, 0.0) for name, value in counters.items()}
+            return Record(int(self._lease.incarnation), parts)
+
+    def hold_epoch(self, epoch: int) -> None:
+        """Has the reports say which learner they are from."""
+        self._epoch = epoch
+
+    def check_fenced(self) -> None:
+        """
+        Raises:
+            StaleEpochError: the coordinator has refused this learner's reports, for another has taken over.
+        """
+        if self._fenced is not None:
+            raise self._fenced
+
+    @property
     def instructions(self) -> Instructions:
         """The newest instructions; before the first lease they allow no step."""
         with self._answered:
@@ -181,6 +233,7 @@ class FleetMember:
             try:
                 response = self._stub.Beat(request, timeout=CALL_SECONDS)
             except grpc.RpcError as error:
+                self._note_fencing(error)
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
                 _log.warning(
@@ -191,6 +244,52 @@ class FleetMember:
                 self._settle()
                 return self._join()
             return self._take(response, step_base=counters.get(STEPS_COUNTER, 0.0))
+
+    def report_checkpoint(
+        self, generation: int, checkpoint: str, size_bytes: int, sha256: str, counters: Mapping[str, float]
+    ) -> None:
+        """Says that this member's checkpoint for a generation is on its disk.
+
+        Args:
+            counters: what it holds; a shard's `transitions_inserted` are those of the process.
+
+        Raises:
+            CoordinatorUnavailable: no answer in time; may be repeated.
+            RunError: the generation is not wanted any more.
+        """
+        with self._exchange, rpc.coordinator_errors(self._address):
+            held = {name: value - self._settled.get(name, 0.0) for name, value in counters.items()}
+            request = fleet_pb2.ReportCheckpointRequest(
+                incarnation=self.incarnation,
+                generation=generation,
+                checkpoint=checkpoint,
+                size_bytes=size_bytes,
+                sha256=sha256,
+                counters=held if self._join_request.role == "replay" else counters,
+            )
+            self._stub.ReportCheckpoint(request, timeout=CALL_SECONDS)
+
+    def refuse_checkpoint(self, reason: str) -> None:
+        """Says that this member cannot go on from `base_checkpoint`, upon which the run goes back a generation further.
+
+        Raises:
+            CoordinatorUnavailable: no answer in time; may be repeated.
+        """
+        with self._exchange, rpc.coordinator_errors(self._address):
+            request = fleet_pb2.RefuseCheckpointRequest(
+                incarnation=self.incarnation, timeline=self._first_timeline or 0, reason=reason
+            )
+            self._stub.RefuseCheckpoint(request, timeout=CALL_SECONDS)
+
+    def order_generation(self) -> int:
+        """Orders a generation of checkpoints now; returns its number.
+
+        Raises:
+            CoordinatorUnavailable: no answer in time.
+        """
+        with rpc.coordinator_errors(self._address):
+            response = self._stub.OrderGeneration(fleet_pb2.OrderGenerationRequest(), timeout=CALL_SECONDS)
+        return int(response.generation)
 
     def leave(self) -> None:
         """Stops beating and ends the lease with the last counters; an absent coordinator is not waited for."""
@@ -228,6 +327,9 @@ class FleetMember:
                 if not absent:  # once an outage, not once a second
                     _log.warning("%s; trying again every %g s", error, BEAT_SECONDS)
                 absent, pause = True, BEAT_SECONDS
+            except StaleEpochError as error:
+                _log.warning("%s", error)
+                return
             except Exception:  # a beat must never end the beating: the lease would end without a word
                 _log.exception("beat failed")
                 pause = BEAT_SECONDS
@@ -240,15 +342,30 @@ class FleetMember:
         cut = now.step_allowance < before.step_allowance / 2
         return EAGER_BEAT_SECONDS if spent or cut else BEAT_SECONDS
 
+    def _settle_predecessor(self) -> None:
+        if self._predecessor is None:
+            return
+        incarnation, counters = self._predecessor
+        request = fleet_pb2.BeatRequest(incarnation=incarnation, counters=counters, died=True)
+        try:
+            self._stub.Leave(request, timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:  # of another run, or the run has gone back behind it
+                raise
+        self._predecessor = None
+
     def _join(self) -> Instructions:
+        self._settle_predecessor()
         response = self._stub.Join(self._join_request, timeout=CALL_SECONDS)
         if self._lease is not None and response.index != self._lease.index:
             _log.warning("index changed from %d to %d", self._lease.index, response.index)
         self._joined = True
+        taken = self._take(response.instructions, step_base=self._settled.get(STEPS_COUNTER, 0.0))
         with self._answered:
-            self._lease = response
+            self._lease, self._joined_with = response, taken
+            self._answered.notify_all()
         _log.info("joined as %s %d, incarnation %d", self._join_request.role, response.index, response.incarnation)
-        return self._take(response.instructions, step_base=self._settled.get(STEPS_COUNTER, 0.0))
+        return taken
 
     def _settle(self) -> None:
         """Has the ended lease's last counters counted, so that the next lease can go on from them."""
@@ -258,6 +375,7 @@ class FleetMember:
         try:
             self._stub.Leave(self._beat_request(relative), timeout=CALL_SECONDS)
         except grpc.RpcError as error:
+            self._note_fencing(error)
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
             _log.warning("the coordinator never gave this lease: it has lost its state")
@@ -273,10 +391,29 @@ class FleetMember:
     def _beat_request(self, counters: Mapping[str, float]) -> fleet_pb2.BeatRequest:
         held = self.instructions.step_limit - int(self._settled.get(STEPS_COUNTER, 0.0))
         return fleet_pb2.BeatRequest(
-            incarnation=self.incarnation, counters=counters, gauges=self._gauges(), step_limit=max(0, held)
+            incarnation=self.incarnation,
+            counters=counters,
+            gauges=self._gauges(),
+            step_limit=max(0, held),
+            epoch=self._epoch,
         )
 
+    def _note_fencing(self, error: grpc.RpcError) -> None:
+        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            self._fenced = StaleEpochError(f"reports refused: {error.details()}")
+            raise self._fenced from None
+
+    def _check_timeline(self, timeline: int) -> None:
+        """Ends the process at once when the run has gone back behind it: nothing it holds or counts may reach the run again."""
+        if self._first_timeline is None:
+            self._first_timeline = timeline
+        elif timeline != self._first_timeline and self._join_request.role != "coordinator":
+            _log.warning("the run went back to an earlier generation: starting again from it")
+            logging.shutdown()
+            os._exit(START_AGAIN)
+
     def _take(self, response: fleet_pb2.BeatResponse, step_base: float) -> Instructions:
+        self._check_timeline(response.timeline)
         with self._answered:
             self._instructions = Instructions(
                 state=RunState(response.state),
@@ -284,6 +421,11 @@ class FleetMember:
                 step_allowance=response.step_allowance,
                 step_limit=int(step_base) + response.step_allowance,
                 initial_priority=response.initial_priority,
+                timeline=response.timeline,
+                generation=response.generation,
+                oldest_generation=response.oldest_generation,
+                samples_owed=response.samples_owed if response.HasField("samples_owed") else None,
+                limiter_correction=response.limiter_correction if response.HasField("limiter_correction") else None,
             )
             self._answers += 1
             self._answered.notify_all()

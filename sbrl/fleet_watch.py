@@ -34,6 +34,16 @@ class FleetWatch:
         """The newest answer; an empty one before the first."""
         return self._status
 
+    def ask(self) -> GetStatusResponse:
+        """An answer of this moment, which is then the newest.
+
+        Raises:
+            CoordinatorUnavailable: there was none in time.
+        """
+        self._status = self._client.status()
+        self._answer_time = time.monotonic()
+        return self._status
+
     @property
     def age_seconds(self) -> float:
         """Since the newest answer."""
@@ -42,8 +52,7 @@ class FleetWatch:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._status = self._client.status()
-                self._answer_time = time.monotonic()
+                self.ask()
             except CoordinatorUnavailable as error:
                 logger.debug("no status: %s", error)
             except RunError:  # refused: this thread goes on asking all the same

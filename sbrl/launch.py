@@ -38,6 +38,7 @@ from sbrl.weights_and_biases import check_wandb
 LOOK_SECONDS = 0.5
 RESULTS_SECONDS = 60.0  # between two writings of the tables while the run goes on
 LAST_STATUS_SECONDS = 10.0
+LAST_GENERATION_SECONDS = 600.0  # a large shard's checkpoint takes minutes
 CORES_PER_ACTOR = 2
 
 
@@ -65,7 +66,8 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
             prometheus = make_prometheus(run_directory, view) if with_prometheus else NoPrometheus()
-            return _LocalRun(config, run_directory, stop, view, lock, prometheus).run()
+            commands = role_commands(config, run_directory, resume=time.time_ns() if resume else None)
+            return _LocalRun(config, run_directory, stop, view, lock, prometheus, commands).run()
 
 
 def make_prometheus(run_directory: RunDirectory, view: View) -> LocalPrometheus:
@@ -133,7 +135,7 @@ def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config
 def check_resumable_with(before: Config, after: Config) -> None:
     """
     Raises:
-        UsageError: a setting was changed that the run's network, its stored transitions or its limiters depend on.
+        UsageError: a setting was changed that the run's network, its stored transitions or its shards depend on.
     """
     fixed = [
         ("run", ["seed"]),  # resets draw from it
@@ -145,8 +147,7 @@ def check_resumable_with(before: Config, after: Config) -> None:
                 *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size"),
             ],
         ),
-        ("learner", ["batch_size", "updates_per_step"]),
-        ("replay", ["num_shards", "capacity", "min_size", "prioritized", "error_buffer"]),
+        ("replay", ["num_shards", "min_size", "prioritized"]),
     ]
     for section, names in fixed:
         for name in names:
@@ -154,12 +155,16 @@ def check_resumable_with(before: Config, after: Config) -> None:
             if was != now:
                 raise UsageError(
                     f"{section}.{name} was {was!r} and cannot become {now!r} in a run that is resumed: its network, its stored "
-                    f"transitions or its limiters were made with it; start a new run for another value"
+                    f"transitions or its shards were made with it; start a new run for another value"
                 )
 
 
-def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
-    """Every role process of a local run; stopped in this order: those who write before those who are written to."""
+def role_commands(config: Config, run_directory: RunDirectory, resume: int | None = None) -> list[RoleCommand]:
+    """Every role process of a local run; stopped in this order: those who write before those who are written to.
+
+    Args:
+        resume: goes back to the newest generation, once for each such number.
+    """
     common = ["--config", str(run_directory.config), "--run-dir", str(run_directory.path)]
 
     def command(name: str, module: str, stop_order: int, *extra: str) -> RoleCommand:
@@ -168,7 +173,7 @@ def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleComma
         return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name), stop_order, drain_seconds)
 
     return [
-        command("coordinator", "services.coordinator", 3),
+        command("coordinator", "services.coordinator", 3, *([] if resume is None else ["--resume", str(resume)])),
         *(command(f"replay-{k}", "services.replay", 2, "--shard", str(k)) for k in range(config.replay.num_shards)),
         command("learner", "learner", 1),
         *(command(f"actor-{k}", "actors", 0) for k in range(config.actors.num_actors or 1)),
@@ -185,12 +190,13 @@ class _LocalRun:
         view: View,
         lock: int,
         prometheus: Prometheus,
+        commands: list[RoleCommand],
     ) -> None:
         self._prometheus = prometheus
         self._config, self._directory, self._stop, self._view = config, run_directory, stop, view
         self._fleet = FleetClient(config.network.coordinator_address)
         self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
-        self._supervisor = Supervisor(role_commands(config, run_directory), self._may_end, view.message, keep_open=lock)
+        self._supervisor = Supervisor(commands, self._may_end, view.message, keep_open=lock)
         self._start = time.monotonic()
         self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
         self._earlier_seconds = float(read_summary(run_directory.summary).get("wall_seconds", 0.0))
@@ -210,6 +216,7 @@ class _LocalRun:
                 self._supervisor.stop_only("actor")
                 self._supervisor.stop_only("evaluator")
                 self._supervisor.stop_only("learner")
+            self._await_generation()
             status = self._last_status()
             self._write_tables(status, complete)
             directory = self._directory
@@ -254,6 +261,19 @@ class _LocalRun:
         if name.startswith("actor"):
             return state in (RunState.COLLECTED, RunState.FINISHED)
         return name in ("learner", "evaluator") and state is RunState.FINISHED
+
+    def _await_generation(self) -> None:
+        """Waits for the last generation, which the learner orders as it ends: the shards are saving theirs."""
+        deadline = time.monotonic() + LAST_GENERATION_SECONDS
+        while time.monotonic() < deadline:
+            status = self._last_status()
+            if not status.generation_ordered or (
+                status.generations and status.generations[-1].generation == status.generation_ordered
+            ):
+                return
+            self._supervisor.check()
+            time.sleep(LOOK_SECONDS)
+        self._view.message("the last generation of checkpoints is not complete: a resumed run goes on from the one before")
 
     def _evaluate(self) -> None:
         """The final evaluation, on the last checkpoint, and the video."""

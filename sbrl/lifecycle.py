@@ -23,6 +23,8 @@ from sbrl.logs import Context, configure_logging, report_bug, report_failure
 from sbrl.metadata import run_id_of
 from sbrl.tether import end_with_parent
 
+START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
+
 _log = logging.getLogger(__name__)
 
 

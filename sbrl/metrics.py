@@ -68,8 +68,19 @@ class LearnerMetrics(RoleMetrics):
         self.samples_served = self._counter("samples_served", "Transitions received from replay")
         self.samples_trained = self._counter("samples_trained", "Transitions trained on")
         self.samples_discarded = self._counter(
-            "samples_discarded", "Transitions received and not trained on, by reason", ["reason"], ["shard_lost"]
+            "samples_discarded",
+            "Transitions received and not trained on, by reason",
+            ["reason"],
+            ["shard_lost", "stopped"],
         )
+        self.samples_lost = self._counter(
+            "samples_lost", "Transitions trained on by a learner that was killed before it could save: trained again"
+        )
+        self.updates_lost = self._counter("updates_lost", "Updates made by a learner that was killed before it could save them")
+        self.settling = self._gauge(
+            "settling", "1 while the learner holds still for shards to set their limiters to what the books say is owed"
+        )
+        self.epoch = self._gauge("epoch", "Epoch held: the newest one's holder is the learner")
         self.samples_in_flight = self._gauge("samples_in_flight", "Transitions received and waiting for their update")
         self.samples_per_insert_target = self._gauge(
             "samples_per_insert_target", "Batch size x updates per step", unit="samples per transition"
@@ -105,6 +116,11 @@ class LearnerMetrics(RoleMetrics):
             "Priorities not sent back to their shard, by reason",
             ["reason"],
             ["shard_lost"],
+            unit="transitions",
+        )
+        self.priority_updates_evicted = self._counter(
+            "priority_updates_evicted",
+            "Priorities sent for items that their shard had evicted meanwhile: reckoned from its insertions since then",
             unit="transitions",
         )
         self.max_priority = self._gauge("max_priority", "Highest priority computed, which new items are given")
@@ -177,7 +193,13 @@ class ReplayMetrics(RoleMetrics):
         self.limiter_inserts = self._gauge(
             "limiter_inserts", "Insertions the rate limiter has admitted, over restores", unit="transitions"
         )
-        self.limiter_samples = self._gauge("limiter_samples", "Samples the rate limiter has admitted, over restores")
+        self.limiter_samples = self._gauge(
+            "limiter_samples",
+            "Samples that the rate limiter counts as served for these insertions, at the present ratio and as corrected",
+        )
+        self.samples_owed = self._gauge(
+            "samples_owed", "Samples that the rate limiter counts as due and not served; negative while the shard fills"
+        )
         self.limiter_state = self._gauge(
             "limiter_state",
             "1 for the state the rate limiter is in: filling up to min_size, open to both sides, or holding one side back "
@@ -259,6 +281,26 @@ class CoordinatorMetrics(RoleMetrics):
         self.samples_trained = self._gauge("samples_trained", "Samples trained on since the run began")
         self.transitions_inserted = self._gauge("transitions_inserted", "Items all shards have inserted since the run began")
         self.transitions_dropped = self._gauge("transitions_dropped", "Items all actors have given up since the run began")
+        self.samples_due = self._gauge(
+            "samples_due", "Samples that all insertions after warm-up are worth, each at the ratio that held when it was made"
+        )
+        self.samples_owed = self._gauge(
+            "samples_owed",
+            "Samples due that the shards' limiters would not admit by their own counts, which a crash set back; corrected when "
+            "a shard starts, when the learner does, and at the end",
+        )
+        self.generation = self._gauge("generation", "Newest complete generation of checkpoints; 0 before the first")
+        self.generation_time_seconds = self._gauge("generation_time_seconds", "Unix time when it was committed")
+        self.generations = self._counter("generations", "Generations committed")
+        self.generations_given_up = self._counter(
+            "generations_given_up", "Generations that were not complete when the next was ordered"
+        )
+        self.generations_refused = self._counter(
+            "generations_refused", "Generations gone back to of which a member could not read its part"
+        )
+        self.timeline = self._gauge("timeline", "Times that the run went back to a generation")
+        self.learner_epoch = self._gauge("learner_epoch", "The newest epoch: its holder is the learner, others are refused")
+        self.reports_fenced = self._counter("reports_fenced", "Reports refused because their learner had been replaced")
         self.losses_not_finite = self._gauge(
             "losses_not_finite", "Times since the run began that a learner ended because its loss was not finite"
         )

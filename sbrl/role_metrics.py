@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -96,10 +96,15 @@ class RoleMetrics:
         self._registry = registry
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
+        self._reported: Callable[[], Mapping[str, float]] = dict
+
+    def report_also(self, counters: Callable[[], Mapping[str, float]]) -> None:
+        """Has beats carry counters that are not exported, or are exact where the exported ones are brought up to date later."""
+        self._reported = counters
 
     def counters(self) -> dict[str, float]:
-        """Every counter's value, summed over its labels."""
-        return {name: _value(counter, "_total") for name, counter in self._counters.items()}
+        """Every counter's value, summed over its labels, and those of `report_also`."""
+        return {**{name: _value(counter, "_total") for name, counter in self._counters.items()}, **self._reported()}
 
     def gauges(self) -> dict[str, float]:
         """The value of every gauge without labels."""

@@ -21,6 +21,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # A rescheduled pod has another address under its name: gRPC's own default asks for it every half minute at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 )
 # With SO_REUSEPORT two servers would share a port in silence, each seeing half of the calls.
 _SERVER_OPTIONS = (("grpc.so_reuseport", 0),)

@@ -15,6 +15,8 @@ from sbrl.config import Config
 class ShardLimits(NamedTuple):
     """What one shard is given. The limiter's error is `inserts * samples_per_insert - samples` (Reverb, rate_limiters.py).
 
+    The bounds are those of a shard that has neither inserted nor served anything; `limiter_bounds` has those of any other.
+
     With `offset = samples_per_insert * min_size`, the error is kept within [min_diff, max_diff]:
 
     - min_diff = offset - batch_size: the learner may be one batch ahead of the ratio, no more. In a run's last moments this
@@ -59,6 +61,19 @@ def shard_limits(config: Config, shard: int) -> ShardLimits:
         min_diff=offset - config.learner.batch_size,
         max_diff=offset + error_buffer(config),
     )
+
+
+def limiter_bounds(limits: ShardLimits, inserted: int, sampled: int, owed: float) -> tuple[float, float]:
+    """(min_diff, max_diff) for a limiter that has counted so much and is to admit what the run's books say, not its own count.
+
+    Args:
+        inserted, sampled: what the limiter has counted.
+        owed: samples that are due for what the shard has ever inserted and that no learner was trained on. A limiter that
+            keeps count of all of it by itself has `inserted * samples_per_insert - sampled - offset`.
+    """
+    zero = inserted * limits.samples_per_insert - sampled - owed
+    offset = limits.samples_per_insert * limits.min_size
+    return zero + limits.min_diff - offset, zero + limits.max_diff - offset
 
 
 def limiter_state(limits: ShardLimits, size: int, inserted: int, sampled: int) -> str:

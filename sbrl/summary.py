@@ -9,6 +9,7 @@ from typing import Any
 from sbrl.config import Config
 from sbrl.fleet_watch import total
 from sbrl.progress import mean
+from sbrl.ratio_books import samples_due
 from sbrl.run_directory import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
@@ -39,6 +40,11 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "updates": updates,
         "batch_size": config.learner.batch_size,
         "samples_trained": trained,
+        "samples_due": samples_due(status),
+        "samples_served": int(total(status, "learner.samples_served")),
+        "samples_discarded": int(total(status, "learner.samples_discarded")),
+        "transitions_collected": int(total(status, "actor.transitions_collected")),
+        "transitions_confirmed": int(total(status, "actor.transitions_inserted")),
         "transitions_inserted": inserted,
         "transitions_dropped": int(total(status, "actor.transitions_dropped")),
         "samples_per_insert_target": config.samples_per_insert,

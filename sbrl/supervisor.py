@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbrl.errors import RunError
+from sbrl.lifecycle import START_AGAIN
 from sbrl.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 from sbrl.tether import PARENT_VARIABLE
 
@@ -144,6 +145,10 @@ class Supervisor:
     def _plan_restart(self, role: _Role, code: int, now: float) -> None:
         name, log = role.command.name, role.command.log
         lived = now - role.started
+        if code == START_AGAIN:
+            self._say(f"{name} starts again")
+            role.restart_at = now
+            return
         lines = last_lines(log)
         error = (
             next((line.partition(ERROR_MARK)[2] for line in reversed(lines) if ERROR_MARK in line), None) if code > 0 else None

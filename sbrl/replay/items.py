@@ -16,6 +16,7 @@ last observation after fewer than n steps. Neither window nor stack ever reaches
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ class Items(NamedTuple):
     probability: NDArray[np.float64]  # [B], of being sampled, in the shard
     table_size: int  # items in the shard when it was sampled
     shard: int
+    sampled_time: float = math.nan  # seconds of the monotonic clock
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:

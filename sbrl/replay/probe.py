@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 from sbrl.replay.backend import reverb
+from sbrl.replay.evictions import Evictions
+from sbrl.replay.items import TABLE
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class ShardProbe:
     ) -> None:
         self.address, self.shard = address, shard
         self._on_up, self._on_down = on_up, on_down
+        self.evictions = Evictions()
         self._stopped = threading.Event()
         self._up = threading.Event()
         self._down_since = time.monotonic()
@@ -55,7 +58,9 @@ class ShardProbe:
         client = reverb.Client(self.address)
         while not self._stopped.is_set():
             try:
-                client.server_info(timeout=PROBE_SECONDS)
+                table = client.server_info(timeout=PROBE_SECONDS)[TABLE]
+                inserted = table.rate_limiter_info.insert_stats.completed
+                self.evictions.read(time.monotonic(), inserted, table.current_size, table.max_size)
             except (RuntimeError, reverb.errors.DeadlineExceededError) as error:
                 if self.is_up:
                     logger.warning("replay shard %d at %s does not answer: %s", self.shard, self.address, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,18 +41,17 @@ class ShardSampler:
         """
         self.address, self.shard = address, shard
         self._shape, self._batch_size, self._sink = shape, batch_size, sink
-        self._client = reverb.Client(address)
         self._stopped = threading.Event()
         self._cancel_stream = threading.Event()
-        self._priorities: queue.Queue[tuple[NDArray[np.uint64], NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
+        self._priorities: queue.Queue[tuple[Items, NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
         self.probe = ShardProbe(address, shard, on_up=self._start_stream, on_down=self._end_stream)
         self.items_served = 0
         self.items_discarded = 0
         self.priorities_dropped = 0
+        self.priorities_evicted = 0.0  # reckoned: see `Evictions`
 
     def start(self) -> None:
         self.probe.start()
-        self._spawn(self._send_priorities, "priorities")
 
     def stop(self) -> None:
         """Asks all threads to end. One that hangs in Reverb is a daemon and ends with the process."""
@@ -59,12 +59,12 @@ class ShardSampler:
         self._stopped.set()
         self._cancel_stream.set()
 
-    def update_priorities(self, keys: NDArray[np.uint64], priorities: NDArray[np.float64]) -> None:
+    def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
         """Hands priorities to the sending thread; with the queue full (the shard is gone) they are dropped and counted."""
         try:
-            self._priorities.put_nowait((keys, priorities))
+            self._priorities.put_nowait((items, priorities))
         except queue.Full:
-            self.priorities_dropped += len(keys)
+            self.priorities_dropped += len(items.key)
 
     def _spawn(self, target: Callable[..., None], name: str, *args: Any) -> None:
         threading.Thread(target=target, args=args, name=f"shard-{self.shard}-{name}", daemon=True).start()
@@ -72,6 +72,8 @@ class ShardSampler:
     def _start_stream(self) -> None:
         self._cancel_stream = threading.Event()
         self._spawn(self._stream, "stream", self._cancel_stream)
+        # A new client asks for the name's address anew: the shard may be back at another.
+        self._spawn(self._send_priorities, "priorities", reverb.Client(self.address), self._cancel_stream)
 
     def _end_stream(self) -> None:
         self._cancel_stream.set()
@@ -110,16 +112,19 @@ class ShardSampler:
                 probability=sample.info.probability,
                 table_size=int(sample.info.table_size[0]),
                 shard=self.shard,
+                sampled_time=time.monotonic(),
             )
 
-    def _send_priorities(self) -> None:
-        while not self._stopped.is_set():
+    def _send_priorities(self, client: Any, cancelled: threading.Event) -> None:
+        while not cancelled.is_set():
             try:
-                keys, priorities = self._priorities.get(timeout=PROBE_SECONDS)
+                items, priorities = self._priorities.get(timeout=PROBE_SECONDS)
             except queue.Empty:
                 continue
             try:
-                self._client.mutate_priorities(TABLE, dict(zip(keys.tolist(), priorities.tolist(), strict=True)))
+                client.mutate_priorities(TABLE, dict(zip(items.key.tolist(), priorities.tolist(), strict=True)))
+                gone = self.probe.evictions.share_gone(items.sampled_time, time.monotonic())
+                self.priorities_evicted += len(items.key) * gone
             except (RuntimeError, ValueError) as error:  # ValueError: a priority that is negative or not a number
-                self.priorities_dropped += len(keys)
+                self.priorities_dropped += len(items.key)
                 logger.warning("priorities for replay shard %d were refused: %s", self.shard, error)

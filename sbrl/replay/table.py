@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +11,12 @@ from sbrl.errors import RunError
 from sbrl.ports import check_port_free
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, ItemShape
-from sbrl.sharding import ShardLimits, shard_limits
+from sbrl.replay.shard_checkpoints import Contents, ShardCheckpoints, read_manifest
+from sbrl.sharding import limiter_bounds, shard_limits
 
-logger = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
+# A shard starts again where no insertion can be lost by it: none is admitted, or none came for so long.
+QUIET_SECONDS, QUIET_PATIENCE_SECONDS = 1.0, 10.0
+_POLL_SECONDS = 0.1
 
 
 class ShardInfo(NamedTuple):
@@ -28,23 +25,27 @@ class ShardInfo(NamedTuple):
     size: int
     inserted: int
     sampled: int
+    owed: float  # samples that the limiter counts as due and not served; negative while the shard fills
     waited_for_samples_seconds: float  # inserts were blocked: the limiter waited for the learner
     waited_for_inserts_seconds: float  # samples were blocked: the limiter waited for the actors
 
 
-def make_table(config: Config, shape: ItemShape, shard: int, deterministic: bool = False) -> reverb.Table:
-    """The shard's table.
+def make_table(
+    config: Config, shape: ItemShape, shard: int, deterministic: bool = False, owed: float | None = None
+) -> reverb.Table:
+    """The shard's table, empty.
 
     Args:
         deterministic: the item with the lowest priority is sampled next; `sbrl.replay.deterministic` draws those priorities so
             that this is prioritized sampling, bit-reproducible from a seed.
+        owed: samples due for what the shard has inserted before, and lost; None: it never had anything.
     """
     limits = shard_limits(config, shard)
-    limiter = reverb.rate_limiters.SampleToInsertRatio(
-        samples_per_insert=limits.samples_per_insert,
-        min_size_to_sample=limits.min_size,
-        error_buffer=(limits.min_diff, limits.max_diff),
-    )
+    min_diff, max_diff = limits.min_diff, limits.max_diff
+    if owed is not None:
+        min_diff, max_diff = limiter_bounds(limits, inserted=0, sampled=0, owed=owed)
+    # SampleToInsertRatio's own equation, without its check: where the learner is ahead of the books a limiter waits for it.
+    limiter = reverb.rate_limiters.RateLimiter(limits.samples_per_insert, limits.min_size, min_diff, max_diff)
     if deterministic:
         sampler, limiter = reverb.selectors.MinHeap(), reverb.rate_limiters.MinSize(1)
     elif config.replay.prioritized:
@@ -62,38 +63,42 @@ def make_table(config: Config, shape: ItemShape, shard: int, deterministic: bool
 
 
 class ShardServer:
-    """A Reverb server for one shard, restored from its newest readable checkpoint."""
+    """A Reverb server for one shard, restored from its newest readable checkpoint under the config's limits."""
 
     def __init__(
-        self, config: Config, shape: ItemShape, shard: int, port: int, directory: Path, deterministic: bool = False
+        self,
+        config: Config,
+        shape: ItemShape,
+        shard: int,
+        port: int,
+        directory: Path,
+        deterministic: bool = False,
+        owed: float | None = None,
     ) -> None:
         """Starts serving.
 
         Args:
             port: to listen on, on all interfaces (Reverb offers no choice).
-            directory: of this shard's checkpoints: `newest` is Reverb's own, which deletes what is older there; `earlier` keeps
-                the ones before, as hard links.
+            directory: of this shard's checkpoints (see `ShardCheckpoints`).
             deterministic: see `make_table`.
+            owed: samples that the limiter is to count as due and not served; None: as its checkpoint did.
 
         Raises:
             RunError: the port is taken, or the directory cannot be written.
         """
         check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
-        self._shard, self._keep = shard, config.replay.keep_checkpoints
-        self._deterministic = deterministic
-        self._newest, self._earlier = directory / "newest", directory / "earlier"
+        self._config, self._shape, self._shard, self.port = config, shape, shard, port
+        self._deterministic, self._limits = deterministic, shard_limits(config, shard)
         try:
-            self._newest.mkdir(parents=True, exist_ok=True)
-            self._earlier.mkdir(exist_ok=True)
+            self.checkpoints = ShardCheckpoints(directory)
         except OSError as error:
             raise RunError(f"cannot write replay checkpoints to {directory}: {error.strerror}") from None
-        self._server = self._restore(config, shape, port)
-        self.port = port
         self.client = reverb.Client(f"127.0.0.1:{port}")
-        if not deterministic:
-            self._check_limits(shard_limits(config, shard))
+        self._server = self._open(owed)
+        self._zero = self._read_zero()
         at_start = self.info()
         self.restored_size, self._inserted_before, self._sampled_before = at_start.size, at_start.inserted, at_start.sampled
+        self._saved: tuple[Path, Contents] | None = None
 
     def info(self) -> ShardInfo:
         """Reads the table's counters.
@@ -106,10 +111,12 @@ class ShardServer:
         except (RuntimeError, reverb.errors.DeadlineExceededError) as error:
             raise RunError(f"replay shard {self._shard} does not answer: {error}") from None
         limiter = table.rate_limiter_info
+        inserted, sampled = limiter.insert_stats.completed, limiter.sample_stats.completed
         return ShardInfo(
             size=table.current_size,
-            inserted=limiter.insert_stats.completed,
-            sampled=limiter.sample_stats.completed,
+            inserted=inserted,
+            sampled=sampled,
+            owed=inserted * self._limits.samples_per_insert - sampled - self._zero,
             waited_for_samples_seconds=table.table_worker_time.waiting_for_sampling_ms / 1000,
             waited_for_inserts_seconds=table.table_worker_time.waiting_for_inserts_ms / 1000,
         )
@@ -119,98 +126,66 @@ class ShardServer:
         return info.inserted - self._inserted_before, info.sampled - self._sampled_before
 
     def checkpoint(self) -> Path:
-        """Writes a checkpoint and deletes all but the newest `replay.keep_checkpoints`."""
-        for path in complete_checkpoints(self._newest):
-            if not (self._earlier / path.name).exists():
-                shutil.copytree(path, self._earlier / path.name, copy_function=os.link)
-        path = Path(self.client.checkpoint())
-        write_manifest(path)
-        kept = complete_checkpoints(self._earlier)
-        for old in kept[: max(0, len(kept) - self._keep + 1)]:
-            shutil.rmtree(old)
+        """Writes a checkpoint, unless nothing has changed since the last one, and returns it."""
+        if self._saved is not None:
+            info = self.info()
+            path, contents = self._saved
+            if (contents.inserted, contents.sampled) == (info.inserted, info.sampled) and path.is_dir():
+                return path
+        path = self.checkpoints.adopt(Path(self.client.checkpoint()), None if self._deterministic else self._zero)
+        self._saved = path, read_manifest(path)[1]
         return path
 
+    def inserted_at(self, checkpoint: Path) -> int:
+        """Items that this process had inserted when it wrote a checkpoint."""
+        return read_manifest(checkpoint)[1].inserted - self._inserted_before
+
+    def wait_quiet(self) -> bool:
+        """Waits until the limiter admits no insertion, or none has come for a while; False if neither happens.
+
+        In such a moment a checkpoint has all that was ever confirmed, so that this process may end after it.
+        """
+        start = since = time.monotonic()
+        inserted = self.info().inserted
+        while True:
+            info, now = self.info(), time.monotonic()
+            room = (self._limits.max_diff - self._limits.samples_per_insert * self._limits.min_size) - info.owed
+            if info.size >= self._limits.min_size and room < self._limits.samples_per_insert:
+                return True
+            if info.inserted != inserted:
+                inserted, since = info.inserted, now
+            elif now - since >= QUIET_SECONDS:
+                return True
+            if now - start > QUIET_PATIENCE_SECONDS:
+                return False
+            time.sleep(_POLL_SECONDS)
+
     def stop(self) -> None:
+        """Ends the server, which confirms to writers what it had not inserted yet: not for a run that goes on."""
         self._server.stop()
 
-    def _restore(self, config: Config, shape: ItemShape, port: int) -> reverb.Server:
+    def _open(self, owed: float | None) -> reverb.Server:
         """Starts on the newest checkpoint; a corrupt one is set aside, said so, and the one before is tried."""
+        limits = None if self._deterministic else self._limits
         while True:
-            checkpoints = complete_checkpoints(self._newest)
+            checkpoints = self.checkpoints.complete()
             try:
                 if checkpoints:
-                    verify_manifest(checkpoints[-1])
+                    self.checkpoints.stage(checkpoints[-1], limits, owed)
                 return reverb.Server(
-                    tables=[make_table(config, shape, self._shard, self._deterministic)],
-                    port=port,
-                    checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self._newest)),
+                    tables=[make_table(self._config, self._shape, self._shard, self._deterministic, owed)],
+                    port=self.port,
+                    checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
                 )
             except (RuntimeError, ValueError, OSError) as error:
                 if not checkpoints:
-                    raise RunError(f"replay shard {self._shard} cannot start on port {port}: {error}") from None
-                self._fall_back(checkpoints[-1], error)
+                    raise RunError(f"replay shard {self._shard} cannot start on port {self.port}: {error}") from None
+                self.checkpoints.set_aside(checkpoints[-1], error)
+            finally:
+                self.checkpoints.clear_reverb_folder()
 
-    def _fall_back(self, corrupt: Path, error: Exception) -> None:
-        """Moves a corrupt checkpoint out of Reverb's way and the one before it, if any, in."""
-        corrupt.rename(self._earlier / f"corrupt-{corrupt.name}")
-        earlier = complete_checkpoints(self._earlier)
-        remedy = f"trying the one before, {earlier[-1].name}" if earlier else "there is none before it: starting empty"
-        logger.warning("checkpoint %s is corrupt (%s): set aside in %s; %s", corrupt, error, self._earlier, remedy)
-        if earlier:
-            earlier[-1].rename(self._newest / earlier[-1].name)
-
-    def _check_limits(self, wanted: ShardLimits) -> None:
-        """A restored table keeps the limits of its checkpoint: Reverb ignores the new ones without a word, we refuse.
-
-        Raises:
-            RunError: the checkpoint was made with other limits.
-        """
-        table = self.client.server_info(timeout=30)[TABLE]
-        limiter = table.rate_limiter_info
-        found = ShardLimits(
-            table.max_size, limiter.min_size_to_sample, limiter.samples_per_insert, limiter.min_diff, limiter.max_diff
-        )
-        different = [
-            f"{name} {was:g} -> {now:g}"
-            for name, was, now in zip(ShardLimits._fields, found, wanted, strict=True)
-            if abs(was - now) > 1e-6 * max(1.0, abs(now))
-        ]
-        if different:
-            self._server.stop()
-            raise RunError(
-                f"the checkpoint of replay shard {self._shard} was made with other limits ({', '.join(different)}), which "
-                f"Reverb would keep: resume with the settings it was made with, or delete {self._newest.parent} to start empty"
-            )
-
-
-def complete_checkpoints(directory: Path) -> list[Path]:
-    """The finished checkpoints of a shard, oldest first (Reverb marks them with a DONE file and names them by time)."""
-    return sorted(path.parent for path in directory.glob("[!c]*/DONE"))
-
-
-def write_manifest(checkpoint: Path) -> None:
-    """Writes the checksums of a checkpoint's files beside them, atomically."""
-    digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
-    unfinished = checkpoint / f"{MANIFEST}.tmp"
-    unfinished.write_text(json.dumps(digests, indent=2), encoding="utf-8")
-    unfinished.replace(checkpoint / MANIFEST)
-
-
-def verify_manifest(checkpoint: Path) -> None:
-    """Checks a checkpoint's files against its manifest, for Reverb loads a truncated file without a word, as an empty table.
-
-    Raises:
-        ValueError: a file is missing or differs, or the manifest cannot be read.
-    """
-    try:
-        digests = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        different = [name for name, digest in digests.items() if _sha256(checkpoint / name) != digest]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"its {MANIFEST} or a file it names cannot be read: {error}") from None
-    if different:
-        raise ValueError(f"{', '.join(different)} differ from {MANIFEST}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _read_zero(self) -> float:
+        """What the limiter's `inserts * samples_per_insert - samples` is where nothing is owed."""
+        limiter = self.client.server_info(timeout=30)[TABLE].rate_limiter_info
+        limits = self._limits
+        return float(limiter.min_diff - limits.min_diff + limits.samples_per_insert * limits.min_size)

@@ -61,6 +61,7 @@ class EpisodeWriter:
         self._rows = 0  # since begin, without the stack's context
         self._steps = 0  # rows ever written, without context
         self._unconfirmed = 0
+        self._unmade = 0
         self.items_created = 0
 
     @property
@@ -80,7 +81,7 @@ class EpisodeWriter:
             self._writers[shard] = self._connect(shard)
         self._shard, self._writer = shard, self._writers[shard]
         self._meta = np.array([actor, incarnation, env, 0, 0], np.int64)
-        self._rows = 0
+        self._rows = self._unmade = 0
         for frame in observation[:-1]:
             self._append_row(frame, PADDING, 0.0, 1.0)
         self._frame = observation[-1]
@@ -91,6 +92,7 @@ class EpisodeWriter:
         self._meta[4] = transition.weights_version
         self._append_row(self._frame, transition.action, transition.reward, 0.0 if transition.terminal else 1.0)
         self._count_row()
+        self._unmade += 1
         self._frame = transition.frame
         if self._rows > self._shape.n_max:
             self._create_item()
@@ -125,8 +127,8 @@ class EpisodeWriter:
 
     @property
     def unmade(self) -> int:
-        """Steps of the current episode that are not part of an item of their own yet: the last n_max, at most."""
-        return min(self._rows, self._shape.n_max)
+        """Steps of the current episode that have no item of their own yet: the last n_max, at most; after `end`, none."""
+        return self._unmade
 
     def close_episode(self, timeout_seconds: float) -> None:
         """Confirms all items and forgets the history, so that nothing of this episode can reach the next.
@@ -193,6 +195,7 @@ class EpisodeWriter:
             },
         )
         self._unconfirmed += 1
+        self._unmade -= 1
         self.items_created += 1
 
 

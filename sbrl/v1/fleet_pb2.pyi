@@ -34,19 +34,21 @@ class JoinRequest(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("index", "incarnation", "lease_seconds", "instructions")
+    __slots__ = ("index", "incarnation", "lease_seconds", "instructions", "checkpoint")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     index: int
     incarnation: int
     lease_seconds: float
     instructions: BeatResponse
-    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ...) -> None: ...
+    checkpoint: str
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
 
 class BeatRequest(_message.Message):
-    __slots__ = ("incarnation", "counters", "gauges", "step_limit")
+    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -65,23 +67,37 @@ class BeatRequest(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     STEP_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DIED_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     counters: _containers.ScalarMap[str, float]
     gauges: _containers.ScalarMap[str, float]
     step_limit: int
-    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ...) -> None: ...
+    epoch: int
+    died: bool
+    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ...) -> None: ...
 
 class BeatResponse(_message.Message):
-    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority")
+    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "timeline", "generation", "oldest_generation", "samples_owed", "limiter_correction")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEP_ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     INITIAL_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_OWED_FIELD_NUMBER: _ClassVar[int]
+    LIMITER_CORRECTION_FIELD_NUMBER: _ClassVar[int]
     state: RunState
     env_steps: int
     step_allowance: int
     initial_priority: float
-    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ...) -> None: ...
+    timeline: int
+    generation: int
+    oldest_generation: int
+    samples_owed: float
+    limiter_correction: float
+    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., timeline: _Optional[int] = ..., generation: _Optional[int] = ..., oldest_generation: _Optional[int] = ..., samples_owed: _Optional[float] = ..., limiter_correction: _Optional[float] = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ()
@@ -134,7 +150,7 @@ class Member(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., incarnation: _Optional[int] = ..., joined_time: _Optional[float] = ..., seconds_since_beat: _Optional[float] = ..., alive: bool = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes")
+    __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes", "learner_holder", "timeline", "generation_ordered", "generations")
     class TotalsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +167,10 @@ class GetStatusResponse(_message.Message):
     RECENT_EPISODES_FIELD_NUMBER: _ClassVar[int]
     LAST_EVALUATION_FIELD_NUMBER: _ClassVar[int]
     NUM_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_HOLDER_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_ORDERED_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedCompositeFieldContainer[Member]
     totals: _containers.ScalarMap[str, float]
     state: RunState
@@ -160,7 +180,74 @@ class GetStatusResponse(_message.Message):
     recent_episodes: _containers.RepeatedCompositeFieldContainer[Episode]
     last_evaluation: Evaluation
     num_episodes: int
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ...) -> None: ...
+    learner_holder: str
+    timeline: int
+    generation_ordered: int
+    generations: _containers.RepeatedCompositeFieldContainer[Generation]
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., timeline: _Optional[int] = ..., generation_ordered: _Optional[int] = ..., generations: _Optional[_Iterable[_Union[Generation, _Mapping]]] = ...) -> None: ...
+
+class Generation(_message.Message):
+    __slots__ = ("generation", "time", "env_steps", "updates")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    time: float
+    env_steps: int
+    updates: int
+    def __init__(self, generation: _Optional[int] = ..., time: _Optional[float] = ..., env_steps: _Optional[int] = ..., updates: _Optional[int] = ...) -> None: ...
+
+class OrderGenerationRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OrderGenerationResponse(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class ReportCheckpointRequest(_message.Message):
+    __slots__ = ("incarnation", "generation", "checkpoint", "size_bytes", "sha256", "counters")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    generation: int
+    checkpoint: str
+    size_bytes: int
+    sha256: str
+    counters: _containers.ScalarMap[str, float]
+    def __init__(self, incarnation: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoint: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., counters: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class ReportCheckpointResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RefuseCheckpointRequest(_message.Message):
+    __slots__ = ("incarnation", "timeline", "reason")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    timeline: int
+    reason: str
+    def __init__(self, incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RefuseCheckpointResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class FinishRequest(_message.Message):
     __slots__ = ()

@@ -9,6 +9,7 @@ from sbrl.config import Config
 from sbrl.fleet import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
+from services.coordinator.books import Plan
 from services.coordinator.server import Coordinator
 
 _DESCRIPTION = "Distributes weights, leases the fleet's places, and keeps the log of episodes and evaluations."
@@ -17,13 +18,20 @@ _GRACE_SECONDS = 5.0
 
 def main(argv: Sequence[str]) -> None:
     """Serves until SIGTERM."""
-    arguments, config = load_role(
-        role_arguments("coordinator", _DESCRIPTION), argv, needs_coordinator=False, needs_shards=False
+    parser = role_arguments("coordinator", _DESCRIPTION)
+    parser.add_argument(
+        "--resume",
+        type=int,
+        metavar="N",
+        help="go back to the newest complete generation before serving; once for each N, however often it is started with it",
     )
+    arguments, config = load_role(parser, argv, needs_coordinator=False, needs_shards=False)
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
     export_settings(config, metrics)
-    coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics)
+    coordinator = Coordinator(
+        arguments.run_dir / "coordinator", config.run.env_steps, metrics, Plan.of(config), arguments.resume
+    )
     host, port = config.network.bind_host, int(config.network.coordinator_address.rpartition(":")[2])
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         bound = coordinator.start(host, port)

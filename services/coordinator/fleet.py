@@ -14,9 +14,14 @@ import grpc
 
 from sbrl.fleet import ROLES, STEPS_COUNTER, RunState
 from sbrl.metrics import CoordinatorMetrics
+from sbrl.ratio_books import DUE, INSERTED, by_shard
 from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import reserved, step_allowance
+from services.coordinator.books import NO_SHARDS, Plan
+from services.coordinator.ledger import Ledger
+from services.coordinator.manifests import CheckpointRecord
 from services.coordinator.refusal import Refused, invalid
+from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import LeaseRecord, Store
 
 LEASE_SECONDS = 10.0
@@ -25,6 +30,8 @@ FORGET_SECONDS = 3600.0
 # Whole numbers up to here are exact as doubles, which counters travel as.
 MAX_COUNT = 2.0**53
 _FINISHED_TARGET = "finished_env_steps"
+# A limiter's count that is off by no more is left alone: rounding.
+COUNT_TOLERANCE = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +61,8 @@ class Fleet:
         store: Store,
         target_env_steps: int,
         metrics: CoordinatorMetrics,
+        snapshots: Snapshots,
+        plan: Plan = NO_SHARDS,
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,20 +70,11 @@ class Fleet:
         self._store = store
         self._target = target_env_steps
         self._metrics = metrics
+        self._snapshots, self._plan = snapshots, plan
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._totals = store.totals()
-        # A run that was finished and is now to collect more steps is running again.
-        self._finished = store.number(_FINISHED_TARGET) == target_env_steps
-        now, wall_now = clock(), time.time()
-        self._next_sweep = now
-        self._newest: dict[tuple[str, str], _Lease] = {}  # by role and name
-        for record in store.newest_leases(since=wall_now - FORGET_SECONDS):
-            seen = now - max(0.0, wall_now - record.seen_time) if record.ended else now
-            lease = _Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
-            self._newest[record.role, record.name] = lease
-        self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
+        self._load()
         for role in ROLES:
             metrics.live_members.labels(role).set_function(partial(self._count_live, role))
             for counter in (metrics.leases_expired, metrics.rejoins):
@@ -89,12 +89,30 @@ class Fleet:
             (metrics.samples_trained, ("learner", "samples_trained")),
             (metrics.losses_not_finite, ("learner", "losses_not_finite")),
         ):
-            gauge.set_function(partial(self._total, key))
+            gauge.set_function(partial(self._presented, key))
+        metrics.samples_due.set_function(lambda: self._ledger.due()[DUE])
+        metrics.samples_owed.set_function(self._owed_beyond_limiters)
+        metrics.timeline.set_function(lambda: float(self._snapshots.timeline))
+
+    def _load(self) -> None:
+        """Reads everything from the store."""
+        store, clock = self._store, self._clock
+        self._ledger = Ledger(store, self._plan)
+        # A run that was finished and is now to collect more steps is running again.
+        self._finished = store.number(_FINISHED_TARGET) == self._target
+        now, wall_now = clock(), time.time()
+        self._next_sweep = now
+        self._newest: dict[tuple[str, str], _Lease] = {}  # by role and name
+        for record in store.newest_leases(since=wall_now - FORGET_SECONDS):
+            seen = now - max(0.0, wall_now - record.seen_time) if record.ended else now
+            lease = _Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
+            self._newest[record.role, record.name] = lease
+        self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
 
     @property
     def env_steps(self) -> int:
         """Steps that actors have reported since the run began."""
-        return int(self._total(("actor", STEPS_COUNTER)))
+        return int(self._ledger.total("actor", STEPS_COUNTER))
 
     def join(self, request: fleet_pb2.JoinRequest) -> fleet_pb2.JoinResponse:
         """Gives a lease, ending an earlier one of the same role and name.
@@ -110,15 +128,23 @@ class Fleet:
             self._sweep()
             earlier = self._newest.get((request.role, request.name))
             if earlier is not None:
+                if earlier.alive:
+                    self._ledger.lose(request.role, earlier.counters)
+                if request.role == "replay":
+                    self._ledger.settle_shard(earlier.record.position, earlier.counters)
                 self._end(earlier)
+                self._save(earlier)
                 self._metrics.rejoins.labels(request.role).inc()
+            position = self._choose_index(request, earlier)
             instructions = self._instructions(request.role, others=self._live.values())
+            if request.role == "replay" and (owed := self._ledger.owed(position)) is not None:
+                instructions.samples_owed = owed
             now = time.time()
             record = LeaseRecord(
                 incarnation=0,
                 role=request.role,
                 name=request.name,
-                position=self._choose_index(request, earlier),
+                position=position,
                 joined_time=now,
                 metrics_address=request.metrics_address,
                 health_address=request.health_address,
@@ -130,19 +156,22 @@ class Fleet:
             record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
             lease = _Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
             self._newest[record.role, record.name] = self._live[record.incarnation] = lease
+            self._snapshots.joined(record.role, record.position)
         _log.info("%s joined as %s %d, incarnation %d", record.name, record.role, record.position, record.incarnation)
         return fleet_pb2.JoinResponse(
             index=record.position,
             incarnation=record.incarnation,
             lease_seconds=self._lease_seconds,
             instructions=instructions,
+            checkpoint=self._snapshots.base_checkpoint(record.role, record.position),
         )
 
     def beat(self, request: fleet_pb2.BeatRequest) -> fleet_pb2.BeatResponse:
         """Renews a lease, takes its counters and gives instructions.
 
         Raises:
-            Refused: NOT_FOUND, the lease has ended; INVALID_ARGUMENT, a counter is negative or not finite.
+            Refused: NOT_FOUND, the lease has ended; INVALID_ARGUMENT, a counter is negative or not finite; FAILED_PRECONDITION,
+                a learner that has been replaced.
         """
         _check(request)
         with self._lock:
@@ -150,11 +179,16 @@ class Fleet:
             lease = self._live.get(request.incarnation)
             if lease is None:
                 raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {request.incarnation} holds no lease: join again")
+            self._check_epoch(lease, request)
             self._count(lease, request.counters)
             lease.seen = self._clock()
             lease.gauges = dict(request.gauges)
+            if self._state() is RunState.RUNNING:
+                present = {(other.record.role, other.record.position) for other in self._live.values()}
+                self._snapshots.order_if_due(present)
             others = [other for other in self._live.values() if other is not lease]
             instructions = self._instructions(lease.record.role, others)
+            self._correct_limiter(lease, instructions)
             # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
             self._save(lease)
@@ -165,12 +199,17 @@ class Fleet:
         """Ends a lease with its last counters; one that has ended already only has them counted.
 
         Raises:
-            Refused: NOT_FOUND, the incarnation was never given; INVALID_ARGUMENT, a counter is negative or not finite.
+            Refused: NOT_FOUND, the incarnation was never given, or the run has gone back behind it; INVALID_ARGUMENT,
+                a counter is negative or not finite; FAILED_PRECONDITION, a learner that has been replaced.
         """
         _check(request)
         with self._lock:
             lease = self._live.get(request.incarnation) or self._ended_lease(request.incarnation)
+            self._check_epoch(lease, request)
+            self._ledger.find(lease.record.role, lease.record.incarnation, lease.counters)
             self._count(lease, request.counters)
+            if request.died:
+                self._ledger.lose(lease.record.role, lease.counters)
             if lease.alive:
                 _log.info("%s left", lease.record.name)
             self._end(lease)
@@ -188,12 +227,89 @@ class Fleet:
             self._sweep()
             return fleet_pb2.GetStatusResponse(
                 members=[self._member(lease) for lease in self._newest.values()],
-                totals={f"{role}.{name}": value for (role, name), value in self._totals.items()},
+                totals={
+                    **{f"{role}.{name}": value for (role, name), value in self._ledger.net().items()},
+                    **self._ledger.due(),
+                },
                 state=self._state().wire_name,
+                timeline=self._snapshots.timeline,
+                generation_ordered=self._snapshots.ordered,
+                generations=self._snapshots.describe(),
             )
 
-    def _total(self, role_and_counter: tuple[str, str]) -> float:
-        return self._totals.get(role_and_counter, 0.0)
+    def order_generation(self) -> int:
+        """Orders a generation now; returns its number."""
+        with self._lock:
+            return self._snapshots.order()
+
+    def report_checkpoint(self, request: fleet_pb2.ReportCheckpointRequest) -> None:
+        """Takes a member's checkpoint for a generation.
+
+        Raises:
+            Refused: NOT_FOUND, no such lease; FAILED_PRECONDITION, the generation is not wanted; INVALID_ARGUMENT, a counter is
+                negative or not finite.
+        """
+        _check_counters(request.counters)
+        if not request.checkpoint or len(request.sha256) != 64:
+            raise invalid("a checkpoint has a name and a SHA-256 of 64 hexadecimal digits")
+        with self._lock:
+            lease = self._held(request.incarnation)
+            counters = dict(request.counters)
+            if lease.record.role == "replay":
+                # The checkpoint's insertions are those of this incarnation; the run's are those before, and these.
+                name = by_shard(INSERTED, lease.record.position)
+                before = self._ledger.total("replay", name) - lease.counters.get(name, 0.0)
+                counters[INSERTED] = before + counters.get(INSERTED, 0.0)
+            record = CheckpointRecord(
+                lease.record.role, lease.record.position, request.checkpoint, request.size_bytes, request.sha256
+            )
+            self._snapshots.report(record, request.generation, counters, self._ledger.totals)
+
+    def refuse_checkpoint(self, request: fleet_pb2.RefuseCheckpointRequest) -> None:
+        """Goes back a generation further, for a member cannot use its part of the one that the timeline begins with.
+
+        Raises:
+            Refused: NOT_FOUND, no such lease.
+        """
+        with self._lock:
+            if request.timeline != self._snapshots.timeline:
+                return  # the run has gone back already, for another
+            lease = self._held(request.incarnation)
+            self._snapshots.refuse(lease.record.name, request.reason)
+            self._load()
+
+    def _presented(self, role_and_counter: tuple[str, str]) -> float:
+        with self._lock:
+            return self._ledger.net().get(role_and_counter, 0.0)
+
+    def _owed_beyond_limiters(self) -> float:
+        """Samples due that the live shards' limiters would not admit, by their last reports; negative: they admit too many."""
+        with self._lock:
+            shards = [lease for lease in self._live.values() if lease.record.role == "replay"]
+            return sum(self._ledger.astray(lease.record.position, lease.gauges) for lease in shards)
+
+    def _correct_limiter(self, lease: _Lease, instructions: fleet_pb2.BeatResponse) -> None:
+        """While the learner holds still for it, tells a shard how far its count is off."""
+        if lease.record.role != "replay" or not self._learner_gauge("settling"):
+            return
+        astray = self._ledger.astray(lease.record.position, lease.gauges)
+        if abs(astray) > COUNT_TOLERANCE:
+            instructions.limiter_correction = astray
+
+    def _held(self, incarnation: int) -> _Lease:
+        lease = self._live.get(incarnation)
+        if lease is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} holds no lease: join again")
+        return lease
+
+    def _check_epoch(self, lease: _Lease, request: fleet_pb2.BeatRequest) -> None:
+        """Raises Refused for a learner that has been replaced: what it has trained since is no part of the run's network."""
+        if lease.record.role == "learner" and request.epoch and request.epoch != self._store.number("epoch"):
+            self._metrics.reports_fenced.inc()
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"epoch {request.epoch} is not the newest: another learner has taken over",
+            )
 
     def _is_state(self, state: RunState) -> float:
         return float(self._state() is state)
@@ -216,6 +332,9 @@ class Fleet:
             env_steps=env_steps,
             step_allowance=allowance,
             initial_priority=max(1.0, self._learner_gauge("max_priority")),
+            timeline=self._snapshots.timeline,
+            generation=self._snapshots.ordered,
+            oldest_generation=self._snapshots.oldest,
         )
 
     def _learner_gauge(self, name: str) -> float:
@@ -232,13 +351,7 @@ class Fleet:
         return next(index for index in itertools.chain(asked, held, itertools.count()) if index not in taken)
 
     def _count(self, lease: _Lease, counters: Mapping[str, float]) -> None:
-        """Takes a lease's cumulative counters; lower values are of a beat that was overtaken, and change nothing."""
-        for name, value in counters.items():
-            increase = value - lease.counters.get(name, 0.0)
-            if increase >= 0:
-                lease.counters[name] = value
-                key = lease.record.role, name
-                self._totals[key] = self._totals.get(key, 0.0) + increase
+        self._ledger.count(lease.record.role, lease.counters, counters)
 
     def _end(self, lease: _Lease) -> None:
         lease.alive = False
@@ -253,7 +366,7 @@ class Fleet:
             if lease.record.incarnation == incarnation:
                 return lease
         record = self._store.lease(incarnation)
-        if record is None:
+        if record is None or incarnation <= self._store.number("given_up_incarnation"):
             raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} was never given")
         return _Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
 
@@ -267,8 +380,9 @@ class Fleet:
             if now - lease.seen > self._lease_seconds:
                 _log.warning("%s is lost: no beat for %.0f s", lease.record.name, now - lease.seen)
                 self._metrics.leases_expired.labels(lease.record.role).inc()
+                self._ledger.lose(lease.record.role, lease.counters)
                 self._end(lease)
-                self._store.record(lease.record.incarnation, {}, lease.step_limit, time.time(), ended=True)
+                self._save(lease)
         for key, lease in list(self._newest.items()):
             if not lease.alive and now - lease.seen > FORGET_SECONDS:
                 del self._newest[key]
@@ -295,9 +409,13 @@ class Fleet:
         )
 
 
-def _check(request: fleet_pb2.BeatRequest) -> None:
-    for name, value in request.counters.items():
+def _check_counters(counters: Mapping[str, float]) -> None:
+    for name, value in counters.items():
         if not name or not 0 <= value <= MAX_COUNT:
             raise invalid(f"counter {name!r} is {value}: counters have a name and lie between 0 and {MAX_COUNT:.0f}")
+
+
+def _check(request: fleet_pb2.BeatRequest) -> None:
+    _check_counters(request.counters)
     if request.step_limit > MAX_COUNT:
         raise invalid(f"step_limit is {request.step_limit}, above {MAX_COUNT:.0f}")

@@ -20,8 +20,10 @@ from sbrl.errors import RunError
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, log_pb2, log_pb2_grpc, weights_pb2, weights_pb2_grpc
 from sbrl.weights import CHUNK_BYTES, chunks
+from services.coordinator.books import NO_SHARDS, Plan
 from services.coordinator.fleet import Fleet
 from services.coordinator.refusal import Refused, invalid, statuses
+from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import MAX_INTEGER, Store
 from services.coordinator.weights_store import StoredWeights, WeightsStore
 
@@ -37,11 +39,19 @@ _log = logging.getLogger(__name__)
 class Coordinator:
     """The whole coordinator over one directory; what it knows survives kill -9."""
 
-    def __init__(self, directory: Path, target_env_steps: int, metrics: CoordinatorMetrics) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        target_env_steps: int,
+        metrics: CoordinatorMetrics,
+        plan: Plan = NO_SHARDS,
+        resume: int | None = None,
+    ) -> None:
         """
         Args:
             directory: made if need be.
             target_env_steps: run.env_steps.
+            resume: go back to the newest complete generation first; once for each such number.
 
         Raises:
             UsageError: the token or certificate that the environment names cannot be read.
@@ -49,6 +59,7 @@ class Coordinator:
         self._directory = directory
         self._target_env_steps = target_env_steps
         self._metrics = metrics
+        self._plan, self._resume = plan, resume
         self._credentials = Credentials.from_environment()
         self._server = rpc.make_server(THREADS, "coordinator", self._credentials)
 
@@ -63,9 +74,12 @@ class Coordinator:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._store = Store(self._directory / "state.sqlite")
             weights = WeightsStore(self._directory, self._store)
+            snapshots = Snapshots(self._store, self._directory, self._plan, self._metrics, time.monotonic)
         except OSError as error:
             raise RunError(f"cannot use {self._directory} for the coordinator's state: {error.strerror}") from None
-        fleet = Fleet(self._store, self._target_env_steps, self._metrics)
+        if self._resume is not None:
+            snapshots.resume(self._resume)
+        fleet = Fleet(self._store, self._target_env_steps, self._metrics, snapshots, self._plan)
         add_services(self._server, self._store, weights, fleet, self._metrics)
         self._server.start()
         newest = weights.newest.record.version if weights.newest else 0
@@ -83,6 +97,7 @@ def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet
     weights_pb2_grpc.add_WeightsServicer_to_server(_WeightsService(store, weights, metrics), server)
     fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(store, weights, fleet), server)
     log_pb2_grpc.add_LogServicer_to_server(_LogService(store, metrics), server)
+    metrics.learner_epoch.set_function(lambda: store.number("epoch"))
     metrics.weights_version.set_function(lambda: weights.newest.record.version if weights.newest else 0)
     metrics.weights_age_seconds.set_function(lambda: _weights_age(weights))
     metrics.episodes.set_function(lambda: store.num_episodes)
@@ -103,7 +118,7 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
         self, request: weights_pb2.AcquireEpochRequest, context: grpc.ServicerContext
     ) -> weights_pb2.AcquireEpochResponse:
         with statuses(context):
-            epoch = self._store.acquire_epoch()
+            epoch = self._store.acquire_epoch(request.holder)
         _log.info("epoch %d is %s's", epoch, request.holder or "an unnamed learner")
         newest = self._weights.newest
         return weights_pb2.AcquireEpochResponse(epoch=epoch, newest_version=newest.record.version if newest else 0)
@@ -163,6 +178,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
             response = self._fleet.status()
             newest = self._weights.newest
             response.learner_epoch = self._store.number("epoch")
+            response.learner_holder = self._store.learner_holder
             response.weights_version = newest.record.version if newest else 0
             response.weights_age_seconds = _weights_age(self._weights)
             response.recent_episodes.extend(self._store.recent_episodes(RECENT_EPISODES))
@@ -177,6 +193,26 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
             self._fleet.finish()
         _log.info("the run is finished")
         return fleet_pb2.FinishResponse()
+
+    def OrderGeneration(
+        self, request: fleet_pb2.OrderGenerationRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.OrderGenerationResponse:
+        with statuses(context):
+            return fleet_pb2.OrderGenerationResponse(generation=self._fleet.order_generation())
+
+    def ReportCheckpoint(
+        self, request: fleet_pb2.ReportCheckpointRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ReportCheckpointResponse:
+        with statuses(context):
+            self._fleet.report_checkpoint(request)
+        return fleet_pb2.ReportCheckpointResponse()
+
+    def RefuseCheckpoint(
+        self, request: fleet_pb2.RefuseCheckpointRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.RefuseCheckpointResponse:
+        with statuses(context):
+            self._fleet.refuse_checkpoint(request)
+        return fleet_pb2.RefuseCheckpointResponse()
 
 
 class _LogService(log_pb2_grpc.LogServicer):

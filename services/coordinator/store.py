@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from sbrl.errors import RunError
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from services.coordinator.books import Segment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_INTEGER = 2**63 - 1  # SQLite's
 
 _SCHEMA = """
@@ -27,6 +28,9 @@ CREATE TABLE leases (
 CREATE TABLE counters (
   incarnation INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (incarnation, name)) WITHOUT ROWID;
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE segments (
+  shard INTEGER NOT NULL, start INTEGER NOT NULL, samples_per_insert REAL NOT NULL, PRIMARY KEY (shard, start)) WITHOUT ROWID;
 CREATE TABLE weights (
   version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
   crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
@@ -59,6 +63,15 @@ class LeaseRecord(NamedTuple):
     seen_time: float  # Unix seconds of the last beat
     step_limit: int  # env_steps that the actor may reach
     ended: bool
+
+
+class Moment(NamedTuple):
+    """What the run had collected and trained at one time, as the store holds it."""
+
+    counters: Mapping[tuple[str, str], float]  # totals by (role, counter)
+    segments: Sequence[Segment]
+    episodes_row: int  # the last one of the log
+    evaluations_row: int
 
 
 class WeightsRecord(NamedTuple):
@@ -142,6 +155,11 @@ class Store:
         with self._lock:
             return dict(self._connection.execute(query, (incarnation,)).fetchall())
 
+    def forget_counter(self, incarnation: int, name: str) -> None:
+        """Deletes one counter of an incarnation."""
+        with self._transaction() as execute:
+            execute("DELETE FROM counters WHERE incarnation = ? AND name = ?", (incarnation, name))
+
     def totals(self) -> dict[tuple[str, str], float]:
         """The sum over all incarnations by (role, counter)."""
         query = "SELECT role, counters.name, SUM(value) FROM counters JOIN leases USING (incarnation) GROUP BY 1, 2"
@@ -160,14 +178,68 @@ class Store:
         with self._transaction(durable=True) as execute:
             execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
 
+    # The books, and going back to an earlier moment
+
+    def segments(self) -> list[Segment]:
+        """What insertions are worth, by shard and start."""
+        with self._lock:
+            return [Segment(*row) for row in self._connection.execute("SELECT * FROM segments ORDER BY shard, start")]
+
+    def add_segment(self, segment: Segment) -> None:
+        """Adds a segment, in place of one with the same start. Durable."""
+        with self._transaction(durable=True) as execute:
+            execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?)", segment)
+
+    def last_rows(self) -> tuple[int, int]:
+        """The last rows of the logs of episodes and of evaluations."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT (SELECT COALESCE(MAX(row), 0) FROM episodes), (SELECT COALESCE(MAX(row), 0) FROM evaluations)"
+            ).fetchone()
+        return int(rows[0]), int(rows[1])
+
+    def go_back(self, moment: Moment, numbers: Mapping[str, int]) -> None:
+        """Makes everything but epochs, incarnations and versions of weights what it was at a moment, and sets numbers. Durable.
+
+        What was counted is attributed to one ended lease a role, and every lease is ended: its holder must start again.
+        """
+        with self._transaction(durable=True) as execute:
+            execute("DELETE FROM counters")
+            execute("UPDATE leases SET ended = 1, seen_time = 0")
+            roles = sorted({role for role, _ in moment.counters})
+            for role in roles:
+                columns = "role, name, position, joined_time, metrics_address, health_address, process_id, seen_time, ended"
+                added = execute(f"INSERT INTO leases ({columns}) VALUES (?, '', 0, 0, '', '', 0, 0, 1)", (role,)).lastrowid
+                for (owner, name), value in moment.counters.items():
+                    if owner == role:
+                        execute("INSERT INTO counters VALUES (?, ?, ?)", (added, name, value))
+            (last,) = execute("SELECT COALESCE(MAX(incarnation), 0) FROM leases").fetchone()
+            execute("DELETE FROM segments")
+            for segment in moment.segments:
+                execute("INSERT INTO segments VALUES (?, ?, ?)", segment)
+            execute("DELETE FROM episodes WHERE row > ?", (moment.episodes_row,))
+            execute("DELETE FROM evaluations WHERE row > ?", (moment.evaluations_row,))
+            for name, value in {**numbers, "given_up_incarnation": last}.items():
+                execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
+        with self._lock:
+            self._num_episodes = self._connection.execute("SELECT COUNT(*) FROM episodes").fetchone()[0]
+
     # Weights
 
-    def acquire_epoch(self) -> int:
-        """Raises the epoch by one and returns it. Durable."""
+    def acquire_epoch(self, holder: str) -> int:
+        """Raises the epoch by one, notes who holds it and returns it. Durable."""
         with self._transaction(durable=True) as execute:
             epoch = self._number("epoch") + 1
             execute("INSERT OR REPLACE INTO numbers VALUES ('epoch', ?)", (epoch,))
+            execute("INSERT OR REPLACE INTO texts VALUES ('learner_holder', ?)", (holder,))
             return epoch
+
+    @property
+    def learner_holder(self) -> str:
+        """Who holds the epoch; empty before the first learner."""
+        with self._lock:
+            row = self._connection.execute("SELECT value FROM texts WHERE name = 'learner_holder'").fetchone()
+        return "" if row is None else str(row[0])
 
     def add_weights(self, record: WeightsRecord, previous: int) -> bool:
         """Adds a version and forgets all others but `previous`; False, and nothing done, if its epoch is stale. Durable."""

@@ -6,15 +6,19 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.fleet import FleetMember, Instructions
+from sbrl.generation_log import GenerationLog
+from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
 from sbrl.memory import memory_limit_bytes, resident_bytes
 from sbrl.metrics import LIMITER_STATES, ReplayMetrics, Totals, export_disk, make_registry
 from sbrl.replay.items import ItemShape
+from sbrl.replay.shard_checkpoints import ShardCheckpoints, size_and_digest
 from sbrl.replay.table import ShardServer
+from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
 from sbrl.sharding import ShardLimits, limiter_room, limiter_state, shard_limits
 
@@ -22,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
 MIN_TRANSITIONS = 1000  # fewer in the table say little of what one occupies
+JOIN_SECONDS = 30.0  # to wait for the coordinator's word on what to go on from
+INSERTED = "transitions_inserted"
 SILENT_SECONDS = 60.0  # a server that has not answered for so long is taken to hang: this process ends and is started again
 
 
@@ -40,8 +46,6 @@ def main(argv: Sequence[str]) -> None:
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         port = int(config.network.replay_addresses[shard].rpartition(":")[2])
         directory = RunDirectory(arguments.run_dir).replay_checkpoints(shard)
-        resident_before = resident_bytes()
-        server = ShardServer(config, shape, shard, port, directory)
         export_disk(registry, directory)
         limits = shard_limits(config, shard)
         metrics.capacity.set(limits.capacity)
@@ -53,19 +57,62 @@ def main(argv: Sequence[str]) -> None:
             config.network.coordinator_address, "replay", arguments.name, metrics, runtime, index=shard
         )
         member.start()
+        log = GenerationLog(directory)
+        owed = take_up(member, directory, log)
+        resident_before = resident_bytes()
+        server = ShardServer(config, shape, shard, port, directory, owed=owed)
+        reporter = ShardReporter(server, metrics, limits, resident_before, shard)
+        saver = ShardSaver(server, metrics, member, log, config.replay.keep_checkpoints)
+        reporter.try_report()
+        metrics.report_also(reporter.counters)
         runtime.serving()
-        reporter = ShardReporter(server, metrics, limits, resident_before)
         logger.info("serving on port %d with %d transitions restored", port, server.restored_size)
-        next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
+        again = False
         while not runtime.stop.wait(REPORT_SECONDS):
             reporter.try_report()
-            if time.monotonic() >= next_checkpoint:
-                reporter.checkpoint()
-                next_checkpoint = time.monotonic() + config.replay.checkpoint_interval_seconds
-        reporter.checkpoint()
+            if member.has_joined and member.joined_with.timeline != log.timeline:
+                # The coordinator was not there when this process began, and the run has gone back to a generation meanwhile.
+                raise SystemExit(START_AGAIN)
+            instructions = member.instructions
+            if instructions.limiter_correction is not None and server.wait_quiet() and saver.save(instructions):
+                # Reverb has no call that sets a limiter: the next process starts with what the books say is owed.
+                logger.info("starting again for %.0f samples beyond the limiter's count", instructions.limiter_correction)
+                again = True
+                break
+            if instructions.generation > saver.generation:
+                saver.save(instructions)
+        if not again:
+            saver.save(member.instructions)
         reporter.try_report()
         member.leave()
-        server.stop()
+        if again:
+            raise SystemExit(START_AGAIN)
+        # The server ends with the process: stopped, it would confirm to writers what it has not inserted yet.
+
+
+def take_up(member: FleetMember, directory: Path, log: GenerationLog) -> float | None:
+    """Waits for the coordinator's word on what to go on from; returns what the limiter is to count as owed.
+
+    Without a coordinator the shard goes on from its newest checkpoint with that one's own count: None.
+
+    Raises:
+        SystemExit: the checkpoint cannot be read, and the run goes back a generation further: start again.
+    """
+    try:
+        member.wait_joined(JOIN_SECONDS)
+    except CoordinatorUnavailable as error:
+        logger.warning("%s: going on from the newest checkpoint with its own count of samples", error)
+        return None
+    joined = member.joined_with
+    if log.timeline != joined.timeline:
+        if member.base_checkpoint:
+            try:
+                ShardCheckpoints(directory).go_back_to(member.base_checkpoint)
+            except ValueError as error:
+                member.refuse_checkpoint(f"checkpoint {member.base_checkpoint}: {error}")
+                raise SystemExit(START_AGAIN) from None
+        log.begin(joined.timeline)
+    return joined.samples_owed
 
 
 def ordinal(name: str) -> int:
@@ -77,11 +124,18 @@ def ordinal(name: str) -> int:
 class ShardReporter:
     """A shard's server together with its metrics."""
 
-    def __init__(self, server: ShardServer, metrics: ReplayMetrics, limits: ShardLimits, resident_before: int) -> None:
+    def __init__(
+        self, server: ShardServer, metrics: ReplayMetrics, limits: ShardLimits, resident_before: int, shard: int
+    ) -> None:
         """Args: resident_before: memory of the process before the table was made, in bytes."""
         self._server, self._metrics, self._totals, self._limits = server, metrics, Totals(), limits
-        self._resident_before = resident_before
-        self._last_checkpoint = self._last_answer = time.monotonic()
+        self._resident_before, self._shard = resident_before, shard
+        self._last_answer = time.monotonic()
+        self._inserted = 0
+
+    def counters(self) -> dict[str, float]:
+        """What beats report of this shard apart from the others."""
+        return {f"{INSERTED}.{self._shard}": float(self._inserted), INSERTED: float(self._inserted)}
 
     def report(self) -> None:
         """Brings the metrics up to date with the table's counters."""
@@ -93,11 +147,12 @@ class ShardReporter:
         self._totals.raise_to(metrics.blocked_seconds.labels("actors"), info.waited_for_inserts_seconds)
         metrics.transitions.set(info.size)
         metrics.limiter_inserts.set(info.inserted)
-        metrics.limiter_samples.set(info.sampled)
-        state = limiter_state(limits, info.size, info.inserted, info.sampled)
+        counted = round((info.inserted - limits.min_size) * limits.samples_per_insert - info.owed)
+        metrics.limiter_samples.set(counted)
+        state = limiter_state(limits, info.size, info.inserted, counted)
         for name in LIMITER_STATES:
             metrics.limiter_state.labels(name).set(name == state)
-        room_for_samples, room_for_inserts = limiter_room(limits, info.inserted, info.sampled)
+        room_for_samples, room_for_inserts = limiter_room(limits, info.inserted, counted)
         metrics.limiter_room_samples.set(0 if state == "filling" else room_for_samples)
         metrics.limiter_room_transitions.set(room_for_inserts)
         resident = resident_bytes()
@@ -105,8 +160,10 @@ class ShardReporter:
         if info.size >= MIN_TRANSITIONS:
             metrics.bytes_per_transition.set(max(0, resident - self._resident_before) / info.size)
         after_warm_up = info.inserted - limits.min_size
-        metrics.samples_per_insert_achieved.set(info.sampled / after_warm_up if after_warm_up > 0 else 0.0)
-        metrics.checkpoint_age_seconds.set(time.monotonic() - self._last_checkpoint)
+        metrics.samples_per_insert_achieved.set(counted / after_warm_up if after_warm_up > 0 else 0.0)
+        # Together, for the coordinator compares them; a beat between the two is off by what came in a moment.
+        self._inserted = inserted
+        metrics.samples_owed.set(info.owed)
 
     def try_report(self) -> None:
         """As `report`; a server that is busy (with a checkpoint, say) is asked again later.
@@ -122,19 +179,42 @@ class ShardReporter:
                 raise
             logger.warning("%s; asking again", error)
 
-    def checkpoint(self) -> None:
+
+class ShardSaver:
+    """Writes the shard's checkpoints and reports them for generations."""
+
+    def __init__(self, server: ShardServer, metrics: ReplayMetrics, member: FleetMember, log: GenerationLog, keep: int) -> None:
+        self._server, self._metrics, self._member, self._log, self._keep = server, metrics, member, log, keep
+        self._saved_time = time.monotonic()
+        self.generation = log.newest  # the newest one saved for, or tried
+        metrics.checkpoint_age_seconds.set_function(lambda: time.monotonic() - self._saved_time)
+
+    def save(self, instructions: Instructions) -> bool:
         """Writes a checkpoint; one that fails is counted and said, and the shard goes on with the one before."""
-        start = time.monotonic()
+        start, wanted = time.monotonic(), instructions.generation > self.generation
+        self.generation = max(self.generation, instructions.generation)
         try:
             path = self._server.checkpoint()
-        except (RuntimeError, OSError) as error:
+            if wanted:
+                self._log.record(instructions.generation, path.name)
+            self._server.checkpoints.prune(self._keep, self._log.forget_before(instructions.oldest_generation))
+            size, digest = size_and_digest(path)
+        except (RuntimeError, OSError, ValueError, RunError) as error:
             self._metrics.checkpoint_failures.inc()
             logger.error("checkpoint failed: %s", error)
-            return
-        self._last_checkpoint = time.monotonic()
+            return False
+        self._saved_time = time.monotonic()
         self._metrics.checkpoints.inc()
-        self._metrics.checkpoint_duration_seconds.set(self._last_checkpoint - start)
-        logger.info("checkpoint %s in %.1f s", path.name, self._last_checkpoint - start)
+        self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)
+        logger.info("checkpoint %s in %.1f s", path.name, self._saved_time - start)
+        if not wanted:
+            return True
+        try:
+            held = {INSERTED: float(self._server.inserted_at(path))}
+            self._member.report_checkpoint(instructions.generation, path.name, size, digest, held)
+        except RunError as error:
+            logger.warning("generation %d goes on without this shard: %s", instructions.generation, error)
+        return True
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, weights_pb2, weights_pb2_grpc
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 from sbrl.weights import StaleEpochError, WeightsClient
+from services.coordinator.books import NO_SHARDS
 from services.coordinator.fleet import LEASE_SECONDS, Fleet
 from services.coordinator.refusal import Refused
 from services.coordinator.server import add_services
+from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import Store
 from services.coordinator.weights_store import WeightsStore
 
@@ -42,13 +44,15 @@ class Clock:
 
 
 @contextmanager
-def serve(directory, clock=time.monotonic, port=0, target=TARGET):
+def serve(directory, clock=time.monotonic, port=0, target=TARGET, plan=NO_SHARDS):
     """Yields the address of a coordinator over `directory`."""
     store = Store(directory / "state.sqlite")
     metrics = CoordinatorMetrics(CollectorRegistry())
     server = rpc.make_server(16, "test", Credentials())
     port = rpc.bind(server, "127.0.0.1", port, "test", Credentials())
-    add_services(server, store, WeightsStore(directory, store), Fleet(store, target, metrics, clock=clock), metrics)
+    snapshots = Snapshots(store, directory, plan, metrics, clock)
+    fleet = Fleet(store, target, metrics, snapshots, plan, clock=clock)
+    add_services(server, store, WeightsStore(directory, store), fleet, metrics)
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -244,7 +248,7 @@ def test_counters_stay_exact_when_a_lease_expires(tmp_path, clock):
         counters["env_steps"] = 175
         actor.beat_now()
         actor.leave()
-        assert totals(address) == {"actor.env_steps": 175, "actor.episodes": 1}
+        assert totals(address) == {"actor.env_steps": 175, "actor.episodes": 1, "replay.samples_due": 0}
 
 
 def test_counters_stay_exact_when_joining_again_fails_at_first(tmp_path, clock, monkeypatch):
@@ -262,7 +266,7 @@ def test_counters_stay_exact_when_joining_again_fails_at_first(tmp_path, clock, 
         counters["env_steps"] = 160
         assert actor.beat_now().state is RunState.RUNNING
         actor.leave()
-        assert totals(address) == {"actor.env_steps": 160}
+        assert totals(address) == {"actor.env_steps": 160, "replay.samples_due": 0}
 
 
 def refuse(fleet, request):

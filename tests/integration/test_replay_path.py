@@ -302,6 +302,20 @@ def test_leaving_items_in_the_making_never_hangs(two_shards: Shards, leave: Call
     assert not leaving.is_alive()
 
 
+def test_a_lost_shard_costs_each_step_once(two_shards: Shards) -> None:
+    """Steps that have no item yet are the last n_max; once the episode is ended each has one, which may be unconfirmed."""
+    writer = EpisodeWriter(two_shards.addresses, two_shards.shape)
+    writer.begin(0, np.stack([frame_of(1)] * two_shards.shape.stack), ACTOR, INCARNATION, env=0)
+    n_max = two_shards.shape.n_max
+    for t in range(2 * n_max):
+        writer.append(Transition(0, 1.0, False, frame_of(t + 2), VERSION))
+        assert writer.unmade == min(t + 1, n_max)
+        assert writer.items_created + writer.unmade == t + 1
+    writer.end()
+    assert (writer.unmade, writer.items_created) == (0, 2 * n_max)
+    writer.close()
+
+
 def blocking_put(served: queue.Queue[Items]) -> Any:
     """A sink for `ShardSampler`."""
 

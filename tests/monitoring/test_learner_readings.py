@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from learner.batches import SampledBatch
 from learner.boards import Board
+from learner.books import TrainingBooks
 from learner.loop import LearnerLoop
 from learner.records import Batch
 from learner.sample_age import SampleAges
@@ -21,6 +22,7 @@ from learner.update import make_update_step
 from sbrl.config import build
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
+from sbrl.fleet import Instructions, RunState
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics
 from sbrl.replay.items import Items
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -61,7 +63,7 @@ def make_batch() -> Batch:
 class Source:
     """Gives the same batch again and again; each has been waited for a second, and two shards are up."""
 
-    samples_served, samples_discarded, priorities_dropped, shards_up = 100, 0, 0, 2
+    samples_served, samples_discarded, priorities_dropped, priorities_evicted, shards_up = 100, 0, 0, 0.0, 2
 
     def __init__(self) -> None:
         self.wait_seconds = 0.0
@@ -92,12 +94,13 @@ def make_loop(registry: CollectorRegistry, after_step: Callable[[LearnerLoop], N
         cast(Any, Source()),
         cast(Any, None),
         cast(Any, publisher),
-        cast(Any, SimpleNamespace(instructions=SimpleNamespace(env_steps=1000))),
+        cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 1000, 0, 0), check_fenced=lambda: None)),
         cast(Any, SimpleNamespace(status=GetStatusResponse(totals={"replay.transitions_inserted": 1e6}))),
         Board([]),
         LearnerMetrics(registry),
         stop,
-        trained_before=0,
+        books=TrainingBooks(CONFIG.replay.num_shards, {}, {}, updates=0),
+        log=cast(Any, SimpleNamespace(newest=0)),
         max_priority=1.0,
     )
     return loop

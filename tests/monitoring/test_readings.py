@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,10 @@ from sbrl.memory import memory_limit_bytes, resident_bytes
 from sbrl.metrics import LIMITER_STATES, ActorMetrics, CoordinatorMetrics, LearnerMetrics
 from sbrl.sharding import limiter_room, limiter_state, shard_limits
 from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest
+from services.coordinator.books import NO_SHARDS
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
+from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import Store
 from services.coordinator.weights_store import WeightsStore
 
@@ -87,7 +90,8 @@ def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     metrics = CoordinatorMetrics(registry)
     store = Store(tmp_path / "state.sqlite")
-    fleet = Fleet(store, target_env_steps=100, metrics=metrics)
+    snapshots = Snapshots(store, tmp_path, NO_SHARDS, metrics, time.monotonic)
+    fleet = Fleet(store, target_env_steps=100, metrics=metrics, snapshots=snapshots)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"sbrl_coordinator_{name}", labels)
@@ -124,7 +128,8 @@ def test_returns_and_evaluations_survive_the_coordinator(tmp_path: Path) -> None
         registry = CollectorRegistry()
         metrics = CoordinatorMetrics(registry)
         server = rpc.make_server(1, "test", Credentials())
-        add_services(server, store, WeightsStore(tmp_path, store), Fleet(store, 100, metrics), metrics)
+        fleet = Fleet(store, 100, metrics, Snapshots(store, tmp_path, NO_SHARDS, metrics, time.monotonic))
+        add_services(server, store, WeightsStore(tmp_path, store), fleet, metrics)
         return registry
 
     none_yet = exported().get_sample_value("sbrl_coordinator_episode_return_mean")

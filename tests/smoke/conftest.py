@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,13 @@ class LocalRun:
         self._process.kill()
         self._process.wait(10)
 
+    def kill_all(self, process_ids: Iterable[int]) -> None:
+        """Kills the launcher and these roles at once: the launcher is stopped first, so that it starts none of them again."""
+        self._process.send_signal(signal.SIGSTOP)
+        for process_id in process_ids:
+            kill(process_id)
+        self.kill()
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
@@ -105,6 +112,9 @@ class LocalRun:
         """The ends of all logs, for a failure's message."""
         logs = sorted((self.directory / "logs").glob("*.log"))
         return "\n".join(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-1500:]}" for log in logs)
+
+    def log(self, name: str) -> str:
+        return (self.directory / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def summary(self) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))

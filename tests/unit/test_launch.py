@@ -22,9 +22,8 @@ def config(*overrides: str) -> Config:
         ("env.id=ALE/Breakout-v5", "env.id"),
         ("agent.n_step=5", "agent.stored_steps"),
         ("agent.hidden_size=64", "agent.hidden_size"),
-        ("learner.batch_size=32", "learner.batch_size"),
-        ("learner.updates_per_step=1", "learner.updates_per_step"),
-        ("replay.capacity=5000", "replay.capacity"),
+        ("replay.num_shards=3", "replay.num_shards"),
+        ("replay.min_size=500", "replay.min_size"),
         ("replay.prioritized=false", "replay.prioritized"),
     ],
 )
@@ -34,10 +33,20 @@ def test_a_resumed_run_keeps_what_it_was_made_with(override: str, field: str) ->
     assert field in str(error.value)
 
 
-def test_a_resumed_run_may_go_on_longer_and_learn_at_another_rate() -> None:
+def test_a_resumed_run_may_go_on_longer_and_at_another_ratio() -> None:
     before = config("agent.n_max=5")
-    after = config("agent.n_max=5", "agent.n_step=2", "learner.learning_rate=1e-5", "learner.num_threads=2")
+    after = config(
+        *("agent.n_max=5", "agent.n_step=2", "learner.learning_rate=1e-5", "learner.num_threads=2"),
+        *("learner.batch_size=32", "learner.updates_per_step=1", "replay.capacity=5000", "replay.error_buffer=500"),
+    )
     check_resumable_with(before, after)
+
+
+def test_only_a_resumed_run_goes_back_to_a_generation() -> None:
+    placed = place(config())
+    new, resumed = (role_commands(placed, RunDirectory(Path("run")), resume)[0].arguments for resume in (None, 17))
+    assert "--resume" not in new
+    assert list(resumed[-2:]) == ["--resume", "17"]
 
 
 def test_place_chooses_a_port_for_each_server_and_actors_for_the_machine() -> None:

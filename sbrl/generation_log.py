@@ -1,0 +1,55 @@
+"""What a role with checkpoints remembers of generations: the course of events it is in, and what it saved for which."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from sbrl.run_directory import replace_text
+
+_FILE = "generations.json"
+
+_log = logging.getLogger(__name__)
+
+
+class GenerationLog:
+    """The file generations.json in a role's folder of checkpoints."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _FILE
+        self.timeline = 0  # that this role has begun or gone on in
+        self._checkpoints: dict[int, str] = {}  # by generation
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            self.timeline = int(content["timeline"])
+            self._checkpoints = {int(generation): str(name) for generation, name in content["checkpoints"].items()}
+        except FileNotFoundError:
+            pass  # a new run
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            _log.warning("%s cannot be read (%s): taken for empty", self._path, error)
+
+    @property
+    def newest(self) -> int:
+        """The newest generation that a checkpoint was saved for; 0 if there is none."""
+        return max(self._checkpoints, default=0)
+
+    def begin(self, timeline: int) -> None:
+        """Notes that this role has gone back to where a timeline begins."""
+        self.timeline = timeline
+        self._write()
+
+    def record(self, generation: int, name: str) -> None:
+        """Notes which checkpoint was saved for a generation."""
+        self._checkpoints[generation] = name
+        self._write()
+
+    def forget_before(self, oldest: int) -> set[str]:
+        """Forgets generations before `oldest`; returns the names of checkpoints that the others need."""
+        self._checkpoints = {generation: name for generation, name in self._checkpoints.items() if generation >= oldest}
+        return set(self._checkpoints.values())
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"timeline": self.timeline, "checkpoints": {str(key): name for key, name in self._checkpoints.items()}}
+        replace_text(self._path, json.dumps(content, indent=2))

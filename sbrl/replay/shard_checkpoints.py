@@ -1,0 +1,216 @@
+"""A shard's checkpoints on disk: whole or recognisably not, and loaded under other limits than those they were made with.
+
+Reverb keeps one checkpoint in a folder, loads a truncated file as an empty table without a word, and takes the limiter, its
+counts and the table's size from the checkpoint, whatever the new table has. So finished checkpoints are moved out of its folder
+and given checksums; to load one, its big files are linked back, and its small one, the table's settings, is written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reverb.cc.checkpointing import checkpoint_pb2
+
+from sbrl.replay.backend import tf
+from sbrl.sharding import ShardLimits, limiter_bounds
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_TABLES, _ITEMS, _DONE = "tables.tfrecord", "items.tfrecord", "DONE"
+_COMPRESSION = "ZLIB"
+
+
+class Contents(NamedTuple):
+    """What a checkpoint's manifest says of it."""
+
+    inserted: int  # by the limiter's count
+    sampled: int
+    owed: float  # samples that the limiter counted as due and not served
+
+
+class ShardCheckpoints:
+    """The checkpoints in one shard's folder: `<time>/`, named by Reverb, and `reverb/`, which is Reverb's own."""
+
+    def __init__(self, directory: Path) -> None:
+        """Makes the folder. Raises OSError where that is not possible."""
+        self.directory = directory
+        self.reverb_folder = directory / "reverb"
+        self.clear_reverb_folder()
+
+    def clear_reverb_folder(self) -> None:
+        """Removes what was linked there to be loaded, and what a kill left unfinished."""
+        if self.reverb_folder.exists():
+            shutil.rmtree(self.reverb_folder)
+        self.reverb_folder.mkdir(parents=True)
+
+    def complete(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return sorted(path.parent for path in self.directory.glob(f"[0-9]*/{MANIFEST}"))
+
+    def adopt(self, written: Path, zero: float | None) -> Path:
+        """Takes over what Reverb has just written: checksums, a manifest, and a place of its own.
+
+        Args:
+            zero: what the limiter's `inserts * samples_per_insert - samples` is where nothing is owed; None: it keeps no ratio.
+        """
+        limiter = read_table(written).rate_limiter
+        owed = 0.0
+        if zero is not None:
+            owed = limiter.insert_count * limiter.samples_per_insert - limiter.sample_count - zero
+        write_manifest(written, Contents(limiter.insert_count, limiter.sample_count, owed))
+        path = self.directory / written.name
+        written.rename(path)
+        return path
+
+    def stage(self, checkpoint: Path, limits: ShardLimits | None, owed: float | None) -> None:
+        """Puts a checkpoint where Reverb loads it from, with these limits in place of its own.
+
+        Args:
+            limits: None leaves it as it was made.
+            owed: samples due and not trained, which the limiter is to admit; None: what it counted itself.
+
+        Raises:
+            ValueError: it was changed or cut short since it was written.
+            OSError: the file system refuses.
+        """
+        contents = verify_manifest(checkpoint)
+        self.clear_reverb_folder()
+        folder = self.reverb_folder / checkpoint.name
+        folder.mkdir()
+        table = read_table(checkpoint)
+        excess = 0
+        if limits is not None:
+            excess = _set_limits(table, limits, contents.owed if owed is None else owed)
+        _write_records(folder / _TABLES, [table.SerializeToString()])
+        for path in checkpoint.iterdir():
+            if path.name == _ITEMS and excess > 0:
+                logger.info("leaving out the oldest %d transitions: the shard's capacity is smaller now", excess)
+                _write_records(folder / _ITEMS, (record for k, record in enumerate(_records(path)) if k >= excess))
+            elif path.name not in (_TABLES, MANIFEST):
+                os.link(path, folder / path.name)
+
+    def set_aside(self, corrupt: Path, error: Exception) -> None:
+        """Puts a checkpoint that cannot be used out of the way, and says so."""
+        corrupt.rename(self.directory / f"corrupt-{corrupt.name}")
+        earlier = self.complete()
+        remedy = f"trying the one before, {earlier[-1].name}" if earlier else "there is none before it: starting empty"
+        logger.warning("checkpoint %s is corrupt (%s): set aside; %s", corrupt, error, remedy)
+
+    def go_back_to(self, name: str) -> None:
+        """Deletes all that are later than a checkpoint.
+
+        Raises:
+            ValueError: it is missing, changed or cut short; nothing is deleted.
+        """
+        if self.directory / name not in self.complete():
+            raise ValueError(f"{self.directory / name} is missing")
+        verify_manifest(self.directory / name)
+        for path in self.complete():
+            if path.name > name:
+                shutil.rmtree(path)
+
+    def prune(self, keep: int, needed: set[str]) -> None:
+        """Deletes all but the newest `keep` and those that generations need."""
+        checkpoints = self.complete()
+        for path in checkpoints[: max(0, len(checkpoints) - keep)]:
+            if path.name not in needed:
+                shutil.rmtree(path)
+
+
+def read_table(checkpoint: Path) -> Any:
+    """The table's settings, a PriorityTableCheckpoint.
+
+    Raises:
+        ValueError: the file does not hold exactly one.
+    """
+    try:
+        records = list(_records(checkpoint / _TABLES))
+        (record,) = records
+        return checkpoint_pb2.PriorityTableCheckpoint.FromString(record)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ValueError(f"its {_TABLES} cannot be read: {error}") from None
+    except Exception as error:  # protobuf's own DecodeError is not public under one name
+        if type(error).__name__ != "DecodeError":
+            raise
+        raise ValueError(f"its {_TABLES} cannot be read: {error}") from None
+
+
+def write_manifest(checkpoint: Path, contents: Contents) -> None:
+    """Writes the checksums of a checkpoint's files, and what it holds, beside them, atomically."""
+    digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
+    unfinished = checkpoint / f"{MANIFEST}.tmp"
+    unfinished.write_text(json.dumps({"sha256": digests, **contents._asdict()}, indent=2), encoding="utf-8")
+    unfinished.replace(checkpoint / MANIFEST)
+
+
+def read_manifest(checkpoint: Path) -> tuple[dict[str, str], Contents]:
+    """The checksums of a checkpoint's files by name, and what it holds.
+
+    Raises:
+        ValueError: the manifest cannot be read, or is none.
+    """
+    try:
+        document = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        digests = {str(name): str(digest) for name, digest in document["sha256"].items()}
+        contents = Contents(int(document["inserted"]), int(document["sampled"]), float(document["owed"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its {MANIFEST} cannot be read: {type(error).__name__}: {error}") from None
+    if missing := {_TABLES, _ITEMS, _DONE} - digests.keys():
+        raise ValueError(f"its {MANIFEST} does not name {', '.join(sorted(missing))}")
+    return digests, contents
+
+
+def verify_manifest(checkpoint: Path) -> Contents:
+    """Checks a checkpoint's files against its manifest; returns what it holds.
+
+    Raises:
+        ValueError: a file is missing or differs, or the manifest cannot be read.
+    """
+    digests, contents = read_manifest(checkpoint)
+    try:
+        different = [name for name, digest in digests.items() if _sha256(checkpoint / Path(name).name) != digest]
+    except OSError as error:
+        raise ValueError(f"a file that its {MANIFEST} names cannot be read: {error}") from None
+    if different:
+        raise ValueError(f"{', '.join(different)} differ from {MANIFEST}")
+    return contents
+
+
+def size_and_digest(checkpoint: Path) -> tuple[int, str]:
+    """Bytes of a checkpoint's files, and the SHA-256 of its manifest."""
+    return sum(path.stat().st_size for path in checkpoint.iterdir()), _sha256(checkpoint / MANIFEST)
+
+
+def _set_limits(table: Any, limits: ShardLimits, owed: float) -> int:
+    """Gives a table new limits; returns how many of its items, the oldest ones, are too many for it."""
+    limiter = table.rate_limiter
+    excess = max(0, limiter.insert_count - limiter.delete_count - limits.capacity)
+    table.max_size = limits.capacity
+    limiter.delete_count += excess
+    limiter.samples_per_insert = limits.samples_per_insert
+    limiter.min_size_to_sample = limits.min_size
+    limiter.min_diff, limiter.max_diff = limiter_bounds(limits, limiter.insert_count, limiter.sample_count, owed)
+    return int(excess)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    yield from tf.data.TFRecordDataset(str(path), compression_type=_COMPRESSION).as_numpy_iterator()
+
+
+def _write_records(path: Path, records: Iterator[bytes] | list[bytes]) -> None:
+    with tf.io.TFRecordWriter(str(path), options=_COMPRESSION) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

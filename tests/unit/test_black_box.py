@@ -1,0 +1,79 @@
+"""What a process has counted is there after it was killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbrl.black_box import BlackBox, Record
+
+COUNT = """
+import itertools, sys
+from pathlib import Path
+from sbrl.black_box import BlackBox
+box = BlackBox(Path(sys.argv[1]))
+for n in itertools.count(1):
+    box.write(7, {"env_steps": n, "transitions_collected": 2 * n})
+    print(n, flush=True)
+"""
+
+
+def test_kill_9_loses_no_count(tmp_path: Path) -> None:
+    path = tmp_path / "counts" / "actor-0.bin"
+    with subprocess.Popen([sys.executable, "-c", COUNT, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 500:
+                process.kill()
+                break
+        said = int((process.stdout.read().split() or ["500"])[-1])
+    found = BlackBox(path).found
+    assert found is not None
+    assert found.incarnation == 7
+    assert said <= found.counters["env_steps"] <= said + 1
+    assert found.counters["transitions_collected"] == 2 * found.counters["env_steps"]
+
+
+def test_the_newest_whole_record_is_found_and_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "box.bin"
+    first = BlackBox(path)
+    assert first.found is None
+    for n in range(1, 4):
+        first.write(1, {"env_steps": n})
+    second = BlackBox(path)
+    assert second.found == Record(1, {"env_steps": 3.0})
+    second.write(2, {"env_steps": 1})
+    assert BlackBox(path).found == Record(2, {"env_steps": 1.0})
+
+
+@pytest.mark.parametrize("at", [20, 30, 65_536 + 20, 65_536 + 30])
+def test_a_record_that_was_cut_short_is_not_taken(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "box.bin"
+    box = BlackBox(path)
+    box.write(1, {"env_steps": 1})
+    box.write(1, {"env_steps": 2})
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+    found = BlackBox(path).found
+    assert found is not None
+    assert found.counters["env_steps"] in (1, 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 131_072, b"\x01" * 1000])
+def test_what_is_no_black_box_holds_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "box.bin"
+    path.write_bytes(content)
+    assert BlackBox(path).found is None
+
+
+def test_a_run_directory_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    BlackBox.of(blocked, "actor-0").write(3, {"env_steps": 9})
+    found = BlackBox.of(blocked, "actor-0").found
+    assert found == Record(3, {"env_steps": 9.0})
