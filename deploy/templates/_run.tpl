@@ -80,8 +80,9 @@ Takes (dict "root" $ "role" "replay").
 {{- end -}}
 
 {{/*
-Refuses an upgrade that a running run could not survive: its network, its stored transitions and its limiters were made with what
-`sbrl train --resume` refuses to change, too. Knows nothing where there is no cluster to ask (helm template).
+Refuses an upgrade that a running run could not survive: its network, its stored transitions and its limiters were made with it. That is
+what `sbrl train --resume` refuses to change, and what it changes in all roles at one time, which an upgrade cannot: batch size,
+updates per step, capacity and error buffer. Knows nothing where there is no cluster to ask (helm template).
 */}}
 {{- define "sbrl.guard" -}}
 {{- $fixed := dict

@@ -71,7 +71,9 @@ def test_a_run_that_was_killed_as_a_whole_goes_back_to_one_generation(start_run:
         *("--resume", f"run.env_steps={target}", "learner.batch_size=4", "learner.updates_per_step=1", "replay.capacity=1000")
     )
     resumed = second.wait_for(
-        lambda status: status.timeline == 1 and total(status, "learner.updates") > 0, "start", START_SECONDS
+        lambda status: status.timeline == 1 and total(status, "learner.updates") > 0 and shards_report(status),
+        "start",
+        START_SECONDS,
     )
     assert resumed.generations[-1].generation >= newest.generation
     assert second.wait(RUN_SECONDS) == 0, second.text() + second.logs()
