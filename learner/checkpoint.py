@@ -61,6 +61,8 @@ class CheckpointStore:
         Raises:
             CorruptCheckpointError: it is missing, or cannot be read; nothing is deleted.
         """
+        if self._directory / name not in self.checkpoints():
+            raise CorruptCheckpointError(f"{self._directory / name} is missing")
         load(self._directory / name)
         for checkpoint in self.checkpoints():
             if checkpoint.name > name:

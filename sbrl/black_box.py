@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import mmap
 import os
 import struct
@@ -71,8 +72,9 @@ class BlackBox:
         assert len(data) <= _MAX_BYTES - _SLOT.size
         self._number += 1
         start = (self._number % 2) * _MAX_BYTES
+        # The data first: a kill in between leaves a slot whose checksum is that of other data.
         self._memory[start + _SLOT.size : start + _SLOT.size + len(data)] = data
-        _SLOT.pack_into(self._memory, start, self._number, len(data), zlib.crc32(data))
+        self._memory[start : start + _SLOT.size] = _header(self._number, data)
 
     def close(self) -> None:
         self._memory.close()
@@ -87,8 +89,18 @@ class BlackBox:
                 continue
             try:
                 incarnation, counters = json.loads(data)
-                record = Record(int(incarnation), {str(name): float(value) for name, value in counters.items()})
-            except (ValueError, TypeError, AttributeError, RecursionError):
+                record = Record(int(incarnation), {name: float(value) for name, value in counters.items()})
+            except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                 continue  # not ours: whoever wrote it made its checksum right
-            found.append((number, record))
+            if all(math.isfinite(value) for value in record.counters.values()):
+                found.append((number, record))
         return sorted(found, key=lambda one: one[0])
+
+
+def pack(number: int, data: bytes) -> bytes:
+    """A slot's bytes: the record numbered `number`."""
+    return _header(number, data) + data
+
+
+def _header(number: int, data: bytes) -> bytes:
+    return _SLOT.pack(number, len(data), zlib.crc32(data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from sbrl.run_directory import replace_text
 
@@ -22,8 +23,9 @@ class GenerationLog:
         self._checkpoints: dict[int, str] = {}  # by generation
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
-            self.timeline = int(content["timeline"])
-            self._checkpoints = {int(generation): str(name) for generation, name in content["checkpoints"].items()}
+            timeline = _whole(content["timeline"])
+            self._checkpoints = {_whole(int(key)): str(name) for key, name in content["checkpoints"].items()}
+            self.timeline = timeline
         except FileNotFoundError:
             pass  # a new run
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -53,3 +55,9 @@ class GenerationLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {"timeline": self.timeline, "checkpoints": {str(key): name for key, name in self._checkpoints.items()}}
         replace_text(self._path, json.dumps(content, indent=2))
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} stands where a whole number does")
+    return value

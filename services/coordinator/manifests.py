@@ -115,6 +115,11 @@ def encode(manifest: Manifest) -> bytes:
         "episodes_row": moment.episodes_row,
         "evaluations_row": moment.evaluations_row,
     }
+    return signed(content)
+
+
+def signed(content: Any) -> bytes:
+    """The content of a manifest with its checksum."""
     return json.dumps({"sha256": _digest(content), "content": content}, indent=2).encode()
 
 
@@ -153,7 +158,7 @@ def decode(data: bytes) -> Manifest:
         )
     except CorruptManifestError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptManifestError(f"it is no manifest: {type(error).__name__}: {error}") from None
 
 
@@ -163,7 +168,7 @@ def _counters(values: Mapping[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def _whole(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise CorruptManifestError(f"{value!r} stands where a whole number does")
     return value
 

@@ -1,0 +1,63 @@
+"""What reads the files of generations: the coordinator's manifests, a role's log of its checkpoints, a process's black box."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sbrl.black_box import BlackBox, pack
+from sbrl.generation_log import GenerationLog
+from services.coordinator.books import Segment
+from services.coordinator.manifests import CheckpointRecord, CorruptManifestError, Manifest, decode, encode, signed
+from services.coordinator.store import Moment
+from tests.fuzz.mutations import mutated_bytes, mutated_tree
+from tests.fuzz.readers import Reader
+from tests.fuzz.target import Target
+
+COUNTERS = {("actor", "env_steps"): 900.0, ("learner", "updates"): 80.0, ("replay", "transitions_inserted.0"): 890.0}
+
+
+def generation_readers(folder: Path) -> Iterator[Target]:
+    """Each input is cut or changed at random, or right in its checksum and wrong in its content."""
+    checkpoints = tuple(CheckpointRecord(role, 0, f"{role}-80", 1_000, "ab" * 32) for role in ("learner", "replay"))
+    manifest = encode(Manifest(3, 1.5e9, checkpoints, Moment(COUNTERS, [Segment(0, 100, 2.0)], 4, 5)))
+    content = json.loads(manifest)["content"]
+    yield Reader(
+        "generation manifest",
+        _either(manifest, content, signed),
+        folder / "generation-0000000003.json",
+        lambda path: _ignore(decode(path.read_bytes())),
+        CorruptManifestError,
+    )
+    log = {"timeline": 2, "checkpoints": {"3": "checkpoint-80", "4": "checkpoint-90"}}
+    yield Reader(
+        "generation log",
+        _either(json.dumps(log).encode(), log, lambda tree: json.dumps(tree).encode()),
+        folder / "generations.json",
+        lambda path: _ignore(GenerationLog(path.parent).newest),
+    )
+    record = [7, {"env_steps": 900.0, "transitions_inserted": 890.0}]
+    yield Reader(
+        "black box",
+        _either(_in_a_slot(record), record, _in_a_slot),
+        folder / "actor.bin",
+        lambda path: BlackBox(path).close(),
+    )
+
+
+def _either(whole: bytes, tree: Any, encoded: Callable[[Any], bytes]) -> Callable[[random.Random], bytes]:
+    def make(chance: random.Random) -> bytes:
+        return mutated_bytes(chance, [whole]) if chance.random() < 0.4 else encoded(mutated_tree(chance, [tree]))
+
+    return make
+
+
+def _in_a_slot(record: Any) -> bytes:
+    return pack(1, json.dumps(record).encode())
+
+
+def _ignore(value: Any) -> None:
+    """What is read is not used."""
