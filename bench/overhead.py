@@ -212,7 +212,8 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
         metrics,
         countdown.stop,
         books=TrainingBooks(config.replay.num_shards, {}, {}, updates=0),
-        log=cast(Any, SimpleNamespace(newest=0)),
+        reports=cast(Any, SimpleNamespace(is_due=lambda instructions: False)),
+        saved=None,
         max_priority=1.0,
     )
     return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)

@@ -20,7 +20,8 @@ from learner.records import restore_random
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks
-from sbrl.checkpoints import CorruptCheckpointError
+from sbrl.checkpoint_reports import CheckpointReports
+from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient, FleetMember
@@ -37,6 +38,7 @@ from sbrl.weights import WeightsClient
 logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
+STATUS_PATIENCE_SECONDS = 30.0  # to wait for the totals that the books begin with
 LAST_PUBLICATION_SECONDS = 15.0
 SETTLE_SHARE = 0.002  # of what was trained: a fifth of what the ratio is promised to
 # In an actor's place among the run's seeds (see actors.__main__.seeds); the evaluator has the one above.
@@ -112,7 +114,8 @@ def learn(
         member.hold_epoch(epoch)
         metrics.epoch.set(epoch)
         held = {} if state is None else state.counters
-        books = TrainingBooks(config.replay.num_shards, fleet.status().totals, held, step.updates)
+        totals = fleet.status(timeout=STATUS_PATIENCE_SECONDS, wait=True).totals
+        books = TrainingBooks(config.replay.num_shards, totals, held, step.updates)
         if books.samples_lost:
             logger.warning("%.0f samples were trained on and not saved: they are due again", books.samples_lost)
         loop = LearnerLoop(
@@ -127,7 +130,8 @@ def learn(
             metrics,
             runtime.stop,
             books=books,
-            log=log,
+            reports=CheckpointReports(member, log),
+            saved=None if state is None else find_checkpoint(run_directory.learner_checkpoints, step.updates),
             max_priority=float(state.counters.get("max_priority", 1.0)) if state is not None else 1.0,
         )
         metrics.report_also(loop.reported)
@@ -168,7 +172,7 @@ def take_up(member: FleetMember, store: CheckpointStore, log: GenerationLog) -> 
         return
     if member.base_checkpoint:
         try:
-            store.go_back_to(member.base_checkpoint)
+            store.go_back_to(member.base_checkpoint, member.base_checkpoint_digest)
         except CorruptCheckpointError as error:
             member.refuse_checkpoint(str(error))
             raise SystemExit(START_AGAIN) from None

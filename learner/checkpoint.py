@@ -16,6 +16,7 @@ from sbrl.checkpoints import (
     prune_checkpoints,
     read_checkpoint_file,
     read_checkpoint_json,
+    size_and_digest,
     updates_of,
     write_checkpoint,
 )
@@ -55,8 +56,11 @@ class CheckpointStore:
         prune_checkpoints(self._directory, checkpoint, self._keep, needed)
         return checkpoint
 
-    def go_back_to(self, name: str) -> None:
+    def go_back_to(self, name: str, sha256: str) -> None:
         """Deletes all that are later than a checkpoint.
+
+        Args:
+            sha256: of its manifest: one of the same name may be of another course of events.
 
         Raises:
             CorruptCheckpointError: it is missing, or cannot be read; nothing is deleted.
@@ -64,6 +68,8 @@ class CheckpointStore:
         if self._directory / name not in self.checkpoints():
             raise CorruptCheckpointError(f"{self._directory / name} is missing")
         load(self._directory / name)
+        if size_and_digest(self._directory / name)[1] != sha256:
+            raise CorruptCheckpointError(f"{self._directory / name} is not the one that was reported")
         for checkpoint in self.checkpoints():
             if checkpoint.name > name:
                 shutil.rmtree(checkpoint)

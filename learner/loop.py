@@ -18,12 +18,12 @@ from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
 from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
 from learner.update import UpdateStep, gpu_memory_bytes
+from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import size_and_digest
 from sbrl.config import Config
 from sbrl.errors import RunError
 from sbrl.fleet import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
-from sbrl.generation_log import GenerationLog
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
 from sbrl.ratio_books import limiters_astray, samples_due
 from sbrl.replay.items import Items
@@ -39,6 +39,8 @@ SETTLE_SECONDS = 3.0
 EXHAUSTED_SECONDS = 3.0
 CORRECTIONS = 3  # times that the shards' limiters are then corrected before the rest is given up
 CORRECTION_SECONDS = 120.0  # for the shards to set their limiters; a large one writes a checkpoint for it and reads it again
+# Once all is collected: how long a shard that is down is waited for. Pods of large ones take minutes to come back.
+LOST_SHARD_SECONDS = 1800.0
 STOPPED_SECONDS = 10.0  # a lease's time: a process that made no step for so long may have lost its place
 
 
@@ -63,13 +65,15 @@ class LearnerLoop:
         metrics: LearnerMetrics,
         stop: threading.Event,
         books: TrainingBooks,
-        log: GenerationLog,
+        reports: CheckpointReports,
+        saved: Path | None,
         max_priority: float,
     ) -> None:
         """
         Args:
             books: what the network was trained on so far.
-            log: of the generations that this learner's checkpoints belong to.
+            reports: of this learner's checkpoints.
+            saved: the checkpoint that this learner goes on from.
             max_priority: the highest priority they have computed, 1 if none: new items are given it, so that each is likely to
                 be seen once (Schaul et al. 2016; Dopamine).
         """
@@ -80,10 +84,9 @@ class LearnerLoop:
         self._ages = SampleAges()
         self._last_items: Items | None = None
         self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
-        self._books, self._log = books, log
-        self._generation = log.newest  # the newest one saved for
-        self._saved: tuple[int, Path] | None = None  # updates, checkpoint
-        self._stopped_with = 0.0  # samples in flight at the end
+        self._books, self._reports = books, reports
+        self._saved = None if saved is None else (step.updates, saved)  # updates, checkpoint
+        self._closed: tuple[float, float] | None = None  # samples served and discarded, when the books were closed
         self._settled = 0  # times that the limiters were corrected once all was collected
         self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
         self._max_priority = max_priority
@@ -121,53 +124,49 @@ class LearnerLoop:
             last = now
             if now - self._reported_time >= REPORT_SECONDS:
                 self.report()
-            if self._member.instructions.generation > self._generation:
-                self.save(self._member.instructions.generation)
+            if self._reports.is_due(self._member.instructions):
+                if not self._reports.repeat(self._member.instructions):
+                    self.save()
             elif now - self._saved_time >= self._config.run.checkpoint_interval_seconds:
                 self.save()
         self._return_priorities()
         return complete
 
-    def save(self, generation: int = 0) -> None:
-        """Writes a checkpoint, and reports it if it is for a generation (0: none).
+    def save(self) -> None:
+        """Writes a checkpoint, and reports it if a generation waits for it.
 
         Raises:
             StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
         """
         self._confirm_epoch()
+        instructions = self._member.instructions
         start, updates, path = time.monotonic(), self._step.updates, None
         if self._saved is not None and self._saved[0] == updates and self._saved[1].is_dir():
             path = self._saved[1]  # of the very same state
-        needed = self._log.forget_before(self._member.instructions.oldest_generation)
         counters: dict[str, int | float] = {
             **self._books.held(),
-            "env_steps": self._member.instructions.env_steps,
+            "env_steps": instructions.env_steps,
             "max_priority": self._max_priority,
             **self._step.diagnostics.counters(),
         }
         if path is None:
-            path = self._store.save(LearnerState(self._step.state(), counters, capture_random()), needed)
+            state = LearnerState(self._step.state(), counters, capture_random())
+            path = self._store.save(state, self._reports.needed(instructions))
             self._metrics.checkpoints.inc()
         self._saved, self._saved_time = (updates, path), time.monotonic()
         self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)
         logger.info("checkpoint %s", path.name)
-        if generation:
-            self._generation = generation
-            self._log.record(generation, path.name)
-            try:
-                held = {**self._books.held(), "updates": updates}
-                self._member.report_checkpoint(generation, path.name, *size_and_digest(path), held)
-            except RunError as error:
-                logger.warning("generation %d goes on without the learner: %s", generation, error)
+        if instructions.checkpoint_wanted:
+            held = {**self._books.held(), "updates": updates}
+            self._reports.report(instructions.generation, path.name, *size_and_digest(path), held)
 
     def save_last(self) -> None:
         """Writes a checkpoint for a last generation, so that nothing is lost by stopping here."""
         try:
-            generation = self._member.order_generation()
+            self._member.order_generation()
         except RunError as error:
             logger.warning("no last generation: %s", error)
-            generation = 0
-        self.save(generation)
+        self.save()  # which asks for instructions first
 
     def settle(self, least: float) -> None:
         """Holds still until the shards' limiters admit what the books say is due, if they are off by more than `least` samples.
@@ -200,14 +199,17 @@ class LearnerLoop:
     def reported(self) -> dict[str, float]:
         """What beats report of this learner: at any moment what is served is trained, discarded or in flight."""
         counters = self._books.counters()
-        counters["samples_discarded"] = float(self._source.samples_discarded + self._stopped_with)
-        counters["samples_served"] = float(self._source.samples_served + self._books.found)
+        counters["samples_served"], counters["samples_discarded"] = self._served_and_discarded()
         return counters
 
     def close_books(self) -> None:
-        """Counts what was received and will not be trained on, for this learner stops."""
-        self._stopped_with = self.in_flight
-        self._metrics.samples_discarded.labels("stopped").inc(self._stopped_with)
+        """Counts what was received and will not be trained on, for this learner stops.
+
+        Streams may still be ending: what they do from now on changes nothing.
+        """
+        served, discarded = self._served_and_discarded()
+        self._closed = served, served - self._books.trained
+        self._metrics.samples_discarded.labels("stopped").inc(max(0.0, self._closed[1] - discarded))
 
     def _confirm_epoch(self) -> None:
         try:
@@ -218,8 +220,15 @@ class LearnerLoop:
     @property
     def in_flight(self) -> float:
         """Samples received and waiting for their update."""
-        taken = self._source.samples_served + self._books.found
-        return taken - self._source.samples_discarded - self._books.trained - self._stopped_with
+        served, discarded = self._served_and_discarded()
+        return served - discarded - self._books.trained
+
+    def _served_and_discarded(self) -> tuple[float, float]:
+        """Samples received, and those of them that were given up, of this process and of what it found saved."""
+        if self._closed is not None:
+            return self._closed
+        discarded = float(self._source.samples_discarded)  # first: what is discarded was served before
+        return float(self._source.samples_served + self._books.found), discarded
 
     def publish(self) -> None:
         """Hands the weights to act with to the publisher."""
@@ -235,8 +244,10 @@ class LearnerLoop:
         raise_to(metrics.samples_trained, books.trained)
         raise_to(metrics.samples_lost, books.samples_lost)
         raise_to(metrics.updates_lost, books.updates_lost)
-        raise_to(metrics.samples_served, source.samples_served + books.found)
-        raise_to(metrics.samples_discarded.labels("shard_lost"), source.samples_discarded)
+        served, discarded = self._served_and_discarded()
+        raise_to(metrics.samples_served, served)
+        if self._closed is None:
+            raise_to(metrics.samples_discarded.labels("shard_lost"), discarded)
         raise_to(metrics.priority_updates_dropped.labels("shard_lost"), source.priorities_dropped)
         raise_to(metrics.priority_updates_evicted, source.priorities_evicted)
         raise_to(metrics.blocked_seconds.labels("replay"), source.wait_seconds)
@@ -369,7 +380,7 @@ class LearnerLoop:
             return False
         if not self._may_train():
             return True
-        if self._source.shards_up < self._config.replay.num_shards:
+        if self._source.shards_up < self._config.replay.num_shards and now - self._collected_time < LOST_SHARD_SECONDS:
             return False  # one is being restarted, and may have something left
         if now - max(self._last_batch_time, self._collected_time) > EXHAUSTED_SECONDS:
             if self._settled < CORRECTIONS:

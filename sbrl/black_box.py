@@ -41,7 +41,8 @@ class BlackBox:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.ftruncate(descriptor, 2 * _MAX_BYTES)
+            # With room on the disk: a write to memory that has none behind it would kill the process.
+            os.posix_fallocate(descriptor, 0, 2 * _MAX_BYTES)
             self._memory = mmap.mmap(descriptor, 2 * _MAX_BYTES)
         finally:
             os.close(descriptor)

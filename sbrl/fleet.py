@@ -53,7 +53,8 @@ class Instructions(NamedTuple):
     initial_priority: float = 1.0  # actors: of new items
     timeline: int = 0  # rises when the run goes back to a generation
     generation: int = 0  # the newest one ordered
-    oldest_generation: int = 0  # the oldest one kept
+    kept_generations: tuple[int, ...] = ()  # the committed ones that may be gone back to
+    checkpoint_wanted: bool = False  # learner and shards: for `generation`
     samples_owed: float | None = None  # shards, as they join: what the limiter is to count as due and not served
     limiter_correction: float | None = None  # shards: samples that the limiter is to admit beyond its own count
 
@@ -178,6 +179,11 @@ class FleetMember:
         return str(self._held_lease().checkpoint)
 
     @property
+    def base_checkpoint_digest(self) -> str:
+        """The SHA-256 of that checkpoint's manifest. Raises RunError before the first lease."""
+        return str(self._held_lease().checkpoint_sha256)
+
+    @property
     def has_joined(self) -> bool:
         """Whether there was a lease yet."""
         return self._lease is not None
@@ -269,17 +275,19 @@ class FleetMember:
             )
             self._stub.ReportCheckpoint(request, timeout=CALL_SECONDS)
 
-    def refuse_checkpoint(self, reason: str) -> None:
+    def refuse_checkpoint(self, reason: str, timeout: float = 30.0) -> None:
         """Says that this member cannot go on from `base_checkpoint`, upon which the run goes back a generation further.
 
+        An absent coordinator is waited for.
+
         Raises:
-            CoordinatorUnavailable: no answer in time; may be repeated.
+            CoordinatorUnavailable: no answer within `timeout` seconds; may be repeated.
         """
         with self._exchange, rpc.coordinator_errors(self._address):
             request = fleet_pb2.RefuseCheckpointRequest(
                 incarnation=self.incarnation, timeline=self._first_timeline or 0, reason=reason
             )
-            self._stub.RefuseCheckpoint(request, timeout=CALL_SECONDS)
+            self._stub.RefuseCheckpoint(request, timeout=timeout, wait_for_ready=True)
 
     def order_generation(self) -> int:
         """Orders a generation of checkpoints now; returns its number.
@@ -346,17 +354,23 @@ class FleetMember:
         if self._predecessor is None:
             return
         incarnation, counters = self._predecessor
-        request = fleet_pb2.BeatRequest(incarnation=incarnation, counters=counters, died=True)
+        request = fleet_pb2.BeatRequest(
+            incarnation=incarnation, counters=counters, died=True, role=self._join_request.role, name=self._name
+        )
         try:
             self._stub.Leave(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:  # of another run, or the run has gone back behind it
+            # NOT_FOUND: of another run, or the run has gone back behind it. INVALID_ARGUMENT: nothing that this program wrote.
+            if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
         self._predecessor = None
 
     def _join(self) -> Instructions:
         self._settle_predecessor()
-        response = self._stub.Join(self._join_request, timeout=CALL_SECONDS)
+        request = fleet_pb2.JoinRequest()
+        request.CopyFrom(self._join_request)
+        request.earlier_incarnation = 0 if self._lease is None else self._lease.incarnation
+        response = self._stub.Join(request, timeout=CALL_SECONDS)
         if self._lease is not None and response.index != self._lease.index:
             _log.warning("index changed from %d to %d", self._lease.index, response.index)
         self._joined = True
@@ -423,7 +437,8 @@ class FleetMember:
                 initial_priority=response.initial_priority,
                 timeline=response.timeline,
                 generation=response.generation,
-                oldest_generation=response.oldest_generation,
+                kept_generations=tuple(response.kept_generations),
+                checkpoint_wanted=response.checkpoint_wanted,
                 samples_owed=response.samples_owed if response.HasField("samples_owed") else None,
                 limiter_correction=response.limiter_correction if response.HasField("limiter_correction") else None,
             )
@@ -441,14 +456,19 @@ class FleetClient:
         self._channel = rpc.open_channel(address, credentials)
         self._stub = fleet_pb2_grpc.FleetStub(self._channel)
 
-    def status(self, timeout: float = CALL_SECONDS) -> fleet_pb2.GetStatusResponse:
+    def status(self, timeout: float = CALL_SECONDS, wait: bool = False) -> fleet_pb2.GetStatusResponse:
         """Members, totals and state of the run.
+
+        Args:
+            wait: for a coordinator that is absent, within `timeout`.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
         """
         with rpc.coordinator_errors(self._address):
-            response: fleet_pb2.GetStatusResponse = self._stub.GetStatus(fleet_pb2.GetStatusRequest(), timeout=timeout)
+            response: fleet_pb2.GetStatusResponse = self._stub.GetStatus(
+                fleet_pb2.GetStatusRequest(), timeout=timeout, wait_for_ready=wait
+            )
         return response
 
     def finish(self, timeout: float = CALL_SECONDS) -> None:

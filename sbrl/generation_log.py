@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,6 @@ class GenerationLog:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _log.warning("%s cannot be read (%s): taken for empty", self._path, error)
 
-    @property
-    def newest(self) -> int:
-        """The newest generation that a checkpoint was saved for; 0 if there is none."""
-        return max(self._checkpoints, default=0)
-
     def begin(self, timeline: int) -> None:
         """Notes that this role has gone back to where a timeline begins."""
         self.timeline = timeline
@@ -46,9 +42,14 @@ class GenerationLog:
         self._checkpoints[generation] = name
         self._write()
 
-    def forget_before(self, oldest: int) -> set[str]:
-        """Forgets generations before `oldest`; returns the names of checkpoints that the others need."""
-        self._checkpoints = {generation: name for generation, name in self._checkpoints.items() if generation >= oldest}
+    def keep_only(self, generations: Collection[int]) -> set[str]:
+        """Forgets all but these generations; returns the names of checkpoints that they need."""
+        self._checkpoints = {generation: name for generation, name in self._checkpoints.items() if generation in generations}
+        return self.checkpoints
+
+    @property
+    def checkpoints(self) -> set[str]:
+        """The names of checkpoints that generations need."""
         return set(self._checkpoints.values())
 
     def _write(self) -> None:

@@ -104,8 +104,11 @@ class ShardCheckpoints:
         remedy = f"trying the one before, {earlier[-1].name}" if earlier else "there is none before it: starting empty"
         logger.warning("checkpoint %s is corrupt (%s): set aside; %s", corrupt, error, remedy)
 
-    def go_back_to(self, name: str) -> None:
+    def go_back_to(self, name: str, sha256: str) -> None:
         """Deletes all that are later than a checkpoint.
+
+        Args:
+            sha256: of its manifest: one of the same name may be of another course of events.
 
         Raises:
             ValueError: it is missing, changed or cut short; nothing is deleted.
@@ -113,6 +116,8 @@ class ShardCheckpoints:
         if self.directory / name not in self.complete():
             raise ValueError(f"{self.directory / name} is missing")
         verify_manifest(self.directory / name)
+        if size_and_digest(self.directory / name)[1] != sha256:
+            raise ValueError(f"{self.directory / name} is not the one that was reported")
         for path in self.complete():
             if path.name > name:
                 shutil.rmtree(path)

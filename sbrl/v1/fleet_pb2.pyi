@@ -18,37 +18,41 @@ RUN_STATE_COLLECTED: RunState
 RUN_STATE_FINISHED: RunState
 
 class JoinRequest(_message.Message):
-    __slots__ = ("role", "name", "index", "metrics_address", "health_address", "process_id")
+    __slots__ = ("role", "name", "index", "metrics_address", "health_address", "process_id", "earlier_incarnation")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_INCARNATION_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     index: int
     metrics_address: str
     health_address: str
     process_id: int
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ...) -> None: ...
+    earlier_incarnation: int
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., earlier_incarnation: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("index", "incarnation", "lease_seconds", "instructions", "checkpoint")
+    __slots__ = ("index", "incarnation", "lease_seconds", "instructions", "checkpoint", "checkpoint_sha256")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     index: int
     incarnation: int
     lease_seconds: float
     instructions: BeatResponse
     checkpoint: str
-    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
+    checkpoint_sha256: str
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ..., checkpoint: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ...) -> None: ...
 
 class BeatRequest(_message.Message):
-    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died")
+    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died", "role", "name")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -69,35 +73,41 @@ class BeatRequest(_message.Message):
     STEP_LIMIT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DIED_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     counters: _containers.ScalarMap[str, float]
     gauges: _containers.ScalarMap[str, float]
     step_limit: int
     epoch: int
     died: bool
-    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ...) -> None: ...
+    role: str
+    name: str
+    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class BeatResponse(_message.Message):
-    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "timeline", "generation", "oldest_generation", "samples_owed", "limiter_correction")
+    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "timeline", "generation", "kept_generations", "samples_owed", "limiter_correction", "checkpoint_wanted")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEP_ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     INITIAL_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
-    OLDEST_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KEPT_GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_OWED_FIELD_NUMBER: _ClassVar[int]
     LIMITER_CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_WANTED_FIELD_NUMBER: _ClassVar[int]
     state: RunState
     env_steps: int
     step_allowance: int
     initial_priority: float
     timeline: int
     generation: int
-    oldest_generation: int
+    kept_generations: _containers.RepeatedScalarFieldContainer[int]
     samples_owed: float
     limiter_correction: float
-    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., timeline: _Optional[int] = ..., generation: _Optional[int] = ..., oldest_generation: _Optional[int] = ..., samples_owed: _Optional[float] = ..., limiter_correction: _Optional[float] = ...) -> None: ...
+    checkpoint_wanted: bool
+    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., timeline: _Optional[int] = ..., generation: _Optional[int] = ..., kept_generations: _Optional[_Iterable[int]] = ..., samples_owed: _Optional[float] = ..., limiter_correction: _Optional[float] = ..., checkpoint_wanted: bool = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ()

@@ -130,13 +130,13 @@ class Fleet:
             if earlier is not None:
                 if earlier.alive:
                     self._ledger.lose(request.role, earlier.counters)
-                if request.role == "replay":
+                if request.role == "replay" and not request.earlier_incarnation:
                     self._ledger.settle_shard(earlier.record.position, earlier.counters)
                 self._end(earlier)
                 self._save(earlier)
                 self._metrics.rejoins.labels(request.role).inc()
             position = self._choose_index(request, earlier)
-            instructions = self._instructions(request.role, others=self._live.values())
+            instructions = self._instructions(request.role, position, others=self._live.values())
             if request.role == "replay" and (owed := self._ledger.owed(position)) is not None:
                 instructions.samples_owed = owed
             now = time.time()
@@ -156,14 +156,15 @@ class Fleet:
             record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
             lease = _Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
             self._newest[record.role, record.name] = self._live[record.incarnation] = lease
-            self._snapshots.joined(record.role, record.position)
+            base = self._snapshots.base_checkpoint(record.role, record.position)
         _log.info("%s joined as %s %d, incarnation %d", record.name, record.role, record.position, record.incarnation)
         return fleet_pb2.JoinResponse(
             index=record.position,
             incarnation=record.incarnation,
             lease_seconds=self._lease_seconds,
             instructions=instructions,
-            checkpoint=self._snapshots.base_checkpoint(record.role, record.position),
+            checkpoint=base.checkpoint if base else "",
+            checkpoint_sha256=base.sha256 if base else "",
         )
 
     def beat(self, request: fleet_pb2.BeatRequest) -> fleet_pb2.BeatResponse:
@@ -187,7 +188,7 @@ class Fleet:
                 present = {(other.record.role, other.record.position) for other in self._live.values()}
                 self._snapshots.order_if_due(present)
             others = [other for other in self._live.values() if other is not lease]
-            instructions = self._instructions(lease.record.role, others)
+            instructions = self._instructions(lease.record.role, lease.record.position, others)
             self._correct_limiter(lease, instructions)
             # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
@@ -206,7 +207,9 @@ class Fleet:
         with self._lock:
             lease = self._live.get(request.incarnation) or self._ended_lease(request.incarnation)
             self._check_epoch(lease, request)
-            self._ledger.find(lease.record.role, lease.record.incarnation, lease.counters)
+            if request.died and (request.role, request.name) != (lease.record.role, lease.record.name):
+                raise _never_given(request.incarnation)
+            self._ledger.find(lease.record.role, lease.counters)
             self._count(lease, request.counters)
             if request.died:
                 self._ledger.lose(lease.record.role, lease.counters)
@@ -319,7 +322,7 @@ class Fleet:
             return RunState.FINISHED
         return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
 
-    def _instructions(self, role: str, others: Iterable[_Lease]) -> fleet_pb2.BeatResponse:
+    def _instructions(self, role: str, position: int, others: Iterable[_Lease]) -> fleet_pb2.BeatResponse:
         """What a member is to do; `others` are the live members but it."""
         state, env_steps, allowance = self._state(), self.env_steps, 0
         if role == "actor" and state is RunState.RUNNING:
@@ -334,7 +337,8 @@ class Fleet:
             initial_priority=max(1.0, self._learner_gauge("max_priority")),
             timeline=self._snapshots.timeline,
             generation=self._snapshots.ordered,
-            oldest_generation=self._snapshots.oldest,
+            kept_generations=self._snapshots.kept,
+            checkpoint_wanted=self._snapshots.wants(role, position),
         )
 
     def _learner_gauge(self, name: str) -> float:
@@ -367,7 +371,7 @@ class Fleet:
                 return lease
         record = self._store.lease(incarnation)
         if record is None or incarnation <= self._store.number("given_up_incarnation"):
-            raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} was never given")
+            raise _never_given(incarnation)
         return _Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
 
     def _sweep(self) -> None:
@@ -407,6 +411,10 @@ class Fleet:
             counters=lease.counters,
             gauges=lease.gauges,
         )
+
+
+def _never_given(incarnation: int) -> Refused:
+    return Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} was never given")
 
 
 def _check_counters(counters: Mapping[str, float]) -> None:

@@ -70,19 +70,21 @@ class Ledger:
             counts = {name: lost, f"{name}.{_LOST_REASON}": lost}
             self.count(role, counters, {key: counters.get(key, 0.0) + value for key, value in counts.items()})
 
-    def find(self, role: str, incarnation: int, counters: dict[str, float]) -> None:
+    def find(self, role: str, counters: dict[str, float]) -> None:
         """Undoes `lose`: the member has a later word."""
         name = _LOST_WITH_MEMBER.get(role, "")
         reason = f"{name}.{_LOST_REASON}"
-        lost = counters.pop(reason, 0.0)
+        lost = counters.get(reason, 0.0)
         if lost:
-            counters[name] -= lost
             for counter in (name, reason):
+                counters[counter] -= lost
                 self.totals[role, counter] -= lost
-            self._store.forget_counter(incarnation, reason)
 
     def settle_shard(self, shard: int, counters: dict[str, float]) -> None:
-        """Counts what a killed shard had inserted and not reported: actors had it confirmed, and have reported it by now."""
+        """Counts what a killed shard had inserted and not reported: actors had it confirmed, and have reported it by now.
+
+        As many as actors that were killed had inserted and not confirmed are taken for reported: they cannot be told apart.
+        """
         missing = books.unreported(self.totals, shard)
         if missing:
             _log.info("replay shard %d was gone before it could report %.0f insertions", shard, missing)

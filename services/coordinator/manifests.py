@@ -43,9 +43,9 @@ class Manifest(NamedTuple):
     checkpoints: tuple[CheckpointRecord, ...]
     moment: Moment
 
-    def checkpoint(self, role: str, position: int) -> str:
-        """The name of a role's checkpoint; empty if there is none."""
-        return next((one.checkpoint for one in self.checkpoints if (one.role, one.position) == (role, position)), "")
+    def checkpoint(self, role: str, position: int) -> CheckpointRecord | None:
+        """A role's checkpoint; None if there is none."""
+        return next((one for one in self.checkpoints if (one.role, one.position) == (role, position)), None)
 
 
 class ManifestStore:

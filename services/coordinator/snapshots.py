@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -45,24 +44,29 @@ class Snapshots:
         self.timeline = store.number(_TIMELINE)
         self.ordered = max([store.number(_ORDERED), *(one.generation for one in self._kept)])
         self._reports: dict[tuple[str, int], tuple[CheckpointRecord, Mapping[str, float]]] = {}
-        self._gathering, self._ordered_time = False, 0.0
+        # What was reported for one in the making is asked for again.
+        self._gathering, self._ordered_time = not self.is_complete and self.ordered > 0, clock()
         self._next_order = clock() + plan.generation_seconds
         self._export()
 
     @property
-    def oldest(self) -> int:
-        """The oldest generation that is kept; 0 while there is none."""
-        return self._kept[0].generation if self._kept else 0
+    def kept(self) -> list[int]:
+        """The committed generations that are kept, oldest first."""
+        return [one.generation for one in self._kept]
 
     @property
     def is_complete(self) -> bool:
         """Whether the generation ordered last is committed."""
         return bool(self._kept) and self._kept[-1].generation == self.ordered
 
-    def base_checkpoint(self, role: str, index: int) -> str:
-        """The name of the checkpoint that a member of this timeline begins with; empty: none."""
+    def wants(self, role: str, position: int) -> bool:
+        """Whether the generation in the making waits for a member's checkpoint."""
+        return self._gathering and (role, position) in self._expected() - self._reports.keys()
+
+    def base_checkpoint(self, role: str, position: int) -> CheckpointRecord | None:
+        """The checkpoint that a member of this timeline begins with; None: there is none."""
         base = self._store.number(_BASE)
-        return next((one.checkpoint(role, index) for one in self._kept if one.generation == base), "")
+        return next((one.checkpoint(role, position) for one in self._kept if one.generation == base), None)
 
     def order_if_due(self, present: Collection[tuple[str, int]]) -> None:
         """To be called often: orders a generation every `generation_seconds`, when all who save for one are there.
@@ -76,11 +80,6 @@ class Snapshots:
         patient = self._gathering and now < self._ordered_time + PATIENCE_SECONDS
         if now >= self._next_order and not patient and self._expected() <= set(present):
             self.order()
-
-    def joined(self, role: str, position: int) -> None:
-        """A process begins: if it has a part in a generation in the making, that one may have died with the process before."""
-        if self._gathering and (role, position) in self._expected() - self._reports.keys():
-            self._ordered_time = -math.inf
 
     def order(self) -> int:
         """Orders a generation, in place of one that is still in the making, and returns its number."""
@@ -140,6 +139,8 @@ class Snapshots:
         _log.error("there is no generation before it: each role goes on from what it has")
         self._manifests.forget_after(0)
         self._kept = []
+        self._reports.clear()
+        self._gathering = False
         self._store.set_number(_BASE, 0)
         self.timeline += 1
         self._store.set_number(_TIMELINE, self.timeline)

@@ -155,11 +155,6 @@ class Store:
         with self._lock:
             return dict(self._connection.execute(query, (incarnation,)).fetchall())
 
-    def forget_counter(self, incarnation: int, name: str) -> None:
-        """Deletes one counter of an incarnation."""
-        with self._transaction() as execute:
-            execute("DELETE FROM counters WHERE incarnation = ? AND name = ?", (incarnation, name))
-
     def totals(self) -> dict[tuple[str, str], float]:
         """The sum over all incarnations by (role, counter)."""
         query = "SELECT role, counters.name, SUM(value) FROM counters JOIN leases USING (incarnation) GROUP BY 1, 2"
@@ -258,11 +253,14 @@ class Store:
     # The log
 
     def append_episodes(self, episodes: Iterable[Episode]) -> None:
-        """Appends the episodes that are not there yet. Durable."""
+        """Appends the episodes that are not there yet, but those of a course of events that was given up. Durable."""
         statement = f"INSERT OR IGNORE INTO episodes ({', '.join(_EPISODE_FIELDS)}) VALUES ({_places(_EPISODE_FIELDS)})"
         with self._transaction(durable=True) as execute:
+            given_up = self._number("given_up_incarnation")
             added = sum(
-                execute(statement, [getattr(episode, field) for field in _EPISODE_FIELDS]).rowcount for episode in episodes
+                execute(statement, [getattr(episode, field) for field in _EPISODE_FIELDS]).rowcount
+                for episode in episodes
+                if not 0 < episode.incarnation <= given_up
             )
         with self._lock:
             self._num_episodes += added

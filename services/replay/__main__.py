@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sbrl.checkpoint_reports import CheckpointReports
+from sbrl.config_sections import Replay
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetMember, Instructions
@@ -25,6 +28,9 @@ from sbrl.sharding import ShardLimits, limiter_room, limiter_state, shard_limits
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
+CONFIRM_SECONDS = 2.0  # in which the next beat is answered
+# In parts of replay.checkpoint_interval_seconds: when a shard saves that no generation has asked to, for somebody is away.
+OVERDUE = 1.5
 MIN_TRANSITIONS = 1000  # fewer in the table say little of what one occupies
 JOIN_SECONDS = 30.0  # to wait for the coordinator's word on what to go on from
 INSERTED = "transitions_inserted"
@@ -56,13 +62,14 @@ def main(argv: Sequence[str]) -> None:
         member = FleetMember.of_role(
             config.network.coordinator_address, "replay", arguments.name, metrics, runtime, index=shard
         )
+        metrics.samples_owed.set(math.nan)  # unknown until the table is there: a limiter that counts nothing is not astray
         member.start()
         log = GenerationLog(directory)
         owed = take_up(member, directory, log)
         resident_before = resident_bytes()
         server = ShardServer(config, shape, shard, port, directory, owed=owed)
         reporter = ShardReporter(server, metrics, limits, resident_before, shard)
-        saver = ShardSaver(server, metrics, member, log, config.replay.keep_checkpoints)
+        saver = ShardSaver(server, metrics, CheckpointReports(member, log), config.replay)
         reporter.try_report()
         metrics.report_also(reporter.counters)
         runtime.serving()
@@ -73,14 +80,14 @@ def main(argv: Sequence[str]) -> None:
             if member.has_joined and member.joined_with.timeline != log.timeline:
                 # The coordinator was not there when this process began, and the run has gone back to a generation meanwhile.
                 raise SystemExit(START_AGAIN)
-            instructions = member.instructions
-            if instructions.limiter_correction is not None and server.wait_quiet() and saver.save(instructions):
+            if member.instructions.limiter_correction is not None and (correction := confirmed_correction(member)) is not None:
                 # Reverb has no call that sets a limiter: the next process starts with what the books say is owed.
-                logger.info("starting again for %.0f samples beyond the limiter's count", instructions.limiter_correction)
-                again = True
-                break
-            if instructions.generation > saver.generation:
-                saver.save(instructions)
+                if is_quiet(server) and saver.save(member.instructions):
+                    logger.info("starting again for %.0f samples beyond the limiter's count", correction)
+                    again = True
+                    break
+            elif saver.is_due(member.instructions):
+                saver.save_or_repeat(member.instructions)
         if not again:
             saver.save(member.instructions)
         reporter.try_report()
@@ -93,7 +100,8 @@ def main(argv: Sequence[str]) -> None:
 def take_up(member: FleetMember, directory: Path, log: GenerationLog) -> float | None:
     """Waits for the coordinator's word on what to go on from; returns what the limiter is to count as owed.
 
-    Without a coordinator the shard goes on from its newest checkpoint with that one's own count: None.
+    Without a coordinator the shard goes on from its newest checkpoint with that one's own count: None. One that has none at
+    all, on a new disk, say, starts empty: no generation before could help it.
 
     Raises:
         SystemExit: the checkpoint cannot be read, and the run goes back a generation further: start again.
@@ -105,14 +113,31 @@ def take_up(member: FleetMember, directory: Path, log: GenerationLog) -> float |
         return None
     joined = member.joined_with
     if log.timeline != joined.timeline:
-        if member.base_checkpoint:
+        checkpoints = ShardCheckpoints(directory)
+        if member.base_checkpoint and not checkpoints.complete():
+            logger.warning("%s has no checkpoint at all, not even %s: starting empty", directory, member.base_checkpoint)
+        elif member.base_checkpoint:
             try:
-                ShardCheckpoints(directory).go_back_to(member.base_checkpoint)
+                checkpoints.go_back_to(member.base_checkpoint, member.base_checkpoint_digest)
             except ValueError as error:
                 member.refuse_checkpoint(f"checkpoint {member.base_checkpoint}: {error}")
                 raise SystemExit(START_AGAIN) from None
         log.begin(joined.timeline)
     return joined.samples_owed
+
+
+def confirmed_correction(member: FleetMember) -> float | None:
+    """The correction that the coordinator still wants now that it has this shard's newest count; None: it was outdated."""
+    return member.wait_instructions(CONFIRM_SECONDS).limiter_correction
+
+
+def is_quiet(server: ShardServer) -> bool:
+    """Whether this process may end after a checkpoint without an insertion lost (see `ShardServer.wait_quiet`)."""
+    try:
+        return server.wait_quiet()
+    except RunError as error:
+        logger.warning("%s; trying again", error)
+        return False
 
 
 def ordinal(name: str) -> int:
@@ -183,22 +208,31 @@ class ShardReporter:
 class ShardSaver:
     """Writes the shard's checkpoints and reports them for generations."""
 
-    def __init__(self, server: ShardServer, metrics: ReplayMetrics, member: FleetMember, log: GenerationLog, keep: int) -> None:
-        self._server, self._metrics, self._member, self._log, self._keep = server, metrics, member, log, keep
-        self._saved_time = time.monotonic()
-        self.generation = log.newest  # the newest one saved for, or tried
+    def __init__(self, server: ShardServer, metrics: ReplayMetrics, reports: CheckpointReports, config: Replay) -> None:
+        self._server, self._metrics, self._reports, self._config = server, metrics, reports, config
+        self._saved_time = self._tried_time = time.monotonic()
         metrics.checkpoint_age_seconds.set_function(lambda: time.monotonic() - self._saved_time)
+
+    def is_due(self, instructions: Instructions) -> bool:
+        """Whether a generation waits for this shard, or none was made for so long that it saves by itself."""
+        overdue = time.monotonic() - self._tried_time >= OVERDUE * self._config.checkpoint_interval_seconds
+        return overdue or self._reports.is_due(instructions)
+
+    def save_or_repeat(self, instructions: Instructions) -> None:
+        """Writes a checkpoint, or reports again the one that the generation has of this process."""
+        if not (instructions.checkpoint_wanted and self._reports.repeat(instructions)):
+            self.save(instructions)
 
     def save(self, instructions: Instructions) -> bool:
         """Writes a checkpoint; one that fails is counted and said, and the shard goes on with the one before."""
-        start, wanted = time.monotonic(), instructions.generation > self.generation
-        self.generation = max(self.generation, instructions.generation)
+        start = self._tried_time = time.monotonic()
         try:
+            self._prune(instructions)  # first, so that no more than one beyond those that are kept is ever on the disk
             path = self._server.checkpoint()
-            if wanted:
-                self._log.record(instructions.generation, path.name)
-            self._server.checkpoints.prune(self._keep, self._log.forget_before(instructions.oldest_generation))
-            size, digest = size_and_digest(path)
+            if instructions.checkpoint_wanted:
+                held = {INSERTED: float(self._server.inserted_at(path))}
+                self._reports.report(instructions.generation, path.name, *size_and_digest(path), held)
+            self._prune(instructions)
         except (RuntimeError, OSError, ValueError, RunError) as error:
             self._metrics.checkpoint_failures.inc()
             logger.error("checkpoint failed: %s", error)
@@ -207,14 +241,10 @@ class ShardSaver:
         self._metrics.checkpoints.inc()
         self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)
         logger.info("checkpoint %s in %.1f s", path.name, self._saved_time - start)
-        if not wanted:
-            return True
-        try:
-            held = {INSERTED: float(self._server.inserted_at(path))}
-            self._member.report_checkpoint(instructions.generation, path.name, size, digest, held)
-        except RunError as error:
-            logger.warning("generation %d goes on without this shard: %s", instructions.generation, error)
         return True
+
+    def _prune(self, instructions: Instructions) -> None:
+        self._server.checkpoints.prune(self._config.keep_checkpoints, self._reports.needed(instructions))
 
 
 if __name__ == "__main__":

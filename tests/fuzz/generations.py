@@ -37,7 +37,7 @@ def generation_readers(folder: Path) -> Iterator[Target]:
         "generation log",
         _either(json.dumps(log).encode(), log, lambda tree: json.dumps(tree).encode()),
         folder / "generations.json",
-        lambda path: _ignore(GenerationLog(path.parent).newest),
+        lambda path: _ignore(GenerationLog(path.parent).checkpoints),
     )
     record = [7, {"env_steps": 900.0, "transitions_inserted": 890.0}]
     yield Reader(

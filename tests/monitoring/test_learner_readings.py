@@ -100,7 +100,8 @@ def make_loop(registry: CollectorRegistry, after_step: Callable[[LearnerLoop], N
         LearnerMetrics(registry),
         stop,
         books=TrainingBooks(CONFIG.replay.num_shards, {}, {}, updates=0),
-        log=cast(Any, SimpleNamespace(newest=0)),
+        reports=cast(Any, SimpleNamespace(is_due=lambda instructions: False)),
+        saved=None,
         max_priority=1.0,
     )
     return loop

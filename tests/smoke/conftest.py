@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from sbrl.config import load
 from sbrl.fleet import FleetClient
+from sbrl.observation import processes_of
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
@@ -90,12 +91,17 @@ class LocalRun:
         self._process.kill()
         self._process.wait(10)
 
-    def kill_all(self, process_ids: Iterable[int]) -> None:
-        """Kills the launcher and these roles at once: the launcher is stopped first, so that it starts none of them again."""
+    def kill_all(self) -> None:
+        """Kills the launcher and all roles at once: the launcher is stopped first, so that it starts none of them again."""
         self._process.send_signal(signal.SIGSTOP)
-        for process_id in process_ids:
-            kill(process_id)
+        for process in processes_of(self.directory):
+            kill(process.process_id)
         self.kill()
+        # One that was just being started has the run's lock, too.
+        deadline = time.monotonic() + 30
+        while left := processes_of(self.directory):
+            assert time.monotonic() < deadline, f"{left} outlived the launcher"
+            time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
         if self._process.poll() is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sbrl.black_box import BlackBox, Record
+from sbrl.errors import RunError
 
 COUNT = """
 import itertools, sys
@@ -77,3 +80,14 @@ def test_a_run_directory_that_cannot_be_written_is_done_without(tmp_path: Path, 
     BlackBox.of(blocked, "actor-0").write(3, {"env_steps": 9})
     found = BlackBox.of(blocked, "actor-0").found
     assert found == Record(3, {"env_steps": 9.0})
+
+
+def test_a_full_disk_is_told_of_when_the_box_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to memory with no room behind it would end the process without a word."""
+
+    def fall_short(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sbrl.black_box.os.posix_fallocate", fall_short)
+    with pytest.raises(RunError, match="No space left"):
+        BlackBox.of(tmp_path, "actor-0")

@@ -15,7 +15,7 @@ from learner.checkpoint import CheckpointStore, load
 from learner.records import Batch, LearnerState, Sequence, capture_random, restore_random
 from learner.update import UpdateStep, make_update_step
 from sbrl import config
-from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file
+from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file, size_and_digest
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.serialization import decode
@@ -249,3 +249,19 @@ def test_random_states_of_another_kind_are_refused_in_words() -> None:
         with pytest.raises(RunError, match="random states cannot be used"):
             restore_random(states)
     assert capture_random() == before
+
+
+def test_going_back_deletes_what_is_later_but_only_for_the_checkpoint_that_was_reported(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    save_after_each_update(store, 3)
+    names = [checkpoint.name for checkpoint in store.checkpoints()]
+    for name, digest, reason in (
+        (names[0], "0" * 64, "not the one that was reported"),
+        ("updates-000000000099", "0" * 64, "is missing"),
+        ("../../etc", "0" * 64, "is missing"),
+    ):
+        with pytest.raises(CorruptCheckpointError, match=reason):
+            store.go_back_to(name, digest)
+    assert [checkpoint.name for checkpoint in store.checkpoints()] == names
+    store.go_back_to(names[0], size_and_digest(tmp_path / names[0])[1])
+    assert [checkpoint.name for checkpoint in store.checkpoints()] == names[:1]

@@ -32,7 +32,7 @@ def files(directory):
 
 
 def test_newest_version_and_the_one_before_survive_a_restart(tmp_path, store):
-    epoch = store.acquire_epoch()
+    epoch = store.acquire_epoch("a learner")
     weights = WeightsStore(tmp_path, store)
     assert [publish(weights, value, epoch) for value in (1, 2, 3)] == [1, 2, 3]
     assert files(tmp_path) == ["weights-0000000002.safetensors", "weights-0000000003.safetensors"]
@@ -44,7 +44,7 @@ def test_newest_version_and_the_one_before_survive_a_restart(tmp_path, store):
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted"])
 def test_damaged_newest_falls_back_and_versions_never_go_back(tmp_path, store, damage):
-    epoch = store.acquire_epoch()
+    epoch = store.acquire_epoch("a learner")
     weights = WeightsStore(tmp_path, store)
     publish(weights, 1, epoch)
     publish(weights, 2, epoch)
@@ -64,7 +64,7 @@ def test_damaged_newest_falls_back_and_versions_never_go_back(tmp_path, store, d
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path, store):
-    epoch = store.acquire_epoch()
+    epoch = store.acquire_epoch("a learner")
     publish(WeightsStore(tmp_path, store), 1, epoch)
     (tmp_path / "weights-0000000002.safetensors").write_bytes(weights_of(2))  # renamed, but not recorded yet
     (tmp_path / "weights-0000000003.safetensors.partial").write_bytes(b"half")
@@ -77,13 +77,13 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path, store):
     ("case", "message"), [("stale", "another learner"), ("damaged", "checksum differs"), ("garbage", "no safetensors")]
 )
 def test_refused_weights_change_nothing(tmp_path, store, case, message):
-    epoch = store.acquire_epoch()
+    epoch = store.acquire_epoch("a learner")
     weights = WeightsStore(tmp_path, store)
     publish(weights, 1, epoch)
     data = b"garbage" * 100 if case == "garbage" else weights_of(2)
     crc32 = zlib.crc32(data) ^ (case == "damaged")
     if case == "stale":
-        store.acquire_epoch()
+        store.acquire_epoch("a learner")
     with pytest.raises(Refused, match=message):
         weights.publish(data, epoch, updates=2, crc32=crc32)
     assert weights.newest is not None
@@ -93,12 +93,12 @@ def test_refused_weights_change_nothing(tmp_path, store, case, message):
 
 
 def test_learner_replaced_while_its_file_is_written_is_fenced(tmp_path, store, monkeypatch):
-    epoch = store.acquire_epoch()
+    epoch = store.acquire_epoch("a learner")
     weights = WeightsStore(tmp_path, store)
     add = store.add_weights
 
     def replaced_first(record, previous):
-        store.acquire_epoch()
+        store.acquire_epoch("a learner")
         return add(record, previous)
 
     monkeypatch.setattr(store, "add_weights", replaced_first)
