@@ -166,3 +166,31 @@ def test_only_the_newest_corrupt_checkpoint_is_kept(
     assert restored_size(tmp_path) == 0
     assert names(tmp_path) == [f"corrupt-{checkpoints[1].name}"]
     assert "there is none before it: starting empty" in caplog.text
+
+
+def test_a_checkpoint_is_on_disk_before_it_counts(
+    checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and their folder are synced before the folder has its final name, and that name before `checkpoint` returns."""
+    events: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def record_sync(descriptor: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def record_rename(path: Path, target: Path) -> Path:
+        events.append("renamed")
+        return rename(path, target)
+
+    server = start(tmp_path)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    written = server.checkpoint()
+    monkeypatch.undo()
+    server.stop()
+    files = {path.name for path in written.iterdir() if path.name != shard_checkpoints.MANIFEST}
+    before, after = events[: events.index("renamed")], events[events.index("renamed") + 1 :]
+    assert set(before[: len(files)]) == files
+    assert before[len(files) :] == [f"{shard_checkpoints.MANIFEST}.tmp", written.name]
+    assert after == [tmp_path.name]
