@@ -107,3 +107,19 @@ def test_a_shard_that_is_not_full_evicts_nothing_and_a_restart_begins_anew() -> 
     assert evictions.share_gone(0, 5) == 0
     evictions.read(6.0, 150, size=1000, capacity=1000)
     assert evictions.share_gone(5, 6) == pytest.approx(0.1)
+
+
+def test_a_restart_that_is_read_while_somebody_asks_does_no_harm() -> None:
+    evictions = Evictions()
+
+    class Meddling(int):
+        """A capacity that, when it is compared with, lets the probe's thread have its turn: it reads a restart."""
+
+        def __gt__(self, size: int) -> bool:
+            evictions.read(7.0, 0, size=1000, capacity=1000)
+            return int(self) > size
+
+    for second in range(2):
+        evictions.read(float(second), 100 * second, size=1000, capacity=Meddling(1000))
+    assert evictions.share_gone(0, 1) == pytest.approx(0.1)
+    assert evictions.share_gone(0, 1) == 0
