@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 _TABLES, _ITEMS, _DONE = "tables.tfrecord", "items.tfrecord", "DONE"
 _COMPRESSION = "ZLIB"
 _SET_ASIDE = "corrupt-"
+_LAYOUT_BEFORE = ("earlier", "newest")  # folders of checkpoints without manifests
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # said of what is there, not of the disk
 
 
@@ -116,6 +117,14 @@ class ShardCheckpoints:
         earlier = [path.name for path in self.complete() if path.name < corrupt.name]
         remedy = f"going on from the one before, {earlier[-1]}" if earlier else "there is none before it: starting empty"
         logger.warning("checkpoint %s is corrupt (%s): set aside as %s; %s", corrupt, error, aside.name, remedy)
+
+    def warn_of_layout_before(self) -> None:
+        """Says so, once, where checkpoints lie that versions before have written: they are not read."""
+        folders = [name for name in _LAYOUT_BEFORE if (self.directory / name).is_dir()]
+        if folders:
+            logger.warning(
+                "%s has checkpoints of an earlier version of SBRL (%s), which are not read", self.directory, ", ".join(folders)
+            )
 
     def go_back_to(self, name: str) -> None:
         """Deletes all that are later than a checkpoint.

@@ -93,6 +93,7 @@ class ShardServer:
             self.checkpoints = ShardCheckpoints(directory)
         except OSError as error:
             raise RunError(f"cannot write replay checkpoints to {directory}: {error.strerror}") from None
+        self.checkpoints.warn_of_layout_before()
         self.client = reverb.Client(f"127.0.0.1:{port}")
         self._server = self._open(owed)
         self._zero = self._read_zero()

@@ -1,4 +1,4 @@
-"""A shard's checkpoints on a file system that refuses: nothing that may be good is lost."""
+"""A shard's checkpoints on a file system that refuses, and those of versions before: nothing good is lost."""
 
 from __future__ import annotations
 
@@ -194,3 +194,12 @@ def test_a_checkpoint_is_on_disk_before_it_counts(
     assert set(before[: len(files)]) == files
     assert before[len(files) :] == [f"{shard_checkpoints.MANIFEST}.tmp", written.name]
     assert after == [tmp_path.name]
+
+
+def test_checkpoints_of_the_layout_before_are_named_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "newest/2024").mkdir(parents=True)
+    (tmp_path / "earlier").mkdir()
+    assert restored_size(tmp_path) == 0
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{tmp_path} has checkpoints of an earlier version of SBRL (earlier, newest), which are not read" in warning
+    assert names(tmp_path) == ["earlier", "newest"]
