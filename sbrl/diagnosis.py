@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sbrl.fleet import RunState
 from sbrl.observation import NOT_SERVING, SILENT, Observation, Reading, Settings
+from sbrl.ratio_books import DUE
 from sbrl.view import duration
 
 STARVED, BLOCKED = 0.75, 0.9  # shares of time, as in the alert rules
@@ -220,13 +221,16 @@ def _more_actors(run: Observation) -> str:
 
 def _ratio(run: Observation, settings: Settings) -> Iterator[Finding]:
     after_warm_up = run.totals.get("replay.transitions_inserted", 0.0) - settings.min_replay_size
-    if after_warm_up < RATIO_TRANSITIONS:
+    due = run.totals.get(DUE, 0.0)  # each insertion at the ratio that held when it was made: a resumed run may have another one
+    if after_warm_up < RATIO_TRANSITIONS or due <= 0:
         return
-    achieved = run.totals.get("learner.samples_trained", 0.0) / after_warm_up
-    drift = achieved / settings.samples_per_insert - 1
+    trained = run.totals.get("learner.samples_trained", 0.0)
+    drift = trained / due - 1
     if abs(drift) > RATIO_TOLERANCE:
-        target = settings.samples_per_insert
-        text = f"the ratio is off: {achieved:.3f} samples per insert since the run began, {target:g} configured"
+        text = (
+            f"the ratio is off: {trained:,.0f} samples were trained since the run began, {abs(drift):.1%} "
+            f"{'more' if drift > 0 else 'fewer'} than the {due:,.0f} that its insertions are worth"
+        )
         remedy = (
             "a shard or the learner was restored from an older state, or a shard is down: see docs/runbook.md, SbrlRatioDrift"
         )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from reverb.cc.checkpointing import checkpoint_pb2
 
+from sbrl.errors import RunError
 from sbrl.replay.backend import tf
 from sbrl.sharding import ShardLimits, limiter_bounds
 
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _TABLES, _ITEMS, _DONE = "tables.tfrecord", "items.tfrecord", "DONE"
 _COMPRESSION = "ZLIB"
+_SET_ASIDE = "corrupt-"
+_LAYOUT_BEFORE = ("earlier", "newest")  # folders of checkpoints without manifests
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # said of what is there, not of the disk
 
 
 class Contents(NamedTuple):
@@ -52,22 +56,30 @@ class ShardCheckpoints:
         self.reverb_folder.mkdir(parents=True)
 
     def complete(self) -> list[Path]:
-        """Finished checkpoints, oldest first."""
-        return sorted(path.parent for path in self.directory.glob(f"[0-9]*/{MANIFEST}"))
+        """Finished checkpoints, oldest first. Raises OSError where that cannot be told: glob would leave those out."""
+        return sorted(path for path in self.directory.iterdir() if path.name[0].isdigit() and (path / MANIFEST).exists())
 
     def adopt(self, written: Path, zero: float | None) -> Path:
-        """Takes over what Reverb has just written: checksums, a manifest, and a place of its own.
+        """Takes over what Reverb has just written: checksums, a manifest, and a place of its own, all of it on disk.
 
         Args:
             zero: what the limiter's `inserts * samples_per_insert - samples` is where nothing is owed; None: it keeps no ratio.
+
+        Raises:
+            ValueError: Reverb's files cannot be read.
+            OSError: the file system refuses.
         """
         limiter = read_table(written).rate_limiter
         owed = 0.0
         if zero is not None:
             owed = limiter.insert_count * limiter.samples_per_insert - limiter.sample_count - zero
+        for file in written.iterdir():
+            _sync(file)
         write_manifest(written, Contents(limiter.insert_count, limiter.sample_count, owed))
+        _sync(written)
         path = self.directory / written.name
         written.rename(path)
+        _sync(self.directory)
         return path
 
     def stage(self, checkpoint: Path, limits: ShardLimits | None, owed: float | None) -> None:
@@ -79,7 +91,7 @@ class ShardCheckpoints:
 
         Raises:
             ValueError: it was changed or cut short since it was written.
-            OSError: the file system refuses.
+            OSError: the file system refuses; the checkpoint may be good.
         """
         contents = verify_manifest(checkpoint)
         self.clear_reverb_folder()
@@ -95,14 +107,24 @@ class ShardCheckpoints:
                 logger.info("leaving out the oldest %d transitions: the shard's capacity is smaller now", excess)
                 _write_records(folder / _ITEMS, (record for k, record in enumerate(_records(path)) if k >= excess))
             elif path.name not in (_TABLES, MANIFEST):
-                os.link(path, folder / path.name)
+                _link_or_copy(path, folder / path.name)
 
     def set_aside(self, corrupt: Path, error: Exception) -> None:
-        """Puts a checkpoint that cannot be used out of the way, and says so."""
-        corrupt.rename(self.directory / f"corrupt-{corrupt.name}")
-        earlier = self.complete()
-        remedy = f"trying the one before, {earlier[-1].name}" if earlier else "there is none before it: starting empty"
-        logger.warning("checkpoint %s is corrupt (%s): set aside; %s", corrupt, error, remedy)
+        """Puts a checkpoint that cannot be used out of the way, and says so; only the last one is kept to be looked at."""
+        for path in self.directory.glob(f"{_SET_ASIDE}*"):
+            shutil.rmtree(path)
+        aside = corrupt.rename(self.directory / f"{_SET_ASIDE}{corrupt.name}")
+        earlier = [path.name for path in self.complete() if path.name < corrupt.name]
+        remedy = f"going on from the one before, {earlier[-1]}" if earlier else "there is none before it: starting empty"
+        logger.warning("checkpoint %s is corrupt (%s): set aside as %s; %s", corrupt, error, aside.name, remedy)
+
+    def warn_of_layout_before(self) -> None:
+        """Says so, once, where checkpoints lie that versions before have written: they are not read."""
+        folders = [name for name in _LAYOUT_BEFORE if (self.directory / name).is_dir()]
+        if folders:
+            logger.warning(
+                "%s has checkpoints of an earlier version of SBRL (%s), which are not read", self.directory, ", ".join(folders)
+            )
 
     def go_back_to(self, name: str, sha256: str) -> None:
         """Deletes all that are later than a checkpoint.
@@ -112,15 +134,20 @@ class ShardCheckpoints:
 
         Raises:
             ValueError: it is missing, changed or cut short; nothing is deleted.
+            RunError: the file system refuses; the checkpoint may be good.
         """
-        if self.directory / name not in self.complete():
-            raise ValueError(f"{self.directory / name} is missing")
-        verify_manifest(self.directory / name)
-        if size_and_digest(self.directory / name)[1] != sha256:
-            raise ValueError(f"{self.directory / name} is not the one that was reported")
-        for path in self.complete():
-            if path.name > name:
-                shutil.rmtree(path)
+        try:
+            checkpoints = self.complete()
+            if self.directory / name not in checkpoints:
+                raise ValueError(f"{self.directory / name} is missing")
+            verify_manifest(self.directory / name)
+            if size_and_digest(self.directory / name)[1] != sha256:
+                raise ValueError(f"{self.directory / name} is not the one that was reported")
+            for path in checkpoints:
+                if path.name > name:
+                    shutil.rmtree(path)
+        except OSError as error:
+            raise RunError(f"cannot go back to checkpoint {name} in {self.directory}: {error}") from None
 
     def prune(self, keep: int, needed: set[str]) -> None:
         """Deletes all but the newest `keep` and those that generations need."""
@@ -153,6 +180,7 @@ def write_manifest(checkpoint: Path, contents: Contents) -> None:
     digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
     unfinished = checkpoint / f"{MANIFEST}.tmp"
     unfinished.write_text(json.dumps({"sha256": digests, **contents._asdict()}, indent=2), encoding="utf-8")
+    _sync(unfinished)
     unfinished.replace(checkpoint / MANIFEST)
 
 
@@ -160,13 +188,14 @@ def read_manifest(checkpoint: Path) -> tuple[dict[str, str], Contents]:
     """The checksums of a checkpoint's files by name, and what it holds.
 
     Raises:
-        ValueError: the manifest cannot be read, or is none.
+        ValueError: there is no manifest, or it is none.
+        OSError: the file system refuses to read it.
     """
     try:
         document = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         digests = {str(name): str(digest) for name, digest in document["sha256"].items()}
         contents = Contents(int(document["inserted"]), int(document["sampled"]), float(document["owed"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (*_NO_FILE, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read: {type(error).__name__}: {error}") from None
     if missing := {_TABLES, _ITEMS, _DONE} - digests.keys():
         raise ValueError(f"its {MANIFEST} does not name {', '.join(sorted(missing))}")
@@ -177,13 +206,14 @@ def verify_manifest(checkpoint: Path) -> Contents:
     """Checks a checkpoint's files against its manifest; returns what it holds.
 
     Raises:
-        ValueError: a file is missing or differs, or the manifest cannot be read.
+        ValueError: a file is missing or differs, or the manifest is none.
+        OSError: the file system refuses to read one.
     """
     digests, contents = read_manifest(checkpoint)
-    try:
-        different = [name for name, digest in digests.items() if _sha256(checkpoint / Path(name).name) != digest]
-    except OSError as error:
-        raise ValueError(f"a file that its {MANIFEST} names cannot be read: {error}") from None
+    present = {path.name for path in checkpoint.iterdir() if path.is_file()}
+    if missing := digests.keys() - present:
+        raise ValueError(f"{', '.join(sorted(missing))} of its {MANIFEST} are missing")
+    different = [name for name, digest in digests.items() if _sha256(checkpoint / name) != digest]
     if different:
         raise ValueError(f"{', '.join(different)} differ from {MANIFEST}")
     return contents
@@ -211,9 +241,31 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _write_records(path: Path, records: Iterator[bytes] | list[bytes]) -> None:
-    with tf.io.TFRecordWriter(str(path), options=_COMPRESSION) as writer:
-        for record in records:
-            writer.write(record)
+    """Raises OSError where the file system refuses, ValueError where `records` cannot be read."""
+    try:
+        with tf.io.TFRecordWriter(str(path), options=_COMPRESSION) as writer:
+            for record in records:
+                writer.write(record)
+    except tf.errors.DataLossError as error:
+        raise ValueError(f"its {path.name} cannot be read: {error}") from None
+    except tf.errors.OpError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not every file system has hard links
+        shutil.copyfile(source, target)
+
+
+def _sync(path: Path) -> None:
+    """Has a file, or the names in a folder, on disk before the next step."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from sbrl.ports import check_port_free
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.shard_checkpoints import Contents, ShardCheckpoints, read_manifest
-from sbrl.sharding import limiter_bounds, shard_limits
+from sbrl.sharding import ShardLimits, limiter_bounds, shard_limits
 
 # A shard starts again where no insertion can be lost by it: none is admitted, or none came for so long.
 QUIET_SECONDS, QUIET_PATIENCE_SECONDS = 1.0, 10.0
@@ -84,7 +84,7 @@ class ShardServer:
             owed: samples that the limiter is to count as due and not served; None: as its checkpoint did.
 
         Raises:
-            RunError: the port is taken, or the directory cannot be written.
+            RunError: the port is taken, the directory cannot be read or written, or Reverb refuses to start.
         """
         check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
         self._config, self._shape, self._shard, self.port = config, shape, shard, port
@@ -93,6 +93,7 @@ class ShardServer:
             self.checkpoints = ShardCheckpoints(directory)
         except OSError as error:
             raise RunError(f"cannot write replay checkpoints to {directory}: {error.strerror}") from None
+        self.checkpoints.warn_of_layout_before()
         self.client = reverb.Client(f"127.0.0.1:{port}")
         self._server = self._open(owed)
         self._zero = self._read_zero()
@@ -165,24 +166,44 @@ class ShardServer:
         self._server.stop()
 
     def _open(self, owed: float | None) -> reverb.Server:
-        """Starts on the newest checkpoint; a corrupt one is set aside, said so, and the one before is tried."""
+        """Starts on the newest checkpoint that can be used; corrupt ones after it are set aside then, and that is said.
+
+        Raises:
+            RunError: the file system refuses, or Reverb does; all checkpoints are left where they are.
+        """
         limits = None if self._deterministic else self._limits
-        while True:
-            checkpoints = self.checkpoints.complete()
-            try:
-                if checkpoints:
-                    self.checkpoints.stage(checkpoints[-1], limits, owed)
-                return reverb.Server(
-                    tables=[make_table(self._config, self._shape, self._shard, self._deterministic, owed)],
-                    port=self.port,
-                    checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
-                )
-            except (RuntimeError, ValueError, OSError) as error:
-                if not checkpoints:
-                    raise RunError(f"replay shard {self._shard} cannot start on port {self.port}: {error}") from None
-                self.checkpoints.set_aside(checkpoints[-1], error)
-            finally:
-                self.checkpoints.clear_reverb_folder()
+        corrupt: list[tuple[Path, Exception]] = []
+        try:
+            candidates: list[Path | None] = [None, *self.checkpoints.complete()]
+            while True:
+                checkpoint = candidates.pop()
+                try:
+                    server = self._serve(checkpoint, limits, owed)
+                    break
+                except (RuntimeError, ValueError) as error:
+                    # One checkpoint whose checksums are right may have been bad when it was written. Where Reverb refuses a
+                    # second one, the reason is another.
+                    refused_before = any(isinstance(earlier, RuntimeError) for _, earlier in corrupt)
+                    if checkpoint is None or (isinstance(error, RuntimeError) and refused_before):
+                        raise RunError(f"replay shard {self._shard} cannot start on port {self.port}: {error}") from None
+                    corrupt.append((checkpoint, error))
+            for path, reason in reversed(corrupt):
+                self.checkpoints.set_aside(path, reason)
+            self.checkpoints.clear_reverb_folder()
+        except OSError as error:
+            raise RunError(f"cannot use replay checkpoints in {self.checkpoints.directory}: {error}") from None
+        return server
+
+    def _serve(self, checkpoint: Path | None, limits: ShardLimits | None, owed: float | None) -> reverb.Server:
+        """Starts on one checkpoint, or with an empty table."""
+        self.checkpoints.clear_reverb_folder()
+        if checkpoint is not None:
+            self.checkpoints.stage(checkpoint, limits, owed)
+        return reverb.Server(
+            tables=[make_table(self._config, self._shape, self._shard, self._deterministic, owed)],
+            port=self.port,
+            checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
+        )
 
     def _read_zero(self) -> float:
         """What the limiter's `inserts * samples_per_insert - samples` is where nothing is owed."""

@@ -105,6 +105,7 @@ def take_up(member: FleetMember, directory: Path, log: GenerationLog) -> float |
 
     Raises:
         SystemExit: the checkpoint cannot be read, and the run goes back a generation further: start again.
+        RunError: the directory cannot be used.
     """
     try:
         member.wait_joined(JOIN_SECONDS)
@@ -113,8 +114,12 @@ def take_up(member: FleetMember, directory: Path, log: GenerationLog) -> float |
         return None
     joined = member.joined_with
     if log.timeline != joined.timeline:
-        checkpoints = ShardCheckpoints(directory)
-        if member.base_checkpoint and not checkpoints.complete():
+        try:
+            checkpoints = ShardCheckpoints(directory)
+            is_empty = not checkpoints.complete()
+        except OSError as error:
+            raise RunError(f"cannot use replay checkpoints in {directory}: {error.strerror}") from None
+        if member.base_checkpoint and is_empty:
             logger.warning("%s has no checkpoint at all, not even %s: starting empty", directory, member.base_checkpoint)
         elif member.base_checkpoint:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +48,18 @@ def insert(writer: EpisodeWriter, count: int) -> None:
     writer.flush(0, WAIT)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def keys_in(server: ShardServer) -> set[int]:
     return {int(sample.info.key) for sample in server.client.sample(TABLE, 20 * CAPACITY, emit_timesteps=False)}
 
 
-def test_the_reckoning_agrees_with_what_is_gone(shard: ShardServer) -> None:
+def test_the_reckoning_agrees_with_what_is_gone(shard: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: queue.Queue[Items] = queue.Queue(maxsize=1)
 
     def sink(items: Items, cancelled: threading.Event) -> bool:
@@ -69,19 +76,26 @@ def test_the_reckoning_agrees_with_what_is_gone(shard: ShardServer) -> None:
     writer.begin(0, frame_of(1)[None], actor=0, incarnation=1, env=0)
     insert(writer, CAPACITY + 50)
     sampler = ShardSampler(address, 0, SHAPE, BATCH, sink)
+    evictions, readings = sampler.probe.evictions, list[tuple[float, int]]()
+    read = evictions.read
+
+    def read_and_note(time: float, inserted: int, size: int, capacity: int) -> None:
+        read(time, inserted, size, capacity)
+        readings.append((time, inserted))
+
+    monkeypatch.setattr(evictions, "read", read_and_note)
     sampler.start()
     batches.get(timeout=WAIT)
     batches.get(timeout=WAIT)  # what was sampled before the probe's first reading is of no known age
     batch = batches.get(timeout=WAIT)
-    time.sleep(2.5)  # two readings of the probe, which reads once a second
+    wait_until(lambda: readings[-1][0] >= batch.sampled_time)
+    inserted = readings[-1][1]
     insert(writer, CAPACITY // 2)
-    time.sleep(2.5)
+    # Two, so that the pace of insertions between the last readings is known to be none.
+    wait_until(lambda: [count - inserted for _, count in readings[-2:]] == [CAPACITY // 2] * 2)
     gone = len(set(batch.key.tolist()) - keys_in(shard))
     sampler.update_priorities(batch, np.ones(BATCH))
-    deadline = time.monotonic() + WAIT
-    while not sampler.priorities_evicted:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: sampler.priorities_evicted > 0)
     sampler.stop()
     writer.close()
     # Half of the table was replaced: of 100 items drawn evenly 50 are gone on average, with a deviation of 5.
@@ -107,3 +121,19 @@ def test_a_shard_that_is_not_full_evicts_nothing_and_a_restart_begins_anew() -> 
     assert evictions.share_gone(0, 5) == 0
     evictions.read(6.0, 150, size=1000, capacity=1000)
     assert evictions.share_gone(5, 6) == pytest.approx(0.1)
+
+
+def test_a_restart_that_is_read_while_somebody_asks_does_no_harm() -> None:
+    evictions = Evictions()
+
+    class Meddling(int):
+        """A capacity that, when it is compared with, lets the probe's thread have its turn: it reads a restart."""
+
+        def __gt__(self, size: int) -> bool:
+            evictions.read(7.0, 0, size=1000, capacity=1000)
+            return int(self) > size
+
+    for second in range(2):
+        evictions.read(float(second), 100 * second, size=1000, capacity=Meddling(1000))
+    assert evictions.share_gone(0, 1) == pytest.approx(0.1)
+    assert evictions.share_gone(0, 1) == 0

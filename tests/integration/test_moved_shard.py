@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +23,14 @@ def run_with_hosts(hosts: Path, *command: str) -> subprocess.CompletedProcess[st
 @pytest.fixture
 def hosts(tmp_path: Path) -> Path:
     path = tmp_path / "hosts"
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare (util-linux), which gives a process an /etc/hosts of its own")
     tried = run_with_hosts(path, "true")
     if tried.returncode:
-        pytest.skip(f"only root can give a process an /etc/hosts of its own: {tried.stderr.strip()}")
+        pytest.skip(
+            f"a process gets an /etc/hosts of its own only from root with the right to mount (CAP_SYS_ADMIN); this is user "
+            f"{os.getuid()}: {tried.stderr.strip()}"
+        )
     return path
 
 

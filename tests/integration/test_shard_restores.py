@@ -19,7 +19,7 @@ from tests.scripted_episodes import frame_of
 
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
 MIN_SIZE = 10
-PATIENCE_MS = 800  # a limiter that admits nothing for so long admits nothing
+PATIENCE_MS = 800  # after so long without an answer the limiter's own numbers say whether it admits nothing
 BUSY_SECONDS = 20.0  # what a machine with other things to do may take for one insertion that is admitted
 
 
@@ -87,9 +87,22 @@ class Shard:
             num_workers_per_iterator=1,
             rate_limiter_timeout_ms=PATIENCE_MS,
         )
-        taken = sum(1 for _ in dataset)
+        taken, deadline = 0, time.monotonic() + BUSY_SECONDS
+        while True:
+            taken += sum(1 for _ in dataset)
+            if not self._admits_sample():
+                break
+            # It was the machine that gave no sample in time, not the limiter.
+            assert time.monotonic() < deadline, "samples are admitted that do not come"
         assert taken == self.server.info().sampled - before
         return taken
+
+    def _admits_sample(self) -> bool:
+        """Whether Reverb's limiter, by its own numbers, admits one more."""
+        table = self.server.client.server_info(timeout=20)[TABLE]
+        limiter = table.rate_limiter_info
+        error = limiter.insert_stats.completed * limiter.samples_per_insert - (limiter.sample_stats.completed + 1)
+        return bool(table.current_size >= limiter.min_size_to_sample and error >= limiter.min_diff)
 
     def insert_and_sample(self, worth: float) -> int:
         """Inserts until nothing more is admitted, then samples likewise; returns the insertions that were admitted first.
@@ -109,7 +122,7 @@ class Shard:
 
 @pytest.fixture
 def first(tmp_path: Path) -> Shard:
-    """A shard with 30 insertions at 2 samples each, 40 - 4 of them taken: 20 * 2 - 36 = 4 are owed."""
+    """A shard with 30 insertions, 20 of them after its minimum at 2 samples each, and 12 + 36 taken: 40 - 48 = -8 are owed."""
     shard = Shard(config(), tmp_path)
     assert shard.insert(12) == 12
     assert shard.sample_all() == 2 * 2 + 8  # what is due, and the batch that the learner may be ahead

@@ -44,7 +44,12 @@ READINGS = {
     "actor-1": Reading("actor", "actor-1", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
     "evaluator": Reading("evaluator", "evaluator", True, 0.5, SERVING),
 }
-TOTALS = {"actor.env_steps": 100_000.0, "replay.transitions_inserted": 100_000.0, "learner.samples_trained": 160_000.0}
+TOTALS = {
+    "actor.env_steps": 100_000.0,
+    "replay.transitions_inserted": 100_000.0,
+    "replay.samples_due": 160_000.0,
+    "learner.samples_trained": 160_000.0,
+}
 RATES = {
     "actor.env_steps": 100.0,
     "actor.blocked_seconds": 1.0,
@@ -95,6 +100,8 @@ def observed(
 LOST = {"alive": False, "seconds_since_beat": 30.0, "gauges": {}}
 HUNG = {"health": SILENT, "seconds_since_beat": 8.0}
 NO_UPDATES = {"learner.updates": 0.0, "learner.blocked_seconds": 0.0, "actor.blocked_seconds": 2.0}
+# Half of the 80,000 insertions after warm-up were made at 1 sample each, before --resume changed it to 2.
+AFTER_ANOTHER_RATIO = {"replay.samples_due": 120_000.0, "learner.samples_trained": 120_000.0}
 OUTAGE = "coordinator at 127.0.0.1:5 is unavailable: Deadline Exceeded"
 
 
@@ -192,8 +199,13 @@ OUTAGE = "coordinator at 127.0.0.1:5 is unavailable: Deadline Exceeded"
         ),
         pytest.param(
             observed(totals={"learner.samples_trained": 150_000.0}),
-            *("ratio", "1.875 samples per insert since the run began, 2 configured", "SbrlRatioDrift"),
+            *("ratio", "150,000 samples were trained since the run began, 6.2% fewer than the 160,000", "SbrlRatioDrift"),
             id="the ratio is off",
+        ),
+        pytest.param(
+            observed(totals=AFTER_ANOTHER_RATIO | {"learner.samples_trained": 160_000.0}),
+            *("ratio", "33.3% more than the 120,000 that its insertions are worth", "SbrlRatioDrift"),
+            id="the ratio is off, by what was due at two of them",
         ),
         pytest.param(
             observed({"replay-0": {"gauges": {"transitions": 50.0}}}),
@@ -309,6 +321,10 @@ def test_a_healthy_run_has_no_findings() -> None:
 )
 def test_a_run_that_is_short_of_cpu_is_slow_and_not_broken(run: Observation) -> None:
     assert [finding for finding in diagnose(run) if finding.wrong] == []
+
+
+def test_a_ratio_that_was_changed_in_mid_run_is_as_it_should_be() -> None:
+    assert diagnose(observed(totals=AFTER_ANOTHER_RATIO)) == []
 
 
 def test_actors_may_be_gone_once_all_is_collected() -> None:
