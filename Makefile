@@ -82,7 +82,13 @@ bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 min
 bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minutes; fails above 2 % (ARGS go to the benchmark)
 	$(BIN)/python -m bench.overhead $(ARGS)
 
-.PHONY: fuzz soak
+.PHONY: chaos ratio-grid fuzz soak
+chaos: $(READY) ## Train under kills, hangs, cuts and slow links, 45 minutes, and check what is promised (ARGS go to the program)
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+ratio-grid: $(READY) ## Measure samples per insert with 1 to 8 shards x 1 to 16 actors, 15 minutes (ARGS go to the program)
+	$(BIN)/python -m tests.chaos.grid $(ARGS)
+
 fuzz: $(READY) ## Feed 10,000 wrong inputs to every reader and service (ARGS go to the program)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from reverb.cc import schema_pb2
 from reverb.cc.checkpointing import checkpoint_pb2
 
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 
-TABLES = "tables.tfrecord"  # Reverb's: each table's settings and counters
+TABLES, ITEMS = "tables.tfrecord", "items.tfrecord"  # Reverb's: each table's settings and counters; what refers to the data
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -33,6 +34,7 @@ def read_items(checkpoint: Path, shape: ItemShape, shard: int, scratch: Path) ->
     copy = scratch / checkpoint.name
     shutil.copytree(checkpoint, copy)
     give_each_item_once(copy / TABLES)
+    forget_samples(copy / ITEMS)
     signature = {name: tf.TensorSpec(dims, dtype, name) for name, (dims, dtype) in shape.columns().items()}
     table = reverb.Table.queue(TABLE, max_size=2**31 - 1, signature=signature)
     (port,) = free_ports("127.0.0.1", 1)
@@ -59,7 +61,7 @@ def read_items(checkpoint: Path, shape: ItemShape, shard: int, scratch: Path) ->
 
 def give_each_item_once(tables: Path) -> None:
     """Changes the stored table into one that gives its items out in order, takes each away with it, and never blocks."""
-    (record,) = tf.data.TFRecordDataset(str(tables), compression_type="ZLIB").as_numpy_iterator()
+    (record,) = records(tables)
     table = checkpoint_pb2.PriorityTableCheckpoint.FromString(record)
     assert table.table_name == TABLE
     table.sampler.Clear()
@@ -69,5 +71,24 @@ def give_each_item_once(tables: Path) -> None:
     limiter = table.rate_limiter
     limiter.samples_per_insert, limiter.min_size_to_sample = 1.0, 1
     limiter.min_diff, limiter.max_diff = -sys.float_info.max, sys.float_info.max
-    with tf.io.TFRecordWriter(str(tables), options="ZLIB") as writer:
-        writer.write(table.SerializeToString())
+    rewrite(tables, [table.SerializeToString()])
+
+
+def forget_samples(items: Path) -> None:
+    """Makes every item one that was never sampled: one that was is not taken away by its first sample here."""
+    changed = []
+    for record in records(items):
+        item = schema_pb2.PrioritizedItem.FromString(record)
+        item.times_sampled = 0
+        changed.append(item.SerializeToString())
+    rewrite(items, changed)
+
+
+def records(path: Path) -> list[bytes]:
+    return list(tf.data.TFRecordDataset(str(path), compression_type="ZLIB").as_numpy_iterator())
+
+
+def rewrite(path: Path, changed: list[bytes]) -> None:
+    with tf.io.TFRecordWriter(str(path), options="ZLIB") as writer:
+        for record in changed:
+            writer.write(record)

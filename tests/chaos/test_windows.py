@@ -15,7 +15,7 @@ from actors.stream import Identity, TransitionStream, WarmUp
 from sbrl.config import Config, load
 from sbrl.envs.make import make_envs
 from sbrl.ports import free_ports
-from sbrl.replay.items import Items, ItemShape
+from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter
@@ -76,6 +76,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Items:
     collector.drain()
     for stream in streams:
         stream.close()
+    list(server.client.sample(TABLE, STEPS, emit_timesteps=False))  # what a learner has sampled is read back like the rest
     checkpoint = server.checkpoint()
     probe.stop()
     server.stop()

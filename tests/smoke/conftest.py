@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,28 @@ def sbrl(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[
 class LocalRun:
     """A `sbrl train` in the background."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, module: str = "sbrl.cli", environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Args: module: whose command `train` is run. environment: None: this process's."""
         self.directory = directory
         self.output = directory.with_name(f"{directory.name}.out")
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sbrl.cli", "train", "--run-dir", str(directory), *arguments],
+                [sys.executable, "-m", module, "train", "--run-dir", str(directory), *arguments],
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=environment,
             )
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def status(self) -> GetStatusResponse | None:
         """The coordinator's answer; None while there is none."""

@@ -56,11 +56,11 @@ def test_a_run_leaves_everything_the_readme_names(start_run: Callable[..., Local
     assert run.summary() == summary
 
 
-def test_kill_9_of_any_role_is_survived_and_of_the_launcher_ends_all(start_run: Callable[..., LocalRun]) -> None:
+def test_kill_9_of_a_role_is_told_and_of_the_launcher_ends_all(start_run: Callable[..., LocalRun]) -> None:
+    """Every role is killed in tests/chaos/test_short.py."""
     run = start_run(*FAST, "run.env_steps=1000000", "replay.min_size=500", "replay.capacity=100000")
     run.wait_for(lambda status: total(status, "learner.updates") > 100, "first updates", START_SECONDS)
-    for name in ("learner", "replay-0", "actor-0", "coordinator", "evaluator"):
-        kill_and_await_recovery(run, name)
+    kill_and_await_recovery(run, "actor-0")
     last = run.wait_for(lambda status: len(status.members) > 0, "last status", RECOVER_SECONDS)
     run.kill()
     wait_until_gone([one.process_id for one in last.members if one.alive], RECOVER_SECONDS)

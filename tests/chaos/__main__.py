@@ -1,0 +1,154 @@
+"""Trains under faults, and checks that nothing but time is lost: `python -m tests.chaos --minutes 30 --kills 20`.
+
+A real `sbrl train` of an environment whose observations are unique is run with every link between its roles through a proxy.
+Each role is killed at random with SIGKILL --kills times, over --minutes or more; then each is stopped for --hold-seconds, each
+is cut off for as long, each shard's links are slowed to a tenth; then all processes are killed at once and the run is resumed,
+--resumptions times. A twin without faults is trained first. Tables and CSV files go to --out; the exit code is 1 if a promise
+was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from sbrl.lifecycle import run_program
+from sbrl.run_directory import RunDirectory
+from sbrl.tables import read_episodes
+from sbrl.view import duration
+from tests.chaos.faults import Injector
+from tests.chaos.judge import fault_table, judge, verdict_table, write_csv
+from tests.chaos.markers import environment
+from tests.chaos.session import SETTINGS, Session
+from tests.smoke.conftest import LocalRun
+
+RETURNS = 300  # of the last episodes, which are compared with the twin's
+TWIN_SECONDS = 3600.0
+
+
+class Plan(NamedTuple):
+    """How much is done."""
+
+    minutes: float
+    kills: int
+    hold_seconds: float
+    resumptions: int
+    checks: int  # readings of all items while faults are injected
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="the least time over which kills are spread (30)")
+    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each role; shards and actors share theirs (20)")
+    parser.add_argument("--hold-seconds", type=float, default=30.0, help="how long stops, cuts and slowness last (30)")
+    parser.add_argument("--resumptions", type=int, default=3, help="kills of everything at once (3)")
+    parser.add_argument("--checks", type=int, default=6, help="readings of all items meanwhile (6)")
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--actors", type=int, default=1)
+    parser.add_argument("--twin-steps", type=int, default=40_000, help="agent steps of the twin (40,000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the run, and of the order and times of faults")
+    parser.add_argument("--out", type=Path, help="default: runs/chaos-<time>")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the run's config")
+    arguments = parser.parse_args(argv)
+    out: Path = arguments.out or Path("runs") / f"chaos-{time.strftime('%Y%m%d-%H%M%S')}"
+    plan = Plan(arguments.minutes, arguments.kills, arguments.hold_seconds, arguments.resumptions, max(1, arguments.checks))
+    twin = train_twin(out / "twin", arguments)
+    session = Session(out / "faults", arguments.seed, arguments.shards, arguments.actors, *arguments.settings)
+    try:
+        injector = session.start()
+        say("the run trains: faults begin")
+        inject(session, injector, plan, random.Random(arguments.seed), say)
+        injector.settle()
+        say("no more faults: the run is stopped, resumed and ends by itself")
+        summary = session.finish()
+    finally:
+        session.close()
+    verdicts = judge(session, injector.outcomes, summary, session.returns(RETURNS), twin)
+    write_csv(out / "faults.csv", injector.outcomes)
+    write_csv(out / "checks.csv", verdicts)
+    report = f"{fault_table(injector.outcomes)}\n\n{verdict_table(verdicts)}\n"
+    (out / "report.md").write_text(report, encoding="utf-8")
+    print(f"\n{report}\nwritten to {out}", flush=True)
+    return int(not all(verdict.is_good for verdict in verdicts))
+
+
+def inject(session: Session, injector: Injector, plan: Plan, chance: random.Random, tell: Callable[[str], None]) -> None:
+    """Every fault of the plan, in an order and with pauses that `chance` decides.
+
+    Raises:
+        NotBackError: a role did not return, or the run did not go on.
+    """
+    faults = faults_of(session.roles, injector, plan, chance)
+    others = 2 * len(session.roles) + len(session.shards)  # stops, cuts and slow shards, of `hold_seconds` each
+    kills = len(faults) - others
+    pace = plan.minutes * 60 / kills if kills else 0.0
+    check_every = -(-(len(faults) + plan.resumptions) // plan.checks)
+    start = time.monotonic()
+    done = 0
+
+    def after_each(name: str) -> None:
+        nonlocal done
+        done += 1
+        elapsed, whole = time.monotonic() - start, len(faults) + plan.resumptions
+        left = max(elapsed / done * (whole - done), plan.minutes * 60 - elapsed if done < kills else 0.0)
+        tell(f"{done}/{whole} faults, {duration(elapsed)} so far, ETA {duration(left)}: {name}")
+        if done % check_every == 0:
+            session.check_items()
+
+    for number, (name, fault) in enumerate(faults, 1):
+        fault()
+        behind = min(number, kills) * pace - (time.monotonic() - start)
+        injector.pause(chance.uniform(0.0, 2.0) * max(0.0, behind) if number <= kills else chance.uniform(1.0, 3.0))
+        after_each(name)
+    for _ in range(plan.resumptions):
+        session.kill_and_resume(injector)
+        injector.pause(chance.uniform(5.0, 15.0))
+        after_each("kill -9 of everything, and --resume")
+
+
+def faults_of(
+    roles: Sequence[str], injector: Injector, plan: Plan, chance: random.Random
+) -> list[tuple[str, Callable[[], None]]]:
+    """Kills in a random order first; then stops, cuts and slow shards, in a random order."""
+    kinds = sorted({role.partition("-")[0] for role in roles})
+    victims = [
+        chance.choice([role for role in roles if role.partition("-")[0] == kind]) for kind in kinds for _ in range(plan.kills)
+    ]
+    chance.shuffle(victims)
+    kills = [(f"{victim} was killed", partial(injector.kill, victim)) for victim in victims]
+    others: list[tuple[str, Callable[[], None]]] = []
+    for role in roles:
+        others.append((f"{role} was stopped", partial(injector.stop, role, plan.hold_seconds)))
+        others.append((f"{role} was cut off", partial(injector.cut, role, plan.hold_seconds)))
+        if role.startswith("replay"):
+            others.append((f"{role} was slow", partial(injector.slow, role, plan.hold_seconds, plan.hold_seconds / 3)))
+    chance.shuffle(others)
+    return [*kills, *others]
+
+
+def train_twin(directory: Path, arguments: argparse.Namespace) -> list[float]:
+    """The last returns of a run that nothing happens to."""
+    say(f"training a twin without faults for {arguments.twin_steps:,} steps")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    settings = [*SETTINGS, f"run.seed={arguments.seed}", f"replay.num_shards={arguments.shards}"]
+    settings += [f"actors.num_actors={arguments.actors}", f"run.env_steps={arguments.twin_steps}", *arguments.settings]
+    run = LocalRun(directory, *settings, environment=environment())
+    try:
+        code = run.wait(TWIN_SECONDS)
+        assert code == 0, f"the twin ended with exit code {code}:\n{run.text()[-3000:]}"
+    finally:
+        run.close()
+    return [episode.episode_return for episode in read_episodes(RunDirectory(directory).episodes)][-RETURNS:]
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main)

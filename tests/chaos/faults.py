@@ -1,0 +1,180 @@
+"""Faults for a running run, each undone again, and how long the run then took to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from sbrl.observation import ANSWER_SECONDS, SERVING, health_of, processes_of
+from tests.chaos.proxy import Link
+from tests.chaos.watch import WORK, Watch
+from tests.smoke.conftest import LocalRun
+
+POLL_SECONDS = 0.1
+BACK_SECONDS = 120.0  # in which a role that was killed must be back: its program loads TensorFlow on a busy machine
+GO_ON_SECONDS = 60.0  # in which work must go on for the test to go on; what is promised is `STALL_SECONDS`
+STALL_SECONDS = 10.0
+SLOW_SHARE = 0.1
+
+
+class Outcome(NamedTuple):
+    """What came of a fault. All in seconds."""
+
+    kind: str
+    victim: str
+    at: float  # since the faults began
+    lasted: float  # from the fault until it was undone, or the killed role was back
+    stall_during: float  # the longest in that time without a step, or without an update
+    until_steps: float  # from then on
+    until_updates: float
+    stall: float  # the longest from then until the next fault
+
+    @property
+    def is_good(self) -> bool:
+        return self.stall <= STALL_SECONDS
+
+
+class NotBackError(AssertionError):
+    """A role did not return, or the run did not go on."""
+
+
+class Injector:
+    """Does things to the roles of one run, one after the other."""
+
+    def __init__(self, run: LocalRun, watch: Watch, links: Mapping[str, Mapping[str, Link]]) -> None:
+        """Args: links: role's name -> server's name -> the link between them."""
+        self._run, self._watch, self._links = run, watch, links
+        self._start = time.monotonic()
+        self._open: list[tuple[str, str, float, float]] = []  # kind, victim, begin, end of the fault not reported yet
+        self.outcomes: list[Outcome] = []
+
+    def continue_with(self, run: LocalRun) -> None:
+        """The run was started again."""
+        self._run = run
+
+    def processes(self) -> dict[str, int]:
+        """The run's living role processes by name."""
+        return {process.name: process.process_id for process in processes_of(self._run.directory)}
+
+    def kill(self, victim: str) -> None:
+        """SIGKILL, and waits for the successor."""
+        with self._fault("kill -9", victim):
+            process = self._process(victim)
+            os.kill(process, signal.SIGKILL)
+            self._wait(lambda: self._is_back(victim, process), f"return of {victim}", BACK_SECONDS)
+
+    def stop(self, victim: str, seconds: float) -> None:
+        """SIGSTOP for so long."""
+        process = self._process(victim)
+        with self._fault("SIGSTOP", victim):
+            os.kill(process, signal.SIGSTOP)
+            try:
+                self._hold(seconds)
+            finally:
+                os.kill(process, signal.SIGCONT)
+
+    def cut(self, victim: str, seconds: float) -> None:
+        """No byte to it or from it for so long."""
+        with self._fault("cut off", victim):
+            for link in self._links_of(victim):
+                link.cut()
+            self._hold(seconds)
+            for link in self._links_of(victim):
+                link.mend()
+
+    def slow(self, victim: str, seconds: float, measured_seconds: float) -> None:
+        """Each of its links passes a tenth of what it passed before, for so long."""
+        links = list(self._links_of(victim))
+        before = [link.bytes_passed for link in links]
+        self._hold(measured_seconds)
+        rates = [(link.bytes_passed - passed) / measured_seconds for link, passed in zip(links, before, strict=True)]
+        with self._fault("slowed to 10 %", victim):
+            for link, rate in zip(links, rates, strict=True):
+                link.slow(max(100.0, SLOW_SHARE * rate))
+            self._hold(seconds)
+            for link in links:
+                link.mend()
+
+    def pause(self, seconds: float) -> None:
+        """Lets the run go on for so long."""
+        self._hold(seconds)
+
+    def settle(self) -> None:
+        """Ends the time that the last fault answers for."""
+        now = time.monotonic()
+        for kind, victim, begin, end in self._open:
+            self.outcomes.append(
+                Outcome(
+                    kind=kind,
+                    victim=victim,
+                    at=begin - self._start,
+                    lasted=end - begin,
+                    stall_during=self._watch.longest_stall(begin, end),
+                    until_steps=self._watch.first_work("steps", end, now),
+                    until_updates=self._watch.first_work("updates", end, now),
+                    stall=self._watch.longest_stall(end, now),
+                )
+            )
+        self._open.clear()
+
+    @contextmanager
+    def _fault(self, kind: str, victim: str) -> Iterator[None]:
+        self.settle()
+        begin = time.monotonic()
+        yield
+        end = time.monotonic()
+        self._open.append((kind, victim, begin, end))
+        self._wait(lambda: self._watch.worked_since(end), f"{' and '.join(WORK)} after {victim} was {kind}", GO_ON_SECONDS)
+
+    def _process(self, victim: str) -> int:
+        self._wait(lambda: victim in self.processes(), f"{victim} to do it to", BACK_SECONDS)
+        return self.processes()[victim]
+
+    def _is_back(self, victim: str, killed: int) -> bool:
+        member = next((one for one in self._watch.status.members if one.name == victim and one.alive), None)
+        return (
+            member is not None
+            and member.process_id != killed
+            and self._watch.status_age_seconds < 1.0
+            and health_of(member.health_address, ANSWER_SECONDS) == SERVING
+        )
+
+    def _links_of(self, victim: str) -> Iterable[Link]:
+        for client, ways in self._links.items():
+            for server, link in ways.items():
+                if victim in (client, server):
+                    yield link
+
+    def _hold(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._check_running()
+            time.sleep(POLL_SECONDS)
+
+    def _wait(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self._check_running()
+            if time.monotonic() > deadline:
+                raise NotBackError(f"no {what} within {seconds:.0f} s:\n{self._run.text()[-2000:]}\n{self._run.logs()}")
+            time.sleep(POLL_SECONDS)
+
+    def _check_running(self) -> None:
+        if not self._run.is_running:
+            raise NotBackError(f"the run has ended:\n{self._run.text()[-2000:]}\n{self._run.logs()}")
+
+
+def kill_everything(run: LocalRun) -> None:
+    """SIGKILL for all roles and then, before it can look, the launcher: as when a machine loses its power."""
+    processes = [process.process_id for process in processes_of(run.directory)]
+    for process in (*processes, run.process_id):
+        os.kill(process, signal.SIGKILL)
+    run.wait(10)
+    deadline = time.monotonic() + 10
+    while processes_of(run.directory):
+        assert time.monotonic() < deadline, "a role outlived SIGKILL"
+        time.sleep(POLL_SECONDS)

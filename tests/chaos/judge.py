@@ -1,0 +1,181 @@
+"""What a run under faults is promised to hold, against what was seen of it; and how that is reported."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sbrl.v1.fleet_pb2 import Generation
+from tests.chaos.faults import STALL_SECONDS, Outcome
+from tests.chaos.session import Resumption, Session
+from tests.chaos.watch import Sample
+from tests.chaos.windows import Findings
+
+RATIO_TOLERANCE = 0.01
+RETURN_TOLERANCE = 0.1  # of the twin's mean, or three standard errors of the difference if that is more
+# What can never fall while a run goes on. (What the network was trained on can: a killed learner goes back to its checkpoint.)
+GROWING = (
+    *("actor.env_steps", "actor.episodes", "actor.transitions_collected", "replay.transitions_inserted"),
+    *("learner.samples_served", "evaluator.evaluations"),
+)
+
+
+class Verdict(NamedTuple):
+    """One thing that was checked."""
+
+    check: str
+    found: str
+    is_good: bool
+
+
+def judge(
+    session: Session, outcomes: Sequence[Outcome], summary: Mapping[str, Any], returns: Sequence[float], twin: Sequence[float]
+) -> list[Verdict]:
+    """Args: returns, twin: of the last training episodes of the run, and of one without faults."""
+    totals = session.watch.samples[-1].totals
+    return [
+        *judge_stalls(outcomes),
+        judge_ratio(summary),
+        judge_collected(totals),
+        judge_served(totals),
+        *(judge_windows(number, one) for number, one in enumerate(session.findings, 1)),
+        judge_growth(session.watch.samples, session.resumptions),
+        *(judge_resumption(one) for one in session.resumptions),
+        judge_return(returns, twin),
+    ]
+
+
+def judge_stalls(outcomes: Sequence[Outcome]) -> Iterable[Verdict]:
+    """One verdict for each kind of fault."""
+    for kind, group in itertools.groupby(sorted(outcomes, key=lambda one: one.kind), key=lambda one: one.kind):
+        stalls = sorted(one.stall for one in group)
+        yield Verdict(
+            f"after {kind} the run never stops for more than {STALL_SECONDS:.0f} s",
+            f"{len(stalls)} times, longest stall median {statistics.median(stalls):.1f} s, most {stalls[-1]:.1f} s",
+            stalls[-1] <= STALL_SECONDS,
+        )
+
+
+def judge_ratio(summary: Mapping[str, Any]) -> Verdict:
+    achieved, target = summary["samples_per_insert_achieved"], summary["samples_per_insert_target"]
+    off = achieved / target - 1
+    return Verdict(
+        f"samples per insert within {RATIO_TOLERANCE:.0%}",
+        f"{achieved:.4f} of {target:g} ({off:+.2%}) over {summary['transitions_inserted']:,} transitions",
+        abs(off) <= RATIO_TOLERANCE,
+    )
+
+
+def judge_collected(totals: Mapping[str, float]) -> Verdict:
+    collected, inserted, dropped = (
+        totals.get(f"actor.transitions_{name}", 0.0) for name in ("collected", "inserted", "dropped")
+    )
+    shards = totals["replay.transitions_inserted"]
+    return Verdict(
+        "collected = inserted + dropped",
+        f"{collected:,.0f} = {inserted:,.0f} + {dropped:,.0f}; the shards count {shards:,.0f} insertions",
+        collected == inserted + dropped and inserted == shards,
+    )
+
+
+def judge_served(totals: Mapping[str, float]) -> Verdict:
+    served, trained, discarded = (totals.get(f"learner.samples_{name}", 0.0) for name in ("served", "trained", "discarded"))
+    return Verdict(
+        "served = trained + discarded", f"{served:,.0f} = {trained:,.0f} + {discarded:,.0f}", served == trained + discarded
+    )
+
+
+def judge_windows(number: int, findings: Findings) -> Verdict:
+    found = f"{findings.items:,} items of {findings.episodes:,} episodes of {findings.incarnations} incarnations"
+    return Verdict(
+        f"no window crosses a reset, no transition is there twice (reading {number})",
+        "; ".join([f"{found}, {findings.cut_short} cut short", *findings.problems]),
+        findings.items > 0 and not findings.problems,
+    )
+
+
+def judge_growth(samples: Sequence[Sample], resumptions: Sequence[Resumption]) -> Verdict:
+    """Counters never fall, but where a run that was killed whole goes on from an earlier moment."""
+    starts = [0, *(one.samples_before for one in resumptions), len(samples)]
+    falls = [
+        f"{name} from {earlier.totals[name]:,.0f} to {later.totals[name]:,.0f}"
+        for start, end in itertools.pairwise(starts)
+        for earlier, later in itertools.pairwise(samples[start:end])
+        for name in GROWING
+        if later.totals.get(name, 0.0) < earlier.totals.get(name, 0.0)
+    ]
+    return Verdict("no counter falls", "; ".join(falls) or f"{len(samples):,} looks", not falls)
+
+
+def judge_resumption(one: Resumption) -> Verdict:
+    """The run goes on with the counts of its newest generation, which is one moment of its past."""
+    base = one.after.generations[-1] if one.after.generations else Generation()
+    pairs = {
+        name: (one.before.totals[name], float(at_base), one.after.totals[name])
+        for name, at_base in (("actor.env_steps", base.env_steps), ("learner.updates", base.updates))
+    }
+    seen = {known.generation: known for known in one.before.generations}
+    # The newest one may have been committed after the last look: there is nothing seen to hold it against then.
+    is_newest = base.generation >= max(seen, default=1)
+    is_past = base.generation not in seen or all(after <= before for before, _, after in pairs.values())
+    return Verdict(
+        "kill -9 of everything and --resume goes back to the newest generation, and to nothing else",
+        f"generation {base.generation}: "
+        + ", ".join(f"{name} {before:,.0f} -> {after:,.0f}" for name, (before, _, after) in pairs.items()),
+        is_newest
+        and is_past
+        and one.after.timeline > one.before.timeline
+        and all(0 < at_base == after for _, at_base, after in pairs.values()),
+    )
+
+
+def judge_return(returns: Sequence[float], twin: Sequence[float]) -> Verdict:
+    mean, wanted = statistics.fmean(returns), statistics.fmean(twin)
+    error = (statistics.variance(returns) / len(returns) + statistics.variance(twin) / len(twin)) ** 0.5
+    margin = max(RETURN_TOLERANCE * wanted, 3 * error)
+    return Verdict(
+        "the final return is like an undisturbed twin's",
+        f"{mean:.2f} over {len(returns)} episodes, the twin's {wanted:.2f} over {len(twin)} (margin {margin:.2f})",
+        mean >= wanted - margin,
+    )
+
+
+def fault_table(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: for each kind of fault and role, how long until the run went on."""
+    lines = [
+        "| fault | role | times | it lasted, median | longest stall meanwhile | steps again after, median / most |"
+        " updates again after, median / most | longest stall after, median / most |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ordered = sorted(outcomes, key=lambda one: (one.kind, one.victim))
+    for (kind, victim), group in itertools.groupby(ordered, key=lambda one: (one.kind, one.victim)):
+        of = list(group)
+        cells = [
+            *(kind, victim, str(len(of)), f"{statistics.median(one.lasted for one in of):.1f} s"),
+            f"{max(one.stall_during for one in of):.1f} s",
+            *(_middle_and_most([getattr(one, name) for one in of]) for name in ("until_steps", "until_updates", "stall")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> str:
+    lines = ["| check | found | |", "|---|---|---|"]
+    lines += [f"| {one.check} | {one.found} | {'holds' if one.is_good else 'FAILS'} |" for one in verdicts]
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
+    """A row for each record; the columns are its fields."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows[0]._fields if rows else ())
+        writer.writerows([f"{value:.3f}" if isinstance(value, float) else value for value in row] for row in rows)
+
+
+def _middle_and_most(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} / {max(values):.1f} s"
