@@ -85,6 +85,12 @@ class Watch:
             longest = max(longest, max(later - earlier for earlier, later in itertools.pairwise(inside)))
         return longest
 
+    def longest_stop(self, start: float, end: float) -> float:
+        """The longest time between `start` and `end` in which neither a step was taken nor an update made."""
+        worked = sorted(itertools.chain.from_iterable(self._worked.values()))
+        inside = [start, *(moment for moment in worked if start < moment < end), end]
+        return max(later - earlier for earlier, later in itertools.pairwise(inside))
+
     def _run(self) -> None:
         with ThreadPoolExecutor(4) as pool:
             while not self._stopped.wait(LOOK_SECONDS):
