@@ -105,13 +105,13 @@ def judge_windows(number: int, findings: Findings) -> Verdict:
 
 def judge_growth(samples: Sequence[Sample], resumptions: Sequence[Resumption]) -> Verdict:
     """Counters never fall, but where a run that was killed whole goes on from an earlier moment."""
-    starts = [0, *(one.samples_before for one in resumptions), len(samples)]
+    after_kills = {one.after.timeline for one in resumptions}
     falls = [
         f"{name} from {earlier.totals[name]:,.0f} to {later.totals[name]:,.0f}"
-        for start, end in itertools.pairwise(starts)
-        for earlier, later in itertools.pairwise(samples[start:end])
+        for earlier, later in itertools.pairwise(samples)
         for name in GROWING
         if later.totals.get(name, 0.0) < earlier.totals.get(name, 0.0)
+        and not (earlier.timeline < later.timeline and later.timeline in after_kills)
     ]
     return Verdict("no counter falls", "; ".join(falls) or f"{len(samples):,} looks", not falls)
 

@@ -52,7 +52,6 @@ ENDLESS = 2**40  # run.env_steps while faults are injected
 class Resumption(NamedTuple):
     """What a run that was killed whole went on with."""
 
-    samples_before: int  # how many times the watch had noted totals
     before: GetStatusResponse  # as last seen
     after: GetStatusResponse  # as first seen again: no role has begun to work yet
 
@@ -114,12 +113,11 @@ class Session:
         injector.settle()
         before = self.watch.status
         kill_everything(self.run)
-        samples_before = len(self.watch.samples)
         self._train("--resume", f"run.env_steps={ENDLESS}")
         after = self.run.wait_for(
             lambda status: total(status, "actor.env_steps") > 0, "answer after the resumption", START_SECONDS
         )
-        self.resumptions.append(Resumption(samples_before, before, after))
+        self.resumptions.append(Resumption(before, after))
         self._wait_for_work(START_SECONDS)
         injector.continue_with(self.run)
 

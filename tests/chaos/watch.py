@@ -32,6 +32,7 @@ class Sample(NamedTuple):
     """The coordinator's totals at one time."""
 
     time: float
+    timeline: int
     totals: Mapping[str, float]
 
 
@@ -99,9 +100,10 @@ class Watch:
                 list(pool.map(self._look, [member for member in self.status.members if member.process_id in at_work]))
 
     def _note_totals(self) -> None:
-        totals = dict(self.status.totals)
+        status = self.status
+        totals = dict(status.totals)
         if totals and (not self.samples or self.samples[-1].totals != totals):
-            self.samples.append(Sample(time.monotonic(), totals))
+            self.samples.append(Sample(time.monotonic(), status.timeline, totals))
 
     def _look(self, member: Member) -> None:
         for work, (role, pattern) in _COUNTERS.items():
