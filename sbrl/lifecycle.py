@@ -180,7 +180,10 @@ class RoleRuntime:
         self._metrics_server.server_close()
         self._metrics_thread.join()
         self._health.stop()
-        _log.info("stopped" if error is None else "stopped by an error")
+        if isinstance(error, SystemExit) and error.code == START_AGAIN:
+            _log.info("stopped, to be started again")
+        else:
+            _log.info("stopped" if error is None else "stopped by an error")
 
     def _catch_signals(self) -> None:
         # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call;

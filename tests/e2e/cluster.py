@@ -1,7 +1,7 @@
 """Pods as podman containers on a network of their own: what a kubelet and DNS would do for them, and no more.
 
 One container a pod, with the command, environment, files, volumes, users and limits that its manifest says. Not carried out:
-NetworkPolicies (podman knows none), scheduling, and starting again by itself what has ended; `kill` and `start` do that.
+NetworkPolicies (podman knows none), scheduling, and starting again by itself what was killed; `kill` and `start` do that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl.health import is_serving
+from sbrl.lifecycle import START_AGAIN
 from tests.e2e.pods import Objects, Pod, pod_of
 
 # Limits that every machine can set: podman's own are too high for one whose root may not raise limits.
@@ -77,15 +78,26 @@ class Cluster:
         """Waits until a pod's readiness probe succeeds; returns the seconds it took."""
         begin = time.monotonic()
         while not self.is_ready(pod):
-            if not self.is_running(pod):
-                raise Failed(f"{pod.name} has ended: {self.log(pod)[-2000:]}")
+            self.tend()
             if time.monotonic() - begin > seconds:
                 raise Failed(f"{pod.name} is not ready after {seconds:g} s: {self.log(pod)[-2000:]}")
             time.sleep(POLL_SECONDS)
         return time.monotonic() - begin
 
-    def is_running(self, pod: Pod) -> bool:
-        return podman("inspect", "--format", "{{.State.Running}}", self._container(pod.name)) == "true"
+    def tend(self) -> None:
+        """A kubelet's look at its containers: one that ended because it wants to be started again is, in its place.
+
+        Raises:
+            Failed: a pod of the release has ended in another way, which nobody told it to.
+        """
+        for pod in list(self.pods.values()):
+            container = self._container(pod.name)
+            state, code = podman("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", container).split()
+            if not pod.health_port or state != "exited":
+                continue
+            if int(code) != START_AGAIN:
+                raise Failed(f"{pod.name} has ended with exit code {code}: {self.log(pod)[-2000:]}")
+            podman("start", container)
 
     def wait_end(self, pod: Pod, seconds: float) -> int:
         """Waits until a pod ends by itself; returns its exit code."""

@@ -67,9 +67,7 @@ class Release:
             else:
                 if reached(status):
                     return status
-            for pod in list(self.cluster.pods.values()):
-                if pod.health_port and not self.cluster.is_running(pod):
-                    raise Failed(f"{pod.name} has ended: {self.cluster.log(pod)[-2000:]}")
+            self.cluster.tend()
             time.sleep(POLL_SECONDS)
         raise Failed(f"not seen in {seconds:g} s: {what}; {self.numbers(status)}")
 
