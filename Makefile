@@ -73,7 +73,7 @@ bench-update: $(READY) ## Measure the learner's update (ARGS go to the benchmark
 bench-cartpole: $(READY) ## Learn CartPole through all roles, a few minutes; fails below 475 (ARGS go to the benchmark)
 	$(BIN)/python -m bench.cartpole $(ARGS)
 
-bench-learning: $(READY) ## Train every agent on a small task, half an hour; fails below a threshold (ARGS go to the benchmark)
+bench-learning: $(READY) ## Train every agent on a small task, three quarters of an hour; fails below a threshold (ARGS go to the benchmark)
 	$(BIN)/python -m bench.learning --jobs 2 $(ARGS)
 
 bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 minutes (ARGS go to the benchmark)
