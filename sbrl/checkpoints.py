@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from sbrl.durable import sync, write_durably
 from sbrl.errors import RunError
 
 _MANIFEST = "manifest.json"
@@ -71,12 +72,12 @@ def write_checkpoint(directory: Path, updates: int, files: Mapping[str, bytes]) 
         remove_unfinished(directory)
         temporary.mkdir()
         for name, data in {**files, _MANIFEST: manifest}.items():
-            _write_durably(temporary / name, data)
-        _sync_directory(temporary)
+            write_durably(temporary / name, data)
+        sync(temporary)
         if final.exists():  # one that could not be read: the run went back behind it and came here again
             shutil.rmtree(final)
         temporary.rename(final)
-        _sync_directory(directory)
+        sync(directory)
     except OSError as error:
         raise RunError(f"cannot write checkpoint {final}: {error.strerror}") from error
     return final
@@ -137,18 +138,3 @@ def remove_unfinished(directory: Path) -> None:
     """Deletes what writers left that were killed half way."""
     for path in directory.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

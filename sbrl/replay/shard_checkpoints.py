@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from reverb.cc.checkpointing import checkpoint_pb2
 
+from sbrl.durable import sync
 from sbrl.errors import RunError
 from sbrl.replay.backend import tf
 from sbrl.sharding import ShardLimits, limiter_bounds
@@ -74,12 +75,12 @@ class ShardCheckpoints:
         if zero is not None:
             owed = limiter.insert_count * limiter.samples_per_insert - limiter.sample_count - zero
         for file in written.iterdir():
-            _sync(file)
+            sync(file)
         write_manifest(written, Contents(limiter.insert_count, limiter.sample_count, owed))
-        _sync(written)
+        sync(written)
         path = self.directory / written.name
         written.rename(path)
-        _sync(self.directory)
+        sync(self.directory)
         return path
 
     def stage(self, checkpoint: Path, limits: ShardLimits | None, owed: float | None) -> None:
@@ -180,7 +181,7 @@ def write_manifest(checkpoint: Path, contents: Contents) -> None:
     digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
     unfinished = checkpoint / f"{MANIFEST}.tmp"
     unfinished.write_text(json.dumps({"sha256": digests, **contents._asdict()}, indent=2), encoding="utf-8")
-    _sync(unfinished)
+    sync(unfinished)
     unfinished.replace(checkpoint / MANIFEST)
 
 
@@ -257,15 +258,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # not every file system has hard links
         shutil.copyfile(source, target)
-
-
-def _sync(path: Path) -> None:
-    """Has a file, or the names in a folder, on disk before the next step."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sbrl.durable import write_durably
 from services.coordinator.books import Segment
 from services.coordinator.store import Moment
 
@@ -57,18 +57,7 @@ class ManifestStore:
     def commit(self, manifest: Manifest, keep: int) -> None:
         """Writes a manifest, all or nothing, then forgets all but the newest `keep`."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._path(manifest.generation)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(encode(manifest))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # the new name, too
-        finally:
-            os.close(descriptor)
+        write_durably(self._path(manifest.generation), encode(manifest))
         for old in self._numbers()[:-keep]:
             self._path(old).unlink(missing_ok=True)
 

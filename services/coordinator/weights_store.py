@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import zlib
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import grpc
 import safetensors
 
+from sbrl.durable import write_durably
 from services.coordinator.refusal import Refused, invalid
 from services.coordinator.store import MAX_INTEGER, Store, WeightsRecord
 
@@ -65,7 +65,7 @@ class WeightsStore:
             version = known[0].version + 1 if known else 1
             record = WeightsRecord(version, epoch, updates, len(data), crc32, time.time())
             path = self._path(version)
-            _write_durably(path, data)
+            write_durably(path, data)
             previous = self._newest.record.version if self._newest else 0
             if not self._store.add_weights(record, previous):  # a newer learner came while the file was written
                 path.unlink()
@@ -100,18 +100,3 @@ class WeightsStore:
 
 def _stale(epoch: int) -> Refused:
     return Refused(grpc.StatusCode.FAILED_PRECONDITION, f"epoch {epoch} is not the newest: another learner has taken over")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    """Writes a file that after a crash is either there in full or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name, too
-    finally:
-        os.close(directory)

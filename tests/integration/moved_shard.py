@@ -22,6 +22,7 @@ from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
+from tests.sinks import into
 
 NAME = "replay-0.replay.test"
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
@@ -76,7 +77,7 @@ def main(hosts: Path, directory: Path, role: str) -> None:
     server = ShardServer(CONFIG, SHAPE, 0, first_port, directory)
     address = Address("127.0.0.2", port, first_port)
     batches: queue.Queue[Items] = queue.Queue(maxsize=1)
-    sampler = ShardSampler(f"{NAME}:{port}", 0, SHAPE, 4, lambda items, cancelled: put(batches, items, cancelled))
+    sampler = ShardSampler(f"{NAME}:{port}", 0, SHAPE, 4, into(batches))
     sampler.start()
     probe = ShardProbe(f"{NAME}:{port}", 0)
     probe.start()
@@ -113,16 +114,6 @@ def main(hosts: Path, directory: Path, role: str) -> None:
     while max(batches.get(timeout=60).probability) < 0.2:  # four of twenty-odd items, all of the same priority before
         assert time.monotonic() < deadline, "no priority arrived"
     print(f"a priority has arrived {time.monotonic() - moved:.1f} s after the move", flush=True)
-
-
-def put(batches: queue.Queue[Items], items: Items, cancelled: threading.Event) -> bool:
-    while not cancelled.is_set():
-        try:
-            batches.put(items, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
 
 
 def insert(writer: EpisodeWriter, count: int) -> None:

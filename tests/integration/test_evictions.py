@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter, Transition
 from tests.scripted_episodes import frame_of
+from tests.sinks import into
 
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
 CAPACITY, BATCH = 400, 100
@@ -62,20 +62,11 @@ def keys_in(server: ShardServer) -> set[int]:
 def test_the_reckoning_agrees_with_what_is_gone(shard: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: queue.Queue[Items] = queue.Queue(maxsize=1)
 
-    def sink(items: Items, cancelled: threading.Event) -> bool:
-        while not cancelled.is_set():
-            try:
-                batches.put(items, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
     address = f"127.0.0.1:{shard.port}"
     writer = EpisodeWriter([address], SHAPE)
     writer.begin(0, frame_of(1)[None], actor=0, incarnation=1, env=0)
     insert(writer, CAPACITY + 50)
-    sampler = ShardSampler(address, 0, SHAPE, BATCH, sink)
+    sampler = ShardSampler(address, 0, SHAPE, BATCH, into(batches))
     evictions, readings = sampler.probe.evictions, list[tuple[float, int]]()
     read = evictions.read
 

@@ -38,6 +38,7 @@ from tests.scripted_episodes import (
     terminals,
     with_pieces,
 )
+from tests.sinks import into
 
 DISCOUNT = 0.9
 TIMEOUT = 20.0
@@ -268,7 +269,7 @@ def test_the_learners_stream_brings_these_items_whole(two_shards: Shards) -> Non
     two_shards.collect([whole([episode])], episode.length, NO_PIECES)
     served: queue.Queue[Items] = queue.Queue(maxsize=1)
     shard = episode_shard(ACTOR, 0, 0, 2)
-    sampler = ShardSampler(two_shards.addresses[shard], shard, shape, batch_size=8, sink=blocking_put(served))
+    sampler = ShardSampler(two_shards.addresses[shard], shard, shape, batch_size=8, sink=into(served))
     sampler.start()
     expected = reference(episode, shape.stack, 4, DISCOUNT)
     seen = set()
@@ -314,21 +315,6 @@ def test_a_lost_shard_costs_each_step_once(two_shards: Shards) -> None:
     writer.end()
     assert (writer.unmade, writer.items_created) == (0, 2 * n_max)
     writer.close()
-
-
-def blocking_put(served: queue.Queue[Items]) -> Any:
-    """A sink for `ShardSampler`."""
-
-    def put(items: Items, cancelled: threading.Event) -> bool:
-        while not cancelled.is_set():
-            try:
-                served.put(items, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    return put
 
 
 def test_checkpoint_falls_back_past_a_truncated_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

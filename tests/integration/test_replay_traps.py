@@ -30,6 +30,7 @@ from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
 from sbrl.sharding import error_buffer, shard_limits
 from tests.chaos.grid import RandomPolicy, start_replay, wait_for
 from tests.chaos.markers import ENV_ID
+from tests.sinks import into
 
 TIMEOUT = 60.0
 pytestmark = pytest.mark.timeout(300)
@@ -103,19 +104,6 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def sink_of(served: queue.Queue[Items]) -> Callable[[Items, threading.Event], bool]:
-    def put(items: Items, cancelled: threading.Event) -> bool:
-        while not cancelled.is_set():
-            try:
-                served.put(items, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    return put
-
-
 def test_filled_to_the_brim_first_and_sampled_then_both_sides_go_on(replay: Replay) -> None:
     """Too narrow a buffer lets inserts and samples wait for each other for ever; and what a sampler holds is bounded."""
     config = replay.config
@@ -124,7 +112,7 @@ def test_filled_to_the_brim_first_and_sampled_then_both_sides_go_on(replay: Repl
     writer, inserted = write_until_blocked(replay, 0, most=4 * room)
     assert abs(inserted - room) <= 1
     served: queue.Queue[Items] = queue.Queue(maxsize=1)
-    sampler = ShardSampler(replay.addresses[0], 0, replay.shape, batch, sink_of(served))
+    sampler = ShardSampler(replay.addresses[0], 0, replay.shape, batch, into(served))
     sampler.start()
     try:
         # Nobody takes a batch: one waits in the queue, one at its door, and no more than one is on its way.
