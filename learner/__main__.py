@@ -16,7 +16,7 @@ from learner.books import TrainingBooks
 from learner.checkpoint import CheckpointStore
 from learner.loop import LearnerLoop, least_correction
 from learner.publisher import Publisher
-from learner.records import restore_random
+from learner.records import LearnerState, restore_random
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks
@@ -24,6 +24,7 @@ from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
+from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.generation_log import GenerationLog
@@ -33,6 +34,7 @@ from sbrl.policy import seed_torch
 from sbrl.replay.items import ItemShape
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 from sbrl.weights import WeightsClient
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,11 @@ def learn(
     step: UpdateStep,
     source: BatchSource,
 ) -> None:
-    """Goes on from the newest checkpoint, trains, and saves and publishes a last time."""
+    """Goes on from the newest checkpoint, trains, and saves and publishes a last time.
+
+    Raises:
+        RunError: the coordinator does not know the run that the checkpoint is of.
+    """
     metrics.batch_size.set(config.learner.batch_size)
     metrics.updates_per_step_target.set(config.learner.updates_per_step)
     metrics.samples_per_insert_target.set(config.samples_per_insert)
@@ -107,6 +113,8 @@ def learn(
         closing.callback(weights.close)
         board = Board([TensorBoard(run_directory.tensorboard), *wandb_sinks(config, run_directory)])
         closing.callback(board.close)
+        if state is not None:
+            check_known(state, fleet.status(timeout=STATUS_PATIENCE_SECONDS, wait=True), config, run_directory)
         epoch, newest_version = weights.acquire_epoch(f"{socket.gethostname()}:{os.getpid()}")
         logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)
         watch = FleetWatch(fleet, STATUS_SECONDS)
@@ -177,6 +185,21 @@ def take_up(member: FleetMember, store: CheckpointStore, log: GenerationLog) -> 
             member.refuse_checkpoint(str(error))
             raise SystemExit(START_AGAIN) from None
     log.begin(timeline)
+
+
+def check_known(state: LearnerState, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
+    """Whoever saved the checkpoint held an epoch: a coordinator that has given none is not the one that knew this run.
+
+    Raises:
+        RunError: it is not, and its books would take all that the network was trained on for too much.
+    """
+    if status.learner_epoch == 0:
+        raise RunError(
+            f"{run_directory.learner_checkpoints} has a network of {state.update.updates:,} updates, but the coordinator at "
+            f"{config.network.coordinator_address} has never had a learner: its state is lost, or it is another run's. The "
+            f"run's counters and the books of its ratio are in that state: put it back, or start a new run with empty "
+            f"directories"
+        )
 
 
 if __name__ == "__main__":

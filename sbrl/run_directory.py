@@ -63,10 +63,16 @@ class RunDirectory:
     def check_resumable(self) -> None:
         """
         Raises:
-            UsageError: there is no run here.
+            UsageError: there is no run here, or one whose coordinator's state is gone.
         """
         if not self.config.is_file():
             raise UsageError(f"{self.path} holds no run to resume: it has no run.yaml; leave out --resume to start one")
+        if _has_entries(self.checkpoints) and not _has_entries(self.coordinator):
+            raise UsageError(
+                f"{self.coordinator} is missing or empty, but there are checkpoints beside it: the run's counters and the "
+                f"books of its ratio were there, and nothing can go on without them; put it back, or start a new run in "
+                f"another directory"
+            )
 
     @contextmanager
     def lock(self) -> Iterator[int]:
@@ -96,3 +102,7 @@ class RunDirectory:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _has_entries(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
