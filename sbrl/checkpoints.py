@@ -94,7 +94,7 @@ def read_checkpoint_file(checkpoint: Path, name: str) -> bytes:
         data = (checkpoint / name).read_bytes()
     except OSError as error:
         raise CorruptCheckpointError(f"checkpoint {checkpoint}: cannot read {error.filename}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_MANIFEST} is damaged or does not list {name}") from None
     if hashlib.sha256(data).hexdigest() != expected:
         raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name} was changed or cut short since it was written")

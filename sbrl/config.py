@@ -134,7 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, is no YAML mapping, or was written with another schema version.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        tree = _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -166,7 +166,7 @@ def parse_override(text: str) -> dict[str, Any]:
     if not separator or not all(parts):
         raise UsageError(f"override {shown(text)} is not of the form section.key=value, such as run.seed=1")
     try:
-        tree: Any = yaml.load(value, _Loader)
+        tree: Any = _read(value)
     except yaml.YAMLError:
         raise UsageError(f"override {shown(text)}: the value is not valid YAML; quote it") from None
     for part in reversed(parts):
@@ -188,10 +188,33 @@ def json_schema() -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as the number people mean by it; YAML 1.1 wants a dot and a signed exponent, and makes it a string."""
+    """Reads 1e-4 as the number people mean by it; YAML 1.1 wants a dot and a signed exponent, and makes it a string.
+
+    Aliases are refused: a kilobyte of them can stand for a tree that no message could show and no check could walk.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem=f"aliases (*{event.anchor}) are not read in a config: write the value out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def _read(text: str) -> Any:
+    """
+    Raises:
+        yaml.YAMLError: it is no YAML, or nested more deeply than Python's stack can follow.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _preset(name: str) -> Mapping[str, Any]:

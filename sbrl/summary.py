@@ -72,6 +72,6 @@ def read_summary(path: Path) -> dict[str, Any]:
     """A run's summary; empty where there is none that can be read (the run was killed before its first)."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}

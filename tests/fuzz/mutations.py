@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -60,6 +61,16 @@ def _change_bytes(chance: random.Random, data: bytearray, seeds: Sequence[bytes]
             data[at : at + size] = other[start : start + size]
         case _:
             data[at : at + size] = chance.choice([b"\x00", b"\xff", b'"', b"{", b"]", b":", b"\n", b"&a", b"*a", b"- "]) * size
+
+
+def knotted_text(chance: random.Random, text: str) -> str:
+    """A YAML document after some of its values were named, and others replaced by such names, also within what has the name."""
+    lines = text.splitlines()
+    for _ in range(_how_many(chance)):
+        named, naming = chance.randrange(len(lines)), chance.randrange(len(lines))
+        lines[named] = re.sub(r"^([^:]*:)", r"\1 &a", lines[named])
+        lines[naming] = re.sub(r"^([^:]*:).*", r"\1 *a", lines[naming])
+    return "\n".join(lines)
 
 
 def mutated_tree(chance: random.Random, seeds: Sequence[Any]) -> Any:

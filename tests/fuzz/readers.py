@@ -31,7 +31,7 @@ from sbrl.summary import read_summary
 from sbrl.tables import read_episodes, write_episodes
 from sbrl.v1.fleet_pb2 import Episode
 from services.evaluator.agent import load_agent
-from tests.fuzz.mutations import mutated_bytes, mutated_tree
+from tests.fuzz.mutations import knotted_text, mutated_bytes, mutated_tree
 from tests.fuzz.target import Target, only
 
 SMALL = ("env.id=CartPole-v1", "agent.hidden_size=4", "agent.num_quantiles=2", "run.env_steps=1000")
@@ -126,6 +126,8 @@ def config_readers(folder: Path) -> Iterator[Target]:
         kind = chance.random()
         if kind < 0.4:
             return mutated_bytes(chance, texts)
+        if kind < 0.5:
+            return knotted_text(chance, chance.choice(texts).decode()).encode()
         tree = mutated_tree(chance, trees)
         return yaml.safe_dump(tree).encode() if kind < 0.7 else json.dumps(tree).encode()
 

@@ -1,5 +1,6 @@
 """The config tree: what wins, what is refused and in which words, and that a saved config is read back unchanged."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -149,6 +150,30 @@ def test_unknown_preset_names_the_nearest():
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "just words", "5"])
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str):
     with pytest.raises(UsageError, match="must be a mapping of sections"):
+        config.load(write(tmp_path, text))
+
+
+DEEP = "[" * 20_000
+
+
+def test_what_is_nested_deeper_than_the_stack_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="is not valid YAML: it is nested too deeply"):
+        config.load(write(tmp_path, f"run: {DEEP}"))
+    with pytest.raises(UsageError, match="the value is not valid YAML"):
+        config.load(overrides=[f"run.seed={DEEP}"])
+
+
+# A kilobyte of them is a tree of a billion leaves, and a tree that holds itself has no end.
+TENFOLD = "".join(f"  {name}: &{name} [{', '.join([f'*{inner}'] * 10)}]\n" for inner, name in itertools.pairwise("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"run:\n  a: &a 1\n{TENFOLD}", "run: &run\n  seed: *run\n", "run: &run\nenv:\n  <<: *run\n"],
+    ids=["large", "endless", "merge"],
+)
+def test_aliases_are_refused(tmp_path: Path, text: str):
+    with pytest.raises(UsageError, match=r"aliases .*\*(a|run).* write the value out.*line [23]"):
         config.load(write(tmp_path, text))
 
 
