@@ -14,7 +14,7 @@ from sbrl.black_box import BlackBox
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.episode_log import EpisodeSender, LogClient
-from sbrl.fleet import FleetMember
+from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network

@@ -16,7 +16,8 @@ from sbrl.config import Config
 from sbrl.envs.spec import VectorEnv
 from sbrl.episode_log import EpisodeSender
 from sbrl.errors import RunError
-from sbrl.fleet import STEPS_COUNTER, FleetMember, RunState
+from sbrl.fleet import STEPS_COUNTER, RunState
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import ActorMetrics, Totals
 from sbrl.policy import EpsilonGreedyPolicy
 from sbrl.ratio_books import INSERTED, by_shard

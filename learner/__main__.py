@@ -25,7 +25,8 @@ from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.generation_log import GenerationLog
 from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program

@@ -22,7 +22,7 @@ from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import size_and_digest
 from sbrl.config import Config
 from sbrl.errors import RunError
-from sbrl.fleet import FleetMember
+from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
 from sbrl.ratio_books import limiters_astray, samples_due

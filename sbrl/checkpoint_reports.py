@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sbrl.errors import RunError
-from sbrl.fleet import FleetMember, Instructions
+from sbrl.fleet import Instructions
+from sbrl.fleet_member import FleetMember
 from sbrl.generation_log import GenerationLog
 
 # Between two attempts: longer than the time until the next beat says whether the coordinator still wants a report.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sbrl import rpc
 from sbrl.config import Config
-from sbrl.fleet import FleetMember
+from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
 from services.coordinator.books import Plan

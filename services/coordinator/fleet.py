@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import grpc
@@ -18,15 +16,14 @@ from sbrl.ratio_books import DUE, INSERTED, by_shard
 from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import reserved, step_allowance
 from services.coordinator.books import NO_SHARDS, Plan
+from services.coordinator.leases import Lease, Leases, never_given
 from services.coordinator.ledger import Ledger
 from services.coordinator.manifests import CheckpointRecord
 from services.coordinator.refusal import Refused, invalid
 from services.coordinator.snapshots import Snapshots
-from services.coordinator.store import LeaseRecord, Store
+from services.coordinator.store import Store
 
 LEASE_SECONDS = 10.0
-# A member that is gone for so long is no longer listed; its counts stay in the totals for ever.
-FORGET_SECONDS = 3600.0
 # Whole numbers up to here are exact as doubles, which counters travel as.
 MAX_COUNT = 2.0**53
 _FINISHED_TARGET = "finished_env_steps"
@@ -34,20 +31,6 @@ _FINISHED_TARGET = "finished_env_steps"
 COUNT_TOLERANCE = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Lease:
-    record: LeaseRecord  # as it was given
-    seen: float  # when it last beat, by the clock
-    alive: bool
-    counters: dict[str, float]
-    step_limit: int
-    gauges: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def env_steps(self) -> int:
-        return int(self.counters.get(STEPS_COUNTER, 0))
 
 
 class Fleet:
@@ -96,18 +79,11 @@ class Fleet:
 
     def _load(self) -> None:
         """Reads everything from the store."""
-        store, clock = self._store, self._clock
+        store = self._store
         self._ledger = Ledger(store, self._plan)
         # A run that was finished and is now to collect more steps is running again.
         self._finished = store.number(_FINISHED_TARGET) == self._target
-        now, wall_now = clock(), time.time()
-        self._next_sweep = now
-        self._newest: dict[tuple[str, str], _Lease] = {}  # by role and name
-        for record in store.newest_leases(since=wall_now - FORGET_SECONDS):
-            seen = now - max(0.0, wall_now - record.seen_time) if record.ended else now
-            lease = _Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
-            self._newest[record.role, record.name] = lease
-        self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
+        self._leases = Leases(store, self._lease_seconds, self._clock)
 
     @property
     def env_steps(self) -> int:
@@ -126,36 +102,20 @@ class Fleet:
             raise invalid("a member needs a name that is unique in its role and stable across its restarts")
         with self._lock:
             self._sweep()
-            earlier = self._newest.get((request.role, request.name))
+            earlier = self._leases.newest(request.role, request.name)
             if earlier is not None:
                 if earlier.alive:
                     self._ledger.lose(request.role, earlier.counters)
                 if request.role == "replay" and not request.earlier_incarnation:
                     self._ledger.settle_shard(earlier.record.position, earlier.counters)
-                self._end(earlier)
-                self._save(earlier)
+                self._leases.end(earlier)
+                self._leases.save(earlier)
                 self._metrics.rejoins.labels(request.role).inc()
-            position = self._choose_index(request, earlier)
-            instructions = self._instructions(request.role, position, others=self._live.values())
+            position = self._leases.free_index(request, earlier)
+            instructions = self._instructions(request.role, position, others=self._leases.live)
             if request.role == "replay" and (owed := self._ledger.owed(position)) is not None:
                 instructions.samples_owed = owed
-            now = time.time()
-            record = LeaseRecord(
-                incarnation=0,
-                role=request.role,
-                name=request.name,
-                position=position,
-                joined_time=now,
-                metrics_address=request.metrics_address,
-                health_address=request.health_address,
-                process_id=request.process_id,
-                seen_time=now,
-                step_limit=instructions.step_allowance,
-                ended=False,
-            )
-            record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
-            lease = _Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
-            self._newest[record.role, record.name] = self._live[record.incarnation] = lease
+            record = self._leases.give(request, position, instructions.step_allowance, earlier).record
             base = self._snapshots.base_checkpoint(record.role, record.position)
         _log.info("%s joined as %s %d, incarnation %d", record.name, record.role, record.position, record.incarnation)
         return fleet_pb2.JoinResponse(
@@ -177,22 +137,20 @@ class Fleet:
         _check(request)
         with self._lock:
             self._sweep()
-            lease = self._live.get(request.incarnation)
-            if lease is None:
-                raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {request.incarnation} holds no lease: join again")
+            lease = self._leases.held(request.incarnation)
             self._check_epoch(lease, request)
             self._count(lease, request.counters)
-            lease.seen = self._clock()
+            self._leases.renew(lease)
             lease.gauges = dict(request.gauges)
             if self._state() is RunState.RUNNING:
-                present = {(other.record.role, other.record.position) for other in self._live.values()}
+                present = {(other.role, other.record.position) for other in self._leases.live}
                 self._snapshots.order_if_due(present)
-            others = [other for other in self._live.values() if other is not lease]
-            instructions = self._instructions(lease.record.role, lease.record.position, others)
+            others = [other for other in self._leases.live if other is not lease]
+            instructions = self._instructions(lease.role, lease.record.position, others)
             self._correct_limiter(lease, instructions)
             # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
-            self._save(lease)
+            self._leases.save(lease)
         self._metrics.beats.inc()
         return instructions
 
@@ -205,18 +163,18 @@ class Fleet:
         """
         _check(request)
         with self._lock:
-            lease = self._live.get(request.incarnation) or self._ended_lease(request.incarnation)
+            lease = self._leases.given(request.incarnation)
             self._check_epoch(lease, request)
-            if request.died and (request.role, request.name) != (lease.record.role, lease.record.name):
-                raise _never_given(request.incarnation)
-            self._ledger.find(lease.record.role, lease.counters)
+            if request.died and (request.role, request.name) != (lease.role, lease.record.name):
+                raise never_given(request.incarnation)
+            self._ledger.find(lease.role, lease.counters)
             self._count(lease, request.counters)
             if request.died:
-                self._ledger.lose(lease.record.role, lease.counters)
+                self._ledger.lose(lease.role, lease.counters)
             if lease.alive:
                 _log.info("%s left", lease.record.name)
-            self._end(lease)
-            self._save(lease)
+            self._leases.end(lease)
+            self._leases.save(lease)
 
     def finish(self) -> None:
         """Ends the run, durably: the state is FINISHED until the run is given another number of steps."""
@@ -229,7 +187,7 @@ class Fleet:
         with self._lock:
             self._sweep()
             return fleet_pb2.GetStatusResponse(
-                members=[self._member(lease) for lease in self._newest.values()],
+                members=[self._member(lease) for lease in self._leases.listed()],
                 totals={
                     **{f"{role}.{name}": value for (role, name), value in self._ledger.net().items()},
                     **self._ledger.due(),
@@ -256,16 +214,14 @@ class Fleet:
         if not request.checkpoint or len(request.sha256) != 64:
             raise invalid("a checkpoint has a name and a SHA-256 of 64 hexadecimal digits")
         with self._lock:
-            lease = self._held(request.incarnation)
+            lease = self._leases.held(request.incarnation)
             counters = dict(request.counters)
-            if lease.record.role == "replay":
+            if lease.role == "replay":
                 # The checkpoint's insertions are those of this incarnation; the run's are those before, and these.
                 name = by_shard(INSERTED, lease.record.position)
                 before = self._ledger.total("replay", name) - lease.counters.get(name, 0.0)
                 counters[INSERTED] = before + counters.get(INSERTED, 0.0)
-            record = CheckpointRecord(
-                lease.record.role, lease.record.position, request.checkpoint, request.size_bytes, request.sha256
-            )
+            record = CheckpointRecord(lease.role, lease.record.position, request.checkpoint, request.size_bytes, request.sha256)
             self._snapshots.report(record, request.generation, counters, self._ledger.totals)
 
     def refuse_checkpoint(self, request: fleet_pb2.RefuseCheckpointRequest) -> None:
@@ -277,7 +233,7 @@ class Fleet:
         with self._lock:
             if request.timeline != self._snapshots.timeline:
                 return  # the run has gone back already, for another
-            lease = self._held(request.incarnation)
+            lease = self._leases.held(request.incarnation)
             self._snapshots.refuse(lease.record.name, request.reason)
             self._load()
 
@@ -288,26 +244,20 @@ class Fleet:
     def _owed_beyond_limiters(self) -> float:
         """Samples due that the live shards' limiters would not admit, by their last reports; negative: they admit too many."""
         with self._lock:
-            shards = [lease for lease in self._live.values() if lease.record.role == "replay"]
+            shards = self._leases.live_of("replay")
             return sum(self._ledger.astray(lease.record.position, lease.gauges) for lease in shards)
 
-    def _correct_limiter(self, lease: _Lease, instructions: fleet_pb2.BeatResponse) -> None:
+    def _correct_limiter(self, lease: Lease, instructions: fleet_pb2.BeatResponse) -> None:
         """While the learner holds still for it, tells a shard how far its count is off."""
-        if lease.record.role != "replay" or not self._learner_gauge("settling"):
+        if lease.role != "replay" or not self._learner_gauge("settling"):
             return
         astray = self._ledger.astray(lease.record.position, lease.gauges)
         if abs(astray) > COUNT_TOLERANCE:
             instructions.limiter_correction = astray
 
-    def _held(self, incarnation: int) -> _Lease:
-        lease = self._live.get(incarnation)
-        if lease is None:
-            raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} holds no lease: join again")
-        return lease
-
-    def _check_epoch(self, lease: _Lease, request: fleet_pb2.BeatRequest) -> None:
+    def _check_epoch(self, lease: Lease, request: fleet_pb2.BeatRequest) -> None:
         """Raises Refused for a learner that has been replaced: what it has trained since is no part of the run's network."""
-        if lease.record.role == "learner" and request.epoch and request.epoch != self._store.number("epoch"):
+        if lease.role == "learner" and request.epoch and request.epoch != self._store.number("epoch"):
             self._metrics.reports_fenced.inc()
             raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -322,11 +272,11 @@ class Fleet:
             return RunState.FINISHED
         return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
 
-    def _instructions(self, role: str, position: int, others: Iterable[_Lease]) -> fleet_pb2.BeatResponse:
+    def _instructions(self, role: str, position: int, others: Iterable[Lease]) -> fleet_pb2.BeatResponse:
         """What a member is to do; `others` are the live members but it."""
         state, env_steps, allowance = self._state(), self.env_steps, 0
         if role == "actor" and state is RunState.RUNNING:
-            actors = [other for other in others if other.record.role == "actor"]
+            actors = [other for other in others if other.role == "actor"]
             allowance = step_allowance(
                 self._target - env_steps, [reserved(actor.step_limit, actor.env_steps) for actor in actors]
             )
@@ -343,67 +293,33 @@ class Fleet:
 
     def _learner_gauge(self, name: str) -> float:
         """A live learner's newest reading; 0 while there is none."""
-        return max(
-            (lease.gauges.get(name, 0.0) for lease in self._live.values() if lease.record.role == "learner"), default=0.0
-        )
+        return max((lease.gauges.get(name, 0.0) for lease in self._leases.live_of("learner")), default=0.0)
 
-    def _choose_index(self, request: fleet_pb2.JoinRequest, earlier: _Lease | None) -> int:
-        """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""
-        taken = {lease.record.position for lease in self._live.values() if lease.record.role == request.role}
-        asked = (request.index,) if request.HasField("index") else ()
-        held = (earlier.record.position,) if earlier is not None else ()
-        return next(index for index in itertools.chain(asked, held, itertools.count()) if index not in taken)
-
-    def _count(self, lease: _Lease, counters: Mapping[str, float]) -> None:
-        self._ledger.count(lease.record.role, lease.counters, counters)
-
-    def _end(self, lease: _Lease) -> None:
-        lease.alive = False
-        lease.gauges = {}
-        self._live.pop(lease.record.incarnation, None)
-
-    def _save(self, lease: _Lease) -> None:
-        self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
-
-    def _ended_lease(self, incarnation: int) -> _Lease:
-        for lease in self._newest.values():
-            if lease.record.incarnation == incarnation:
-                return lease
-        record = self._store.lease(incarnation)
-        if record is None or incarnation <= self._store.number("given_up_incarnation"):
-            raise _never_given(incarnation)
-        return _Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
+    def _count(self, lease: Lease, counters: Mapping[str, float]) -> None:
+        self._ledger.count(lease.role, lease.counters, counters)
 
     def _sweep(self) -> None:
-        """Ends leases that were not renewed and forgets members long gone; a few times within a lease, not at every beat."""
-        now = self._clock()
-        if now < self._next_sweep:
-            return
-        self._next_sweep = now + self._lease_seconds / 20
-        for lease in list(self._live.values()):
-            if now - lease.seen > self._lease_seconds:
-                _log.warning("%s is lost: no beat for %.0f s", lease.record.name, now - lease.seen)
-                self._metrics.leases_expired.labels(lease.record.role).inc()
-                self._ledger.lose(lease.record.role, lease.counters)
-                self._end(lease)
-                self._save(lease)
-        for key, lease in list(self._newest.items()):
-            if not lease.alive and now - lease.seen > FORGET_SECONDS:
-                del self._newest[key]
+        """Ends leases that were not renewed."""
+        for lease in self._leases.expired():
+            _log.warning("%s is lost: no beat for %.0f s", lease.record.name, self._leases.seconds_since_beat(lease))
+            self._metrics.leases_expired.labels(lease.role).inc()
+            self._ledger.lose(lease.role, lease.counters)
+            self._leases.end(lease)
+            self._leases.save(lease)
 
     def _count_live(self, role: str) -> int:
         with self._lock:
             self._sweep()
-            return sum(lease.record.role == role for lease in self._live.values())
+            return len(self._leases.live_of(role))
 
-    def _member(self, lease: _Lease) -> fleet_pb2.Member:
+    def _member(self, lease: Lease) -> fleet_pb2.Member:
         return fleet_pb2.Member(
-            role=lease.record.role,
+            role=lease.role,
             name=lease.record.name,
             index=lease.record.position,
             incarnation=lease.record.incarnation,
             joined_time=lease.record.joined_time,
-            seconds_since_beat=self._clock() - lease.seen,
+            seconds_since_beat=self._leases.seconds_since_beat(lease),
             alive=lease.alive,
             metrics_address=lease.record.metrics_address,
             health_address=lease.record.health_address,
@@ -411,10 +327,6 @@ class Fleet:
             counters=lease.counters,
             gauges=lease.gauges,
         )
-
-
-def _never_given(incarnation: int) -> Refused:
-    return Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} was never given")
 
 
 def _check_counters(counters: Mapping[str, float]) -> None:

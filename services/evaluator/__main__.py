@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
-from sbrl.fleet import FleetMember
+from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import EvaluatorMetrics, make_registry
 from sbrl.policy import use_one_thread

@@ -9,7 +9,8 @@ import time
 from sbrl.config import Config
 from sbrl.episode_log import LogClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetMember, RunState
+from sbrl.fleet import RunState
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import EvaluatorMetrics
 from sbrl.networks.serialization import decode
 from sbrl.rpc import CoordinatorUnavailable

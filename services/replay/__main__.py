@@ -13,7 +13,8 @@ from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.config_sections import Replay
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import FleetMember, Instructions
+from sbrl.fleet import Instructions
+from sbrl.fleet_member import FleetMember
 from sbrl.generation_log import GenerationLog
 from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
 from sbrl.memory import memory_limit_bytes, resident_bytes

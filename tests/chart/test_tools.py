@@ -18,7 +18,8 @@ from sbrl.config import build, dump
 from sbrl.credentials import TOKEN_FILE
 from sbrl.episode_log import LogClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.sharding import shard_limits
 from sbrl.v1.fleet_pb2 import Episode

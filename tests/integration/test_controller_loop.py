@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from sbrl.config import build
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import ControllerMetrics, CoordinatorMetrics
 from sbrl.sharding import shard_limits
 from services.controller.election import LEASE_SECONDS, LeaseElection, Unopposed

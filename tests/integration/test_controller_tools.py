@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from sbrl.config import build, dump
 from sbrl.credentials import CERT_FILE, KEY_FILE, TOKEN_FILE
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import FleetMember
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
 from services.controller import scale, status
 from services.coordinator.server import Coordinator

@@ -16,7 +16,8 @@ from sbrl import rpc
 from sbrl.credentials import Credentials
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient, FleetMember, RunState
+from sbrl.fleet import FleetClient, RunState
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, weights_pb2, weights_pb2_grpc
@@ -306,11 +307,13 @@ def test_counters_leases_and_state_survive_a_restart_of_the_coordinator(tmp_path
 @pytest.mark.parametrize("num_envs", [1, 8])
 def test_three_actors_collect_exactly_the_target(address, num_envs):
     counters = [{"env_steps": 0} for _ in range(3)]
+    all_joined = threading.Barrier(3, timeout=30)  # else the first may be done before the last is there
 
     def act(i):
         actor = member(address, f"actor-{i}", counters[i])
         deadline = time.monotonic() + 30
         instructions = actor.beat_now()
+        all_joined.wait()
         while instructions.state is RunState.RUNNING and time.monotonic() < deadline:
             for _ in range(20 * (i + 1)):  # one is three times as fast as another
                 if counters[i]["env_steps"] < instructions.step_limit:

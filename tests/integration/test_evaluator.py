@@ -17,7 +17,8 @@ import pytest
 from sbrl import config
 from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
-from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import encode
 from sbrl.ports import free_ports

@@ -17,7 +17,8 @@ from sbrl import rpc
 from sbrl.black_box import Record
 from sbrl.credentials import Credentials
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -239,7 +240,7 @@ def test_resume_goes_back_to_the_newest_generation_with_all_counts_even(tmp_path
 
 def test_a_part_that_cannot_be_read_takes_all_back_a_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr("sbrl.fleet.os._exit", ended.append)
+    monkeypatch.setattr("sbrl.fleet_member.os._exit", ended.append)
     with running(tmp_path) as run:
         run.work(inserted=(150, 90), trained=(160, 80))
         earlier = run.generation("a")

@@ -16,7 +16,8 @@ from safetensors.numpy import save
 
 from sbrl import rpc
 from sbrl.config import build, dump
-from sbrl.fleet import FleetClient, FleetMember
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
 from sbrl.health import is_serving
 from sbrl.weights import WeightsClient
 

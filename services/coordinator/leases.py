@@ -1,0 +1,151 @@
+"""The fleet's leases: who holds which place in its role, what each last said, and which have ended. Not thread-safe."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+
+from sbrl.fleet import STEPS_COUNTER
+from sbrl.v1 import fleet_pb2
+from services.coordinator.refusal import Refused
+from services.coordinator.store import LeaseRecord, Store
+
+# A member that is gone for so long is no longer listed; its counts stay in the totals for ever.
+FORGET_SECONDS = 3600.0
+
+
+@dataclass
+class Lease:
+    """One member's place, for as long as it beats."""
+
+    record: LeaseRecord  # as it was given
+    seen: float  # when it last beat, by the clock
+    alive: bool
+    counters: dict[str, float]
+    step_limit: int
+    gauges: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def role(self) -> str:
+        return self.record.role
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.counters.get(STEPS_COUNTER, 0))
+
+
+class Leases:
+    """The newest lease of each member, in memory and in the store."""
+
+    def __init__(self, store: Store, lease_seconds: float, clock: Callable[[], float]) -> None:
+        """Takes up the stored ones: those that had not ended start afresh, for nobody could beat while this was down."""
+        self._store, self._lease_seconds, self._clock = store, lease_seconds, clock
+        now, wall_now = clock(), time.time()
+        self._next_sweep = now
+        self._newest: dict[tuple[str, str], Lease] = {}  # by role and name
+        for record in store.newest_leases(since=wall_now - FORGET_SECONDS):
+            seen = now - max(0.0, wall_now - record.seen_time) if record.ended else now
+            lease = Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
+            self._newest[record.role, record.name] = lease
+        self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
+
+    @property
+    def live(self) -> list[Lease]:
+        return list(self._live.values())
+
+    def live_of(self, role: str) -> list[Lease]:
+        return [lease for lease in self._live.values() if lease.role == role]
+
+    def listed(self) -> list[Lease]:
+        """The newest of each member, ended ones too until they are forgotten."""
+        return list(self._newest.values())
+
+    def newest(self, role: str, name: str) -> Lease | None:
+        """The newest of one member, alive or not."""
+        return self._newest.get((role, name))
+
+    def held(self, incarnation: int) -> Lease:
+        """
+        Raises:
+            Refused: NOT_FOUND, no such lease is alive.
+        """
+        lease = self._live.get(incarnation)
+        if lease is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} holds no lease: join again")
+        return lease
+
+    def given(self, incarnation: int) -> Lease:
+        """The lease, even if it has ended.
+
+        Raises:
+            Refused: NOT_FOUND, it was never given, or the run has gone back behind it.
+        """
+        for lease in self._newest.values():
+            if lease.record.incarnation == incarnation:
+                return lease
+        record = self._store.lease(incarnation)
+        if record is None or incarnation <= self._store.number("given_up_incarnation"):
+            raise never_given(incarnation)
+        return Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
+
+    def give(self, request: fleet_pb2.JoinRequest, position: int, step_limit: int, earlier: Lease | None) -> Lease:
+        """A new lease for a member, durable; `earlier` was the same member's."""
+        now = time.time()
+        record = LeaseRecord(
+            incarnation=0,
+            role=request.role,
+            name=request.name,
+            position=position,
+            joined_time=now,
+            metrics_address=request.metrics_address,
+            health_address=request.health_address,
+            process_id=request.process_id,
+            seen_time=now,
+            step_limit=step_limit,
+            ended=False,
+        )
+        record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
+        lease = Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
+        self._newest[record.role, record.name] = self._live[record.incarnation] = lease
+        return lease
+
+    def free_index(self, request: fleet_pb2.JoinRequest, earlier: Lease | None) -> int:
+        """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""
+        taken = {lease.record.position for lease in self.live_of(request.role)}
+        asked = (request.index,) if request.HasField("index") else ()
+        held = (earlier.record.position,) if earlier is not None else ()
+        return next(index for index in itertools.chain(asked, held, itertools.count()) if index not in taken)
+
+    def end(self, lease: Lease) -> None:
+        """Takes the place from its member; `save` makes it known to the store."""
+        lease.alive = False
+        lease.gauges = {}
+        self._live.pop(lease.record.incarnation, None)
+
+    def save(self, lease: Lease) -> None:
+        self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
+
+    def expired(self) -> list[Lease]:
+        """Live leases that were not renewed; forgets members long gone. Looks a few times within a lease, not at every call."""
+        now = self._clock()
+        if now < self._next_sweep:
+            return []
+        self._next_sweep = now + self._lease_seconds / 20
+        for key, lease in list(self._newest.items()):
+            if not lease.alive and now - lease.seen > FORGET_SECONDS:
+                del self._newest[key]
+        return [lease for lease in self._live.values() if now - lease.seen > self._lease_seconds]
+
+    def renew(self, lease: Lease) -> None:
+        lease.seen = self._clock()
+
+    def seconds_since_beat(self, lease: Lease) -> float:
+        return self._clock() - lease.seen
+
+
+def never_given(incarnation: int) -> Refused:
+    return Refused(grpc.StatusCode.NOT_FOUND, f"incarnation {incarnation} was never given")
