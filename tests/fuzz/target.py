@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
 
 SLOW_SECONDS = 5.0  # longer for one input is a hang
 LONG_MESSAGE = 20_000  # characters: no refusal for a person to read
@@ -41,9 +46,8 @@ class Target(Protocol):
 
 
 class Failure(NamedTuple):
-    """An input that the reader could not take."""
+    """An input that the reader could not take, made as small as Hypothesis can."""
 
-    number: int
     data: bytes
     what: str
 
@@ -52,11 +56,18 @@ class Report(NamedTuple):
     """What came of a target's inputs."""
 
     name: str
-    inputs: int
+    inputs: int  # no two alike
     accepted: int
     refused: int
     slowest_seconds: float
-    failures: list[Failure]
+    failure: Failure | None
+
+
+# Where Hypothesis draws each choice it can shrink them, but comes back to the same few; where it draws the seed, hardly two
+# inputs are alike. So both.
+CHANCES = st.randoms(use_true_random=True) | st.randoms(use_true_random=False)
+ROUND = 1000  # inputs of one search
+KNOWN = 20  # it begins with the simplest ones, which the search before has fed
 
 
 def run_target(
@@ -65,44 +76,102 @@ def run_target(
     seed: int,
     limit: Callable[[], AbstractContextManager[None]] = nullcontext,
     tell: Callable[[int], None] = lambda done: None,
-    most_failures: int = 10,
 ) -> Report:
-    """Feeds `inputs` inputs, the same for the same seed.
+    """Has Hypothesis draw `inputs` different inputs, the same for the same seed, and feeds them; stops at the first failure.
 
     Args:
         limit: a context in which one input is read, which raises if that takes for ever.
-        most_failures: after so many it stops.
     """
-    chance = random.Random(f"{target.name} {seed}")
-    accepted = refused = 0
-    slowest = 0.0
-    failures: list[Failure] = []
-    number = 0
-    for number in range(inputs):
-        data = target.make(chance)
-        start = time.perf_counter()
-        try:
-            with limit():
-                target.feed(data)
-            accepted += 1
-        except Refusal as refusal:
-            refused += 1
-            if not 0 < len(str(refusal)) <= LONG_MESSAGE:
-                failures.append(Failure(number, data, f"a refusal of {len(str(refusal))} characters: {str(refusal)[:200]}"))
-        except Exception:
-            failures.append(Failure(number, data, traceback.format_exc(limit=-6)))
-        took = time.perf_counter() - start
-        slowest = max(slowest, took)
-        if took > SLOW_SECONDS:
-            failures.append(Failure(number, data, f"it took {took:.1f} s"))
-        if len(failures) >= most_failures:
+    feeder = _Feeder(target, inputs, limit, tell)
+    for number in itertools.count():
+        before = feeder.inputs
+        draws = min(ROUND, inputs - before + KNOWN)
+        if not _search(feeder, f"{target.name} {seed} {number}", draws) or feeder.inputs in (before, inputs):
             break
-        tell(number + 1)
+    failure = feeder.failure
     try:
         target.check()
     except Exception:
-        failures.append(Failure(number, b"", f"afterwards: {traceback.format_exc(limit=-6)}"))
-    return Report(target.name, number + 1, accepted, refused, slowest, failures)
+        failure = failure or Failure(b"", f"afterwards: {traceback.format_exc(limit=-6)}")
+    return Report(target.name, feeder.inputs, feeder.accepted, feeder.refused, feeder.slowest_seconds, failure)
+
+
+def _search(feeder: _Feeder, seed: str, draws: int) -> bool:
+    """Whether all went well."""
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=draws,
+        database=None,  # the same inputs for the same seed
+        deadline=None,  # some inputs are slow to make
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(CHANCES)
+    def search(chance: random.Random) -> None:
+        feeder.feed(chance)
+
+    try:
+        search()
+    except Exception:
+        # Of the target, and noted; or Hypothesis says that it comes and goes, as it may in a server that remembers.
+        if feeder.failure is None:
+            raise
+        return False
+    return True
+
+
+class _Feeder:
+    """Feeds a target what it has not had yet, and counts."""
+
+    def __init__(
+        self, target: Target, most: int, limit: Callable[[], AbstractContextManager[None]], tell: Callable[[int], None]
+    ) -> None:
+        """Args: most: different inputs."""
+        self._target, self._most, self._limit, self._tell = target, most, limit, tell
+        self._seen: set[bytes] = set()
+        self.accepted = self.refused = 0
+        self.slowest_seconds = 0.0
+        self.failure: Failure | None = None  # the newest, which is the smallest
+
+    @property
+    def inputs(self) -> int:
+        return len(self._seen)
+
+    def feed(self, chance: random.Random) -> None:
+        """
+        Raises:
+            Exception: whatever is not an answer or a refusal in words.
+        """
+        data = self._target.make(chance)
+        is_new = data not in self._seen
+        if self.failure is None and (self.inputs == self._most or not is_new):
+            return
+        self._seen.add(data)
+        try:
+            accepted = self._feed(data)
+        except Exception:
+            self.failure = Failure(data, traceback.format_exc(limit=-6))
+            raise
+        if is_new:
+            self.accepted += accepted
+            self.refused += not accepted
+            self._tell(self.inputs)
+
+    def _feed(self, data: bytes) -> bool:
+        start = time.perf_counter()
+        refusal: str | None = None
+        try:
+            with self._limit():
+                self._target.feed(data)
+        except Refusal as raised:
+            refusal = str(raised)
+        took = time.perf_counter() - start
+        self.slowest_seconds = max(self.slowest_seconds, took)
+        assert took <= SLOW_SECONDS, f"it took {took:.1f} s"
+        if refusal is not None:
+            assert 0 < len(refusal) <= LONG_MESSAGE, f"a refusal of {len(refusal)} characters: {refusal[:200]}"
+        return refusal is None
 
 
 def only(*kinds: type[Exception]) -> AbstractContextManager[None]:
