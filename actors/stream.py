@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -79,8 +80,8 @@ class TransitionStream:
 
     @property
     def created(self) -> int:
-        """Items handed to Reverb, and those that were lost before they could be: confirmed, dropped or in flight."""
-        return self._writer.items_created + self._unmade
+        """Steps written: items that are confirmed, dropped or in flight, and steps that will become one or were lost before."""
+        return self._writer.items_created + self._writer.unmade + self._unmade
 
     @property
     def in_flight(self) -> int:
@@ -116,12 +117,9 @@ class TransitionStream:
 
     def close(self) -> None:
         """Gives unconfirmed items one last chance, then drops and counts them."""
-        try:
+        with contextlib.suppress(BlockedError):
             self._writer.flush(0, self._patience)
-            self._count_inserted()
-        except BlockedError:
-            self._count_inserted()
-            self.dropped += self._writer.unconfirmed
+        self._count_lost()
         self._writer.close()
 
     @property
@@ -130,12 +128,14 @@ class TransitionStream:
         return min(FLUSH_SECONDS, self._drain_seconds) if self._stop.is_set() else FLUSH_SECONDS
 
     def _abandon(self) -> None:
-        """Counts what the lost shard had not confirmed, and the steps that had not become items yet."""
-        self._count_inserted()
-        unmade = self._writer.unmade
-        self._unmade += unmade
-        self.dropped += self._writer.unconfirmed + unmade
+        """Gives up what the lost shard had not confirmed, and the steps that had not become items yet."""
+        self._count_lost()
         self._writer.abandon()
+
+    def _count_lost(self) -> None:
+        self._count_inserted()
+        self.dropped += self._writer.unconfirmed + self._writer.unmade
+        self._unmade += self._writer.unmade
 
     def _count_inserted(self) -> None:
         """Attributes to the current shard what it has confirmed since the last call."""

@@ -144,6 +144,7 @@ def learn(
             max_priority=float(state.counters.get("max_priority", 1.0)) if state is not None else 1.0,
         )
         metrics.report_also(loop.reported)
+        closing.callback(loop.close_books)  # however it ends: what was received and not trained on is given up
         publisher.start()
         loop.publish()
         loop.report()
@@ -161,7 +162,7 @@ def learn(
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")
         loop.close_books()
-        loop.report()
+        loop.report()  # before the run is said to be complete, upon which the launcher takes the last counts
         if complete:
             logger.info("the run is complete")
             try:

@@ -8,11 +8,22 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 INSERTED, TRAINED, LOST = "transitions_inserted", "samples_trained", "samples_lost"
 DUE = "replay.samples_due"
+LOST_WITH_ACTORS = "transitions_dropped.member_lost"
 
 
 def by_shard(counter: str, shard: int) -> str:
     """The name of the part of a counter that is one shard's."""
     return f"{counter}.{shard}"
+
+
+def inserted_after_all(collected: float, confirmed: float, dropped: float, lost: float, inserted: float) -> float:
+    """Items booked as dropped with killed actors (`lost` of `dropped`) that shards have inserted all the same.
+
+    Nobody knows at the kill which of an actor's items under way got there; the shards' own count (`inserted`) tells afterwards,
+    for what is beyond the confirmed ones and those under way now can be no others.
+    """
+    under_way = collected - confirmed - dropped
+    return min(lost, max(0.0, inserted - confirmed - under_way))
 
 
 def samples_due(status: GetStatusResponse) -> float:

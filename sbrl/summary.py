@@ -9,7 +9,7 @@ from typing import Any
 from sbrl.config import Config
 from sbrl.fleet_watch import total
 from sbrl.progress import mean
-from sbrl.ratio_books import samples_due
+from sbrl.ratio_books import LOST_WITH_ACTORS, inserted_after_all, samples_due
 from sbrl.run_directory import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
@@ -29,6 +29,10 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
     """
     env_steps, updates = int(total(status, "actor.env_steps")), int(total(status, "learner.updates"))
     inserted, trained = int(total(status, "replay.transitions_inserted")), int(total(status, "learner.samples_trained"))
+    collected, confirmed, dropped = (
+        total(status, f"actor.transitions_{name}") for name in ("collected", "inserted", "dropped")
+    )
+    found = inserted_after_all(collected, confirmed, dropped, total(status, f"actor.{LOST_WITH_ACTORS}"), inserted)
     after_warm_up = max(0, inserted - config.min_replay_size)
     evaluation = status.last_evaluation if status.HasField("last_evaluation") else None
     return {
@@ -43,10 +47,10 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "samples_due": samples_due(status),
         "samples_served": int(total(status, "learner.samples_served")),
         "samples_discarded": int(total(status, "learner.samples_discarded")),
-        "transitions_collected": int(total(status, "actor.transitions_collected")),
-        "transitions_confirmed": int(total(status, "actor.transitions_inserted")),
+        "transitions_collected": int(collected),
+        "transitions_confirmed": int(confirmed + found),
         "transitions_inserted": inserted,
-        "transitions_dropped": int(total(status, "actor.transitions_dropped")),
+        "transitions_dropped": int(dropped - found),
         "samples_per_insert_target": config.samples_per_insert,
         "samples_per_insert_achieved": trained / after_warm_up if after_warm_up else None,
         "updates_per_step_target": config.learner.updates_per_step,

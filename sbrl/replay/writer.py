@@ -145,7 +145,7 @@ class EpisodeWriter:
         """Drops the stream to the current shard with what is unconfirmed; `begin` makes a new one."""
         writer = self._writers.pop(self._shard, None)
         self._writer = None
-        self._unconfirmed = 0
+        self._unconfirmed = self._unmade = 0
         if writer is not None:
             _close(writer)
 
@@ -155,6 +155,7 @@ class EpisodeWriter:
             _close(writer)
         self._writers.clear()
         self._writer = None
+        self._unconfirmed = self._unmade = 0
 
     def _count_row(self) -> None:
         self._rows += 1

@@ -16,6 +16,9 @@ from sbrl.sharding import shard_limits
 
 Totals = Mapping[tuple[str, str], float]
 
+# Under a lease: what its process had under way when the lease before ended, and will count as done under this one.
+CARRIED = "under_way_before"
+
 
 class Segment(NamedTuple):
     """From `start` insertions on a shard's insertions are worth `samples_per_insert` samples each."""
@@ -85,8 +88,8 @@ def unreported(totals: Totals, shard: int) -> float:
     return max(0.0, confirmed - inserted(totals, shard))
 
 
-def in_flight(role: str, counters: Mapping[str, float]) -> float:
-    """What a member had under way as it last reported: with it, it is lost."""
+def under_way(role: str, counters: Mapping[str, float]) -> float:
+    """What a member had taken and neither done nor given up, as it last reported under a lease and those of its before."""
     names = {
         "actor": ("transitions_collected", INSERTED, "transitions_dropped"),
         "learner": ("samples_served", TRAINED, "samples_discarded"),
@@ -94,7 +97,7 @@ def in_flight(role: str, counters: Mapping[str, float]) -> float:
     if role not in names:
         return 0.0
     taken, done, dropped = (counters.get(name, 0.0) for name in names[role])
-    return max(0.0, taken - done - dropped)
+    return max(0.0, counters.get(CARRIED, 0.0) + taken - done - dropped)
 
 
 def of_the_network(totals: Totals) -> dict[tuple[str, str], float]:
@@ -102,7 +105,7 @@ def of_the_network(totals: Totals) -> dict[tuple[str, str], float]:
 
     served = trained + discarded + in flight, either way.
     """
-    result = dict(totals)
+    result = {(role, name): value for (role, name), value in totals.items() if name != CARRIED}
 
     def move(source: str, target: str | None, lost: str) -> None:
         amount = result.get(("learner", lost), 0.0)

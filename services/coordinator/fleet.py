@@ -208,19 +208,20 @@ class Fleet:
 
         Raises:
             Refused: NOT_FOUND, no such lease; FAILED_PRECONDITION, the generation is not wanted; INVALID_ARGUMENT, a counter is
-                negative or not finite.
+                negative or not finite, as the run's.
         """
-        _check_counters(request.counters)
         if not request.checkpoint or len(request.sha256) != 64:
             raise invalid("a checkpoint has a name and a SHA-256 of 64 hexadecimal digits")
         with self._lock:
             lease = self._leases.held(request.incarnation)
             counters = dict(request.counters)
             if lease.role == "replay":
-                # The checkpoint's insertions are those of this incarnation; the run's are those before, and these.
+                # The run's insertions that it holds are those before this incarnation, and its own: less than none, where it
+                # was made under the lease before, and the process has reported more as that ended.
                 name = by_shard(INSERTED, lease.record.position)
                 before = self._ledger.total("replay", name) - lease.counters.get(name, 0.0)
-                counters[INSERTED] = before + counters.get(INSERTED, 0.0)
+                counters = {INSERTED: before + counters.get(INSERTED, 0.0)}
+            _check_counters(counters)
             record = CheckpointRecord(lease.role, lease.record.position, request.checkpoint, request.size_bytes, request.sha256)
             self._snapshots.report(record, request.generation, counters, self._ledger.totals)
 

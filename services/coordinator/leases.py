@@ -11,6 +11,7 @@ import grpc
 
 from sbrl.fleet import STEPS_COUNTER
 from sbrl.v1 import fleet_pb2
+from services.coordinator.books import CARRIED, under_way
 from services.coordinator.refusal import Refused
 from services.coordinator.store import LeaseRecord, Store
 
@@ -93,7 +94,10 @@ class Leases:
         return Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
 
     def give(self, request: fleet_pb2.JoinRequest, position: int, step_limit: int, earlier: Lease | None) -> Lease:
-        """A new lease for a member, durable; `earlier` was the same member's."""
+        """A new lease for a member, durable; `earlier` was the same member's.
+
+        Where it was the same process's, what that had under way will be counted as done under this one.
+        """
         now = time.time()
         record = LeaseRecord(
             incarnation=0,
@@ -109,7 +113,9 @@ class Leases:
             ended=False,
         )
         record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
-        lease = Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
+        carried = under_way(request.role, earlier.counters) if earlier is not None and request.earlier_incarnation else 0.0
+        counters = {CARRIED: carried} if carried else {}
+        lease = Lease(record, self._clock(), alive=True, counters=counters, step_limit=record.step_limit)
         self._newest[record.role, record.name] = self._live[record.incarnation] = lease
         return lease
 
@@ -130,10 +136,17 @@ class Leases:
         self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
 
     def expired(self) -> list[Lease]:
-        """Live leases that were not renewed; forgets members long gone. Looks a few times within a lease, not at every call."""
+        """Live leases that were not renewed; forgets members long gone. Looks a few times within a lease, not at every call.
+
+        To be called at least once a second: after a longer silence all leases start afresh.
+        """
         now = self._clock()
         if now < self._next_sweep:
             return []
+        if now - self._next_sweep > self._lease_seconds / 2:
+            # It beats itself, every second: it was stopped, and nobody could be heard meanwhile.
+            for lease in self._live.values():
+                lease.seen = now
         self._next_sweep = now + self._lease_seconds / 20
         for key, lease in list(self._newest.items()):
             if not lease.alive and now - lease.seen > FORGET_SECONDS:

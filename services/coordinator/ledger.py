@@ -65,7 +65,7 @@ class Ledger:
     def lose(self, role: str, counters: dict[str, float]) -> None:
         """Books what a member had under way as given up, when it is gone without a word."""
         name = _LOST_WITH_MEMBER.get(role)
-        lost = books.in_flight(role, counters)
+        lost = books.under_way(role, counters)
         if name is not None and lost:
             counts = {name: lost, f"{name}.{_LOST_REASON}": lost}
             self.count(role, counters, {key: counters.get(key, 0.0) + value for key, value in counts.items()})

@@ -11,7 +11,7 @@ import grpc
 
 from sbrl.fleet import STEPS_COUNTER
 from sbrl.metrics import CoordinatorMetrics
-from sbrl.ratio_books import INSERTED, LOST, TRAINED
+from sbrl.ratio_books import INSERTED, LOST, LOST_WITH_ACTORS, TRAINED, inserted_after_all
 from sbrl.v1 import fleet_pb2
 from services.coordinator import books
 from services.coordinator.books import Plan
@@ -205,6 +205,12 @@ def counters_at(totals: books.Totals, held: Mapping[tuple[str, int], Mapping[str
     for name, value in learner.items():
         counters["learner", name] = value
     counters["learner", "samples_served"] = learner.get(TRAINED, 0.0) + counters.get(("learner", "samples_discarded"), 0.0)
+    names = ("transitions_collected", INSERTED, "transitions_dropped", LOST_WITH_ACTORS)
+    collected, confirmed, dropped, lost = (totals.get(("actor", name), 0.0) for name in names)
+    found = inserted_after_all(collected, confirmed, dropped, lost, totals.get(("replay", INSERTED), 0.0))
+    if found:
+        counters["actor", "transitions_dropped"] -= found
+        counters["actor", LOST_WITH_ACTORS] -= found
     inserted = 0.0
     for (role, shard), counts in held.items():
         if role == "replay":

@@ -91,6 +91,14 @@ def join(fleet, name, role="actor", **kwargs):
     return fleet.Join(fleet_pb2.JoinRequest(role=role, name=name, **kwargs), timeout=WAIT)
 
 
+def pass_time(clock, fleet, seconds):
+    """A second at a time, in each of which the coordinator is heard: it does not take it that it was stopped itself."""
+    while seconds > 0:
+        clock.now += min(1.0, seconds)
+        seconds -= 1.0
+        fleet.GetStatus(fleet_pb2.GetStatusRequest(), timeout=WAIT)
+
+
 def beat(fleet, lease, step_limit=0, **counters):
     request = fleet_pb2.BeatRequest(incarnation=lease.incarnation, counters=counters, step_limit=step_limit)
     return fleet.Beat(request, timeout=WAIT)
@@ -181,9 +189,9 @@ def test_indices_are_the_lowest_free_and_come_back_to_their_name(fleet, clock):
     leases = [join(fleet, name) for name in ("a", "b", "c")]
     assert [lease.index for lease in leases] == [0, 1, 2]
     assert join(fleet, "x", role="replay").index == 0  # a count of its own for each role
-    clock.now = LEASE_SECONDS
+    pass_time(clock, fleet, LEASE_SECONDS)
     beat(fleet, leases[0])
-    clock.now += 1.0  # b and c have expired
+    pass_time(clock, fleet, 1.0)  # b and c have expired
     with pytest.raises(grpc.RpcError) as error:
         beat(fleet, leases[1])
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
@@ -234,6 +242,17 @@ def test_repeated_and_overtaken_beats_count_once(fleet, address):
     assert totals(address)["actor.env_steps"] == 30
 
 
+def test_no_lease_expires_while_the_coordinator_is_stopped(fleet, clock):
+    """Nobody could beat: all have another lease's time."""
+    first, second = join(fleet, "a"), join(fleet, "b")
+    clock.now += 10 * LEASE_SECONDS
+    beat(fleet, first)
+    beat(fleet, second)
+    pass_time(clock, fleet, LEASE_SECONDS + 1.0)
+    with pytest.raises(grpc.RpcError, match="holds no lease"):
+        beat(fleet, second)
+
+
 def test_counters_stay_exact_when_a_lease_expires(tmp_path, clock):
     with serve(tmp_path, clock) as address:
         counters = {"env_steps": 0, "episodes": 1}
@@ -241,7 +260,8 @@ def test_counters_stay_exact_when_a_lease_expires(tmp_path, clock):
         first = actor.beat_now() and actor.incarnation
         counters["env_steps"] = 100
         actor.beat_now()
-        clock.now += LEASE_SECONDS + 1.0
+        with rpc.open_channel(address) as channel:
+            pass_time(clock, fleet_pb2_grpc.FleetStub(channel), LEASE_SECONDS + 1.0)
         counters["env_steps"] = 150  # after the last beat under the old lease
         instructions = actor.beat_now()
         assert actor.incarnation > first
@@ -258,7 +278,8 @@ def test_counters_stay_exact_when_joining_again_fails_at_first(tmp_path, clock, 
         actor = member(address, "a", counters)
         actor.beat_now()
         actor.beat_now()
-        clock.now += LEASE_SECONDS + 1.0
+        with rpc.open_channel(address) as channel:
+            pass_time(clock, fleet_pb2_grpc.FleetStub(channel), LEASE_SECONDS + 1.0)
         counters["env_steps"] = 150
         with monkeypatch.context() as patch:
             patch.setattr(Fleet, "join", refuse)
@@ -336,9 +357,9 @@ def test_steps_reserved_for_a_lost_actor_go_to_the_others(fleet, clock):
     first, second = join(fleet, "a"), join(fleet, "b")
     assert first.instructions.step_allowance == TARGET
     assert second.instructions.step_allowance == 0
-    clock.now += LEASE_SECONDS
+    pass_time(clock, fleet, LEASE_SECONDS)
     beat(fleet, second)
-    clock.now += 1.0
+    pass_time(clock, fleet, 1.0)
     assert beat(fleet, second).step_allowance == TARGET
 
 

@@ -25,7 +25,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 from sbrl.v1.fleet_pb2_grpc import FleetStub
 from sbrl.weights import StaleEpochError, WeightsClient
 from services.coordinator.books import Plan
-from services.coordinator.fleet import Fleet
+from services.coordinator.fleet import LEASE_SECONDS, Fleet
 from services.coordinator.server import add_services
 from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import Store
@@ -36,9 +36,13 @@ PLAN = Plan(2.0, (50, 50), generation_seconds=3600.0, keep_generations=2)
 DIGEST = "0" * 64
 
 
-def time_stands_still() -> float:
-    """Seconds: no lease ends for want of a beat."""
-    return 0.0
+class Clock:
+    """Seconds that pass only when told to: no lease ends for want of a beat."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Run:
@@ -48,10 +52,11 @@ class Run:
         self.registry = CollectorRegistry()
         metrics = CoordinatorMetrics(self.registry)
         self.store = Store(directory / "state.sqlite")
-        snapshots = Snapshots(self.store, directory, plan, metrics, time_stands_still)
+        self.clock = Clock()
+        snapshots = Snapshots(self.store, directory, plan, metrics, self.clock)
         if resume is not None:
             snapshots.resume(resume)
-        fleet = Fleet(self.store, TARGET, metrics, snapshots, plan, clock=time_stands_still)
+        fleet = Fleet(self.store, TARGET, metrics, snapshots, plan, clock=self.clock)
         self.server = rpc.make_server(16, "test", Credentials())
         self.address = f"127.0.0.1:{rpc.bind(self.server, '127.0.0.1', 0, 'test', Credentials())}"
         add_services(self.server, self.store, WeightsStore(directory, self.store), fleet, metrics)
@@ -203,6 +208,74 @@ def test_a_shard_that_lost_its_lease_and_lives_is_not_settled(run: Run) -> None:
     with grpc.insecure_channel(run.address) as channel:
         FleetStub(channel).Join(request)
     assert run.status().totals["replay.transitions_inserted.0"] == 150
+
+
+def test_a_checkpoint_of_the_lease_before_completes_a_generation(run: Run) -> None:
+    """The shard has reported more since: what it saved is less than nothing of what it counts under its new lease."""
+    run.work(inserted=(150, 90), trained=(160, 80))
+    generation = run.members["learner-0"].order_generation()
+    for name in ("learner-0", "replay-1"):
+        run.report(generation, name, f"{name}-a")
+    held = dict(run.counts["replay-0"])
+    run.count("replay-0", transitions_inserted=400, transitions_inserted__0=400)
+    lose_lease(run, "replay-0")
+    assert run.members["replay-0"].beat_now().checkpoint_wanted
+    run.members["replay-0"].report_checkpoint(generation, "replay-0-a", 10, DIGEST, held)
+    (kept,) = run.status().generations
+    assert (kept.generation, kept.env_steps) == (generation, 240)
+    with pytest.raises(RunError, match="transitions_inserted"):  # less than nothing of the run's is refused
+        run.members["replay-0"].report_checkpoint(
+            run.members["learner-0"].order_generation(), "x", 10, DIGEST, {"transitions_inserted": -1.0}
+        )
+
+
+def lose_lease(run: Run, name: str) -> None:
+    """The member is silent for too long, the others are not; then it joins again, as the process that it is."""
+    incarnation = run.members[name].incarnation
+    for _ in range(int(LEASE_SECONDS) + 1):
+        run.clock.now += 1
+        for other in run.members.keys() - {name}:
+            run.members[other].beat_now()
+    run.members[name].beat_now()
+    assert run.members[name].incarnation > incarnation
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_was_under_way_when_a_lease_ended_is_accounted_for(run: Run, dies: bool) -> None:
+    """The process goes on under another lease, and is killed or done later."""
+    run.work(inserted=(150, 90), trained=(160, 80))
+    run.count("actor-0", transitions_collected=260)
+    run.count("learner-0", samples_served=256)
+    for name in ("actor-0", "learner-0"):
+        lose_lease(run, name)
+    run.count("actor-0", transitions_collected=300, transitions_inserted=250, transitions_dropped=5)
+    run.count("learner-0", samples_served=288, samples_trained=256, samples_trained__0=176, samples_discarded=8)
+    if not dies:
+        run.count("actor-0", transitions_inserted=295)
+        run.count("learner-0", samples_discarded=32)
+    for name in ("actor-0", "learner-0"):
+        run.start(name)
+    totals = run.status().totals
+    assert totals["actor.transitions_collected"] == 300
+    assert totals["actor.transitions_dropped"] == (50 if dies else 5)
+    assert totals["actor.transitions_inserted"] == (250 if dies else 295)
+    assert (totals["learner.samples_served"], totals["learner.samples_discarded"]) == (288, 32)
+
+
+def test_what_a_killed_actor_had_inserted_all_the_same_is_not_dropped_as_well(tmp_path: Path) -> None:
+    """It had 20 under way, of which the shards have 12; nothing is collected twice by going back."""
+    with running(tmp_path) as run:
+        run.work(inserted=(150, 90), trained=(160, 80))
+        run.count("actor-0", transitions_collected=260, env_steps=260)
+        run.start("actor-0")
+        run.count("replay-0", transitions_inserted=162, transitions_inserted__0=162)
+        assert run.status().totals["actor.transitions_dropped"] == 20
+        run.generation("a")
+    with running(tmp_path, resume=1) as run:
+        totals = run.status().totals
+        assert totals["actor.transitions_inserted"] == totals["replay.transitions_inserted"] == 252
+        assert totals["actor.transitions_dropped"] == totals["actor.transitions_dropped.member_lost"] == 8
+        assert totals["actor.env_steps"] == totals["actor.transitions_collected"] == 260
 
 
 def test_resume_goes_back_to_the_newest_generation_with_all_counts_even(tmp_path: Path) -> None:

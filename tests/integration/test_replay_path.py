@@ -317,6 +317,37 @@ def test_a_lost_shard_costs_each_step_once(two_shards: Shards) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize("end", [False, True])
+def test_a_stream_that_is_closed_has_accounted_for_every_step(two_shards: Shards, end: bool) -> None:
+    """Also where its episode was cut off by an error: the steps that have no item yet are dropped, and counted."""
+    probes = [ShardProbe(address, shard) for shard, address in enumerate(two_shards.addresses)]
+    for probe in probes:
+        probe.start()
+        assert probe.wait_up(TIMEOUT)
+    stream = TransitionStream(
+        EpisodeWriter(two_shards.addresses, two_shards.shape),
+        probes,
+        Identity(ACTOR, INCARNATION, 0),
+        max_in_flight=8,
+        stop=threading.Event(),
+        drain_seconds=5.0,
+        warm_up=WarmUp(NO_PIECES, lambda: False),
+    )
+    observation = np.stack([frame_of(1)] * two_shards.shape.stack)
+    stream.begin(observation)
+    steps = 2 * two_shards.shape.n_max
+    for t in range(steps):
+        stream.append(Transition(0, 1.0, False, frame_of(t + 2), VERSION), observation)
+        assert stream.created == t + 1
+    if end:
+        stream.end()
+    stream.close()
+    for probe in probes:
+        probe.stop()
+    assert stream.created == steps == sum(stream.inserted) + stream.dropped
+    assert stream.dropped == (0 if end else two_shards.shape.n_max)
+
+
 def test_checkpoint_falls_back_past_a_truncated_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config, shape = shard_config(n_max=1), ItemShape(1, 1, (2,), np.dtype(np.float32))
     port, other_port = free_ports("127.0.0.1", 2)

@@ -18,7 +18,7 @@ OBSERVATION = np.zeros((1, 4), np.float32)
 class BlockedWriter:
     """A writer whose shard admits nothing for some waits."""
 
-    items_created = unconfirmed = 0
+    items_created = unconfirmed = unmade = 0
 
     def __init__(self, waits: int) -> None:
         self._waits, self.shard = waits, 0

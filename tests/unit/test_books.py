@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learner.books import TrainingBooks
 from sbrl.config import load
 from sbrl.sharding import limiter_bounds, limiter_room, shard_limits
-from services.coordinator.books import Plan, Segment, in_flight, next_segment, of_the_network, samples_due, samples_owed
+from services.coordinator.books import Plan, Segment, next_segment, of_the_network, samples_due, samples_owed, under_way
 from services.coordinator.manifests import CheckpointRecord, CorruptManifestError, Manifest, decode, encode
 from services.coordinator.snapshots import counters_at
 from services.coordinator.store import Moment
@@ -49,7 +49,7 @@ def test_samples_of_lost_updates_are_owed_again() -> None:
     net = of_the_network(totals)
     assert (net["learner", "samples_trained"], net["learner", "samples_trained.0"], net["learner", "updates"]) == (136, 136, 17)
     assert net["learner", "samples_served"] - net["learner", "samples_trained"] - net["learner", "samples_discarded"] == 8
-    assert in_flight("learner", {name: value for (_, name), value in totals.items()}) == 8
+    assert under_way("learner", {name: value for (_, name), value in totals.items()}) == 8
 
 
 @pytest.mark.parametrize(
