@@ -32,7 +32,8 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
     collected, confirmed, dropped = (
         total(status, f"actor.transitions_{name}") for name in ("collected", "inserted", "dropped")
     )
-    found = inserted_after_all(collected, confirmed, dropped, total(status, f"actor.{LOST_WITH_ACTORS}"), inserted)
+    lost = total(status, f"actor.{LOST_WITH_ACTORS}")
+    found = inserted_after_all(collected, confirmed, dropped, lost, inserted)
     after_warm_up = max(0, inserted - config.min_replay_size)
     evaluation = status.last_evaluation if status.HasField("last_evaluation") else None
     return {
@@ -51,6 +52,7 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "transitions_confirmed": int(confirmed + found),
         "transitions_inserted": inserted,
         "transitions_dropped": int(dropped - found),
+        "transitions_dropped_with_actors": int(lost - found),  # had under way when they were killed, and not inserted
         "samples_per_insert_target": config.samples_per_insert,
         "samples_per_insert_achieved": trained / after_warm_up if after_warm_up else None,
         "updates_per_step_target": config.learner.updates_per_step,

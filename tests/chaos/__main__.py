@@ -1,10 +1,10 @@
 """Trains under faults, and checks that nothing but time is lost: `python -m tests.chaos --minutes 30 --kills 20`.
 
 A real `sbrl train` of an environment whose observations are unique is run with every link between its roles through a proxy.
-Each role is killed at random with SIGKILL --kills times, over --minutes or more; then each is stopped for --hold-seconds, each
-is cut off for as long, each shard's links are slowed to a tenth; then all processes are killed at once and the run is resumed,
---resumptions times. A twin without faults is trained first. Tables and CSV files go to --out; the exit code is 1 if a promise
-was broken.
+Each role is killed with SIGKILL --kills times, stopped for --hold-seconds, cut off for as long, and each shard's links are
+slowed to a tenth, in a random order over --minutes or more. Then the run is stopped and resumed, and all its processes are
+killed at once and it is resumed, --resumptions times. A twin without faults is trained first. Tables and CSV files go to --out;
+the exit code is 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0, help="the least time over which kills are spread (30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="the least time over which faults are spread (30)")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each role; shards and actors share theirs (20)")
     parser.add_argument("--hold-seconds", type=float, default=30.0, help="how long stops, cuts and slowness last (30)")
     parser.add_argument("--resumptions", type=int, default=3, help="kills of everything at once (3)")
@@ -84,27 +84,28 @@ def inject(session: Session, injector: Injector, plan: Plan, chance: random.Rand
         NotBackError: a role did not return, or the run did not go on.
     """
     faults = faults_of(session.roles, injector, plan, chance)
-    others = 2 * len(session.roles) + len(session.shards)  # stops, cuts and slow shards, of `hold_seconds` each
-    kills = len(faults) - others
-    pace = plan.minutes * 60 / kills if kills else 0.0
-    check_every = -(-(len(faults) + plan.resumptions) // plan.checks)
+    pace = plan.minutes * 60 / len(faults) if faults else 0.0
+    whole = len(faults) + 1 + plan.resumptions
+    check_every = -(-whole // plan.checks)
     start = time.monotonic()
     done = 0
 
     def after_each(name: str) -> None:
         nonlocal done
         done += 1
-        elapsed, whole = time.monotonic() - start, len(faults) + plan.resumptions
-        left = max(elapsed / done * (whole - done), plan.minutes * 60 - elapsed if done < kills else 0.0)
+        elapsed = time.monotonic() - start
+        left = max(elapsed / done * (whole - done), plan.minutes * 60 - elapsed if done < len(faults) else 0.0)
         tell(f"{done}/{whole} faults, {duration(elapsed)} so far, ETA {duration(left)}: {name}")
         if done % check_every == 0:
             session.check_items()
 
     for number, (name, fault) in enumerate(faults, 1):
         fault()
-        behind = min(number, kills) * pace - (time.monotonic() - start)
-        injector.pause(chance.uniform(0.0, 2.0) * max(0.0, behind) if number <= kills else chance.uniform(1.0, 3.0))
+        behind = number * pace - (time.monotonic() - start)
+        injector.pause(max(chance.uniform(0.0, 1.0), chance.uniform(0.0, 2.0) * behind))
         after_each(name)
+    session.stop_and_resume(injector)
+    after_each("Ctrl-C, and --resume")
     for _ in range(plan.resumptions):
         session.kill_and_resume(injector)
         injector.pause(chance.uniform(5.0, 15.0))
@@ -114,21 +115,21 @@ def inject(session: Session, injector: Injector, plan: Plan, chance: random.Rand
 def faults_of(
     roles: Sequence[str], injector: Injector, plan: Plan, chance: random.Random
 ) -> list[tuple[str, Callable[[], None]]]:
-    """Kills in a random order first; then stops, cuts and slow shards, in a random order."""
+    """Kills, stops, cuts and slow shards in a random order."""
     kinds = sorted({role.partition("-")[0] for role in roles})
     victims = [
         chance.choice([role for role in roles if role.partition("-")[0] == kind]) for kind in kinds for _ in range(plan.kills)
     ]
-    chance.shuffle(victims)
-    kills = [(f"{victim} was killed", partial(injector.kill, victim)) for victim in victims]
-    others: list[tuple[str, Callable[[], None]]] = []
+    faults: list[tuple[str, Callable[[], None]]] = [
+        (f"{victim} was killed", partial(injector.kill, victim)) for victim in victims
+    ]
     for role in roles:
-        others.append((f"{role} was stopped", partial(injector.stop, role, plan.hold_seconds)))
-        others.append((f"{role} was cut off", partial(injector.cut, role, plan.hold_seconds)))
+        faults.append((f"{role} was stopped", partial(injector.stop, role, plan.hold_seconds)))
+        faults.append((f"{role} was cut off", partial(injector.cut, role, plan.hold_seconds)))
         if role.startswith("replay"):
-            others.append((f"{role} was slow", partial(injector.slow, role, plan.hold_seconds, plan.hold_seconds / 3)))
-    chance.shuffle(others)
-    return [*kills, *others]
+            faults.append((f"{role} was slow", partial(injector.slow, role, plan.hold_seconds, plan.hold_seconds / 3)))
+    chance.shuffle(faults)
+    return faults
 
 
 def train_twin(directory: Path, arguments: argparse.Namespace) -> list[float]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sbrl.config import Config
 from sbrl.v1.fleet_pb2 import Generation
 from tests.chaos.faults import STOP_SECONDS, Outcome
 from tests.chaos.session import Resumption, Session
@@ -16,6 +17,7 @@ from tests.chaos.watch import Sample
 from tests.chaos.windows import Findings
 
 RATIO_TOLERANCE = 0.01
+LOSS_LOOKS, LEAST_LOSS_LOOKS, LOSS_FACTOR = 40, 5, 3.0
 RETURN_TOLERANCE = 0.1  # of the twin's mean, or three standard errors of the difference if that is more
 # What can never fall while a run goes on. (What the network was trained on can: a killed learner goes back to its checkpoint.)
 GROWING = (
@@ -42,9 +44,12 @@ def judge(
         judge_ratio(summary),
         judge_collected(totals),
         judge_served(totals),
+        *judge_under_way(session.watch.samples, session.config),
+        *(judge_books_when_stopped(one.stopped) for one in session.resumptions if one.stopped is not None),
         *(judge_windows(number, one) for number, one in enumerate(session.findings, 1)),
         judge_growth(session.watch.samples, session.resumptions),
         *(judge_resumption(one) for one in session.resumptions),
+        *itertools.chain.from_iterable(judge_loss(one, session.watch.samples) for one in session.resumptions),
         judge_return(returns, twin),
     ]
 
@@ -94,6 +99,68 @@ def judge_served(totals: Mapping[str, float]) -> Verdict:
     )
 
 
+def judge_under_way(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
+    """At every look: what is taken and neither done nor given up is what streams can hold, whatever happened to members."""
+    actors, agent = config.actors, config.agent
+    per_stream = actors.max_in_flight_items + 2 * agent.stored_steps + 1
+    batches = 3 * (config.replay.num_shards + 1)  # of each stream and of the queue: on its way, waiting, in the making
+    for names, most in (
+        (
+            ("actor.transitions_collected", "actor.transitions_inserted", "actor.transitions_dropped"),
+            (actors.num_actors or 1) * actors.envs_per_actor * per_stream,
+        ),
+        (
+            ("learner.samples_served", "learner.samples_trained", "learner.samples_discarded"),
+            config.learner.batch_size * batches,
+        ),
+    ):
+        found = []
+        for one in samples:
+            taken, done, given_up = (one.totals.get(name, 0.0) for name in names)
+            found.append(taken - done - given_up)
+        yield Verdict(
+            f"{names[0]} without what is done or given up: 0 to {most:,} at any time",
+            f"{min(found):,.0f} to {max(found):,.0f} in {len(found):,} looks",
+            min(found) >= 0 and max(found) <= most,
+        )
+
+
+def judge_books_when_stopped(summary: Mapping[str, Any]) -> Verdict:
+    """After Ctrl-C nothing is under way: the books of all that the run has been through are even as they are.
+
+    Of items that killed actors had under way nobody knows which got to a shard; the shards' count is off from the confirmed
+    ones by no more than these.
+    """
+    collected, confirmed, dropped, inserted = (
+        summary[f"transitions_{name}"] for name in ("collected", "confirmed", "dropped", "inserted")
+    )
+    served, trained, discarded = (summary[f"samples_{name}"] for name in ("served", "trained", "discarded"))
+    achieved, target = summary["samples_per_insert_achieved"], summary["samples_per_insert_target"]
+    return Verdict(
+        "when it is stopped: collected = inserted + dropped, served = trained + discarded, the ratio within 1 %",
+        f"{collected:,} = {confirmed:,} + {dropped:,}; {served:,} = {trained:,} + {discarded:,}; {achieved:.4f} of {target:g}; "
+        f"the shards count {inserted:,} insertions",
+        collected == confirmed + dropped
+        and served == trained + discarded
+        and abs(achieved / target - 1) <= RATIO_TOLERANCE
+        and abs(inserted - confirmed) <= summary["transitions_dropped_with_actors"],
+    )
+
+
+def judge_loss(one: Resumption, samples: Sequence[Sample]) -> Iterable[Verdict]:
+    """The median over some seconds before and after, for it is a batch's; nothing where there were too few looks."""
+    before = [look.loss for look in samples if look.timeline == one.before.timeline and look.loss][-LOSS_LOOKS:]
+    after = [look.loss for look in samples if look.timeline == one.after.timeline and look.loss][:LOSS_LOOKS]
+    if min(len(before), len(after)) < LEAST_LOSS_LOOKS:
+        return
+    medians = [statistics.median(losses) for losses in (before, after)]
+    yield Verdict(
+        f"the loss goes on where it was, within a factor of {LOSS_FACTOR:g}",
+        f"median of {len(before)} looks before {medians[0]:.4g}, of {len(after)} after {medians[1]:.4g}",
+        1 / LOSS_FACTOR <= medians[1] / medians[0] <= LOSS_FACTOR,
+    )
+
+
 def judge_windows(number: int, findings: Findings) -> Verdict:
     found = f"{findings.items:,} items of {findings.episodes:,} episodes of {findings.incarnations} incarnations"
     return Verdict(
@@ -104,7 +171,7 @@ def judge_windows(number: int, findings: Findings) -> Verdict:
 
 
 def judge_growth(samples: Sequence[Sample], resumptions: Sequence[Resumption]) -> Verdict:
-    """Counters never fall, but where a run that was killed whole goes on from an earlier moment."""
+    """Counters never fall, but where a run goes on from an earlier moment."""
     after_kills = {one.after.timeline for one in resumptions}
     falls = [
         f"{name} from {earlier.totals[name]:,.0f} to {later.totals[name]:,.0f}"
@@ -127,13 +194,20 @@ def judge_resumption(one: Resumption) -> Verdict:
     # The newest one may have been committed after the last look: there is nothing seen to hold it against then.
     is_newest = base.generation >= max(seen, default=1)
     is_past = base.generation not in seen or all(after <= before for before, _, after in pairs.values())
+    loses_nothing = one.stopped is None or all(
+        one.stopped[name] == one.after.totals[counter]
+        for name, counter in (("updates", "learner.updates"), ("transitions_inserted", "replay.transitions_inserted"))
+    )
     return Verdict(
-        "kill -9 of everything and --resume goes back to the newest generation, and to nothing else",
+        "kill -9 of everything and --resume goes back to the newest generation, and to nothing else"
+        if one.stopped is None
+        else "Ctrl-C and --resume goes on from where it stopped",
         f"generation {base.generation}: "
         + ", ".join(f"{name} {before:,.0f} -> {after:,.0f}" for name, (before, _, after) in pairs.items()),
         is_newest
         and is_past
         and one.after.timeline > one.before.timeline
+        and loses_nothing
         and all(0 < at_base == after for _, at_base, after in pairs.values()),
     )
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from tests.smoke.conftest import LocalRun
 
 START_SECONDS = 600.0  # a dozen programs load TensorFlow or torch at once, on a machine that may be shared
 END_SECONDS = 300.0
+GENERATION_INTERVALS, GENERATION_SECONDS = 2.0, 30.0  # in which there must be another generation when all goes well
 LAST_STEPS = 3000  # collected undisturbed after the faults, so that the run can end as every run does
 SETTINGS = (
     f"env.id={ENV_ID}",
@@ -50,10 +52,12 @@ ENDLESS = 2**40  # run.env_steps while faults are injected
 
 
 class Resumption(NamedTuple):
-    """What a run that was killed whole went on with."""
+    """What a run that was killed whole, or stopped as users do, went on with."""
 
     before: GetStatusResponse  # as last seen
     after: GetStatusResponse  # as first seen again: no role has begun to work yet
+    at: float  # by the monotonic clock
+    stopped: Mapping[str, Any] | None  # the summary of a run that was stopped by Ctrl-C
 
 
 class Session:
@@ -111,22 +115,22 @@ class Session:
     def kill_and_resume(self, injector: Injector) -> None:
         """SIGKILL for every process of the run at once, and `--resume`."""
         injector.settle()
+        self._wait_for_generation()
         before = self.watch.status
         kill_everything(self.run)
-        self._train("--resume", f"run.env_steps={ENDLESS}")
-        after = self.run.wait_for(
-            lambda status: total(status, "actor.env_steps") > 0, "answer after the resumption", START_SECONDS
-        )
-        self.resumptions.append(Resumption(before, after))
-        self._wait_for_work(START_SECONDS)
+        self._resume(before, ENDLESS, None)
+        injector.continue_with(self.run)
+
+    def stop_and_resume(self, injector: Injector) -> None:
+        """Ctrl-C, and `--resume`: in between nothing is under way, and the books must be even."""
+        injector.settle()
+        self._resume(self._interrupt(), ENDLESS, self.run.summary())
         injector.continue_with(self.run)
 
     def finish(self) -> dict[str, Any]:
         """Stops the run as a user does, lets it collect a little more undisturbed and end by itself; returns its summary."""
-        self.run.interrupt()
-        code = self.run.wait(END_SECONDS)
-        assert code == 130, f"exit code {code} after Ctrl-C:\n{self.run.text()[-3000:]}"
-        self._train("--resume", f"run.env_steps={self.run.summary()['env_steps'] + LAST_STEPS}")
+        before = self._interrupt()
+        self._resume(before, self.run.summary()["env_steps"] + LAST_STEPS, self.run.summary())
         code = self.run.wait(END_SECONDS)
         assert code == 0, f"exit code {code}:\n{self.run.text()[-3000:]}\n{self.run.logs()}"
         self.watch.stop()
@@ -172,6 +176,31 @@ class Session:
                 module="tests.chaos.train",
                 environment={**environment(), LINKS: json.dumps(addresses)},
             )
+        )
+
+    def _interrupt(self) -> GetStatusResponse:
+        """Stops the run as a user does; returns how it was seen last."""
+        self.run.interrupt()
+        code = self.run.wait(END_SECONDS)
+        assert code == 130, f"exit code {code} after Ctrl-C:\n{self.run.text()[-3000:]}"
+        return self.watch.status
+
+    def _resume(self, before: GetStatusResponse, env_steps: int, stopped: Mapping[str, Any] | None) -> None:
+        self._train("--resume", f"run.env_steps={env_steps}")
+        after = self.run.wait_for(
+            lambda status: total(status, "actor.env_steps") > 0, "answer after the resumption", START_SECONDS
+        )
+        self.resumptions.append(Resumption(before, after, time.monotonic(), stopped))
+        self._wait_for_work(START_SECONDS)
+
+    def _wait_for_generation(self) -> None:
+        """Until there is one of this course of events: else a resumption would go back behind the one before it."""
+        known = self.resumptions[-1].after.generations if self.resumptions else ()
+        base = known[-1].generation if known else 0
+        self.run.wait_for(
+            lambda status: bool(status.generations) and status.generations[-1].generation > base,
+            f"generation after {base}",
+            GENERATION_INTERVALS * self.config.replay.checkpoint_interval_seconds + GENERATION_SECONDS,
         )
 
     def _wait_for_work(self, seconds: float) -> None:

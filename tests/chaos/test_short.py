@@ -30,6 +30,8 @@ def test_a_run_under_faults_loses_nothing_but_time(tmp_path: Path) -> None:
         injector.stop("replay-0", HOLD_SECONDS)
         injector.cut("replay-1", HOLD_SECONDS)
         injector.slow("replay-0", HOLD_SECONDS, measured_seconds=1.0)
+        session.stop_and_resume(injector)
+        injector.pause(HOLD_SECONDS)
         session.kill_and_resume(injector)
         summary = session.finish()
     finally:

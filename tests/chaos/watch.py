@@ -34,6 +34,7 @@ class Sample(NamedTuple):
     time: float
     timeline: int
     totals: Mapping[str, float]
+    loss: float | None  # the learner's newest; None: there is no learner
 
 
 class Watch:
@@ -103,7 +104,9 @@ class Watch:
         status = self.status
         totals = dict(status.totals)
         if totals and (not self.samples or self.samples[-1].totals != totals):
-            self.samples.append(Sample(time.monotonic(), status.timeline, totals))
+            learner = next((member for member in status.members if member.role == "learner" and member.alive), None)
+            loss = None if learner is None else learner.gauges.get("loss")
+            self.samples.append(Sample(time.monotonic(), status.timeline, totals, loss))
 
     def _look(self, member: Member) -> None:
         for work, (role, pattern) in _COUNTERS.items():
