@@ -1,4 +1,4 @@
-"""A shard's own program, `python -m services.replay`, beside a real coordinator: drift of its count is corrected."""
+"""A shard's own program, `python -m services.replay`, beside a real coordinator: drift is corrected, and a hang is ended."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ SECONDS = 60.0  # a busy machine's
 POLL_SECONDS = 0.05
 MIN_SIZE, INSERTED, WORTH, BATCH = 10, 30, 2, 8
 DUE = (INSERTED - MIN_SIZE) * WORTH
+# The program with a checkpoint that never returns, and less patience for it.
+HANGING = """
+import threading
+from sbrl.lifecycle import run_program
+from sbrl.replay.backend import reverb
+from services.replay import __main__ as program
+
+reverb.Client.checkpoint = lambda client: threading.Event().wait()
+program.HANGS_SECONDS = 2.0
+run_program(program.main)
+"""
 
 
 class Run:
@@ -171,3 +182,10 @@ def test_a_shard_whose_count_is_astray_starts_again_with_what_the_books_say(run:
     again.send_signal(signal.SIGTERM)
     assert again.wait(SECONDS) == 0, run.log()
     assert sorted(run.newest_items()) == sorted(items)
+
+
+def test_a_shard_that_hangs_in_a_checkpoint_ends_to_be_started_again(run: Run) -> None:
+    process = run.start_shard("-c", HANGING)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SECONDS) == START_AGAIN, run.log()
+    assert "hangs: one pass of the main loop has taken more than 2 s, in " in run.log()
