@@ -1,8 +1,9 @@
 """A shard's checkpoints on disk: whole or recognisably not, and loaded under other limits than those they were made with.
 
-Reverb keeps one checkpoint in a folder, loads a truncated file as an empty table without a word, and takes the limiter, its
-counts and the table's size from the checkpoint, whatever the new table has. So finished checkpoints are moved out of its folder
-and given checksums; to load one, its big files are linked back, and its small one, the table's settings, is written anew.
+Reverb keeps one checkpoint in a folder, loads a truncated file as an empty table without a word, says that it stored what it
+could not write to its end, and takes the limiter, its counts and the table's size from the checkpoint, whatever the new table
+has. So finished checkpoints are moved out of its folder once they are seen to be whole, and given checksums; to load one, its
+big files are linked back, and its small one, the table's settings, is written anew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _TABLES, _ITEMS, _DONE = "tables.tfrecord", "items.tfrecord", "DONE"
+_RECORDS = (_TABLES, _ITEMS, "chunks.tfrecord")
 _COMPRESSION = "ZLIB"
+_PIECE_BYTES = 1 << 20
 _SET_ASIDE = "corrupt-"
 _LAYOUT_BEFORE = ("earlier", "newest")  # folders of checkpoints without manifests
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # said of what is there, not of the disk
@@ -67,9 +71,12 @@ class ShardCheckpoints:
             zero: what the limiter's `inserts * samples_per_insert - samples` is where nothing is owed; None: it keeps no ratio.
 
         Raises:
-            ValueError: Reverb's files cannot be read.
+            ValueError: Reverb's files are not whole, or cannot be read.
             OSError: the file system refuses.
         """
+        for file in (written / name for name in _RECORDS):
+            if not _is_whole(file):
+                raise ValueError(f"{file.name} is not whole: Reverb could not write all of it, as on a full disk")
         limiter = read_table(written).rate_limiter
         owed = 0.0
         if zero is not None:
@@ -251,6 +258,20 @@ def _write_records(path: Path, records: Iterator[bytes] | list[bytes]) -> None:
         raise ValueError(f"its {path.name} cannot be read: {error}") from None
     except tf.errors.OpError as error:
         raise OSError(f"cannot write {path}: {error}") from None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of records is all there, by the checksum that its compression ends with."""
+    stream = zlib.decompressobj()
+    try:
+        with path.open("rb") as file:
+            while data := file.read(_PIECE_BYTES):
+                while data and not stream.eof:
+                    stream.decompress(data, _PIECE_BYTES)  # in pieces: frames unpack to a thousand times their size
+                    data = stream.unconsumed_tail
+    except (FileNotFoundError, zlib.error):
+        return False
+    return stream.eof
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -127,13 +128,27 @@ class ShardServer:
         return info.inserted - self._inserted_before, info.sampled - self._sampled_before
 
     def checkpoint(self) -> Path:
-        """Writes a checkpoint, unless nothing has changed since the last one, and returns it."""
+        """Writes a checkpoint, unless nothing has changed since the last one, and returns it.
+
+        Raises:
+            RunError: the server does not answer.
+            RuntimeError: Reverb could not write it.
+            ValueError: what Reverb has written is not whole.
+            OSError: the file system refuses.
+        """
         if self._saved is not None:
             info = self.info()
             path, contents = self._saved
             if (contents.inserted, contents.sampled) == (info.inserted, info.sampled) and path.is_dir():
                 return path
-        path = self.checkpoints.adopt(Path(self.client.checkpoint()), None if self._deterministic else self._zero)
+        # What one before left unfinished goes first: on a full disk it would take the room that the next one needs.
+        self.checkpoints.clear_reverb_folder()
+        try:
+            path = self.checkpoints.adopt(Path(self.client.checkpoint()), None if self._deterministic else self._zero)
+        except Exception:
+            with contextlib.suppress(OSError):  # it is tried again before the next one; what went wrong first is what to say
+                self.checkpoints.clear_reverb_folder()
+            raise
         self._saved = path, read_manifest(path)[1]
         return path
 

@@ -25,6 +25,7 @@ from sbrl.replay.table import ShardServer
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
 from sbrl.sharding import ShardLimits, limiter_room, limiter_state, shard_limits
+from services.replay.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ MIN_TRANSITIONS = 1000  # fewer in the table say little of what one occupies
 JOIN_SECONDS = 30.0  # to wait for the coordinator's word on what to go on from
 INSERTED = "transitions_inserted"
 SILENT_SECONDS = 60.0  # a server that has not answered for so long is taken to hang: this process ends and is started again
+# One pass of the main loop, a checkpoint included, that takes longer hangs. 10 GB on a slow disk take minutes, and the
+# coordinator waits ten for a generation; a save that is under way must never be ended for being slow.
+HANGS_SECONDS = 900.0
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,7 +80,10 @@ def main(argv: Sequence[str]) -> None:
         runtime.serving()
         logger.info("serving on port %d with %d transitions restored", port, server.restored_size)
         again = False
+        watchdog = Watchdog(HANGS_SECONDS)
+        watchdog.start()
         while not runtime.stop.wait(REPORT_SECONDS):
+            watchdog.pass_begins()
             reporter.try_report()
             if member.has_joined and member.joined_with.timeline != log.timeline:
                 # The coordinator was not there when this process began, and the run has gone back to a generation meanwhile.
@@ -89,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
                     break
             elif saver.is_due(member.instructions):
                 saver.save_or_repeat(member.instructions)
+        watchdog.pass_begins()
         if not again:
             saver.save(member.instructions)
         reporter.try_report()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 from typing import NoReturn
 
@@ -124,6 +125,73 @@ def test_going_back_on_a_file_system_that_refuses_deletes_nothing(
     with pytest.raises(RunError, match="Input/output error"):
         ShardCheckpoints(tmp_path).go_back_to(checkpoints[0].name, "0" * 64)
     assert names(tmp_path) == [path.name for path in checkpoints]
+
+
+def test_what_a_checkpoint_left_unfinished_makes_room_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reverb would remove it only once it has written the next, and on a full disk it never has."""
+
+    def checkpoint() -> str:
+        found.extend(server.checkpoints.reverb_folder.iterdir())
+        return str(write())
+
+    server = start(tmp_path)
+    leave_unfinished(server)
+    found: list[Path] = []
+    write = server.client.checkpoint
+    monkeypatch.setattr(server.client, "checkpoint", checkpoint)
+    written = server.checkpoint()
+    server.stop()
+    assert found == list(server.checkpoints.reverb_folder.iterdir()) == []
+    assert names(tmp_path) == [written.name]
+
+
+def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> NoReturn:
+        leave_unfinished(server)
+        raise RuntimeError("No space left on device")
+
+    server = start(tmp_path)
+    monkeypatch.setattr(server.client, "checkpoint", fail)
+    with pytest.raises(RuntimeError, match="No space left"):
+        server.checkpoint()
+    server.stop()
+    assert list(server.checkpoints.reverb_folder.iterdir()) == []
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [10, 200])  # bytes of a file: none is whole, or the table's settings alone are
+def test_a_checkpoint_that_did_not_fit_is_not_taken_for_whole(
+    checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Reverb says that it stored it, and would load it as an empty table."""
+
+    def checkpoint() -> str:
+        allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, allowed[1]))
+        try:
+            return str(write())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+
+    server = start(tmp_path)
+    write = server.client.checkpoint
+    monkeypatch.setattr(server.client, "checkpoint", checkpoint)
+    with pytest.raises(ValueError, match="not whole"):
+        server.checkpoint()
+    monkeypatch.undo()
+    assert list(server.checkpoints.reverb_folder.iterdir()) == []
+    assert names(tmp_path) == [path.name for path in checkpoints]
+    written = server.checkpoint()  # there is room again
+    server.stop()
+    assert names(tmp_path) == [*(path.name for path in checkpoints), written.name]
+    assert restored_size(tmp_path) == 2 * STEPS
+
+
+def leave_unfinished(server: ShardServer) -> None:
+    """Puts what Reverb leaves of a checkpoint that it gave up into its folder."""
+    folder = server.checkpoints.reverb_folder / "2024-01-01T00:00:00+00:00"
+    folder.mkdir()
+    (folder / CHUNKS).write_bytes(b"half of")
 
 
 def refuse_servers(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
