@@ -18,6 +18,7 @@ SHARD_NAMES = tuple(f"replay-{shard}" for shard in range(SHARDS))
 SAVERS = ("learner-0", *SHARD_NAMES)  # whose checkpoints make a generation
 NAMES = ("actor-0", *SAVERS, "evaluator-0")
 DIGEST = "ab" * 32
+ORDER_TURNS = 15  # between two generations where none is due by itself, for the run has collected all its steps, say
 
 
 class Crew:
@@ -44,6 +45,8 @@ class Crew:
         for name in NAMES:
             if self.incarnations.get(name) not in held:
                 self._join(name)
+        if self._turns % ORDER_TURNS == ORDER_TURNS - 1:
+            self._stub.OrderGeneration(fleet_pb2.OrderGenerationRequest(), timeout=CALL_SECONDS)
         name = NAMES[self._turns % len(NAMES)]
         self._turns += 1
         self._work[name] += 20
