@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -98,7 +99,7 @@ class ShardCheckpoints:
             owed: samples due and not trained, which the limiter is to admit; None: what it counted itself.
 
         Raises:
-            ValueError: it was changed or cut short since it was written.
+            ValueError: it was changed or cut short since it was written, or says what Reverb could not go on from.
             OSError: the file system refuses; the checkpoint may be good.
         """
         contents = verify_manifest(checkpoint)
@@ -106,6 +107,7 @@ class ShardCheckpoints:
         folder = self.reverb_folder / checkpoint.name
         folder.mkdir()
         table = read_table(checkpoint)
+        _check_table(table, contents)
         excess = 0
         if limits is not None:
             excess = _set_limits(table, limits, contents.owed if owed is None else owed)
@@ -196,7 +198,7 @@ def read_manifest(checkpoint: Path) -> tuple[dict[str, str], Contents]:
     """The checksums of a checkpoint's files by name, and what it holds.
 
     Raises:
-        ValueError: there is no manifest, or it is none.
+        ValueError: there is no manifest, or it is none, or what it says is owed is no number.
         OSError: the file system refuses to read it.
     """
     try:
@@ -205,6 +207,8 @@ def read_manifest(checkpoint: Path) -> tuple[dict[str, str], Contents]:
         contents = Contents(int(document["inserted"]), int(document["sampled"]), float(document["owed"]))
     except (*_NO_FILE, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST} cannot be read: {type(error).__name__}: {error}") from None
+    if not math.isfinite(contents.owed):  # a limiter set to it would admit nothing, or everything
+        raise ValueError(f"its {MANIFEST} says that {contents.owed} samples are owed")
     if missing := {_TABLES, _ITEMS, _DONE} - digests.keys():
         raise ValueError(f"its {MANIFEST} does not name {', '.join(sorted(missing))}")
     return digests, contents
@@ -230,6 +234,23 @@ def verify_manifest(checkpoint: Path) -> Contents:
 def size_and_digest(checkpoint: Path) -> tuple[int, str]:
     """Bytes of a checkpoint's files, and the SHA-256 of its manifest."""
     return sum(path.stat().st_size for path in checkpoint.iterdir()), _sha256(checkpoint / MANIFEST)
+
+
+def _check_table(table: Any, contents: Contents) -> None:
+    """Looks at what Reverb takes from a table's settings without a look of its own.
+
+    Raises:
+        ValueError: with these it would abort the process, wait for ever, or lose the items.
+    """
+    if not (table.sampler.WhichOneof("distribution") and table.remover.WhichOneof("distribution")):
+        raise ValueError(f"its {_TABLES} names no sampler or no remover")
+    limiter = table.rate_limiter
+    counted = limiter.insert_count, limiter.sample_count
+    if counted != (contents.inserted, contents.sampled) or not 0 <= limiter.delete_count <= limiter.insert_count:
+        raise ValueError(
+            f"its {_TABLES} counts {counted[0]} insertions, {limiter.delete_count} deletions and {counted[1]} samples, "
+            f"its {MANIFEST} {contents.inserted} insertions and {contents.sampled} samples"
+        )
 
 
 def _set_limits(table: Any, limits: ShardLimits, owed: float) -> int:

@@ -1,14 +1,17 @@
-"""A TCP proxy whose link can be cut as a cable is (nothing passes, nothing is reset) or made slow."""
+"""A TCP proxy whose link can be cut as a cable is (nothing passes, nothing is reset), made slow, or broken before an answer."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import threading
 from collections.abc import Coroutine
 from typing import Any
 
 CHUNK_BYTES = 1 << 16
 SLICE_SECONDS = 0.05  # a slow link passes a slice's worth of bytes, then waits
+NO_LINGER = struct.pack("ii", 1, 0)  # a socket that closes so resets its connection
 
 
 class Link:
@@ -25,11 +28,20 @@ class Link:
         self._port = int(port)
         self._passing = asyncio.Event()
         self._passing.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._bytes_per_second: float | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.address = ""
-        self.bytes_passed = 0
+        self.connections = 0  # ever passed on
+        self.bytes_sent = self.bytes_answered = 0  # by clients, and by the server
+
+    @property
+    def bytes_passed(self) -> int:
+        """Both ways."""
+        return self.bytes_sent + self.bytes_answered
 
     def cut(self) -> None:
         self._loop.call_soon_threadsafe(self._passing.clear)
@@ -41,6 +53,20 @@ class Link:
     def mend(self) -> None:
         self._bytes_per_second = None
         self._loop.call_soon_threadsafe(self._passing.set)
+
+    def hold_answers(self) -> None:
+        """Passes on what clients send, and nothing of what the server says to it, until `reset`."""
+        self._loop.call_soon_threadsafe(self._answering.clear)
+
+    def reset(self) -> None:
+        """Breaks the clients' connections, as a machine between that forgets them does: answers held back are lost."""
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def _reset(self) -> None:
+        for client in self._clients:
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            client.transport.abort()
+        self._answering.set()
 
     async def listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -62,11 +88,14 @@ class Link:
                 there = await asyncio.open_connection(self._host, self._port)
             except OSError:  # nobody listens there: the client hears it as it would without a proxy
                 return
+            self.connections += 1
+            self._clients.add(writer)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass_on(reader, there[1]))
-                    both.create_task(self._pass_on(there[0], writer))
+                    both.create_task(self._pass_on(reader, there[1], is_answer=False))
+                    both.create_task(self._pass_on(there[0], writer, is_answer=True))
             finally:
+                self._clients.discard(writer)
                 there[1].close()
         except* (OSError, asyncio.CancelledError):  # one of the two ends is gone: so is the other, below
             pass
@@ -74,10 +103,12 @@ class Link:
             self._tasks.discard(task)
             writer.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
         while True:
             limit = self._bytes_per_second
             data = await reader.read(CHUNK_BYTES if limit is None else max(1, int(limit * SLICE_SECONDS)))
+            if is_answer and data:
+                await self._answering.wait()
             await self._passing.wait()  # read before the cut, or while it lasts: a cable holds nothing back
             if not data:
                 raise ConnectionResetError  # this end has closed
@@ -85,8 +116,11 @@ class Link:
             if limit is not None:
                 await asyncio.sleep(len(data) / limit)
             writer.write(data)
-            await writer.drain()
-            self.bytes_passed += len(data)
+            await writer.drain()  # raises where the connection was reset meanwhile
+            if is_answer:
+                self.bytes_answered += len(data)
+            else:
+                self.bytes_sent += len(data)
 
 
 class Proxies:

@@ -98,6 +98,27 @@ def test_a_slow_link_passes_what_it_is_told_and_is_fast_again_when_mended(link: 
         assert time.monotonic() - start < 8.0
 
 
+def test_answers_that_are_held_are_lost_with_the_connection_and_the_next_one_has_its_own(link: Link) -> None:
+    with connect(link) as old:
+        assert echoed(old, b"before") == b"before"
+        link.hold_answers()
+        old.sendall(b"during")
+        deadline = time.monotonic() + TIMEOUT
+        while link.bytes_sent < 12 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (link.bytes_sent, link.bytes_answered) == (12, 6)
+        old.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            old.recv(1)
+        old.settimeout(TIMEOUT)
+        link.reset()
+        with pytest.raises(ConnectionResetError):
+            old.recv(1)
+    with connect(link) as new:
+        assert echoed(new, b"after") == b"after"
+    assert link.connections == 2
+
+
 def test_an_end_that_is_gone_is_passed_on(link: Link) -> None:
     with connect(link) as client:
         client.shutdown(socket.SHUT_WR)

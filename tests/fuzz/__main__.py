@@ -21,6 +21,7 @@ from sbrl.view import duration
 from tests.fuzz.generations import generation_readers
 from tests.fuzz.readers import readers
 from tests.fuzz.services import services
+from tests.fuzz.shards import shard_readers
 from tests.fuzz.target import Report, run_target
 
 HANG_SECONDS = 10
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGALRM, _hangs)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="sbrl-fuzz-") as folder:
-        for target in (one for kind in (readers, generation_readers, services) for one in kind(Path(folder))):
+        for target in (one for kind in (readers, shard_readers, generation_readers, services) for one in kind(Path(folder))):
             if arguments.only in target.name:
                 progress = _Progress(target.name, arguments.inputs)
                 reports.append(run_target(target, arguments.inputs, arguments.seed, _limit, progress))

@@ -120,7 +120,11 @@ def _change_message(chance: random.Random, message: Message) -> None:
     if chance.random() < 0.1:
         message.ClearField(field.name)
     elif kind is not None and kind.GetOptions().map_entry:
-        getattr(message, field.name)[chance.choice(TEXTS)] = _value(chance, kind.fields_by_name["value"])
+        entries, value = getattr(message, field.name), kind.fields_by_name["value"]
+        if value.message_type is None:
+            entries[chance.choice(TEXTS)] = _value(chance, value)
+        else:
+            _change_message(chance, entries[chance.choice([*entries, *TEXTS])])
     elif kind is not None and field.label == FieldDescriptor.LABEL_REPEATED:
         _change_message(chance, getattr(message, field.name).add())
     elif kind is not None:

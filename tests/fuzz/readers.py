@@ -25,7 +25,6 @@ from sbrl.errors import RunError, UsageError
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import decode, encode, load_weights
 from sbrl.presets import PRESETS
-from sbrl.replay.shard_checkpoints import MANIFEST, Contents, verify_manifest, write_manifest
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import read_summary
 from sbrl.tables import read_episodes, write_episodes
@@ -65,6 +64,13 @@ class Reader:
         """A file leaves nothing behind that could be wrong."""
 
 
+def changed_file(chance: random.Random, name: str, whole: bytes) -> bytes:
+    """A file's bytes after a few changes, or its JSON's."""
+    if name.endswith(".json") and chance.random() < 0.7:
+        return json.dumps(mutated_tree(chance, [json.loads(whole)])).encode()
+    return mutated_bytes(chance, [whole])
+
+
 class CheckpointReader:
     """Reads a directory of files with checksums, one of which is wrong; every other time its checksum is right all the same.
 
@@ -79,18 +85,16 @@ class CheckpointReader:
         sign: Callable[[Path], None],
         read: Callable[[], None],
         *refusals: type[Exception],
+        change: Callable[[random.Random, str, bytes], bytes] = changed_file,
     ) -> None:
-        """Args: checkpoint: a whole one. sign: writes its manifest anew. read: reads it."""
-        self.name = name
+        """Args: checkpoint: a whole one. sign: writes its manifest anew. read: reads it. change: makes a file wrong."""
+        self.name, self._change = name, change
         self._checkpoint, self._manifest, self._sign, self._read, self._refusals = checkpoint, manifest, sign, read, refusals
         self._whole = {path.name: path.read_bytes() for path in sorted(checkpoint.iterdir())}
 
     def make(self, chance: random.Random) -> bytes:
         name = chance.choice(list(self._whole))
-        if name.endswith(".json") and chance.random() < 0.7:
-            content = json.dumps(mutated_tree(chance, [json.loads(self._whole[name])])).encode()
-        else:
-            content = mutated_bytes(chance, [self._whole[name]])
+        content = self._change(chance, name, self._whole[name])
         return f"{name}\n{chance.randrange(2)}\n".encode() + content
 
     def feed(self, data: bytes) -> None:
@@ -114,7 +118,6 @@ def readers(folder: Path) -> Iterator[Target]:
     """Every reader; each works in a folder of its own in `folder`."""
     yield from config_readers(folder)
     yield from learner_readers(folder / "run")
-    yield from shard_readers(folder / "shard")
     yield from result_readers(folder)
 
 
@@ -187,19 +190,6 @@ def weights_reader(config: Config, folder: Path) -> Target:
         folder / "weights.safetensors",
         lambda path: load_weights(network, decode(path.read_bytes())),
         RunError,
-    )
-
-
-def shard_readers(folder: Path) -> Iterator[Target]:
-    """The manifest of a shard's checkpoint; what is in the files besides is Reverb's, and untouched unless this is right."""
-    folder.mkdir()
-    (folder / "tables.tfrecord").write_bytes(bytes(range(200)))
-    (folder / "chunks.tfrecord").write_bytes(bytes(500))
-    (folder / "items.tfrecord").write_bytes(bytes(300))
-    (folder / "DONE").touch()
-    write_manifest(folder, Contents(inserted=30, sampled=44, owed=-4.0))
-    yield CheckpointReader(
-        "shard manifest", folder, MANIFEST, lambda path: None, lambda: _ignore(verify_manifest(folder)), ValueError
     )
 
 

@@ -17,16 +17,18 @@ import torch
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
+from prometheus_client import generate_latest
 from safetensors.torch import save
 
 from sbrl.fleet import FleetClient
 from sbrl.metrics import CoordinatorMetrics, make_registry
 from sbrl.v1 import fleet_pb2, log_pb2, weights_pb2
 from services.coordinator.server import Coordinator
-from tests.fuzz.mutations import mutated_bytes, mutated_message
+from tests.fuzz.crew import CALL_SECONDS, NAMES, PLAN, SAVERS, Crew
+from tests.fuzz.mutations import NUMBERS, mutated_bytes, mutated_message
 from tests.fuzz.target import Refusal
 
-CALL_SECONDS = 10.0
+TARGET_ENV_STEPS = 100_000
 FILES = (weights_pb2, fleet_pb2, log_pb2)
 # How a service may refuse; anything else (UNKNOWN, an exception in its code) is a failure.
 REFUSALS = frozenset(
@@ -40,6 +42,23 @@ REFUSALS = frozenset(
 # What gRPC itself says of bytes that are no message; nobody's code has seen them.
 NO_MESSAGE = "Exception deserializing request!"
 PUBLISH = "/sbrl.v1.Weights/Publish"
+# What the coordinator reckons with.
+COUNTERS = (
+    *(
+        "env_steps",
+        "frames",
+        "transitions_collected",
+        "transitions_inserted",
+        "transitions_inserted.0",
+        "transitions_inserted.7",
+    ),
+    *("transitions_dropped", "updates", "samples_trained", "samples_trained.0", "samples_trained.1", "samples_served"),
+    *("samples_discarded", "samples_lost", "samples_lost.0", "samples_lost.x", "losses_not_finite"),
+)
+COUNTS = (0.0, 1.0, 0.5, 60.0, 150.0, 1000.0, 2.0**53)
+GAUGES = ("samples_owed", "settling", "max_priority")
+# How often a method is drawn, where not once. A run that is finished orders no generations.
+TIMES = {"Beat": 6, "Leave": 4, "ReportCheckpoint": 6, "RefuseCheckpoint": 3, "Join": 3, "GetStatus": 2, "OrderGeneration": 2}
 
 
 class Errors(logging.Handler):
@@ -64,10 +83,9 @@ class ServiceTarget:
         self._errors = Errors()
         logging.getLogger().addHandler(self._errors)
         self._start()
-        self._incarnations = [self._join(role).incarnation for role in ("actor", "learner", "replay", "evaluator")]
 
     def make(self, chance: random.Random) -> bytes:
-        number = chance.randrange(len(self._methods))
+        number = chance.choice([k for k, one in enumerate(self._methods) for _ in range(TIMES.get(one.name, 1))])
         method = self._methods[number]
         if method.full_name == "sbrl.v1.Weights.Publish" and chance.random() < 0.8:
             messages = self._publication(chance)
@@ -89,33 +107,29 @@ class ServiceTarget:
             raise
         finally:
             assert len(self._errors.tracebacks) == seen, self._errors.tracebacks[-1]
+            self._crew.go_on()
+            generate_latest(self._registry)
 
     def check(self) -> None:
-        """It answers, and would after a restart, too; then it is stopped."""
-        client = FleetClient(self._address)
-        client.status()
-        client.close()
-        self._stop()
-        self._start()
-        client = FleetClient(self._address)
-        client.status()
-        client.close()
+        """It answers, and would after a restart and a resumption, too; then it is stopped."""
+        for resume in (None, 1):
+            self._stop()
+            self._start(resume)
+            self._crew.go_on()
+            generate_latest(self._registry)
         self._stop()
         logging.getLogger().removeHandler(self._errors)
 
-    def _start(self) -> None:
-        self._coordinator = Coordinator(self._directory, 1000, CoordinatorMetrics(make_registry("coordinator")))
-        self._address = f"127.0.0.1:{self._coordinator.start('127.0.0.1', 0)}"
-        self._channel = grpc.insecure_channel(self._address)
+    def _start(self, resume: int | None = None) -> None:
+        self._registry = make_registry("coordinator")
+        metrics = CoordinatorMetrics(self._registry)
+        self._coordinator = Coordinator(self._directory, TARGET_ENV_STEPS, metrics, PLAN, resume)
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{self._coordinator.start('127.0.0.1', 0)}")
+        self._crew = Crew(self._channel)
 
     def _stop(self) -> None:
         self._channel.close()
         self._coordinator.stop(1.0)
-
-    def _join(self, role: str) -> Any:
-        request = fleet_pb2.JoinRequest(role=role, name=f"{role}-0", process_id=1)
-        answer = self._channel.unary_unary("/sbrl.v1.Fleet/Join")(request.SerializeToString(), timeout=CALL_SECONDS)
-        return fleet_pb2.JoinResponse.FromString(answer)
 
     def _call(self, path: str, method: MethodDescriptor, messages: list[bytes]) -> None:
         if method.client_streaming:
@@ -137,17 +151,25 @@ class ServiceTarget:
         return serialized if chance.random() < 0.6 else mutated_bytes(chance, [serialized])
 
     def _right(self, chance: random.Random, method: MethodDescriptor) -> Message:
-        """A request that is in order, as far as fields of that name have a meaning."""
+        """A request that is in order, as far as that of a member may be."""
         message: Message = message_factory.GetMessageClass(method.input_type)()
-        names = {field.name for field in method.input_type.fields}
-        if "incarnation" in names:
-            message.incarnation = chance.choice(self._incarnations)  # type: ignore[attr-defined]
-        if "counters" in names:
-            message.counters["env_steps"] = 10.0  # type: ignore[attr-defined]
-        if {"role", "name"} <= names:
-            message.role, message.name = chance.choice(["actor", "replay"]), f"fuzz-{chance.randrange(20)}"  # type: ignore[attr-defined]
-        if "episodes" in names:
-            message.episodes.add(incarnation=chance.randrange(9), number=chance.randrange(99), length=3)  # type: ignore[attr-defined]
+        crew, name = self._crew, chance.choice(NAMES)
+        match message:
+            case fleet_pb2.JoinRequest():
+                message.role, message.name = chance.choice(["actor", "replay"]), f"fuzz-{chance.randrange(20)}"
+            case fleet_pb2.BeatRequest():
+                _set_beat(chance, message, crew, name)
+            case fleet_pb2.ReportCheckpointRequest():
+                message.CopyFrom(crew.report(chance.choice(SAVERS), crew.status.generation_ordered))
+                if chance.random() < 0.3:
+                    message.counters.clear()
+                for counter in chance.sample(COUNTERS, chance.randrange(3)):
+                    message.counters[counter] = chance.choice(COUNTS)
+            case fleet_pb2.RefuseCheckpointRequest():
+                message.incarnation, message.reason = crew.incarnations[name], "it is cut short"
+                message.timeline = max(0, crew.status.timeline - chance.randrange(4))  # mostly the run has gone back already
+            case log_pb2.AppendEpisodesRequest():
+                message.episodes.add(incarnation=chance.randrange(9), number=chance.randrange(99), length=3)
         return message
 
     def _publication(self, chance: random.Random) -> list[bytes]:
@@ -199,6 +221,21 @@ def services(folder: Path) -> Iterator[Any]:
         for service in file.DESCRIPTOR.services_by_name.values():
             yield ServiceTarget(service, folder)
     yield PortTarget(folder)
+
+
+def _set_beat(chance: random.Random, message: fleet_pb2.BeatRequest, crew: Crew, name: str) -> None:
+    """What a member says, or another of its name: its own counts, and now and then some that no member would have."""
+    message.incarnation, message.died = crew.incarnations[name], chance.random() < 0.2
+    message.role, _, _ = name.partition("-")
+    message.name, message.step_limit, message.epoch = name, chance.choice([0, 200]), chance.choice([0, 0, 0, 1])
+    for counter, count in crew.counters(name).items():
+        message.counters[counter] = count
+    for gauge, reading in crew.gauges(name).items():
+        message.gauges[gauge] = reading
+    for counter in chance.sample(COUNTERS, chance.choice([0, 0, 1, 2, 4])):
+        message.counters[counter] = chance.choice(COUNTS)
+    for gauge in chance.sample(GAUGES, chance.randrange(len(GAUGES) + 1)):
+        message.gauges[gauge] = chance.choice(NUMBERS)
 
 
 def _messages(data: bytes) -> Iterator[bytes]:

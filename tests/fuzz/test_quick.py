@@ -11,6 +11,7 @@ from tests.fuzz.generations import generation_readers
 from tests.fuzz.mutations import mutated_bytes
 from tests.fuzz.readers import readers
 from tests.fuzz.services import services
+from tests.fuzz.shards import shard_readers
 from tests.fuzz.target import Refusal, run_target
 
 INPUTS, SEED = 150, 1
@@ -19,7 +20,7 @@ NEVER_REFUSE = ("summary", "gRPC port", "generation log", "black box")  # what t
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.parametrize("kind", [readers, generation_readers, services], ids=lambda kind: str(kind.__name__))
+@pytest.mark.parametrize("kind", [readers, shard_readers, generation_readers, services], ids=lambda kind: str(kind.__name__))
 def test_wrong_inputs_are_refused_in_words(kind, tmp_path: Path) -> None:
     for target in kind(tmp_path):
         report = run_target(target, INPUTS, SEED)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from sbrl.replay.items import ItemShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
 from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter, Transition
+from tests.chaos.reading import TABLES, rewrite
 from tests.scripted_episodes import frame_of
 
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
@@ -214,6 +217,31 @@ def test_one_whole_checkpoint_that_reverb_refuses_is_set_aside(
     assert restored_size(tmp_path) == STEPS
     assert names(tmp_path) == [checkpoints[0].name, f"corrupt-{checkpoints[1].name}"]
     assert f"going on from the one before, {checkpoints[0].name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("forge", "owed"),
+    [
+        (lambda table: table.ClearField("sampler"), 0.0),  # Reverb aborts the process
+        (lambda table: table.ClearField("remover"), 0.0),
+        (lambda table: table.ClearField("rate_limiter"), 0.0),  # it waits for ever
+        (lambda table: setattr(table.rate_limiter, "delete_count", 99), 0.0),
+        (lambda table: setattr(table.rate_limiter, "insert_count", 2**63 - 1), 0.0),  # all items are taken for too many
+        (lambda table: None, math.nan),
+        (lambda table: None, -math.inf),
+    ],
+)
+def test_settings_that_reverb_cannot_live_with_are_corrupt_whatever_their_checksums(
+    checkpoints: list[Path], tmp_path: Path, forge: Callable[[Any], None], owed: float
+) -> None:
+    newest = checkpoints[1]
+    table, contents = shard_checkpoints.read_table(newest), shard_checkpoints.read_manifest(newest)[1]
+    forge(table)
+    rewrite(newest / TABLES, [table.SerializeToString()])
+    (newest / shard_checkpoints.MANIFEST).unlink()
+    shard_checkpoints.write_manifest(newest, contents._replace(owed=owed))
+    assert restored_size(tmp_path) == STEPS
+    assert names(tmp_path) == [checkpoints[0].name, f"corrupt-{newest.name}"]
 
 
 def test_where_reverb_refuses_two_whole_checkpoints_both_are_left(
