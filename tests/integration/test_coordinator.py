@@ -401,6 +401,18 @@ def test_repeated_evaluation_replaces_the_earlier(address):
     log.close()
 
 
+def test_the_status_has_the_last_evaluation_and_reads_no_other(address, monkeypatch):
+    log, client = LogClient(address), FleetClient(address)
+    assert not client.status().HasField("last_evaluation")
+    for version, mean in ((1, 10.0), (2, 20.0), (1, 11.0)):
+        log.append_evaluation(Evaluation(weights_version=version, seed=3, return_mean=mean, episodes=10), timeout=WAIT)
+    monkeypatch.setattr(Store, "evaluations", lambda self: pytest.fail("all evaluations are read for a status"))
+    last = client.status().last_evaluation
+    assert (last.weights_version, last.return_mean) == (2, 20.0)
+    client.close()
+    log.close()
+
+
 def test_malformed_episodes_are_refused(address):
     log = LogClient(address)
     for bad in (episode(2, time=math.nan), episode(2, env_steps=2**64 - 1)):
