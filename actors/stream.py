@@ -75,6 +75,7 @@ class TransitionStream:
         self._episode = 0
         self.blocked_seconds = 0.0
         self.dropped = 0
+        self.dropped_at_close = 0  # those of them that a shard did not confirm before the actor ended
         self.inserted = [0] * len(probes)  # items that each shard has confirmed
 
     @property
@@ -121,7 +122,8 @@ class TransitionStream:
             self._count_inserted()
         except BlockedError:
             self._count_inserted()
-            self.dropped += self._writer.unconfirmed
+            self.dropped_at_close = self._writer.unconfirmed
+            self.dropped += self.dropped_at_close
         self._writer.close()
 
     @property
