@@ -246,12 +246,13 @@ class _LogService(log_pb2_grpc.LogServicer):
     def ReadEpisodes(
         self, request: log_pb2.ReadEpisodesRequest, context: grpc.ServicerContext
     ) -> Iterator[log_pb2.ReadEpisodesResponse]:
-        row = request.after_row
-        while True:
+        row, left = request.after_row, request.limit or MAX_INTEGER
+        while left > 0:
             with statuses(context):
-                episodes, row = self._store.episodes(row, limit=MAX_EPISODES_PER_CALL)
+                episodes, row = self._store.episodes(row, limit=min(left, MAX_EPISODES_PER_CALL))
             if not episodes:
                 return
+            left -= len(episodes)
             yield log_pb2.ReadEpisodesResponse(episodes=episodes, last_row=row)
 
     def ReadEvaluations(
