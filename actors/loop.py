@@ -18,6 +18,7 @@ from sbrl.episode_log import EpisodeSender
 from sbrl.errors import RunError
 from sbrl.fleet import STEPS_COUNTER, RunState
 from sbrl.fleet_member import FleetMember
+from sbrl.lifecycle import START_AGAIN
 from sbrl.metrics import ActorMetrics, Totals
 from sbrl.policy import EpsilonGreedyPolicy
 from sbrl.ratio_books import INSERTED, by_shard
@@ -31,7 +32,10 @@ WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop
 
 
 class ActorLoop:
-    """Runs until the run is collected or `stop` is set. Everything it uses is made, and closed, by its caller."""
+    """Runs until the run is collected, `stop` is set or the actor has another index; then it drains.
+
+    Everything it uses is made, and closed, by its caller.
+    """
 
     def __init__(
         self,
@@ -56,17 +60,30 @@ class ActorLoop:
         self._actor, self._incarnation = member.index, member.incarnation
 
     def run(self) -> None:
-        """Acts while the run is to go on, then writes what is left of the episodes under way."""
-        self._act()
-        self._collector.drain()
+        """Acts while the run is to go on, then writes what is left of the episodes under way.
 
-    def _act(self) -> None:
+        Raises:
+            SystemExit: with START_AGAIN, for the actor has joined again at another index.
+        """
+        is_another = self._act()
+        if is_another:
+            self._stop.set()  # bounds each wait of the drain, as SIGTERM does
+        self._collector.drain()
+        if is_another:
+            raise SystemExit(START_AGAIN)
+
+    def _act(self) -> bool:
+        """Returns whether it ended because the actor has another index."""
         steps = 0
         while not self._stop.is_set():
             instructions = self._member.instructions
             if instructions.state is not RunState.RUNNING:
                 logger.info("the run is collected: stopping")
-                return
+                return False
+            index = self._member.index
+            if index != self._actor:  # whose share of exploration another actor may have by now
+                logger.warning("this is actor %d now, no longer %d: starting again as that", index, self._actor)
+                return True
             if self._collector.env_steps >= instructions.step_limit:
                 start = time.monotonic()
                 self._member.wait_instructions(WAIT_SECONDS)
@@ -84,6 +101,7 @@ class ActorLoop:
             if steps % REPORT_STEPS == 0:
                 self._metrics.epsilon.set(float(epsilon.mean()))
                 self.report()
+        return False
 
     def reported(self) -> dict[str, float]:
         """What beats report of the streams: at any moment what is collected is inserted, dropped or in flight."""
@@ -99,11 +117,13 @@ class ActorLoop:
         metrics, raise_to = self._metrics, self._totals.raise_to
         inserted = sum(sum(stream.inserted) for stream in self._streams)
         dropped = sum(stream.dropped for stream in self._streams)
+        dropped_at_close = sum(stream.dropped_at_close for stream in self._streams)
         created = sum(stream.created for stream in self._streams)
         raise_to(metrics.frames, self._collector.env_steps * self._frames_per_step)
         raise_to(metrics.transitions_collected, created)
         raise_to(metrics.transitions_inserted, inserted)
-        raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped)
+        raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped - dropped_at_close)
+        raise_to(metrics.transitions_dropped.labels("stopped"), dropped_at_close)
         raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in self._streams))
         raise_to(metrics.episodes_dropped, self._sender.dropped)
         metrics.transitions_in_flight.set(created - inserted - dropped)

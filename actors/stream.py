@@ -76,6 +76,7 @@ class TransitionStream:
         self._episode = 0
         self.blocked_seconds = 0.0
         self.dropped = 0
+        self.dropped_at_close = 0  # those of them that a shard did not confirm before the actor ended
         self.inserted = [0] * len(probes)  # items that each shard has confirmed
 
     @property
@@ -119,7 +120,9 @@ class TransitionStream:
         """Gives unconfirmed items one last chance, then drops and counts them."""
         with contextlib.suppress(BlockedError):
             self._writer.flush(0, self._patience)
+        dropped_before = self.dropped
         self._count_lost()
+        self.dropped_at_close = self.dropped - dropped_before
         self._writer.close()
 
     @property

@@ -178,7 +178,7 @@ class Source:
 class Stream:
     """Replay that takes each transition at once."""
 
-    created, dropped, blocked_seconds = 0, 0, 0.0
+    created, dropped, dropped_at_close, blocked_seconds = 0, 0, 0, 0.0
 
     @property
     def inserted(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 
 import numpy as np
@@ -9,27 +10,33 @@ from numpy.typing import NDArray
 
 from sbrl.replay.items import META_FIELDS, Items
 
+# Kept at least, of the newest: more than a day of one a second. Transitions that replay holds for longer are seldom sampled.
+KEPT_VERSIONS = 100_000
+
 _VERSION = META_FIELDS.index("weights_version")
 
 
 class SampleAges:
-    """Remembers at which agent step of the run each version of the weights was published."""
+    """Remembers at which agent step of the run each of the newest versions of the weights was published."""
 
     def __init__(self) -> None:
-        self._versions: list[int] = []
-        self._env_steps: list[int] = []
+        # Arrays of numbers, 16 bytes a version, which are searched as fast as lists.
+        self._versions, self._env_steps = array("q"), array("q")
 
     def published(self, version: int, env_steps: int) -> None:
         """A version was published when the run had `env_steps`; one that is no newer than the last changes nothing."""
-        if not self._versions or version > self._versions[-1]:
-            self._versions.append(version)
-            self._env_steps.append(env_steps)
+        if self._versions and version <= self._versions[-1]:
+            return
+        self._versions.append(version)
+        self._env_steps.append(env_steps)
+        if len(self._versions) > 2 * KEPT_VERSIONS:  # half of them at once, so that what is left is seldom moved
+            del self._versions[:-KEPT_VERSIONS], self._env_steps[:-KEPT_VERSIONS]
 
     def of(self, items: Items, env_steps: int) -> tuple[NDArray[np.int64], list[int]]:
         """(versions published since the ones that the items were collected with, agent steps since those were published).
 
-        Steps are an upper bound on the items' age. Those of items from before this process are counted from its first version,
-        a lower bound.
+        Steps are an upper bound on the items' age. Those of items that are older than every version kept, or from before this
+        process, are counted from the oldest one kept, a lower bound.
         """
         if not self._versions:
             return np.zeros(0, np.int64), []

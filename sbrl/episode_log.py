@@ -52,12 +52,20 @@ class LogClient:
     def read_episodes(self, after_row: int = 0, timeout: float = 60.0) -> Iterator[tuple[int, list[Episode]]]:
         """Yields pages of episodes, oldest first, each with the row to go on from in a later call.
 
+        Each page is a call of its own, for no deadline suits a log of ten episodes and one of ten millions.
+
         Raises:
-            CoordinatorUnavailable: not all came within `timeout` seconds.
+            CoordinatorUnavailable: a page did not come within `timeout` seconds.
         """
-        with rpc.coordinator_errors(self._address):
-            for response in self._stub.ReadEpisodes(log_pb2.ReadEpisodesRequest(after_row=after_row), timeout=timeout):
-                yield response.last_row, list(response.episodes)
+        while True:
+            request = log_pb2.ReadEpisodesRequest(after_row=after_row, limit=MAX_EPISODES_PER_CALL)
+            with rpc.coordinator_errors(self._address):
+                responses = list(self._stub.ReadEpisodes(request, timeout=timeout))
+            if not responses:
+                return
+            for response in responses:
+                after_row = response.last_row
+                yield after_row, list(response.episodes)
 
     def read_evaluations(self, timeout: float = CALL_SECONDS) -> list[Evaluation]:
         """All evaluations, oldest first.

@@ -26,17 +26,16 @@ from sbrl.metadata import new_run_id, run_id_of, run_metadata
 from sbrl.networks.checks import check_network
 from sbrl.ports import check_port_free, free_ports
 from sbrl.progress import ProgressMeter
+from sbrl.results import RunResults
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory, replace_text
-from sbrl.summary import read_summary, summarize, write_summary
+from sbrl.summary import read_summary
 from sbrl.supervisor import RoleCommand, Supervisor
-from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from sbrl.view import View, make_view
 from sbrl.weights_and_biases import check_wandb
 
 LOOK_SECONDS = 0.5
-RESULTS_SECONDS = 60.0  # between two writings of the tables while the run goes on
 LAST_STATUS_SECONDS = 10.0
 LAST_GENERATION_SECONDS = 600.0  # a large shard's checkpoint takes minutes
 CORES_PER_ACTOR = 2
@@ -200,12 +199,14 @@ class _LocalRun:
         self._start = time.monotonic()
         self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
         self._earlier_seconds = float(read_summary(run_directory.summary).get("wall_seconds", 0.0))
+        self._results = RunResults(config, run_directory, self._fleet, self._wall_seconds, view.message)
 
     def run(self) -> bool:
         try:
             self._prometheus.start()
             self._supervisor.start()
             self._watch.start()
+            self._results.start()
             complete = self._supervise()
             self._end = time.monotonic()
             if complete:
@@ -218,11 +219,12 @@ class _LocalRun:
                 self._supervisor.stop_only("learner")
             self._await_generation()
             status = self._last_status()
-            self._write_tables(status, complete)
+            self._results.finish(status, complete)
             directory = self._directory
             write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, self._config)
         finally:
             self._watch.stop()
+            self._results.close()
             self._supervisor.stop()
             self._fleet.close()
             self._prometheus.stop()  # last, so that it has seen the end
@@ -231,25 +233,18 @@ class _LocalRun:
     def _supervise(self) -> bool:
         """Keeps the roles alive until the run is complete (True) or told to stop (False)."""
         meter = ProgressMeter(self._config)
-        next_results = time.monotonic() + RESULTS_SECONDS
         while not self._stop.wait(LOOK_SECONDS):
             self._supervisor.check()
             self._prometheus.look(self._watch.status)
-            if time.monotonic() >= next_results:
-                next_results = time.monotonic() + RESULTS_SECONDS
-                self._write_intermediate_results()
             if self._watch.status.members:
                 self._view.show(meter.read(self._watch.status))
             if self._supervisor.is_done("learner"):
                 return True
         return False
 
-    def _write_intermediate_results(self) -> None:
-        """For whoever looks while the run goes on; without the coordinator's answer the files stay as they are."""
-        try:
-            self._write_tables(self._fleet.status(), complete=False)
-        except (RunError, OSError) as error:
-            self._view.message(f"results not brought up to date: {error}")
+    def _wall_seconds(self) -> float:
+        """Of training, over all sessions of the run."""
+        return self._earlier_seconds + (self._end or time.monotonic()) - self._start
 
     def _may_end(self, name: str) -> bool:
         """Whether a role that exited with code 0 is done: actors when all is collected, learner and evaluator at the end."""
@@ -322,17 +317,6 @@ class _LocalRun:
                     raise RunError(f"no results: {error}; resume the run with --resume to get them") from None
                 self._supervisor.check()
                 time.sleep(LOOK_SECONDS)
-
-    def _write_tables(self, status: GetStatusResponse, complete: bool) -> None:
-        """episodes.csv, evaluations.csv and summary.json."""
-        seconds = self._earlier_seconds + (self._end or time.monotonic()) - self._start
-        directory, log = self._directory, LogClient(self._config.network.coordinator_address)
-        try:
-            write_episodes(directory.episodes, (episode for _, page in log.read_episodes() for episode in page))
-            write_evaluations(directory.evaluations, log.read_evaluations())
-        finally:
-            log.close()
-        write_summary(directory.summary, summarize(self._config, status, seconds, complete))
 
 
 @contextmanager

@@ -43,7 +43,13 @@ class ActorMetrics(RoleMetrics):
         self.episodes_dropped = self._counter("episodes_dropped", "Episodes that did not reach the coordinator's log")
         self.transitions_collected = self._counter("transitions_collected", "Items made for replay")
         self.transitions_inserted = self._counter("transitions_inserted", "Items that replay has confirmed")
-        self.transitions_dropped = self._counter("transitions_dropped", "Items given up, by reason", ["reason"], ["shard_lost"])
+        self.transitions_dropped = self._counter(
+            "transitions_dropped",
+            "Items given up, by reason: shard_lost, their shard was silent for too long; stopped, the actor ended before a "
+            "shard confirmed them",
+            ["reason"],
+            ["shard_lost", "stopped"],
+        )
         self.transitions_in_flight = self._gauge("transitions_in_flight", "Items sent and not confirmed yet")
         self.blocked_seconds = self._counter(
             "blocked_seconds", "Time spent waiting, by what was waited for", ["waiting_for"], ["replay", "coordinator"]
@@ -69,7 +75,7 @@ class LearnerMetrics(RoleMetrics):
         self.samples_trained = self._counter("samples_trained", "Transitions trained on")
         self.samples_discarded = self._counter(
             "samples_discarded",
-            "Transitions received and not trained on, by reason",
+            "Transitions received and not trained on, by reason: shard_lost, their shard was gone; stopped, the learner ended",
             ["reason"],
             ["shard_lost", "stopped"],
         )
@@ -113,7 +119,7 @@ class LearnerMetrics(RoleMetrics):
         self.shards_ready = self._gauge("shards_ready", "Replay shards that answer")
         self.priority_updates_dropped = self._counter(
             "priority_updates_dropped",
-            "Priorities not sent back to their shard, by reason",
+            "Priorities not sent back to their shard, by reason: shard_lost, it was gone",
             ["reason"],
             ["shard_lost"],
             unit="transitions",
@@ -280,7 +286,11 @@ class CoordinatorMetrics(RoleMetrics):
         self.updates = self._gauge("updates", "Gradient updates reported by all learners since the run began")
         self.samples_trained = self._gauge("samples_trained", "Samples trained on since the run began")
         self.transitions_inserted = self._gauge("transitions_inserted", "Items all shards have inserted since the run began")
-        self.transitions_dropped = self._gauge("transitions_dropped", "Items all actors have given up since the run began")
+        self.transitions_dropped = self._gauge(
+            "transitions_dropped",
+            "Items all actors have given up since the run began, and those that were under way in actors which were lost: of "
+            "these, no actor counts a reason, and the status has them once more as actor.transitions_dropped.member_lost",
+        )
         self.samples_due = self._gauge(
             "samples_due", "Samples that all insertions after warm-up are worth, each at the ratio that held when it was made"
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from google.protobuf.message import Message
 
@@ -26,6 +29,72 @@ def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
 def write_evaluations(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Writes evaluations in the order given, all or nothing. Raises as `write_episodes` does."""
     _write(path, Evaluation, evaluations)
+
+
+class GrowingEpisodes:
+    """A table of training episodes that follows the log: only what is new there is read, and appended.
+
+    The table is written anew, all or nothing, where the log does not go on from its last row, for the run went back to an
+    earlier generation, and by each new process, which cannot know what a crash left of the file.
+    """
+
+    def __init__(self, path: Path, read: Callable[[int], Iterator[tuple[int, list[Episode]]]]) -> None:
+        """Args: read: pages of the log after a row, each with its last row, as `LogClient.read_episodes` has them."""
+        self._path, self._read = path, read
+        self._size = 0  # bytes that this process wrote; 0: write anew
+        self._row = 0  # of the log, of the table's last episode
+        self._last: Episode | None = None
+
+    def follow(self) -> None:
+        """Brings the table up to date.
+
+        Raises:
+            RunError: the file system refuses; whatever the reading of the log raises passes through. The rows in the table are
+                whole all the same.
+        """
+        if self._is_as_left() and self._append():
+            return
+        self._size = 0
+        write_episodes(self._path, self._all())
+        with contextlib.suppress(OSError):  # gone already: written anew the next time
+            self._size = self._path.stat().st_size
+
+    def _is_as_left(self) -> bool:
+        try:
+            return self._size > 0 and self._path.stat().st_size == self._size
+        except OSError:
+            return False
+
+    def _all(self) -> Iterator[Episode]:
+        self._row, self._last = 0, None
+        for row, episodes in self._read(0):
+            self._row, self._last = row, episodes[-1]
+            yield from episodes
+
+    def _append(self) -> bool:
+        """Returns False, with nothing done, if the log does not go on from the table's last row."""
+        if self._last is None:
+            pages = self._read(0)
+        else:
+            # The last one is read again: another in its place, or none, says that the run went back behind it.
+            pages = self._read(self._row - 1)
+            row, episodes = next(pages, (0, []))
+            if not episodes or episodes[0] != self._last:
+                return False
+            pages = chain([(row, episodes[1:])], pages)
+        try:
+            with self._path.open("ab") as file:
+                for row, episodes in pages:
+                    if episodes:
+                        rows = _rows(episodes).encode()
+                        file.write(rows)
+                        file.flush()
+                        self._size, self._row, self._last = self._size + len(rows), row, episodes[-1]
+        except OSError as error:
+            with contextlib.suppress(OSError):  # a file that keeps a part of a row has another size: it is written anew
+                os.truncate(self._path, self._size)
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from None
+        return True
 
 
 def read_episodes(path: Path) -> list[Episode]:
@@ -56,15 +125,25 @@ def _write(path: Path, kind: type[Message], messages: Iterable[Message]) -> None
     unfinished = path.with_suffix(".tmp")
     try:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_columns(kind))
-            # Truth values as 0 and 1, so that every cell is a number.
-            writer.writerows([int(v) if isinstance(v, bool) else v for v in row_of(m).values()] for m in messages)
+            csv.writer(file, lineterminator="\n").writerow(_columns(kind))
+            _write_rows(file, messages)
         os.replace(unfinished, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _rows(messages: Iterable[Message]) -> str:
+    text = io.StringIO()
+    _write_rows(text, messages)
+    return text.getvalue()
+
+
+def _write_rows(file: TextIO, messages: Iterable[Message]) -> None:
+    # Truth values as 0 and 1, so that every cell is a number.
+    rows = ([int(v) if isinstance(v, bool) else v for v in row_of(m).values()] for m in messages)
+    csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _read(path: Path, kind: type[Message]) -> list[dict[str, Any]]:

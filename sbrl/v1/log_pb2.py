@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from sbrl.v1 import fleet_pb2 as sbrl_dot_v1_dot_fleet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11sbrl/v1/log.proto\x12\x07sbrl.v1\x1a\x13sbrl/v1/fleet.proto\";\n\x15\x41ppendEpisodesRequest\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\"\x18\n\x16\x41ppendEpisodesResponse\"B\n\x17\x41ppendEvaluationRequest\x12\'\n\nevaluation\x18\x01 \x01(\x0b\x32\x13.sbrl.v1.Evaluation\"\x1a\n\x18\x41ppendEvaluationResponse\"(\n\x13ReadEpisodesRequest\x12\x11\n\tafter_row\x18\x01 \x01(\x04\"L\n\x14ReadEpisodesResponse\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\x12\x10\n\x08last_row\x18\x02 \x01(\x04\"\x18\n\x16ReadEvaluationsRequest\"C\n\x17ReadEvaluationsResponse\x12(\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x13.sbrl.v1.Evaluation2\xd6\x02\n\x03Log\x12Q\n\x0e\x41ppendEpisodes\x12\x1e.sbrl.v1.AppendEpisodesRequest\x1a\x1f.sbrl.v1.AppendEpisodesResponse\x12W\n\x10\x41ppendEvaluation\x12 .sbrl.v1.AppendEvaluationRequest\x1a!.sbrl.v1.AppendEvaluationResponse\x12M\n\x0cReadEpisodes\x12\x1c.sbrl.v1.ReadEpisodesRequest\x1a\x1d.sbrl.v1.ReadEpisodesResponse0\x01\x12T\n\x0fReadEvaluations\x12\x1f.sbrl.v1.ReadEvaluationsRequest\x1a .sbrl.v1.ReadEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11sbrl/v1/log.proto\x12\x07sbrl.v1\x1a\x13sbrl/v1/fleet.proto\";\n\x15\x41ppendEpisodesRequest\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\"\x18\n\x16\x41ppendEpisodesResponse\"B\n\x17\x41ppendEvaluationRequest\x12\'\n\nevaluation\x18\x01 \x01(\x0b\x32\x13.sbrl.v1.Evaluation\"\x1a\n\x18\x41ppendEvaluationResponse\"7\n\x13ReadEpisodesRequest\x12\x11\n\tafter_row\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\"L\n\x14ReadEpisodesResponse\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\x12\x10\n\x08last_row\x18\x02 \x01(\x04\"\x18\n\x16ReadEvaluationsRequest\"C\n\x17ReadEvaluationsResponse\x12(\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x13.sbrl.v1.Evaluation2\xd6\x02\n\x03Log\x12Q\n\x0e\x41ppendEpisodes\x12\x1e.sbrl.v1.AppendEpisodesRequest\x1a\x1f.sbrl.v1.AppendEpisodesResponse\x12W\n\x10\x41ppendEvaluation\x12 .sbrl.v1.AppendEvaluationRequest\x1a!.sbrl.v1.AppendEvaluationResponse\x12M\n\x0cReadEpisodes\x12\x1c.sbrl.v1.ReadEpisodesRequest\x1a\x1d.sbrl.v1.ReadEpisodesResponse0\x01\x12T\n\x0fReadEvaluations\x12\x1f.sbrl.v1.ReadEvaluationsRequest\x1a .sbrl.v1.ReadEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -31,13 +31,13 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_APPENDEVALUATIONRESPONSE']._serialized_start=206
   _globals['_APPENDEVALUATIONRESPONSE']._serialized_end=232
   _globals['_READEPISODESREQUEST']._serialized_start=234
-  _globals['_READEPISODESREQUEST']._serialized_end=274
-  _globals['_READEPISODESRESPONSE']._serialized_start=276
-  _globals['_READEPISODESRESPONSE']._serialized_end=352
-  _globals['_READEVALUATIONSREQUEST']._serialized_start=354
-  _globals['_READEVALUATIONSREQUEST']._serialized_end=378
-  _globals['_READEVALUATIONSRESPONSE']._serialized_start=380
-  _globals['_READEVALUATIONSRESPONSE']._serialized_end=447
-  _globals['_LOG']._serialized_start=450
-  _globals['_LOG']._serialized_end=792
+  _globals['_READEPISODESREQUEST']._serialized_end=289
+  _globals['_READEPISODESRESPONSE']._serialized_start=291
+  _globals['_READEPISODESRESPONSE']._serialized_end=367
+  _globals['_READEVALUATIONSREQUEST']._serialized_start=369
+  _globals['_READEVALUATIONSREQUEST']._serialized_end=393
+  _globals['_READEVALUATIONSRESPONSE']._serialized_start=395
+  _globals['_READEVALUATIONSRESPONSE']._serialized_end=462
+  _globals['_LOG']._serialized_start=465
+  _globals['_LOG']._serialized_end=807
 # @@protoc_insertion_point(module_scope)

@@ -27,10 +27,12 @@ class AppendEvaluationResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReadEpisodesRequest(_message.Message):
-    __slots__ = ("after_row",)
+    __slots__ = ("after_row", "limit")
     AFTER_ROW_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     after_row: int
-    def __init__(self, after_row: _Optional[int] = ...) -> None: ...
+    limit: int
+    def __init__(self, after_row: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ReadEpisodesResponse(_message.Message):
     __slots__ = ("episodes", "last_row")

@@ -57,7 +57,8 @@ class LogServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReadEpisodes(self, request, context):
-        """Streams all episodes from `after_row` on, oldest first, with the row to go on from.
+        """Streams the episodes after `after_row`, oldest first, with the row to go on from; with `limit`, so many at most. An
+        episode's row stays its own until the run goes back behind it; then later episodes may be given the same rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

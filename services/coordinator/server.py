@@ -101,9 +101,9 @@ def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet
     metrics.weights_version.set_function(lambda: weights.newest.record.version if weights.newest else 0)
     metrics.weights_age_seconds.set_function(lambda: _weights_age(weights))
     metrics.episodes.set_function(lambda: store.num_episodes)
-    evaluations = store.evaluations()
-    metrics.evaluation_return_mean.set(evaluations[-1].return_mean if evaluations else math.nan)
-    metrics.evaluation_env_steps.set(evaluations[-1].env_steps if evaluations else 0)
+    evaluation = store.last_evaluation()
+    metrics.evaluation_return_mean.set(math.nan if evaluation is None else evaluation.return_mean)
+    metrics.evaluation_env_steps.set(0 if evaluation is None else evaluation.env_steps)
     _report_returns(store, metrics)
 
 
@@ -183,9 +183,9 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
             response.weights_age_seconds = _weights_age(self._weights)
             response.recent_episodes.extend(self._store.recent_episodes(RECENT_EPISODES))
             response.num_episodes = self._store.num_episodes
-            evaluations = self._store.evaluations()
-            if evaluations:
-                response.last_evaluation.CopyFrom(evaluations[-1])
+            evaluation = self._store.last_evaluation()
+            if evaluation is not None:
+                response.last_evaluation.CopyFrom(evaluation)
         return response
 
     def Finish(self, request: fleet_pb2.FinishRequest, context: grpc.ServicerContext) -> fleet_pb2.FinishResponse:
@@ -246,12 +246,13 @@ class _LogService(log_pb2_grpc.LogServicer):
     def ReadEpisodes(
         self, request: log_pb2.ReadEpisodesRequest, context: grpc.ServicerContext
     ) -> Iterator[log_pb2.ReadEpisodesResponse]:
-        row = request.after_row
-        while True:
+        row, left = request.after_row, request.limit or MAX_INTEGER
+        while left > 0:
             with statuses(context):
-                episodes, row = self._store.episodes(row, limit=MAX_EPISODES_PER_CALL)
+                episodes, row = self._store.episodes(row, limit=min(left, MAX_EPISODES_PER_CALL))
             if not episodes:
                 return
+            left -= len(episodes)
             yield log_pb2.ReadEpisodesResponse(episodes=episodes, last_row=row)
 
     def ReadEvaluations(

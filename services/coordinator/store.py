@@ -298,7 +298,14 @@ class Store:
         query = f"SELECT {', '.join(_EVALUATION_FIELDS)} FROM evaluations ORDER BY row"
         with self._lock:
             rows = self._connection.execute(query).fetchall()
-        return [Evaluation(**dict(zip(_EVALUATION_FIELDS, row, strict=True))) for row in rows]
+        return [_evaluation(row) for row in rows]
+
+    def last_evaluation(self) -> Evaluation | None:
+        """The last one of `evaluations`, read alone; None before the first."""
+        query = f"SELECT {', '.join(_EVALUATION_FIELDS)} FROM evaluations ORDER BY row DESC LIMIT 1"
+        with self._lock:
+            row = self._connection.execute(query).fetchone()
+        return None if row is None else _evaluation(row)
 
     @contextmanager
     def _transaction(self, durable: bool = False) -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -329,3 +336,7 @@ def _places(fields: Sequence[str]) -> str:
 
 def _episode(row: Sequence[Any]) -> Episode:
     return Episode(**dict(zip(_EPISODE_FIELDS, row, strict=True)))
+
+
+def _evaluation(row: Sequence[Any]) -> Evaluation:
+    return Evaluation(**dict(zip(_EVALUATION_FIELDS, row, strict=True)))

@@ -1,5 +1,6 @@
 """The coordinator's services over real gRPC on a free port, through the clients that the roles use."""
 
+import itertools
 import math
 import threading
 import time
@@ -20,7 +21,7 @@ from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.rpc import CoordinatorUnavailable
-from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, weights_pb2, weights_pb2_grpc
+from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, log_pb2, log_pb2_grpc, weights_pb2, weights_pb2_grpc
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 from sbrl.weights import StaleEpochError, WeightsClient
 from services.coordinator.books import NO_SHARDS
@@ -414,11 +415,57 @@ def test_episodes_are_idempotent_and_come_back_in_order(tmp_path):
         log.close()
 
 
+def test_each_page_of_the_log_has_a_deadline_of_its_own(address, monkeypatch):
+    log = LogClient(address)
+    for first in range(0, 2500, 500):
+        log.append_episodes([episode(n) for n in range(first, first + 500)])
+    read = Store.episodes
+
+    def read_slowly(self, after_row, limit):
+        time.sleep(0.5)
+        return read(self, after_row, limit)
+
+    monkeypatch.setattr(Store, "episodes", read_slowly)
+    start = time.monotonic()
+    assert [len(page) for _, page in log.read_episodes(timeout=1.5)] == [1000, 1000, 500]
+    assert time.monotonic() - start > 1.5
+    with pytest.raises(CoordinatorUnavailable, match="Deadline Exceeded"):
+        list(log.read_episodes(timeout=0.2))
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "pages"), [(0, [1000, 500]), (1, [1]), (1000, [1000]), (1200, [1000, 200]), (2**64 - 1, [1000, 500])]
+)
+def test_a_reader_of_the_log_says_how_many_episodes_it_wants(address, limit, pages):
+    log = LogClient(address)
+    log.append_episodes([episode(n) for n in range(1000)])
+    log.append_episodes([episode(n) for n in range(1000, 1500)])
+    with grpc.insecure_channel(address) as channel:
+        request = log_pb2.ReadEpisodesRequest(limit=limit)
+        responses = list(log_pb2_grpc.LogStub(channel).ReadEpisodes(request, timeout=WAIT))
+    assert [len(response.episodes) for response in responses] == pages
+    assert [response.last_row for response in responses] == list(itertools.accumulate(pages))
+    log.close()
+
+
 def test_repeated_evaluation_replaces_the_earlier(address):
     log = LogClient(address)
     for version, mean in ((1, 10.0), (2, 20.0), (1, 11.0)):
         log.append_evaluation(Evaluation(weights_version=version, seed=3, return_mean=mean, episodes=10), timeout=WAIT)
     assert [(e.weights_version, e.return_mean) for e in log.read_evaluations()] == [(1, 11.0), (2, 20.0)]
+    log.close()
+
+
+def test_the_status_has_the_last_evaluation_and_reads_no_other(address, monkeypatch):
+    log, client = LogClient(address), FleetClient(address)
+    assert not client.status().HasField("last_evaluation")
+    for version, mean in ((1, 10.0), (2, 20.0), (1, 11.0)):
+        log.append_evaluation(Evaluation(weights_version=version, seed=3, return_mean=mean, episodes=10), timeout=WAIT)
+    monkeypatch.setattr(Store, "evaluations", lambda self: pytest.fail("all evaluations are read for a status"))
+    last = client.status().last_evaluation
+    assert (last.weights_version, last.return_mean) == (2, 20.0)
+    client.close()
     log.close()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
+from learner import sample_age
 from learner.batches import SampledBatch
 from learner.boards import Board
 from learner.books import TrainingBooks
@@ -160,3 +161,20 @@ def test_ages_are_counted_from_the_publication_of_the_weights_that_items_were_co
     lags, steps = ages.of(make_items(9, 8, 6, 5, 4, 1, 12), env_steps=350)
     assert list(lags) == [0, 1, 3, 4, 5, 8, 0]
     assert steps == [50, 150, 150, 250, 250, 250, 50]
+
+
+def test_the_versions_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_age, "KEPT_VERSIONS", 4)
+    ages = SampleAges()
+    kept = []
+    for version in range(1, 31):
+        ages.published(version, 10 * version)
+        kept.append(len(ages._versions))
+        lags, steps = ages.of(make_items(version, version - 3), env_steps=10 * version)
+        assert (list(lags), steps[0]) == ([0, 3], 0)
+        assert steps[1] == 30 or version < 4
+    assert max(kept) == 8
+    # Versions 26 to 30 are left: what is older is counted from the 26th.
+    lags, steps = ages.of(make_items(27, 26, 25, 1), env_steps=300)
+    assert list(lags) == [3, 4, 5, 29]
+    assert steps == [30, 40, 40, 40]

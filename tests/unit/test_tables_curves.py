@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sbrl import config
+from sbrl import config, tables
 from sbrl.curves import running_mean, write_learning_curve
 from sbrl.errors import RunError
-from sbrl.tables import read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
+from sbrl.tables import GrowingEpisodes, read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 
 EPISODE = Episode(
@@ -66,6 +67,112 @@ def test_a_table_that_cannot_be_completed_leaves_the_earlier_one(tmp_path: Path)
         write_episodes(path, interrupted())
     assert read_episodes(path) == [EPISODE]
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Log:
+    """The coordinator's, in pages of three; notes the rows that were asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.episodes = [Episode(incarnation=1, number=n, episode_return=n / 3, truncated=n % 2 == 0) for n in range(size)]
+        self.asked: list[int] = []
+        self.fails_after = 10**9
+
+    def read(self, after_row: int) -> Iterator[tuple[int, list[Episode]]]:
+        self.asked.append(after_row)
+        for row in range(after_row, len(self.episodes), 3):
+            if row >= self.fails_after:
+                raise RunError("coordinator unavailable")
+            page = self.episodes[row : row + 3]
+            yield row + len(page), page
+
+    def add(self, count: int, incarnation: int = 1) -> None:
+        first = len(self.episodes)
+        self.episodes += [Episode(incarnation=incarnation, number=n, length=n) for n in range(first, first + count)]
+
+
+def assert_is_what_would_be_written_anew(path: Path, log: Log) -> None:
+    whole = path.with_name("whole.csv")
+    write_episodes(whole, log.episodes)
+    assert path.read_bytes() == whole.read_bytes()
+    whole.unlink()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_grows_by_what_is_new(tmp_path: Path):
+    path, log = tmp_path / "episodes.csv", Log(0)
+    table = GrowingEpisodes(path, log.read)
+    for count in (0, 7, 0, 1, 9):
+        log.add(count)
+        file = path.stat().st_ino if path.exists() else None
+        table.follow()
+        assert_is_what_would_be_written_anew(path, log)
+        assert file in (None, path.stat().st_ino)  # appended to, not replaced
+    assert log.asked == [0, 0, 6, 6, 7]
+
+
+@pytest.mark.parametrize(("kept", "new"), [(4, 0), (4, 2), (4, 9), (0, 0), (0, 5), (7, 3)])
+def test_a_table_is_the_logs_when_the_run_went_back(tmp_path: Path, kept: int, new: int):
+    path, log = tmp_path / "episodes.csv", Log(7)
+    table = GrowingEpisodes(path, log.read)
+    table.follow()
+    del log.episodes[kept:]
+    log.add(new, incarnation=2)
+    for _ in range(2):
+        table.follow()
+        assert_is_what_would_be_written_anew(path, log)
+        log.add(2, incarnation=2)
+
+
+@pytest.mark.parametrize("content", [None, "", "actor,incarn", "a,b\n1,2\n3"], ids=["gone", "empty", "torn", "another"])
+def test_a_table_that_is_not_as_it_was_left_is_written_anew(tmp_path: Path, content: str | None):
+    path, log = tmp_path / "episodes.csv", Log(4)
+    table = GrowingEpisodes(path, log.read)
+    table.follow()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    log.add(1)
+    table.follow()
+    assert_is_what_would_be_written_anew(path, log)
+    # So is what a process before this one left, a part of a row at its end.
+    path.write_text(path.read_text() + "1,2,")
+    GrowingEpisodes(path, log.read).follow()
+    assert_is_what_would_be_written_anew(path, log)
+
+
+def test_a_table_goes_on_from_the_page_that_the_log_failed_at(tmp_path: Path):
+    path, log = tmp_path / "episodes.csv", Log(4)
+    table = GrowingEpisodes(path, log.read)
+    table.follow()
+    log.add(10)
+    log.fails_after = 9
+    with pytest.raises(RunError, match="coordinator unavailable"):
+        table.follow()
+    assert read_episodes(path) == log.episodes[:9]
+    log.fails_after = 10**9
+    table.follow()
+    assert log.asked[-1] == 8
+    assert_is_what_would_be_written_anew(path, log)
+
+
+def test_a_row_that_the_disk_has_no_place_for_is_not_left_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, log = tmp_path / "episodes.csv", Log(4)
+    table = GrowingEpisodes(path, log.read)
+    table.follow()
+    log.add(1)
+
+    def fill(episodes: list[Episode]) -> str:
+        with path.open("a") as file:
+            file.write("1,2,")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(tables, "_rows", fill)
+        with pytest.raises(RunError, match="No space left"):
+            table.follow()
+    assert read_episodes(path) == log.episodes[:4]
+    table.follow()
+    assert_is_what_would_be_written_anew(path, log)
 
 
 @pytest.mark.parametrize(
