@@ -108,7 +108,7 @@ def of_the_network(totals: Totals) -> dict[tuple[str, str], float]:
     result = {(role, name): value for (role, name), value in totals.items() if name != CARRIED}
 
     def move(source: str, target: str | None, lost: str) -> None:
-        amount = result.get(("learner", lost), 0.0)
+        amount = min(result.get(("learner", lost), 0.0), result.get(("learner", source), 0.0))
         if amount:
             result["learner", source] = result.get(("learner", source), 0.0) - amount
             if target is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import reserved, step_allowance
 from services.coordinator.books import NO_SHARDS, Plan
 from services.coordinator.leases import Lease, Leases, never_given
-from services.coordinator.ledger import Ledger
+from services.coordinator.ledger import OWN_COUNTERS, Ledger
 from services.coordinator.manifests import CheckpointRecord
 from services.coordinator.refusal import Refused, invalid
 from services.coordinator.snapshots import Snapshots
@@ -293,8 +294,9 @@ class Fleet:
         )
 
     def _learner_gauge(self, name: str) -> float:
-        """A live learner's newest reading; 0 while there is none."""
-        return max((lease.gauges.get(name, 0.0) for lease in self._leases.live_of("learner")), default=0.0)
+        """A live learner's newest reading; 0 while there is none, or none that is finite."""
+        readings = (lease.gauges.get(name, 0.0) for lease in self._leases.live_of("learner"))
+        return max((reading for reading in readings if math.isfinite(reading)), default=0.0)
 
     def _count(self, lease: Lease, counters: Mapping[str, float]) -> None:
         self._ledger.count(lease.role, lease.counters, counters)
@@ -338,5 +340,7 @@ def _check_counters(counters: Mapping[str, float]) -> None:
 
 def _check(request: fleet_pb2.BeatRequest) -> None:
     _check_counters(request.counters)
+    if own := OWN_COUNTERS & request.counters.keys():
+        raise invalid(f"counter {min(own)!r} is the coordinator's own")
     if request.step_limit > MAX_COUNT:
         raise invalid(f"step_limit is {request.step_limit}, above {MAX_COUNT:.0f}")

@@ -14,6 +14,8 @@ from services.coordinator.store import Store
 # What a member that died had under way is given up with it: the counters that take it, as a whole and for this reason.
 _LOST_WITH_MEMBER = {"actor": "transitions_dropped", "learner": "samples_discarded"}
 _LOST_REASON = "member_lost"
+# What no member may report.
+OWN_COUNTERS = frozenset({books.CARRIED, *(f"{name}.{_LOST_REASON}" for name in _LOST_WITH_MEMBER.values())})
 
 _log = logging.getLogger(__name__)
 

@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
                     break
             elif saver.is_due(member.instructions):
                 saver.save_or_repeat(member.instructions)
+                reporter.has_answered()  # it was busy with that, and asked nothing else
         watchdog.pass_begins()
         if not again:
             saver.save(member.instructions)
@@ -204,6 +205,10 @@ class ShardReporter:
         self._inserted = inserted
         metrics.samples_owed.set(info.owed)
 
+    def has_answered(self) -> None:
+        """The time that the server may be silent begins now."""
+        self._last_answer = time.monotonic()
+
     def try_report(self) -> None:
         """As `report`; a server that is busy (with a checkpoint, say) is asked again later.
 
@@ -212,7 +217,7 @@ class ShardReporter:
         """
         try:
             self.report()
-            self._last_answer = time.monotonic()
+            self.has_answered()
         except RunError as error:
             if time.monotonic() - self._last_answer > SILENT_SECONDS:
                 raise

@@ -99,4 +99,4 @@ class Crew:
 def _check(instructions: fleet_pb2.BeatResponse) -> None:
     assert math.isfinite(instructions.samples_owed), instructions
     assert math.isfinite(instructions.limiter_correction), instructions
-    assert instructions.initial_priority >= 1.0, instructions
+    assert 1.0 <= instructions.initial_priority < math.inf, instructions

@@ -33,6 +33,12 @@ def test_a_segment_begins_where_the_ratio_changes() -> None:
     assert next_segment([Segment(1, 50, 1.0)], 1, 20, plan) == Segment(1, 50, 2.0)  # still filling: nothing was worth anything
 
 
+def test_no_more_is_lost_than_was_trained() -> None:
+    net = of_the_network({("learner", "updates"): 5.0, ("learner", "updates_lost"): 1000.0, ("learner", "samples_lost.3"): 8.0})
+    assert net["learner", "updates"] == 0
+    assert ("learner", "samples_trained.3") not in net
+
+
 def test_samples_of_lost_updates_are_owed_again() -> None:
     totals = {
         ("replay", "transitions_inserted.0"): 200.0,
