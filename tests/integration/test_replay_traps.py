@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from tests.chaos.markers import ENV_ID
 from tests.sinks import into
 
 TIMEOUT = 60.0
+WARM_BATCHES = 50
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -97,6 +100,12 @@ def write_until_blocked(replay: Replay, shard: int, most: int) -> tuple[EpisodeW
     raise AssertionError(f"not blocked after {most} steps")
 
 
+def allocated_blocks() -> int:
+    """Of memory, by Python's own allocator."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not condition():
@@ -121,12 +130,17 @@ def test_filled_to_the_brim_first_and_sampled_then_both_sides_go_on(replay: Repl
         assert replay.counts(0)[1] <= 4 * batch
         taken = 0
         frame = np.zeros(replay.shape.frame_shape, np.float32)
+        allocated = 0
         for _ in range(200):
             served.get(timeout=TIMEOUT)
             taken += 1
+            if taken == WARM_BATCHES:
+                allocated = allocated_blocks()
             for _ in range(round(batch / limits.samples_per_insert)):  # what the batch was worth
                 writer.append(Transition(0, 0.0, False, frame, 1))
             writer.flush(8, TIMEOUT)
+        # TensorFlow leaks each tensor made outside of a session, which is ten in a batch.
+        assert (allocated_blocks() - allocated) / (taken - WARM_BATCHES) < 2
         inserted, sampled = replay.counts(0)
         assert taken * batch <= sampled <= (taken + 4) * batch
         error = inserted * limits.samples_per_insert - sampled
