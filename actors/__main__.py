@@ -16,6 +16,7 @@ from sbrl.envs.make import make_envs
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
@@ -29,6 +30,7 @@ DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("actor", __doc__ or ""), argv)
+    give_back_large_blocks()
     use_one_thread()
     registry = make_registry("actor")
     metrics = ActorMetrics(registry)

@@ -1,7 +1,8 @@
-"""How much memory this process occupies, and how much it may."""
+"""How much memory this process occupies, how much it may, and giving back what it has freed."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,22 @@ import psutil
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _V1_LIMIT = Path("memory/memory.limit_in_bytes")
+
+
+LARGE_BLOCK_BYTES = 1_000_000
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+
+def give_back_large_blocks() -> None:
+    """From here on the system gets back each block of 1 MB or more as it is freed. For roles that handle whole weights.
+
+    glibc does so by itself until the first such block is freed; from then on it keeps the like of it among the small ones,
+    which hold on to it: a coordinator that serves 7 MB of weights goes up and down by tens of megabytes, and creeps. Other C
+    libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def resident_bytes() -> int:

@@ -8,6 +8,7 @@ from sbrl import rpc
 from sbrl.config import Config
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
 from services.coordinator.books import Plan
 from services.coordinator.server import Coordinator
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
         help="go back to the newest complete generation before serving; once for each N, however often it is started with it",
     )
     arguments, config = load_role(parser, argv, needs_coordinator=False, needs_shards=False)
+    give_back_large_blocks()
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
     export_settings(config, metrics)

@@ -10,6 +10,7 @@ from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import EvaluatorMetrics, make_registry
 from sbrl.policy import use_one_thread
 from sbrl.weights import WeightsClient
@@ -19,6 +20,7 @@ from services.evaluator.loop import EvaluatorLoop
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("evaluator", __doc__ or ""), argv, needs_shards=False)
     make_spec(config.env)  # an environment that cannot be made is found out now, not when the first evaluation is due
+    give_back_large_blocks()
     use_one_thread()
     registry = make_registry("evaluator")
     metrics = EvaluatorMetrics(registry)

@@ -1,0 +1,36 @@
+"""What is freed goes back to the system, where that matters. In a process of its own, for it is for good."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+# Blocks that malloc has mapped one by one, before and after: a large one is freed, upon which glibc would keep such blocks.
+PROGRAM = """
+import ctypes, sys
+from sbrl.memory import give_back_large_blocks
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+if sys.argv[1] == "yes":
+    give_back_large_blocks()
+held = bytearray(9_000_000)
+del held
+before = libc.mallinfo2().hblkhd
+held = bytearray(2_000_000)
+print(libc.mallinfo2().hblkhd - before >= 2_000_000)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc of 2.33 or later")
+@pytest.mark.parametrize(("called", "mapped"), [("yes", "True"), ("no", "False")])
+def test_large_blocks_are_mapped_one_by_one_whatever_was_freed_before(called: str, mapped: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, called], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == mapped, done.stderr
