@@ -209,7 +209,7 @@ class Fleet:
 
         Raises:
             Refused: NOT_FOUND, no such lease; FAILED_PRECONDITION, the generation is not wanted; INVALID_ARGUMENT, a counter is
-                negative or not finite, as the run's.
+                not finite, or negative, as the run's.
         """
         if not request.checkpoint or len(request.sha256) != 64:
             raise invalid("a checkpoint has a name and a SHA-256 of 64 hexadecimal digits")
@@ -221,8 +221,12 @@ class Fleet:
                 # was made under the lease before, and the process has reported more as that ended.
                 name = by_shard(INSERTED, lease.record.position)
                 before = self._ledger.total("replay", name) - lease.counters.get(name, 0.0)
-                counters = {INSERTED: before + counters.get(INSERTED, 0.0)}
-            _check_counters(counters)
+                own = counters.get(INSERTED, 0.0)
+                if not -MAX_COUNT <= own <= MAX_COUNT or before + own < 0:
+                    raise invalid(f"counter {INSERTED!r} is {own}: the run's would be {before + own}")
+                counters = {INSERTED: before + own}
+            else:
+                _check_counters(counters)
             record = CheckpointRecord(lease.role, lease.record.position, request.checkpoint, request.size_bytes, request.sha256)
             self._snapshots.report(record, request.generation, counters, self._ledger.totals)
 
