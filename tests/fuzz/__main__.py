@@ -1,6 +1,6 @@
 """Feeds wrong inputs to every reader and service: `python -m tests.fuzz --inputs 10000`.
 
-Hypothesis draws them; they follow from --seed. One that brings a reader down is made as small as can be and written to --out,
+Hypothesis draws them; in one version of everything they follow from --seed. One that brings a reader down is made as small as can be and written to --out,
 with what happened; the exit code is then 1.
 """
 
