@@ -1,7 +1,7 @@
 """Feeds wrong inputs to every reader and service: `python -m tests.fuzz --inputs 10000`.
 
-Hypothesis draws them; in one version of everything they follow from --seed. One that brings a reader down is made as small as can be and written to --out,
-with what happened; the exit code is then 1.
+Hypothesis draws them; in one version of everything they follow from --seed. One that brings a reader down is made as small as
+can be and written to --out, with what happened; the exit code is then 1.
 """
 
 from __future__ import annotations
