@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.sinks import into
 from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
@@ -114,19 +114,6 @@ def fill(config: Config, shape: ItemShape) -> None:
         writer.append(Transition(0, 0.0, False, frames[step % len(frames)], 1))
         writer.flush(8, WAIT_SECONDS)
     writer.close()
-
-
-def into(served: queue.Queue[Items]) -> Callable[[Items, threading.Event], bool]:
-    def put(items: Items, cancelled: threading.Event) -> bool:
-        while not cancelled.is_set():
-            try:
-                served.put(items, timeout=1.0)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    return put
 
 
 def textbook_batches(config: Config, shape: ItemShape) -> Iterator[object]:

@@ -77,7 +77,7 @@ def run_target(
     limit: Callable[[], AbstractContextManager[None]] = nullcontext,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Has Hypothesis draw `inputs` different inputs, the same for the same seed, and feeds them; stops at the first failure.
+    """Has Hypothesis draw `inputs` different inputs from a seed, and feeds them; stops at the first failure.
 
     Args:
         limit: a context in which one input is read, which raises if that takes for ever.
@@ -102,7 +102,7 @@ def _search(feeder: _Feeder, seed: str, draws: int) -> bool:
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=draws,
-        database=None,  # the same inputs for the same seed
+        database=None,  # what was found before is not tried first
         deadline=None,  # some inputs are slow to make
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.sinks import into
 from sbrl.config import load
 from sbrl.ports import free_ports
 from sbrl.replay.items import Items, ItemShape
@@ -22,7 +23,6 @@ from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
-from tests.sinks import into
 
 NAME = "replay-0.replay.test"
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))

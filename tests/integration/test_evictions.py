@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.sinks import into
 from sbrl.config import load
 from sbrl.ports import free_ports
 from sbrl.replay.evictions import Evictions
@@ -20,7 +21,6 @@ from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter, Transition
 from tests.scripted_episodes import frame_of
-from tests.sinks import into
 
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
 CAPACITY, BATCH = 400, 100

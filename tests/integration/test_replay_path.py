@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from actors.collector import Collector, FinishedEpisode
 from actors.stream import Identity, TransitionStream, WarmUp
+from bench.sinks import into
 from sbrl.config import Config, load
 from sbrl.envs.spec import EnvSpec, StepResult
 from sbrl.ports import free_ports
@@ -38,7 +39,6 @@ from tests.scripted_episodes import (
     terminals,
     with_pieces,
 )
-from tests.sinks import into
 
 DISCOUNT = 0.9
 TIMEOUT = 20.0

@@ -18,6 +18,7 @@ import pytest
 
 from actors.collector import Collector
 from actors.stream import Identity, TransitionStream, WarmUp
+from bench.sinks import into
 from learner.batches import BatchSource
 from learner.schedules import Horizon
 from sbrl import config as configs
@@ -32,7 +33,6 @@ from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
 from sbrl.sharding import error_buffer, shard_limits
 from tests.chaos.grid import RandomPolicy, start_replay, wait_for
 from tests.chaos.markers import ENV_ID
-from tests.sinks import into
 
 TIMEOUT = 60.0
 WARM_BATCHES = 50
