@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +54,9 @@ COMMON = (
     Definition(
         DISK_FREE, "gauge", (), (), "bytes", "Space left where the role keeps its state: coordinator, learner and replay"
     ),
-    Definition(DISK_SIZE, "gauge", (), (), "bytes", "Size of the file system that sbrl_disk_free_bytes is about"),
+    Definition(
+        DISK_SIZE, "gauge", (), (), "bytes", "Size of that file system, without what it reserves for the system's own use"
+    ),
 )
 
 
@@ -77,14 +78,19 @@ def make_registry(role: str) -> CollectorRegistry:
 
 def export_disk(registry: CollectorRegistry, directory: Path) -> None:
     """Exports how full the file system of `directory` is, or will be once the directory is made."""
-    for definition, field in ((COMMON[1], "free"), (COMMON[2], "total")):
-        gauge = Gauge(definition.name, definition.meaning, registry=registry)
-        gauge.set_function(partial(_disk_usage, directory, field))
+    _, free, size = COMMON
+    Gauge(free.name, free.meaning, registry=registry).set_function(lambda: disk_room(directory)[0])
+    Gauge(size.name, size.meaning, registry=registry).set_function(lambda: disk_room(directory)[1])
 
 
-def _disk_usage(directory: Path, field: str) -> float:
+def disk_room(directory: Path) -> tuple[float, float]:
+    """(bytes left, bytes in all) that the file system of `directory` has for its users, as `df` reckons.
+
+    Its total may have a large part that only the system may use: of that, nothing counts as left, so it counts in neither.
+    """
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    return float(getattr(shutil.disk_usage(there), field))
+    usage = shutil.disk_usage(there)
+    return float(usage.free), float(usage.used + usage.free)
 
 
 class RoleMetrics:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import shutil
 import urllib.request
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sbrl.role_metrics import disk_room
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from scripts.metrics_docs import roles
 from tests.monitoring.conftest import START_SECONDS
@@ -97,3 +101,10 @@ def test_the_learner_measures_itself(run: LocalRun) -> None:
 def test_state_is_on_disk_for_those_who_keep_it(scraped: dict[str, str]) -> None:
     for role in ("coordinator", "replay", "learner"):
         assert "sbrl_disk_free_bytes" in names(scraped[role]), role
+
+
+def test_what_a_file_system_reserves_for_the_system_is_no_room_and_no_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=1000, used=300, free=100))
+    assert disk_room(tmp_path / "not" / "yet") == (100, 400)
