@@ -94,6 +94,8 @@ class TransitionStream:
         identity = self._identity
         preferred = episode_shard(identity.actor, identity.env, self._episode, len(self._probes))
         self._episode += 1
+        if self._writer.unconfirmed:  # the actor stops, and the episode before is not through: what is left is of one shard
+            preferred = self._writer.shard
         self._begin_on(self._healthy_shard(preferred), observation)
 
     def append(self, transition: Transition, observation: NDArray[Any]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 MEGABYTE = 1e6
 HOUR = 3600.0
 LEVEL = 0.95
+WEEK_HOURS = 24 * 7
 
 
 class Reading(NamedTuple):
@@ -37,7 +38,18 @@ class Growth(NamedTuple):
     @property
     def is_flat(self) -> bool:
         """Nothing is seen to grow, or so little that a week would add less than a tenth."""
-        return self.low <= 0 or self.high * 24 * 7 < 0.1 * self.last
+        return self.low <= 0 or self._is_bounded
+
+    @property
+    def verdict(self) -> str:
+        """In words; where memory wobbles so that a week's growth of a tenth could hide in the interval, that is said."""
+        if self._is_bounded:
+            return "flat"
+        return "no growth seen" if self.is_flat else "GROWS"
+
+    @property
+    def _is_bounded(self) -> bool:
+        return self.high * WEEK_HOURS < 0.1 * self.last
 
 
 def series(
@@ -107,7 +119,6 @@ def table(found: Sequence[Growth]) -> str:
     for one in found:
         megabytes = [f"{value / MEGABYTE:,.1f}" for value in (one.first, one.last)]
         slope, low, high = (f"{value / MEGABYTE:+.2f}" for value in (one.slope, one.low, one.high))
-        verdict = "flat" if one.is_flat else "GROWS"
-        cells = [one.name, str(one.readings), f"{one.hours:.2f}", *megabytes, slope, f"{low} to {high}", verdict]
+        cells = [one.name, str(one.readings), f"{one.hours:.2f}", *megabytes, slope, f"{low} to {high}", one.verdict]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 
 from bench.growth import MEGABYTE, Growth, Reading, growth, series, table
-from sbrl.errors import UsageError
+from sbrl.arguments import number, whole_number
+from sbrl.errors import RunError, UsageError
 from sbrl.lifecycle import run_program
 from sbrl.observation import processes_of
 from sbrl.view import duration
@@ -35,9 +36,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--hours", type=float, default=2.0)
-    parser.add_argument("--warm-up", type=float, default=30.0, metavar="MINUTES", help="not looked at (30)")
-    parser.add_argument("--capacity", type=int, default=20_000, help="replay.capacity, reached well within warm-up (20,000)")
+    parser.add_argument("--hours", type=number(above=0), default=2.0)
+    parser.add_argument("--warm-up", type=number(least=0), default=30.0, metavar="MINUTES", help="not looked at (30)")
+    parser.add_argument(
+        "--capacity",
+        type=whole_number(2_000, 2**31),
+        default=20_000,
+        help="replay.capacity, reached well within warm-up (20,000)",
+    )
     parser.add_argument("--read", type=Path, metavar="CSV", help="analyse this in place of a new run")
     parser.add_argument("--out", type=Path, help="default: runs/soak-<time>")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the run's config (default: Pong)")
@@ -55,7 +61,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sample_run(out: Path, hours: float, settings: Sequence[str]) -> None:
-    """Trains for so long and writes memory.csv."""
+    """Trains for so long and writes memory.csv.
+
+    Raises:
+        RunError: the run has ended by itself.
+    """
     directory = out / "run"
     command = [sys.executable, "-m", "sbrl.cli", "train", "--run-dir", str(directory)]
     command += [f"run.env_steps={ENDLESS}", "replay.min_size=2000", "agent.epsilon_decay_steps=100000", *settings]
@@ -68,7 +78,7 @@ def sample_run(out: Path, hours: float, settings: Sequence[str]) -> None:
             whole = hours * 3600
             while (elapsed := time.monotonic() - start) < whole:
                 if run.poll() is not None:
-                    sys.exit(f"the run ended with exit code {run.returncode}: see {out / 'run.log'}")
+                    raise RunError(f"the run ended with exit code {run.returncode}: see {out / 'run.log'}")
                 for reading in look(directory, run.pid, elapsed):
                     writer.writerow(reading)
                 file.flush()
@@ -118,7 +128,9 @@ def analyse(readings: Sequence[Reading], after: float) -> list[Growth]:
     Raises:
         UsageError: there are too few readings after warm-up.
     """
-    end = max((one.seconds for one in readings), default=0.0)
+    if not readings:
+        raise UsageError("there are no readings")
+    end = max(one.seconds for one in readings)
     try:
         return [growth(name, *series(readings, name, after, end)) for name in sorted({one.name for one in readings})]
     except ValueError as error:

@@ -14,9 +14,10 @@ from learner.batches import BatchSource
 from learner.boards import Board
 from learner.books import TrainingBooks
 from learner.checkpoint import CheckpointStore
-from learner.loop import LearnerLoop, least_correction
+from learner.loop import LearnerLoop
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
+from learner.settling import least_correction
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from learner.records import LearnerState, UpdateState
 from sbrl.checkpoints import (
     CorruptCheckpointError,
+    delete,
     list_checkpoints,
     prune_checkpoints,
     read_checkpoint_file,
@@ -64,6 +64,7 @@ class CheckpointStore:
 
         Raises:
             CorruptCheckpointError: it is missing, or cannot be read; nothing is deleted.
+            RunError: the file system refuses.
         """
         if self._directory / name not in self.checkpoints():
             raise CorruptCheckpointError(f"{self._directory / name} is missing")
@@ -72,7 +73,7 @@ class CheckpointStore:
             raise CorruptCheckpointError(f"{self._directory / name} is not the one that was reported")
         for checkpoint in self.checkpoints():
             if checkpoint.name > name:
-                shutil.rmtree(checkpoint)
+                delete(checkpoint)
 
     def load_newest(self) -> LearnerState | None:
         """The newest checkpoint that can be read, with a warning for each that cannot; None when there is none at all.

@@ -17,6 +17,7 @@ from learner.publisher import Publisher
 from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
 from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
+from learner.settling import least_correction, settle
 from learner.update import UpdateStep, gpu_memory_bytes
 from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import size_and_digest
@@ -25,9 +26,10 @@ from sbrl.errors import RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
-from sbrl.ratio_books import limiters_astray, samples_due
+from sbrl.ratio_books import samples_due
 from sbrl.replay.items import Items
 from sbrl.rpc import CoordinatorUnavailable
+from sbrl.weights import StaleEpochError
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +40,10 @@ SETTLE_SECONDS = 3.0
 # Once all is collected: shards that have served nothing for so long have nothing more to serve.
 EXHAUSTED_SECONDS = 3.0
 CORRECTIONS = 3  # times that the shards' limiters are then corrected before the rest is given up
-CORRECTION_SECONDS = 120.0  # for the shards to set their limiters; a large one writes a checkpoint for it and reads it again
+RETRY_SECONDS = 10.0  # after a checkpoint that could not be written
 # Once all is collected: how long a shard that is down is waited for. Pods of large ones take minutes to come back.
 LOST_SHARD_SECONDS = 1800.0
 STOPPED_SECONDS = 10.0  # a lease's time: a process that made no step for so long may have lost its place
-
-
-def least_correction(config: Config) -> float:
-    """Samples by which limiters may be off and count as settled: less than a batch of each shard."""
-    return config.replay.num_shards * config.learner.batch_size / 2
 
 
 class LearnerLoop:
@@ -94,7 +91,7 @@ class LearnerLoop:
         self._reported_readings: Readings | None = None
         self._last_batch_time = time.monotonic()
         self._collected_time: float | None = None
-        self._saved_time = time.monotonic()
+        self._saved_time, self._failed_time = time.monotonic(), -math.inf
         self._reported_time, self._reported_updates = time.monotonic(), step.updates
 
     @property
@@ -124,19 +121,33 @@ class LearnerLoop:
             last = now
             if now - self._reported_time >= REPORT_SECONDS:
                 self.report()
-            if self._reports.is_due(self._member.instructions):
-                if not self._reports.repeat(self._member.instructions):
+            if now - self._failed_time >= RETRY_SECONDS:
+                self._save_if_due(now)
+        self._return_priorities()
+        return complete
+
+    def _save_if_due(self, now: float) -> None:
+        """Saves where it is time to. What the disk refuses is said and tried again: to stop would lose what is not saved."""
+        instructions = self._member.instructions
+        try:
+            if self._reports.is_due(instructions):
+                if not self._reports.repeat(instructions):
                     self.save()
             elif now - self._saved_time >= self._config.run.checkpoint_interval_seconds:
                 self.save()
-        self._return_priorities()
-        return complete
+        except StaleEpochError:
+            raise
+        except RunError as error:
+            self._failed_time = now
+            self._metrics.checkpoint_failures.inc()
+            logger.error("checkpoint failed: %s; trying again in %.0f s", error, RETRY_SECONDS)
 
     def save(self) -> None:
         """Writes a checkpoint, and reports it if a generation waits for it.
 
         Raises:
             StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
+            RunError: it cannot be written.
         """
         self._confirm_epoch()
         instructions = self._member.instructions
@@ -169,32 +180,9 @@ class LearnerLoop:
         self.save()  # which asks for instructions first
 
     def settle(self, least: float) -> None:
-        """Holds still until the shards' limiters admit what the books say is due, if they are off by more than `least` samples.
-
-        They are after a learner was killed: what it had trained on and not saved is due again, and was served already.
-        """
-        start = time.monotonic()
-        try:
-            self._member.beat_now()
-            off, known = limiters_astray(self._watch.ask())
-            if off <= least:
-                return
-            logger.info("the limiters are off by %.0f samples: waiting until they are corrected", off)
-            self._metrics.settling.set(1)
-            # A shard starts again to be corrected: until all are back there is nothing to go on with.
-            while off > least_correction(self._config) or known < self._config.replay.num_shards:
-                if time.monotonic() - start > CORRECTION_SECONDS:
-                    logger.warning("the limiters are still off by %.0f samples: going on", off)
-                    break
-                if self._stop.wait(BATCH_SECONDS):
-                    break
-                self._member.beat_now()
-                off, known = limiters_astray(self._watch.ask())
-        except CoordinatorUnavailable as error:
-            logger.warning("the limiters are not corrected: %s", error)
-        finally:
-            self._metrics.settling.set(0)
-            self._last_batch_time = time.monotonic()
+        """Has the shards' limiters corrected, where they are off by more than `least` samples: see `learner.settling`."""
+        settle(self._config, self._member, self._watch, self._metrics, self._stop, least)
+        self._last_batch_time = time.monotonic()
 
     def reported(self) -> dict[str, float]:
         """What beats report of this learner: at any moment what is served is trained, discarded or in flight."""

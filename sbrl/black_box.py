@@ -93,7 +93,7 @@ class BlackBox:
                 record = Record(int(incarnation), {name: float(value) for name, value in counters.items()})
             except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                 continue  # not ours: whoever wrote it made its checksum right
-            if all(math.isfinite(value) for value in record.counters.values()):
+            if 0 < record.incarnation < 2**64 and all(map(math.isfinite, record.counters.values())):
                 found.append((number, record))
         return sorted(found, key=lambda one: one[0])
 

@@ -126,12 +126,23 @@ def prune_checkpoints(directory: Path, newest: Path, keep: int, needed: Collecti
     """Keeps `newest`, the keep - 1 before it, and those of the names `needed`.
 
     Those of later updates go too: they belong to a future that the run went back from because they could not be read.
+
+    Raises:
+        RunError: the file system refuses.
     """
     checkpoints = list_checkpoints(directory)
     end = checkpoints.index(newest) + 1
     for checkpoint in checkpoints[: max(0, end - keep)] + checkpoints[end:]:
         if checkpoint.name not in needed:
-            shutil.rmtree(checkpoint)
+            delete(checkpoint)
+
+
+def delete(checkpoint: Path) -> None:
+    """Raises RunError: the file system refuses."""
+    try:
+        shutil.rmtree(checkpoint)
+    except OSError as error:
+        raise RunError(f"cannot delete checkpoint {checkpoint}: {error.strerror}") from error
 
 
 def remove_unfinished(directory: Path) -> None:

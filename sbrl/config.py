@@ -7,7 +7,6 @@ Sources, later wins: a preset, a YAML file, dotted `key=value` overrides. `load`
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,6 +19,7 @@ from sbrl.config_errors import explain, nearest
 from sbrl.config_sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run, Section
 from sbrl.errors import UsageError, shown
 from sbrl.presets import DEFAULT_PRESET, PRESETS
+from sbrl.yaml_text import read_yaml_text
 
 __all__ = [
     "Actors",
@@ -42,6 +42,7 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 # Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
 CLIPPED_V_MAX: Final = 10.0
+MOST_PARTS: Final = 20  # of an override's key: env.kwargs may nest
 
 
 class Config(Section):
@@ -134,7 +135,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, is no YAML mapping, or was written with another schema version.
     """
     try:
-        tree = _read(path.read_text(encoding="utf-8"))
+        tree = read_yaml_text(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -163,10 +164,10 @@ def parse_override(text: str) -> dict[str, Any]:
     """
     key, separator, value = text.partition("=")
     parts = key.strip().split(".")
-    if not separator or not all(parts):
+    if not separator or not all(parts) or len(parts) > MOST_PARTS:
         raise UsageError(f"override {shown(text)} is not of the form section.key=value, such as run.seed=1")
     try:
-        tree: Any = _read(value)
+        tree: Any = read_yaml_text(value)
     except yaml.YAMLError:
         raise UsageError(f"override {shown(text)}: the value is not valid YAML; quote it") from None
     for part in reversed(parts):
@@ -185,36 +186,6 @@ def dump(config: Config, metadata: Mapping[str, Any] | None = None) -> str:
 def json_schema() -> str:
     """The tree's JSON schema (draft 2020-12) with every field's default, bounds and description."""
     return json.dumps(Config.model_json_schema(), indent=2)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as the number people mean by it; YAML 1.1 wants a dot and a signed exponent, and makes it a string.
-
-    Aliases are refused: a kilobyte of them can stand for a tree that no message could show and no check could walk.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.get_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem=f"aliases (*{event.anchor}) are not read in a config: write the value out",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
-def _read(text: str) -> Any:
-    """
-    Raises:
-        yaml.YAMLError: it is no YAML, or nested more deeply than Python's stack can follow.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _preset(name: str) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.observation import Observation, observe, processes_of
 from sbrl.run_directory import RunDirectory
-from sbrl.summary import read_summary
+from sbrl.summary import run_so_far
 
 HEALTHY, WRONG, UNKNOWN = 0, 1, 2
 SECONDS = 5.0
@@ -110,9 +110,9 @@ def headline(run: Observation) -> str:
 
 
 def _not_running(directory: Path) -> int:
-    summary = read_summary(RunDirectory(directory).summary)
-    if summary.get("complete"):
-        print(f"the run in {directory} is complete, with {summary['env_steps']:,} env steps; nothing is running")
+    summary = run_so_far(RunDirectory(directory).summary)
+    if summary.complete:
+        print(f"the run in {directory} is complete, with {summary.env_steps:,} env steps; nothing is running")
         return HEALTHY
     print(
         f"no process of the run in {directory} is on this machine: go on with it by sbrl train --resume --run-dir {directory}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from sbrl import rpc
 from sbrl.credentials import Credentials
@@ -41,6 +41,23 @@ class Instructions(NamedTuple):
     checkpoint_wanted: bool = False  # learner and shards: for `generation`
     samples_owed: float | None = None  # shards, as they join: what the limiter is to count as due and not served
     limiter_correction: float | None = None  # shards: samples that the limiter is to admit beyond its own count
+
+    @classmethod
+    def of(cls, response: fleet_pb2.BeatResponse, step_base: float) -> Self:
+        """Reads an answer. Args: step_base: env_steps that the process has counted under earlier leases, and with the beat."""
+        return cls(
+            state=RunState(response.state),
+            env_steps=response.env_steps,
+            step_allowance=response.step_allowance,
+            step_limit=int(step_base) + response.step_allowance,
+            initial_priority=response.initial_priority,
+            timeline=response.timeline,
+            generation=response.generation,
+            kept_generations=tuple(response.kept_generations),
+            checkpoint_wanted=response.checkpoint_wanted,
+            samples_owed=response.samples_owed if response.HasField("samples_owed") else None,
+            limiter_correction=response.limiter_correction if response.HasField("limiter_correction") else None,
+        )
 
 
 class FleetClient:

@@ -396,19 +396,7 @@ class FleetMember:
     def _take(self, response: fleet_pb2.BeatResponse, step_base: float) -> Instructions:
         self._check_timeline(response.timeline)
         with self._answered:
-            self._instructions = Instructions(
-                state=RunState(response.state),
-                env_steps=response.env_steps,
-                step_allowance=response.step_allowance,
-                step_limit=int(step_base) + response.step_allowance,
-                initial_priority=response.initial_priority,
-                timeline=response.timeline,
-                generation=response.generation,
-                kept_generations=tuple(response.kept_generations),
-                checkpoint_wanted=response.checkpoint_wanted,
-                samples_owed=response.samples_owed if response.HasField("samples_owed") else None,
-                limiter_correction=response.limiter_correction if response.HasField("limiter_correction") else None,
-            )
+            self._instructions = Instructions.of(response, step_base)
             self._answers += 1
             self._answered.notify_all()
             return self._instructions

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from sbrl.errors import RunError
 from sbrl.run_directory import replace_text
 
 _FILE = "generations.json"
@@ -33,12 +34,12 @@ class GenerationLog:
             _log.warning("%s cannot be read (%s): taken for empty", self._path, error)
 
     def begin(self, timeline: int) -> None:
-        """Notes that this role has gone back to where a timeline begins."""
+        """Notes that this role has gone back to where a timeline begins. Raises RunError: the file system refuses."""
         self.timeline = timeline
         self._write()
 
     def record(self, generation: int, name: str) -> None:
-        """Notes which checkpoint was saved for a generation."""
+        """Notes which checkpoint was saved for a generation. Raises RunError: the file system refuses."""
         self._checkpoints[generation] = name
         self._write()
 
@@ -53,9 +54,12 @@ class GenerationLog:
         return set(self._checkpoints.values())
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {"timeline": self.timeline, "checkpoints": {str(key): name for key, name in self._checkpoints.items()}}
-        replace_text(self._path, json.dumps(content, indent=2))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self._path, json.dumps(content, indent=2))
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from None
 
 
 def _whole(value: Any) -> int:

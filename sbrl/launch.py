@@ -29,7 +29,7 @@ from sbrl.progress import ProgressMeter
 from sbrl.results import RunResults
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory, replace_text
-from sbrl.summary import read_summary
+from sbrl.summary import run_so_far
 from sbrl.supervisor import RoleCommand, Supervisor
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from sbrl.view import View, make_view
@@ -59,8 +59,8 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         check_incomplete(config, run_directory)
     else:
         run_directory.check_new()
-    config = place(config)
-    with run_directory.lock() as lock:
+    with run_directory.lock(lambda text: print(text, file=sys.stderr, flush=True)) as lock:
+        config = place(config)
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
         replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
@@ -108,10 +108,10 @@ def check_incomplete(config: Config, run_directory: RunDirectory) -> None:
     Raises:
         UsageError: the run in the directory has collected and trained all that the config asks for.
     """
-    summary = read_summary(run_directory.summary)
-    if summary.get("complete") and summary.get("env_steps", 0) >= config.run.env_steps:
+    summary = run_so_far(run_directory.summary)
+    if summary.complete and summary.env_steps >= config.run.env_steps:
         raise UsageError(
-            f"the run in {run_directory.path} is complete with {summary['env_steps']} env steps: "
+            f"the run in {run_directory.path} is complete with {summary.env_steps} env steps: "
             f"to go on, ask for more than these with run.env_steps=N"
         )
 
@@ -124,8 +124,8 @@ def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config
     """
     run_directory.check_resumable()
     tree = configs.read_yaml(run_directory.config)
-    network = tree.setdefault("network", {})
-    network.update(coordinator_address="127.0.0.1:0", replay_addresses=[])
+    network = configs.build(tree).network.model_dump(mode="json")
+    tree["network"] = {**network, "coordinator_address": "127.0.0.1:0", "replay_addresses": []}
     config = configs.build(tree, *(configs.parse_override(text) for text in overrides))
     check_resumable_with(configs.build(tree), config)
     return config
@@ -198,7 +198,7 @@ class _LocalRun:
         self._supervisor = Supervisor(commands, self._may_end, view.message, keep_open=lock)
         self._start = time.monotonic()
         self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
-        self._earlier_seconds = float(read_summary(run_directory.summary).get("wall_seconds", 0.0))
+        self._earlier_seconds = run_so_far(run_directory.summary).wall_seconds
         self._results = RunResults(config, run_directory, self._fleet, self._wall_seconds, view.message)
 
     def run(self) -> bool:

@@ -16,6 +16,7 @@ from typing import NoReturn, Self
 from prometheus_client import CollectorRegistry, start_http_server
 
 from sbrl import rpc
+from sbrl.arguments import port
 from sbrl.config import Config, load
 from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
@@ -61,8 +62,10 @@ def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
         "--run-dir", type=Path, metavar="DIR", help="where the run's state lives (default: the config's folder)"
     )
     parser.add_argument("--name", default=role, help="this process's name, unique in its role (default: %(default)s)")
-    parser.add_argument("--health-port", type=int, metavar="PORT", help="in place of network.health_port; 0 takes a free one")
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="in place of network.metrics_port; 0 takes a free one")
+    parser.add_argument("--health-port", type=port, metavar="PORT", help="in place of network.health_port; 0 takes a free one")
+    parser.add_argument(
+        "--metrics-port", type=port, metavar="PORT", help="in place of network.metrics_port; 0 takes a free one"
+    )
     parser.add_argument(
         "--stay",
         action="store_true",

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from sbrl.yaml_text import read_yaml_text
+
 PACKAGES = ("sbrl", "torch", "dm-reverb", "tensorflow-cpu", "numpy", "gymnasium", "ale-py")
 
 
@@ -35,8 +37,8 @@ def new_run_id(env_id: str) -> str:
 def run_id_of(config: Path) -> str:
     """The id of the run that a run.yaml belongs to; its folder's name where it has none, for it was written by hand."""
     try:
-        tree = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):  # whoever loads the config says so
+        tree = read_yaml_text(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # whoever loads the config says so
         tree = None
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     found = metadata.get("run_id") if isinstance(metadata, dict) else None

@@ -145,6 +145,9 @@ class LearnerMetrics(RoleMetrics):
         self.weights_age_seconds = self._gauge("weights_age_seconds", "Time since weights were last published")
         self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory that tensors hold on the GPU; 0 on CPU")
         self.checkpoints = self._counter("checkpoints", "Checkpoints written")
+        self.checkpoint_failures = self._counter(
+            "checkpoint_failures", "Checkpoints that could not be written", unit="checkpoints"
+        )
         self.checkpoint_duration_seconds = self._gauge("checkpoint_duration_seconds", "Time the last checkpoint took")
         self.checkpoint_age_seconds = self._gauge(
             "checkpoint_age_seconds", "Time since the last checkpoint, or since the process began"

@@ -23,9 +23,16 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2000),
     # A rescheduled pod has another address under its name: gRPC's own default asks for it every half minute at most.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    # A peer whose machine is gone says nothing, and TCP takes a quarter of an hour to give it up. So do these.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 # With SO_REUSEPORT two servers would share a port in silence, each seeing half of the calls.
-_SERVER_OPTIONS = (("grpc.so_reuseport", 0),)
+_SERVER_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    # Fewer than gRPC's own five minutes: to a server that allows no pings those of a channel are an attack.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
 _UNAVAILABLE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -84,6 +91,8 @@ def coordinator_errors(address: str) -> Iterator[None]:
     except grpc.RpcError as error:
         if error.code() in _UNAVAILABLE:
             raise CoordinatorUnavailable(f"coordinator at {address} is unavailable: {error.details()}") from None
+        if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+            raise CoordinatorUnavailable(f"coordinator at {address} has no place yet: {error.details()}") from None
         raise RunError(f"coordinator at {address} refused the call: {error.code().name}: {error.details()}") from None
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from sbrl.errors import RunError, UsageError
 
 LOCK = ".lock"
+LOCK_POLL_SECONDS = 0.2
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -75,11 +79,14 @@ class RunDirectory:
             )
 
     @contextmanager
-    def lock(self) -> Iterator[int]:
+    def lock(self, say: Callable[[str], None]) -> Iterator[int]:
         """Makes the directory and holds it for one run at a time; yields the lock's file descriptor.
 
         The lock ends with the last process that has the descriptor, however that ends: handed to the roles, it outlives a
-        launcher that was killed for as long as they drain.
+        launcher that was killed for as long as they drain. That is waited for.
+
+        Args:
+            say: is told, once, that and why it is waited.
 
         Raises:
             RunError: another process holds it, or it cannot be written.
@@ -90,18 +97,37 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-                raise RunError(
-                    f"run directory {self.path} is in use by process {holder}: stop it, or choose another directory"
-                ) from None
+            has_said = False
+            while not _try_to_lock(descriptor):
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                if not holder.isdecimal() or _is_running(int(holder)):
+                    raise RunError(
+                        f"run directory {self.path} is in use by process {holder}: stop it, or choose another directory"
+                    )
+                if not has_said:
+                    has_said = True
+                    say(f"process {holder}, which ran this before, was killed: waiting until its roles have ended")
+                time.sleep(LOCK_POLL_SECONDS)  # whoever else waits may get it, which no event tells
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _try_to_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _has_entries(directory: Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sbrl.config import Config
 from sbrl.fleet_watch import total
@@ -81,3 +82,21 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}
+
+
+class RunSoFar(NamedTuple):
+    """What the earlier sessions of a run have come to."""
+
+    complete: bool = False
+    env_steps: int = 0
+    wall_seconds: float = 0.0  # of training
+
+
+def run_so_far(path: Path) -> RunSoFar:
+    """What a run's summary says of it; nothing so far where it says anything else, whoever wrote it."""
+    summary = read_summary(path)
+    try:
+        found = RunSoFar(summary["complete"] is True, int(summary["env_steps"]), float(summary["wall_seconds"]))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return RunSoFar()
+    return found if found.env_steps >= 0 and 0 <= found.wall_seconds < math.inf else RunSoFar()

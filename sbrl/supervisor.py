@@ -156,6 +156,8 @@ class Supervisor:
         if code == 2 or (error is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
             raise RunError(f"{name} cannot start: {error or describe(code)} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
+        if code == -signal.SIGKILL:  # by somebody, or by the kernel for memory: no sign that it cannot start
+            role.failures = min(role.failures, len(BACKOFF_SECONDS))
         if role.failures > len(BACKOFF_SECONDS):
             reason = error or (lines[-1] if lines else describe(code))
             raise RunError(f"{name} died {role.failures} times in a row, last with {describe(code)}: {reason} (log: {log})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sbrl import rpc
+from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     parser = role_arguments("coordinator", _DESCRIPTION)
     parser.add_argument(
         "--resume",
-        type=int,
+        type=whole_number(0, 2**63),
         metavar="N",
         help="go back to the newest complete generation before serving; once for each N, however often it is started with it",
     )

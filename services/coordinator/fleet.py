@@ -95,7 +95,7 @@ class Fleet:
         """Gives a lease, ending an earlier one of the same role and name.
 
         Raises:
-            Refused: the role is unknown or the name is empty.
+            Refused: INVALID_ARGUMENT, the role is unknown or the name is empty; ALREADY_EXISTS, another learner is alive.
         """
         if request.role not in ROLES:
             raise invalid(f"unknown role {request.role!r}; roles: {', '.join(ROLES)}")
@@ -103,6 +103,7 @@ class Fleet:
             raise invalid("a member needs a name that is unique in its role and stable across its restarts")
         with self._lock:
             self._sweep()
+            self._check_only_learner(request)
             earlier = self._leases.newest(request.role, request.name)
             if earlier is not None:
                 if earlier.alive:
@@ -213,6 +214,8 @@ class Fleet:
         """
         if not request.checkpoint or len(request.sha256) != 64:
             raise invalid("a checkpoint has a name and a SHA-256 of 64 hexadecimal digits")
+        if request.size_bytes > MAX_COUNT:
+            raise invalid(f"size_bytes is {request.size_bytes}, above {MAX_COUNT:.0f}")
         with self._lock:
             lease = self._leases.held(request.incarnation)
             counters = dict(request.counters)
@@ -242,6 +245,15 @@ class Fleet:
             lease = self._leases.held(request.incarnation)
             self._snapshots.refuse(lease.record.name, request.reason)
             self._load()
+
+    def _check_only_learner(self, request: fleet_pb2.JoinRequest) -> None:
+        """A learner of another name than the live one's waits: to let it in would be to throw away what that has not saved."""
+        for lease in self._leases.live_of("learner"):
+            if request.role == "learner" and request.name != lease.record.name:
+                raise Refused(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    f"{lease.record.name} is this run's learner, and alive: stop it, or wait until its lease has ended",
+                )
 
     def _presented(self, role_and_counter: tuple[str, str]) -> float:
         with self._lock:

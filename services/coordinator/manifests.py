@@ -153,13 +153,19 @@ def decode(data: bytes) -> Manifest:
 
 def _counters(values: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     pairs = ((name.partition("."), value) for name, value in values.items())
-    return {(role, counter): _finite(value) for (role, _, counter), value in pairs}
+    return {(role, counter): _count(value) for (role, _, counter), value in pairs}
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise CorruptManifestError(f"{value!r} stands where a whole number does")
     return value
+
+
+def _count(value: Any) -> float:
+    if not 0 <= _finite(value) < 2**63:
+        raise CorruptManifestError(f"{value!r} stands where a count does")
+    return float(value)
 
 
 def _finite(value: Any) -> float:

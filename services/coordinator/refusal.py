@@ -25,14 +25,17 @@ def invalid(message: str) -> Refused:
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+# A lease has ended, no weights are there yet; a second learner waits for its turn, and asks every second.
+_ORDINARY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS})
+
+
 @contextmanager
 def statuses(context: grpc.ServicerContext) -> Iterator[None]:
     """Ends the call with the status of a refusal, or with UNAVAILABLE (try again) when the disk cannot be written."""
     try:
         yield
     except Refused as refusal:
-        # NOT_FOUND is an ordinary answer: a lease has ended, or no weights are there yet.
-        level = logging.DEBUG if refusal.status is grpc.StatusCode.NOT_FOUND else logging.WARNING
+        level = logging.DEBUG if refusal.status in _ORDINARY else logging.WARNING
         _log.log(level, "refused with %s: %s", refusal.status.name, refusal)
         context.abort(refusal.status, str(refusal))
     except (OSError, sqlite3.OperationalError) as error:

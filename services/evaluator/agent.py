@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from sbrl.arguments import seed, whole_number
 from sbrl.checkpoints import (
     CorruptCheckpointError,
     find_checkpoint,
@@ -36,24 +37,15 @@ def agent_arguments(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"sbrl {command}", description=description)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run directory of `sbrl train`")
     parser.add_argument(
-        "--checkpoint", type=int, metavar="UPDATES", help="the checkpoint taken after so many updates; newest if left out"
+        "--checkpoint",
+        type=whole_number(0, 2**63),
+        metavar="UPDATES",
+        help="the checkpoint taken after so many updates; newest if left out",
     )
     parser.add_argument(
         "--seed", type=seed, metavar="N", help="of games and exploration (default: that of the run's evaluations)"
     )
     return parser
-
-
-def whole_number(text: str, least: int, below: int) -> int:
-    """Reads an argument. Raises argparse.ArgumentTypeError: it is no whole number of this range."""
-    if not text.isdecimal() or not least <= int(text) < below:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {below - 1}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """Reads --seed: 31 bits, the most ALE takes."""
-    return whole_number(text, 0, 2**31)
 
 
 def load_agent(run_directory: RunDirectory, updates: int | None, overrides: Iterable[str] = ()) -> TrainedAgent:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sbrl.arguments import whole_number
 from sbrl.envs.render import RenderedEnv, make_rendered_env
 from sbrl.lifecycle import run_program
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.run_directory import RunDirectory
-from services.evaluator.agent import agent_arguments, load_agent, whole_number
+from services.evaluator.agent import agent_arguments, load_agent
 from services.evaluator.protocol import Policy, evaluation_seed
 from services.evaluator.video import check_format, write_video
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--epsilon", metavar="E", help="probability of a random action (default: the run's evaluator.epsilon)")
     parser.add_argument(
         "--max-steps",
-        type=partial(whole_number, least=1, below=1_000_000),
+        type=whole_number(1, 1_000_000),
         default=MAX_STEPS,
         metavar="N",
         help="agent steps to record at most (default: %(default)s)",

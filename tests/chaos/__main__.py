@@ -17,12 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from sbrl import config as configs
+from sbrl.arguments import number, seed, whole_number
+from sbrl.errors import RunError
 from sbrl.lifecycle import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import read_episodes
 from sbrl.view import duration
-from tests.chaos.faults import Injector
-from tests.chaos.judge import fault_table, judge, verdict_table, write_csv
+from tests.chaos.faults import Injector, NotBackError
+from tests.chaos.judge import Verdict, fault_table, judge, verdict_table, write_csv
 from tests.chaos.markers import environment
 from tests.chaos.session import SETTINGS, Session
 from tests.smoke.conftest import LocalRun
@@ -43,22 +46,32 @@ class Plan(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0, help="the least time over which faults are spread (30)")
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each role; shards and actors share theirs (20)")
-    parser.add_argument("--hold-seconds", type=float, default=30.0, help="how long stops, cuts and slowness last (30)")
-    parser.add_argument("--resumptions", type=int, default=3, help="kills of everything at once (3)")
-    parser.add_argument("--checks", type=int, default=6, help="readings of all items meanwhile (6)")
-    parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument("--actors", type=int, default=1)
-    parser.add_argument("--twin-steps", type=int, default=40_000, help="agent steps of the twin (40,000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the run, and of the order and times of faults")
+    parser.add_argument(
+        "--minutes", type=number(least=0), default=30.0, help="the least time over which faults are spread (30)"
+    )
+    parser.add_argument(
+        "--kills", type=whole_number(0, 1000), default=20, help="SIGKILLs of each role; shards and actors share theirs (20)"
+    )
+    parser.add_argument(
+        "--hold-seconds", type=number(above=0), default=30.0, help="how long stops, cuts and slowness last (30)"
+    )
+    parser.add_argument("--resumptions", type=whole_number(0, 1000), default=3, help="kills of everything at once (3)")
+    parser.add_argument("--checks", type=whole_number(1, 1000), default=6, help="readings of all items meanwhile (6)")
+    parser.add_argument("--shards", type=whole_number(1, 17), default=2)
+    parser.add_argument("--actors", type=whole_number(1, 257), default=1)
+    parser.add_argument(
+        "--twin-steps", type=whole_number(2_000, 2**31), default=40_000, help="agent steps of the twin (40,000)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the run, and of the order and times of faults")
     parser.add_argument("--out", type=Path, help="default: runs/chaos-<time>")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the run's config")
     arguments = parser.parse_args(argv)
     out: Path = arguments.out or Path("runs") / f"chaos-{time.strftime('%Y%m%d-%H%M%S')}"
-    plan = Plan(arguments.minutes, arguments.kills, arguments.hold_seconds, arguments.resumptions, max(1, arguments.checks))
+    plan = Plan(arguments.minutes, arguments.kills, arguments.hold_seconds, arguments.resumptions, arguments.checks)
+    configs.load(overrides=[*SETTINGS, *arguments.settings])  # what is wrong with them is said now
     twin = train_twin(out / "twin", arguments)
     session = Session(out / "faults", arguments.seed, arguments.shards, arguments.actors, *arguments.settings)
+    injector = None
     try:
         injector = session.start()
         say("the run trains: faults begin")
@@ -66,12 +79,16 @@ def main(argv: Sequence[str]) -> int:
         injector.settle()
         say("no more faults: the run is stopped, resumed and ends by itself")
         summary = session.finish()
+        verdicts = judge(session, injector.outcomes, summary, session.returns(RETURNS), twin)
+    except NotBackError as error:  # what was measured until then is worth reading
+        print(error, flush=True)
+        verdicts = [Verdict("the run goes on after every fault", str(error).partition("\n")[0], is_good=False)]
     finally:
         session.close()
-    verdicts = judge(session, injector.outcomes, summary, session.returns(RETURNS), twin)
-    write_csv(out / "faults.csv", injector.outcomes)
+    outcomes = [] if injector is None else injector.outcomes
+    write_csv(out / "faults.csv", outcomes)
     write_csv(out / "checks.csv", verdicts)
-    report = f"{fault_table(injector.outcomes)}\n\n{verdict_table(verdicts)}\n"
+    report = f"{fault_table(outcomes)}\n\n{verdict_table(verdicts)}\n"
     (out / "report.md").write_text(report, encoding="utf-8")
     print(f"\n{report}\nwritten to {out}", flush=True)
     return int(not all(verdict.is_good for verdict in verdicts))
@@ -99,9 +116,9 @@ def inject(session: Session, injector: Injector, plan: Plan, chance: random.Rand
         if done % check_every == 0:
             session.check_items()
 
-    for number, (name, fault) in enumerate(faults, 1):
+    for nth, (name, fault) in enumerate(faults, 1):
         fault()
-        behind = number * pace - (time.monotonic() - start)
+        behind = nth * pace - (time.monotonic() - start)
         injector.pause(max(chance.uniform(0.0, 1.0), chance.uniform(0.0, 2.0) * behind))
         after_each(name)
     session.stop_and_resume(injector)
@@ -141,7 +158,8 @@ def train_twin(directory: Path, arguments: argparse.Namespace) -> list[float]:
     run = LocalRun(directory, *settings, environment=environment())
     try:
         code = run.wait(TWIN_SECONDS)
-        assert code == 0, f"the twin ended with exit code {code}:\n{run.text()[-3000:]}"
+        if code != 0:
+            raise RunError(f"the twin ended with exit code {code}:\n{run.text()[-3000:]}")
     finally:
         run.close()
     return [episode.episode_return for episode in read_episodes(RunDirectory(directory).episodes)][-RETURNS:]

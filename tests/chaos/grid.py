@@ -27,6 +27,7 @@ from actors.stream import Identity, TransitionStream, WarmUp
 from learner.batches import BatchSource
 from learner.schedules import Horizon
 from sbrl import config as configs
+from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.envs.make import make_envs, make_spec
 from sbrl.lifecycle import run_program
@@ -110,9 +111,9 @@ class CheapActor(threading.Thread):
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.grid", description=__doc__)
-    parser.add_argument("--steps", type=int, default=20_000, help="agent steps in each cell (20,000)")
-    parser.add_argument("--shards", type=int, nargs="*", default=SHARDS)
-    parser.add_argument("--actors", type=int, nargs="*", default=ACTORS)
+    parser.add_argument("--steps", type=whole_number(2_000, 2**31), default=20_000, help="agent steps in each cell (20,000)")
+    parser.add_argument("--shards", type=whole_number(1, 17), nargs="+", default=SHARDS)
+    parser.add_argument("--actors", type=whole_number(1, 257), nargs="+", default=ACTORS)
     parser.add_argument("--out", type=Path, default=Path("runs/ratio-grid.csv"))
     arguments = parser.parse_args(argv)
     wanted = [(shards, actors) for shards in arguments.shards for actors in arguments.actors]

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from sbrl.arguments import seed, whole_number
+from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.view import duration
 from tests.fuzz.generations import generation_readers
@@ -30,8 +32,8 @@ LINE_SECONDS = 10.0
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader and service (10,000)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inputs", type=whole_number(1, 2**31), default=10_000, help="for each reader and service (10,000)")
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--only", default="", metavar="TEXT", help="readers and services whose name has this in it")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="where inputs that brought one down go")
     arguments = parser.parse_args(argv)
@@ -44,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
                 progress = _Progress(target.name, arguments.inputs)
                 reports.append(run_target(target, arguments.inputs, arguments.seed, _limit, progress))
                 _keep(reports[-1], arguments.out)
+    if not reports:
+        raise UsageError(f"--only {arguments.only}: no reader or service has this in its name")
     print(table(reports), flush=True)
     return int(any(report.failure for report in reports))
 

@@ -26,7 +26,7 @@ from sbrl.networks.build import build_network
 from sbrl.networks.serialization import decode, encode, load_weights
 from sbrl.presets import PRESETS
 from sbrl.run_directory import RunDirectory
-from sbrl.summary import read_summary
+from sbrl.summary import run_so_far
 from sbrl.tables import read_episodes, write_episodes
 from sbrl.v1.fleet_pb2 import Episode
 from services.evaluator.agent import load_agent
@@ -204,7 +204,7 @@ def result_readers(folder: Path) -> Iterator[Target]:
             return mutated_bytes(chance, [json.dumps(summary).encode()])
         return json.dumps(mutated_tree(chance, [summary])).encode()
 
-    yield Reader("summary", make, folder / "summary.json", lambda path: _ignore(read_summary(path)))
+    yield Reader("summary", make, folder / "summary.json", lambda path: _ignore(run_so_far(path)))
     yield Reader(
         "episodes",
         lambda chance: mutated_bytes(chance, [table]),

@@ -66,6 +66,13 @@ def test_a_record_that_was_cut_short_is_not_taken(tmp_path: Path, at: int) -> No
     assert found.counters["env_steps"] in (1, 2)
 
 
+@pytest.mark.parametrize("incarnation", [-5, 0, 2**64])
+def test_a_record_of_no_incarnation_that_was_ever_given_is_not_taken(tmp_path: Path, incarnation: int) -> None:
+    path = tmp_path / "box.bin"
+    BlackBox(path).write(incarnation, {"env_steps": 1})
+    assert BlackBox(path).found is None
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 131_072, b"\x01" * 1000])
 def test_what_is_no_black_box_holds_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "box.bin"

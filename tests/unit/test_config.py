@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sbrl import config
 from sbrl.config import Actors, Config, Replay, Run
 from sbrl.errors import UsageError
+from sbrl.metadata import run_id_of
 from sbrl.presets import PRESETS
 
 
@@ -161,6 +162,26 @@ def test_what_is_nested_deeper_than_the_stack_is_refused(tmp_path: Path):
         config.load(write(tmp_path, f"run: {DEEP}"))
     with pytest.raises(UsageError, match="the value is not valid YAML"):
         config.load(overrides=[f"run.seed={DEEP}"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("2024-02-30", "0x_", "9" * 5000, "2001-01-01T00:00:00+99:99", "!!int ''", "!!bool maybe", "!!float x"),
+        *("!!timestamp soon", "!!binary é", "{[1]: 2}", "!!python/object:os.system {}"),
+    ],
+)
+def test_a_value_that_is_not_what_it_looks_like_is_refused(tmp_path: Path, value: str):
+    with pytest.raises(UsageError, match="not valid YAML"):
+        config.load(overrides=[f"run.seed={value}"])
+    path = write(tmp_path, f"run: {{seed: {value}}}")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        config.load(path)
+    assert run_id_of(path) == tmp_path.name, "who only wants the run's name goes on without"
+
+
+def test_a_key_of_a_thousand_parts_is_refused():
+    assert "section.key=value" in refusal("a." * 2000 + "b=1")
 
 
 # A kilobyte of them is a tree of a billion leaves, and a tree that holds itself has no end.

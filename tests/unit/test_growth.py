@@ -67,9 +67,16 @@ def test_a_file_is_analysed_and_a_bad_one_refused(tmp_path: Path, capsys: pytest
         read_csv(path)
 
 
-def test_the_table_says_what_grows() -> None:
-    flat = growth("a", SECONDS, 500 * MEGABYTE + wobble(1), samples=20)
-    leak = growth("b", SECONDS, 500 * MEGABYTE + 50 * MEGABYTE * SECONDS / HOUR, samples=20)
-    lines = table([flat, leak]).splitlines()
-    assert lines[2].endswith("flat |")
-    assert lines[3].endswith("GROWS |")
+def test_the_table_says_what_grows_and_what_it_cannot_tell() -> None:
+    still = growth("a", SECONDS, 500 * MEGABYTE + wobble(1) / 100, samples=20)
+    wobbly = growth("b", SECONDS, 500 * MEGABYTE + wobble(1), samples=20)
+    leak = growth("c", SECONDS, 500 * MEGABYTE + 50 * MEGABYTE * SECONDS / HOUR, samples=20)
+    lines = table([still, wobbly, leak]).splitlines()[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["flat", "no growth seen", "GROWS"]
+
+
+def test_a_file_without_readings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rss.csv"
+    path.write_text(",".join(Reading._fields) + "\n")
+    with pytest.raises(UsageError, match="there are no readings"):
+        main(["--read", str(path), "--out", str(tmp_path / "out")])

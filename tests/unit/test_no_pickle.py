@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sbrl import config
+from sbrl import yaml_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("sbrl", "actors", "learner", "services", "serial", "bench", "scripts", "deploy")
@@ -83,4 +83,4 @@ def test_what_would_is_found(source: str) -> None:
 def test_the_safe_ways_are_not() -> None:
     safe = "import json, yaml\nyaml.load(text, _Loader)\nnp.load(path)\nsafetensors.torch.load(data)\nnetwork.eval()"
     assert not list(offences(safe))
-    assert issubclass(config._Loader, yaml.SafeLoader)
+    assert issubclass(yaml_text._Loader, yaml.SafeLoader)

@@ -1,0 +1,72 @@
+"""There is one learner: a second one beside it waits for its turn, and takes it when the first one's lease ends."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from sbrl.fleet import RunState
+from sbrl.fleet_member import FleetMember
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.weights import StaleEpochError, WeightsClient
+from tests.integration.test_coordinator import Clock, serve
+
+WAIT = 30.0
+
+
+def learner(address: str, name: str) -> FleetMember:
+    return FleetMember(address, "learner", name, counters=lambda: {"updates": 1.0})
+
+
+def test_a_second_learner_waits_until_the_first_is_gone(tmp_path: Path) -> None:
+    with serve(tmp_path) as address:
+        first, second = learner(address, "learner"), learner(address, "spare")
+        first.beat_now()
+        with pytest.raises(CoordinatorUnavailable, match="learner is this run's learner, and alive: stop it, or wait"):
+            second.beat_now()
+        assert not second.has_joined
+        second.start()  # which goes on trying
+        assert not second.wait_joined_or(timer(2.0))
+        assert first.beat_now().state is RunState.RUNNING, "the first one is not disturbed"
+        first.leave()
+        second.wait_joined(WAIT)
+        assert second.index == 0, "generations are made with the learner of this index"
+        second.leave()
+
+
+def test_a_learner_that_wakes_up_after_another_took_its_turn_can_neither_publish_nor_report(tmp_path: Path) -> None:
+    clock = Clock()
+    with serve(tmp_path, clock) as address:
+        weights = WeightsClient(address)
+        first, second = learner(address, "learner"), learner(address, "spare")
+        first.beat_now()
+        epoch, _ = weights.acquire_epoch("first")
+        first.hold_epoch(epoch)
+        for _ in range(20):  # the first one is stopped; the coordinator is not
+            clock.now += 1.0
+            with contextlib.suppress(CoordinatorUnavailable):
+                second.beat_now()
+        assert second.has_joined
+        newer, _ = weights.acquire_epoch("second")
+        second.hold_epoch(newer)
+        second.beat_now()
+        with pytest.raises(StaleEpochError):
+            first.beat_now()
+        with pytest.raises(StaleEpochError):
+            weights.publish(save({"w": np.zeros(1, np.float32)}), epoch, 1)
+        second.leave()
+        weights.close()
+
+
+def timer(seconds: float) -> threading.Event:
+    """An event that is set after so long."""
+    event = threading.Event()
+    thread = threading.Timer(seconds, event.set)
+    thread.daemon = True
+    thread.start()
+    return event

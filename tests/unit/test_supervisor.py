@@ -1,0 +1,67 @@
+"""What a supervisor starts again, and when it gives up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sbrl import supervisor
+from sbrl.errors import RunError
+from sbrl.supervisor import RoleCommand, Supervisor
+
+WAIT = 30.0
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(supervisor, "STARTUP_SECONDS", 0.0)
+    return []
+
+
+def supervise(folder: Path, said: list[str], module: str, *arguments: str) -> Supervisor:
+    role = RoleCommand("role", module, list(arguments), folder / "role.log", stop_order=0, drain_seconds=WAIT)
+    return Supervisor([role], lambda name: False, said.append, keep_open=os.open(folder, os.O_RDONLY))
+
+
+def wait_for(supervised: Supervisor, condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        supervised.check()
+        time.sleep(0.01)
+
+
+def servers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "http.server" in child.cmdline()]
+
+
+def kill_the_server(supervised: Supervisor, said: list[str]) -> None:
+    wait_for(supervised, servers)
+    before = len(said)
+    servers()[0].kill()
+    wait_for(supervised, lambda: len(said) > before)
+
+
+def test_a_role_that_is_killed_again_and_again_is_started_every_time(tmp_path: Path, said: list[str]) -> None:
+    supervised = supervise(tmp_path, said, "http.server", "0", "--bind", "127.0.0.1")
+    supervised.start()
+    try:
+        for _ in range(7):
+            kill_the_server(supervised, said)
+    finally:
+        supervised.stop()
+    assert said == ["role died (signal SIGKILL): starting it again"] * 7
+
+
+def test_a_role_that_ends_by_itself_again_and_again_ends_the_run(tmp_path: Path, said: list[str]) -> None:
+    supervised = supervise(tmp_path, said, "json.tool")  # nothing is no JSON
+    supervised.start()
+    with pytest.raises(RunError, match=r"role died 4 times in a row, last with exit code 1: Expecting value"):
+        wait_for(supervised, lambda: False)
+    assert len(said) == 3
