@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +140,7 @@ def decode(data: bytes) -> Manifest:
             ),
             moment=Moment(
                 _counters(content["counters"]),
-                [Segment(_whole(shard), _whole(start), _finite(worth)) for shard, start, worth in content["segments"]],
+                _segments(content["segments"]),
                 _whole(content["episodes_row"]),
                 _whole(content["evaluations_row"]),
             ),
@@ -154,6 +154,13 @@ def decode(data: bytes) -> Manifest:
 def _counters(values: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     pairs = ((name.partition("."), value) for name, value in values.items())
     return {(role, counter): _count(value) for (role, _, counter), value in pairs}
+
+
+def _segments(rows: Iterable[Any]) -> list[Segment]:
+    segments = [Segment(_whole(shard), _whole(start), _finite(ratio)) for shard, start, ratio in rows]
+    if len({(one.shard, one.start) for one in segments}) < len(segments):
+        raise CorruptManifestError("two of its segments begin at the same place")
+    return segments
 
 
 def _whole(value: Any) -> int:

@@ -23,6 +23,7 @@ from sbrl.errors import RunError
 from sbrl.lifecycle import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import read_episodes
+from sbrl.v1.fleet_pb2 import Episode
 from sbrl.view import duration
 from tests.chaos.faults import Injector, NotBackError
 from tests.chaos.judge import Verdict, fault_table, judge, verdict_table, write_csv
@@ -30,7 +31,7 @@ from tests.chaos.markers import environment
 from tests.chaos.session import SETTINGS, Session
 from tests.smoke.conftest import LocalRun
 
-RETURNS = 300  # of the last episodes, which are compared with the twin's
+EPISODES = 1000  # the last ones, whose returns are compared with the twin's
 TWIN_SECONDS = 3600.0
 
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         injector.settle()
         say("no more faults: the run is stopped, resumed and ends by itself")
         summary = session.finish()
-        verdicts = judge(session, injector.outcomes, summary, session.returns(RETURNS), twin)
+        verdicts = judge(session, injector.outcomes, summary, session.episodes(EPISODES), twin)
     except NotBackError as error:  # what was measured until then is worth reading
         print(error, flush=True)
         verdicts = [Verdict("the run goes on after every fault", str(error).partition("\n")[0], is_good=False)]
@@ -149,8 +150,8 @@ def faults_of(
     return faults
 
 
-def train_twin(directory: Path, arguments: argparse.Namespace) -> list[float]:
-    """The last returns of a run that nothing happens to."""
+def train_twin(directory: Path, arguments: argparse.Namespace) -> list[Episode]:
+    """The last episodes of a run that nothing happens to."""
     say(f"training a twin without faults for {arguments.twin_steps:,} steps")
     directory.parent.mkdir(parents=True, exist_ok=True)
     settings = [*SETTINGS, f"run.seed={arguments.seed}", f"replay.num_shards={arguments.shards}"]
@@ -162,7 +163,7 @@ def train_twin(directory: Path, arguments: argparse.Namespace) -> list[float]:
             raise RunError(f"the twin ended with exit code {code}:\n{run.text()[-3000:]}")
     finally:
         run.close()
-    return [episode.episode_return for episode in read_episodes(RunDirectory(directory).episodes)][-RETURNS:]
+    return read_episodes(RunDirectory(directory).episodes)[-EPISODES:]
 
 
 def say(text: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sbrl.config import Config
-from sbrl.v1.fleet_pb2 import Generation
+from sbrl.v1.fleet_pb2 import Episode, Generation
 from tests.chaos.faults import STOP_SECONDS, Outcome
 from tests.chaos.session import Resumption, Session
 from tests.chaos.watch import Sample
@@ -18,7 +21,8 @@ from tests.chaos.windows import Findings
 
 RATIO_TOLERANCE = 0.01
 LOSS_LOOKS, LEAST_LOSS_LOOKS, LOSS_FACTOR = 40, 5, 3.0
-RETURN_TOLERANCE = 0.1  # of the twin's mean, or three standard errors of the difference if that is more
+RETURN_TOLERANCE = 0.05  # of what is earned per step, or three standard errors of the difference if that is more
+RECENT = 100  # episodes that the coordinator's status has
 # What can never fall while a run goes on. (What the network was trained on can: a killed learner goes back to its checkpoint.)
 GROWING = (
     *("actor.env_steps", "actor.episodes", "actor.transitions_collected", "replay.transitions_inserted"),
@@ -35,9 +39,13 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    session: Session, outcomes: Sequence[Outcome], summary: Mapping[str, Any], returns: Sequence[float], twin: Sequence[float]
+    session: Session,
+    outcomes: Sequence[Outcome],
+    summary: Mapping[str, Any],
+    episodes: Sequence[Episode],
+    twin: Sequence[Episode],
 ) -> list[Verdict]:
-    """Args: returns, twin: of the last training episodes of the run, and of one without faults."""
+    """Args: episodes, twin: the last ones of training of the run, and of one without faults."""
     totals = session.watch.samples[-1].totals
     return [
         *judge_stops(outcomes),
@@ -50,7 +58,8 @@ def judge(
         judge_growth(session.watch.samples, session.resumptions),
         *(judge_resumption(one) for one in session.resumptions),
         *itertools.chain.from_iterable(judge_loss(one, session.watch.samples) for one in session.resumptions),
-        judge_return(returns, twin),
+        *judge_returns_go_on(session.resumptions, episodes),
+        judge_return(episodes, twin),
     ]
 
 
@@ -212,15 +221,45 @@ def judge_resumption(one: Resumption) -> Verdict:
     )
 
 
-def judge_return(returns: Sequence[float], twin: Sequence[float]) -> Verdict:
-    mean, wanted = statistics.fmean(returns), statistics.fmean(twin)
-    error = (statistics.variance(returns) / len(returns) + statistics.variance(twin) / len(twin)) ** 0.5
-    margin = max(RETURN_TOLERANCE * wanted, 3 * error)
+class Earned(NamedTuple):
+    """Rewards per step of some episodes. A return is mostly the luck of how long an episode is; this is skill."""
+
+    episodes: int
+    per_step: float
+    error: float  # standard
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> Earned:
+        returns = np.array([one.episode_return for one in episodes])
+        lengths = np.array([float(one.length) for one in episodes])
+        per_step = returns.sum() / lengths.sum()
+        spread = (returns - per_step * lengths).std(ddof=1) / lengths.mean()
+        return cls(len(episodes), float(per_step), float(spread / len(episodes) ** 0.5))
+
+    def __str__(self) -> str:
+        return f"{self.per_step:.3f} over {self.episodes} episodes"
+
+
+def judge_return(episodes: Sequence[Episode], twin: Sequence[Episode]) -> Verdict:
+    mean, wanted = Earned.of(episodes), Earned.of(twin)
+    margin = max(RETURN_TOLERANCE * wanted.per_step, 3 * math.hypot(mean.error, wanted.error))
     return Verdict(
         "the final return is like an undisturbed twin's",
-        f"{mean:.2f} over {len(returns)} episodes, the twin's {wanted:.2f} over {len(twin)} (margin {margin:.2f})",
-        mean >= wanted - margin,
+        f"rewards per step: {mean}, the twin's {wanted} (margin {margin:.3f})",
+        mean.per_step >= wanted.per_step - margin,
     )
+
+
+def judge_returns_go_on(resumptions: Sequence[Resumption], last: Sequence[Episode]) -> Iterable[Verdict]:
+    """The last hundred episodes before each stop, and before the next one."""
+    recent = [list(one.before.recent_episodes) for one in resumptions] + [list(last[-RECENT:])]
+    for before, after in itertools.pairwise(map(Earned.of, recent)):
+        margin = max(RETURN_TOLERANCE * before.per_step, 3 * math.hypot(before.error, after.error))
+        yield Verdict(
+            "the return goes on where it was",
+            f"rewards per step: {before} before, {after} after (margin {margin:.3f})",
+            after.per_step >= before.per_step - margin,
+        )
 
 
 def fault_table(outcomes: Sequence[Outcome]) -> str:

@@ -18,7 +18,7 @@ from sbrl.ports import free_ports
 from sbrl.replay.items import Items, ItemShape
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import read_episodes
-from sbrl.v1.fleet_pb2 import GetStatusResponse
+from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse
 from tests.chaos.faults import POLL_SECONDS, Injector, kill_everything
 from tests.chaos.markers import ENV_ID, environment
 from tests.chaos.proxy import Link, Proxies
@@ -152,9 +152,9 @@ class Session:
                         continue  # the shard has just replaced it by a newer one
         self.findings.append(check_items(found))
 
-    def returns(self, last: int) -> list[float]:
-        """Of the last training episodes."""
-        return [episode.episode_return for episode in read_episodes(RunDirectory(self.directory).episodes)][-last:]
+    def episodes(self, last: int) -> list[Episode]:
+        """The last ones of training."""
+        return read_episodes(RunDirectory(self.directory).episodes)[-last:]
 
     def close(self) -> None:
         """Ends what is left of it."""

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from sbrl.black_box import BlackBox, pack
 from sbrl.generation_log import GenerationLog
-from services.coordinator.books import Segment
+from sbrl.metrics import CoordinatorMetrics
+from sbrl.v1.fleet_pb2 import BeatRequest
+from services.coordinator.books import NO_SHARDS, Segment
+from services.coordinator.fleet import Fleet
 from services.coordinator.manifests import CheckpointRecord, CorruptManifestError, Manifest, decode, encode, signed
-from services.coordinator.store import Moment
+from services.coordinator.snapshots import DIRECTORY, Snapshots
+from services.coordinator.store import Moment, Store
 from tests.fuzz.mutations import mutated_bytes, mutated_tree
 from tests.fuzz.readers import Reader
 from tests.fuzz.target import Target
@@ -29,7 +38,7 @@ def generation_readers(folder: Path) -> Iterator[Target]:
         "generation manifest",
         _either(manifest, content, signed),
         folder / "generation-0000000003.json",
-        lambda path: _ignore(decode(path.read_bytes())),
+        _go_back_to,
         CorruptManifestError,
     )
     log = {"timeline": 2, "checkpoints": {"3": "checkpoint-80", "4": "checkpoint-90"}}
@@ -44,7 +53,7 @@ def generation_readers(folder: Path) -> Iterator[Target]:
         "black box",
         _either(_in_a_slot(record), record, _in_a_slot),
         folder / "actor.bin",
-        lambda path: BlackBox(path).close(),
+        _report_what_was_counted,
     )
 
 
@@ -57,6 +66,28 @@ def _either(whole: bytes, tree: Any, encoded: Callable[[Any], bytes]) -> Callabl
 
 def _in_a_slot(record: Any) -> bytes:
     return pack(1, json.dumps(record).encode())
+
+
+def _go_back_to(manifest: Path) -> None:
+    """What a coordinator does that resumes a run from it."""
+    decode(manifest.read_bytes())  # refuses with a reason what the coordinator only warns of
+    with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
+        (Path(folder) / DIRECTORY).mkdir()
+        shutil.copy(manifest, Path(folder) / DIRECTORY)
+        store, metrics = Store(Path(folder) / "state.sqlite"), CoordinatorMetrics(CollectorRegistry())
+        snapshots = Snapshots(store, Path(folder), NO_SHARDS, metrics, time.monotonic)
+        snapshots.resume(token=1)
+        status = Fleet(store, 1000, metrics, snapshots).status()
+        status.SerializeToString()
+        store.close()
+
+
+def _report_what_was_counted(path: Path) -> None:
+    """What a member does that begins in the place of a process that was killed."""
+    box = BlackBox(path)
+    if box.found is not None:
+        BeatRequest(incarnation=box.found.incarnation, counters=box.found.counters).SerializeToString()
+    box.close()
 
 
 def _ignore(value: Any) -> None:

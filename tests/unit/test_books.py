@@ -143,6 +143,12 @@ MANIFEST = Manifest(
 )
 
 
+def test_a_manifest_that_counts_less_than_nothing_is_refused() -> None:
+    moment = MANIFEST.moment._replace(counters={("actor", "env_steps"): -1.0})
+    with pytest.raises(CorruptManifestError, match=r"-1\.0 stands where a count does"):
+        decode(encode(MANIFEST._replace(moment=moment)))
+
+
 def test_a_manifest_is_read_back_as_it_was_written() -> None:
     assert decode(encode(MANIFEST)) == MANIFEST
     assert MANIFEST.checkpoint("replay", 1) == MANIFEST.checkpoints[1]
