@@ -46,7 +46,9 @@ class TransitionStream:
     """Writes one environment's episodes, each to one shard; waits while the learner is behind, bounded in memory and time.
 
     When the shard of an episode is gone for `GIVE_UP_SECONDS`, the rest of the episode goes to a shard that answers, as a piece
-    of its own: its first items start from the observation at hand, and no window spans both shards.
+    of its own: its first items start from the observation at hand, and no window spans both shards. So it does when the shard
+    would admit items and this stream's do not get through for as long: the machine that its connection led to is gone, and the
+    shard is back on another, which nobody tells TCP.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class TransitionStream:
 
     def _confirm(self, max_in_flight: int, observation: NDArray[Any] | None) -> bool:
         """Waits until at most `max_in_flight` items are unconfirmed; returns False if it gave up instead."""
-        start = time.monotonic()
+        start = began = time.monotonic()
         try:
             while True:
                 try:
@@ -165,7 +167,7 @@ class TransitionStream:
                     start = self._count_blocked(start)
                     if self._stop.is_set():
                         return False
-                    if self._probes[self._writer.shard].down_seconds > GIVE_UP_SECONDS:
+                    if self._is_lost(self._probes[self._writer.shard], time.monotonic() - began):
                         logger.warning("gave up on %s for environment %d", blocked, self._identity.env)
                         self._abandon()
                         if observation is not None:
@@ -173,6 +175,11 @@ class TransitionStream:
                         return False
         finally:
             self.blocked_seconds += time.monotonic() - start
+
+    def _is_lost(self, probe: ShardProbe, blocked_seconds: float) -> bool:
+        """Whether the shard is gone, or this connection to it is, as the machine was that it led to."""
+        is_stuck = min(blocked_seconds, probe.admitting_seconds) > GIVE_UP_SECONDS
+        return is_stuck or probe.down_seconds > GIVE_UP_SECONDS
 
     def _count_blocked(self, start: float) -> float:
         """Counts a wait so far, and returns when the rest of it begins."""

@@ -47,6 +47,7 @@ class WeightsServicer(object):
     def Publish(self, request_iterator, context):
         """Publishes one version. The first message carries the header, the rest the safetensors bytes in order.
         FAILED_PRECONDITION: the epoch is no longer the newest (the caller has been replaced and must stop).
+        RESOURCE_EXHAUSTED: others are publishing, try again; CANCELLED: it took longer than a minute.
         INVALID_ARGUMENT: no header, size or checksum differ from the header's, or the bytes are no safetensors.
         The answer is sent once the weights are durable on disk; versions grow by one with each publication and never go back.
         """

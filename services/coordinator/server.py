@@ -32,6 +32,8 @@ RECENT_EPISODES = 100
 THREADS = 32
 # Slow readers of weights may hold so many of the threads; the others are always there for beats.
 MAX_TRANSFERS = 16
+# There is one learner, and a second one that takes over from it: more than these are stuck, or mean ill.
+MAX_PUBLICATIONS, PUBLICATION_SECONDS = 4, 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,7 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
         self._weights = weights
         self._metrics = metrics
         self._transfers = threading.BoundedSemaphore(MAX_TRANSFERS)
+        self._publications = threading.BoundedSemaphore(MAX_PUBLICATIONS)
 
     def AcquireEpoch(
         self, request: weights_pb2.AcquireEpochRequest, context: grpc.ServicerContext
@@ -126,14 +129,22 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
     def Publish(
         self, requests: Iterator[weights_pb2.PublishRequest], context: grpc.ServicerContext
     ) -> weights_pb2.PublishResponse:
-        with statuses(context):
-            header, data = _receive(requests)
-            try:
-                record = self._weights.publish(data, header.epoch, header.updates, header.crc32)
-            except Refused as refusal:
-                if refusal.status is grpc.StatusCode.FAILED_PRECONDITION:
-                    self._metrics.weights_fenced.inc()
-                raise
+        if not self._publications.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_PUBLICATIONS} others are publishing: try again")
+        time_limit = threading.Timer(PUBLICATION_SECONDS, context.cancel)
+        time_limit.start()
+        try:
+            with statuses(context):
+                header, data = _receive(requests)
+                try:
+                    record = self._weights.publish(data, header.epoch, header.updates, header.crc32)
+                except Refused as refusal:
+                    if refusal.status is grpc.StatusCode.FAILED_PRECONDITION:
+                        self._metrics.weights_fenced.inc()
+                    raise
+        finally:
+            time_limit.cancel()
+            self._publications.release()
         self._metrics.weights_published.inc()
         return weights_pb2.PublishResponse(version=record.version)
 

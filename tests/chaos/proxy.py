@@ -46,6 +46,15 @@ class Link:
     def cut(self) -> None:
         self._loop.call_soon_threadsafe(self._passing.clear)
 
+    def strand(self) -> None:
+        """Has the connections there are pass nothing any more, as when the machine that they lead to is gone; new ones pass."""
+        self._loop.call_soon_threadsafe(self._strand)
+
+    def _strand(self) -> None:
+        self._passing.clear()
+        self._passing = asyncio.Event()
+        self._passing.set()
+
     def slow(self, bytes_per_second: float) -> None:
         """Limits each direction of each connection."""
         self._bytes_per_second = bytes_per_second
@@ -82,8 +91,9 @@ class Link:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        passing = self._passing
         try:
-            await self._passing.wait()
+            await passing.wait()
             try:
                 there = await asyncio.open_connection(self._host, self._port)
             except OSError:  # nobody listens there: the client hears it as it would without a proxy
@@ -92,8 +102,8 @@ class Link:
             self._clients.add(writer)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass_on(reader, there[1], is_answer=False))
-                    both.create_task(self._pass_on(there[0], writer, is_answer=True))
+                    both.create_task(self._pass_on(reader, there[1], passing, is_answer=False))
+                    both.create_task(self._pass_on(there[0], writer, passing, is_answer=True))
             finally:
                 self._clients.discard(writer)
                 there[1].close()
@@ -103,13 +113,15 @@ class Link:
             self._tasks.discard(task)
             writer.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event, is_answer: bool
+    ) -> None:
         while True:
             limit = self._bytes_per_second
             data = await reader.read(CHUNK_BYTES if limit is None else max(1, int(limit * SLICE_SECONDS)))
             if is_answer and data:
                 await self._answering.wait()
-            await self._passing.wait()  # read before the cut, or while it lasts: a cable holds nothing back
+            await passing.wait()  # read before the cut, or while it lasts: a cable holds nothing back
             if not data:
                 raise ConnectionResetError  # this end has closed
             limit = self._bytes_per_second  # it may have been slowed while nothing came

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from actors import stream as stream_module
 from actors.stream import Identity, TransitionStream, WarmUp
 from sbrl.config import load
 from sbrl.ports import free_ports
@@ -35,6 +36,8 @@ class Replay(NamedTuple):
     server: ShardServer
     link: Link
     stream: TransitionStream
+    writer: EpisodeWriter
+    proxies: Proxies
 
 
 @pytest.fixture
@@ -52,8 +55,9 @@ def replay(tmp_path: Path) -> Iterator[Replay]:
     proxies = Proxies()
     proxies.start()
     link = proxies.open(f"127.0.0.1:{port}")
+    writer = EpisodeWriter([link.address], SHAPE)
     stream = TransitionStream(
-        EpisodeWriter([link.address], SHAPE),
+        writer,
         [probe],
         Identity(actor=0, incarnation=1, env=0),
         max_in_flight=IN_FLIGHT,
@@ -61,15 +65,34 @@ def replay(tmp_path: Path) -> Iterator[Replay]:
         drain_seconds=TIMEOUT,
         warm_up=WarmUp(piece_steps=1000, is_on=lambda: False),
     )
-    yield Replay(server, link, stream)
+    yield Replay(server, link, stream, writer, proxies)
     stream.close()
     probe.stop()
     proxies.close()
     server.stop()
 
 
+def test_a_stream_whose_machine_is_gone_is_made_anew(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shard is back on another machine, and answers; of the old connection nobody will ever hear again."""
+    monkeypatch.setattr(stream_module, "GIVE_UP_SECONDS", 2.0)
+    server, link, stream, *_ = replay
+    stream.begin(frame_of(1)[None])
+    step(stream, range(BEFORE))
+    wait_for(lambda: server.info().inserted >= BEFORE - CHUNKED)
+    link.strand()
+    other = replay.proxies.open(f"127.0.0.1:{server.port}")
+    replay.writer._addresses[0] = other.address  # a name that leads there would do so by itself
+    step(stream, range(BEFORE, BEFORE + DURING + 2 * IN_FLIGHT))
+    stream.end()
+    assert (link.connections, other.connections) == (1, 1)
+    assert stream.dropped > 0
+    assert stream.created == sum(stream.inserted) + stream.dropped
+    inserted = server.info().inserted
+    assert sum(stream.inserted) <= inserted <= sum(stream.inserted) + stream.dropped, "what was under way may be there"
+
+
 def test_what_is_sent_again_after_a_reset_is_there_once(replay: Replay, tmp_path: Path) -> None:
-    server, link, stream = replay
+    server, link, stream, *_ = replay
     stream.begin(frame_of(1)[None])
     step(stream, range(BEFORE))
     wait_for(lambda: server.info().inserted >= BEFORE - CHUNKED)

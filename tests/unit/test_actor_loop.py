@@ -74,7 +74,7 @@ class Member:
 
 def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
     stop, registry = threading.Event(), CollectorRegistry()
-    writer, probe = Writer(admitted=4), SimpleNamespace(is_up=True, down_seconds=0.0)
+    writer, probe = Writer(admitted=4), SimpleNamespace(is_up=True, down_seconds=0.0, admitting_seconds=0.0)
     stream = TransitionStream(
         cast(Any, writer),
         cast(Any, [probe]),

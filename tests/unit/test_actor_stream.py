@@ -47,7 +47,7 @@ class Probe:
     """A shard that comes up after some waits."""
 
     def __init__(self, waits: int) -> None:
-        self._waits, self.down_seconds = waits, 0.0
+        self._waits, self.down_seconds, self.admitting_seconds = waits, 0.0, 0.0
 
     @property
     def is_up(self) -> bool:
