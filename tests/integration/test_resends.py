@@ -36,7 +36,7 @@ class Replay(NamedTuple):
     server: ShardServer
     link: Link
     stream: TransitionStream
-    writer: EpisodeWriter
+    addresses: list[str]  # the writer's
     proxies: Proxies
 
 
@@ -55,9 +55,9 @@ def replay(tmp_path: Path) -> Iterator[Replay]:
     proxies = Proxies()
     proxies.start()
     link = proxies.open(f"127.0.0.1:{port}")
-    writer = EpisodeWriter([link.address], SHAPE)
+    addresses = [link.address]
     stream = TransitionStream(
-        writer,
+        EpisodeWriter(addresses, SHAPE),
         [probe],
         Identity(actor=0, incarnation=1, env=0),
         max_in_flight=IN_FLIGHT,
@@ -65,7 +65,7 @@ def replay(tmp_path: Path) -> Iterator[Replay]:
         drain_seconds=TIMEOUT,
         warm_up=WarmUp(piece_steps=1000, is_on=lambda: False),
     )
-    yield Replay(server, link, stream, writer, proxies)
+    yield Replay(server, link, stream, addresses, proxies)
     stream.close()
     probe.stop()
     proxies.close()
@@ -81,7 +81,7 @@ def test_a_stream_whose_machine_is_gone_is_made_anew(replay: Replay, monkeypatch
     wait_for(lambda: server.info().inserted >= BEFORE - CHUNKED)
     link.strand()
     other = replay.proxies.open(f"127.0.0.1:{server.port}")
-    replay.writer._addresses[0] = other.address  # a name that leads there would do so by itself
+    replay.addresses[0] = other.address  # a name that leads there would do so by itself
     step(stream, range(BEFORE, BEFORE + DURING + 2 * IN_FLIGHT))
     stream.end()
     assert (link.connections, other.connections) == (1, 1)
