@@ -14,7 +14,7 @@ from sbrl.fleet import RunState
 from sbrl.fleet_member import FleetMember
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.weights import StaleEpochError, WeightsClient
-from tests.integration.test_coordinator import Clock, serve
+from tests.coordinator import Clock, serve
 
 WAIT = 30.0
 

@@ -17,7 +17,7 @@ from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1 import weights_pb2, weights_pb2_grpc
 from sbrl.weights import WeightsClient
 from services.coordinator import server
-from tests.integration.test_coordinator import serve
+from tests.coordinator import serve
 
 WAIT = 30.0
 

@@ -1,0 +1,83 @@
+"""A coordinator in the test's process, over real gRPC, and the requests that tests make of it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+from safetensors.numpy import save
+
+from sbrl import rpc
+from sbrl.credentials import Credentials
+from sbrl.fleet import FleetClient
+from sbrl.fleet_member import FleetMember
+from sbrl.metrics import CoordinatorMetrics
+from sbrl.v1 import fleet_pb2
+from services.coordinator.books import NO_SHARDS
+from services.coordinator.fleet import Fleet
+from services.coordinator.server import add_services
+from services.coordinator.snapshots import Snapshots
+from services.coordinator.store import Store
+from services.coordinator.weights_store import WeightsStore
+
+TARGET = 3000
+WAIT = 10.0
+GOOD = save({"w": np.zeros(3, np.float32)})  # weights, as they are published
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def serve(directory, clock=time.monotonic, port=0, target=TARGET, plan=NO_SHARDS):
+    """Yields the address of a coordinator over `directory`."""
+    store = Store(directory / "state.sqlite")
+    metrics = CoordinatorMetrics(CollectorRegistry())
+    server = rpc.make_server(16, "test", Credentials())
+    port = rpc.bind(server, "127.0.0.1", port, "test", Credentials())
+    snapshots = Snapshots(store, directory, plan, metrics, clock)
+    fleet = Fleet(store, target, metrics, snapshots, plan, clock=clock)
+    add_services(server, store, WeightsStore(directory, store), fleet, metrics)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+        store.close()
+
+
+def join(fleet, name, role="actor", **kwargs):
+    return fleet.Join(fleet_pb2.JoinRequest(role=role, name=name, **kwargs), timeout=WAIT)
+
+
+def pass_time(clock, fleet, seconds):
+    """A second at a time, in each of which the coordinator is heard: it does not take it that it was stopped itself."""
+    while seconds > 0:
+        clock.now += min(1.0, seconds)
+        seconds -= 1.0
+        fleet.GetStatus(fleet_pb2.GetStatusRequest(), timeout=WAIT)
+
+
+def beat(fleet, lease, step_limit=0, **counters):
+    request = fleet_pb2.BeatRequest(incarnation=lease.incarnation, counters=counters, step_limit=step_limit)
+    return fleet.Beat(request, timeout=WAIT)
+
+
+def totals(address):
+    client = FleetClient(address)
+    try:
+        return dict(client.status().totals)
+    finally:
+        client.close()
+
+
+def member(address, name, counters, role="actor"):
+    return FleetMember(address, role, name, counters=lambda: dict(counters))

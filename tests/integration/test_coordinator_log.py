@@ -1,0 +1,131 @@
+"""The coordinator's log of episodes and evaluations over real gRPC, through the clients that the roles use."""
+
+import itertools
+import math
+import time
+
+import grpc
+import pytest
+
+from sbrl.episode_log import EpisodeSender, LogClient
+from sbrl.errors import RunError
+from sbrl.fleet import FleetClient
+from sbrl.rpc import CoordinatorUnavailable
+from sbrl.v1 import log_pb2, log_pb2_grpc
+from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from services.coordinator.store import Store
+from tests.coordinator import WAIT, serve
+
+
+def episode(number, incarnation=1, **kwargs):
+    return Episode(incarnation=incarnation, number=number, episode_return=-number, length=7, truncated=True, **kwargs)
+
+
+def test_episodes_are_idempotent_and_come_back_in_order(tmp_path):
+    with serve(tmp_path) as address:
+        log = LogClient(address)
+        log.append_episodes([episode(n) for n in range(1000)])
+        log.append_episodes([episode(n) for n in range(500, 1500)])
+        log.close()
+    with serve(tmp_path) as address:
+        log = LogClient(address)
+        pages = list(log.read_episodes())
+        assert [e for _, page in pages for e in page] == [episode(n) for n in range(1500)]
+        assert [[e.number for e in page] for _, page in log.read_episodes(after_row=pages[-1][0] - 1)] == [[1499]]
+        client = FleetClient(address)
+        status = client.status()
+        assert status.num_episodes == 1500
+        assert [e.number for e in status.recent_episodes] == list(range(1400, 1500))
+        client.close()
+        log.close()
+
+
+def test_each_page_of_the_log_has_a_deadline_of_its_own(address, monkeypatch):
+    log = LogClient(address)
+    for first in range(0, 2500, 500):
+        log.append_episodes([episode(n) for n in range(first, first + 500)])
+    read = Store.episodes
+
+    def read_slowly(self, after_row, limit):
+        time.sleep(0.5)
+        return read(self, after_row, limit)
+
+    monkeypatch.setattr(Store, "episodes", read_slowly)
+    start = time.monotonic()
+    assert [len(page) for _, page in log.read_episodes(timeout=1.5)] == [1000, 1000, 500]
+    assert time.monotonic() - start > 1.5
+    with pytest.raises(CoordinatorUnavailable, match="Deadline Exceeded"):
+        list(log.read_episodes(timeout=0.2))
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "pages"), [(0, [1000, 500]), (1, [1]), (1000, [1000]), (1200, [1000, 200]), (2**64 - 1, [1000, 500])]
+)
+def test_a_reader_of_the_log_says_how_many_episodes_it_wants(address, limit, pages):
+    log = LogClient(address)
+    log.append_episodes([episode(n) for n in range(1000)])
+    log.append_episodes([episode(n) for n in range(1000, 1500)])
+    with grpc.insecure_channel(address) as channel:
+        request = log_pb2.ReadEpisodesRequest(limit=limit)
+        responses = list(log_pb2_grpc.LogStub(channel).ReadEpisodes(request, timeout=WAIT))
+    assert [len(response.episodes) for response in responses] == pages
+    assert [response.last_row for response in responses] == list(itertools.accumulate(pages))
+    log.close()
+
+
+def test_repeated_evaluation_replaces_the_earlier(address):
+    log = LogClient(address)
+    for version, mean in ((1, 10.0), (2, 20.0), (1, 11.0)):
+        log.append_evaluation(Evaluation(weights_version=version, seed=3, return_mean=mean, episodes=10), timeout=WAIT)
+    assert [(e.weights_version, e.return_mean) for e in log.read_evaluations()] == [(1, 11.0), (2, 20.0)]
+    log.close()
+
+
+def test_the_status_has_the_last_evaluation_and_reads_no_other(address, monkeypatch):
+    log, client = LogClient(address), FleetClient(address)
+    assert not client.status().HasField("last_evaluation")
+    for version, mean in ((1, 10.0), (2, 20.0), (1, 11.0)):
+        log.append_evaluation(Evaluation(weights_version=version, seed=3, return_mean=mean, episodes=10), timeout=WAIT)
+    monkeypatch.setattr(Store, "evaluations", lambda self: pytest.fail("all evaluations are read for a status"))
+    last = client.status().last_evaluation
+    assert (last.weights_version, last.return_mean) == (2, 20.0)
+    client.close()
+    log.close()
+
+
+def test_malformed_episodes_are_refused(address):
+    log = LogClient(address)
+    for bad in (episode(2, time=math.nan), episode(2, env_steps=2**64 - 1)):
+        with pytest.raises(RunError, match="INVALID_ARGUMENT"):
+            log.append_episodes([episode(1), bad])
+    with pytest.raises(RunError, match="1000 at most"):
+        log.append_episodes([episode(n) for n in range(1001)])
+    assert list(log.read_episodes()) == []
+    log.close()
+
+
+def test_sender_loses_nothing_silently_while_the_coordinator_is_away(tmp_path):
+    with serve(tmp_path) as address:
+        port = int(address.rpartition(":")[2])
+    log = LogClient(address)
+    sender = EpisodeSender(log, capacity=5)
+    for number in range(8):
+        sender.add(episode(number))
+    assert (sender.pending, sender.dropped) == (5, 3)
+    sender.start()
+    with serve(tmp_path, port=port):
+        sender.close(timeout=WAIT)
+        assert (sender.pending, sender.dropped) == (0, 3)
+        assert [e.number for _, page in log.read_episodes() for e in page] == [0, 1, 2, 3, 4]
+    log.close()
+
+
+def test_bytes_that_are_no_message_are_one_line_of_the_log(address, caplog):
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/sbrl.v1.Fleet/Join")(b"\xff\xff\xff", timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+    (record,) = [record for record in caplog.records if "no message" in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert record.exc_info is None
+    assert "\n" not in record.getMessage()
