@@ -59,8 +59,10 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         check_incomplete(config, run_directory)
     else:
         run_directory.check_new()
-    with run_directory.lock(lambda text: print(text, file=sys.stderr, flush=True)) as lock:
         config = place(config)
+    with run_directory.lock(lambda text: print(text, file=sys.stderr, flush=True)) as lock:
+        if resume:
+            config = place(config)  # now that no role of an earlier session holds a port any more
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
         replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:

@@ -96,7 +96,9 @@ def run_so_far(path: Path) -> RunSoFar:
     """What a run's summary says of it; nothing so far where it says anything else, whoever wrote it."""
     summary = read_summary(path)
     try:
-        found = RunSoFar(summary["complete"] is True, int(summary["env_steps"]), float(summary["wall_seconds"]))
-    except (ValueError, KeyError, TypeError, OverflowError):
+        found = RunSoFar(
+            summary.get("complete") is True, int(summary.get("env_steps", 0)), float(summary.get("wall_seconds", 0.0))
+        )
+    except (ValueError, TypeError, OverflowError):
         return RunSoFar()
     return found if found.env_steps >= 0 and 0 <= found.wall_seconds < math.inf else RunSoFar()
