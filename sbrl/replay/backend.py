@@ -11,7 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import reverb
 import tensorflow as tf
+from reverb.cc.checkpointing import checkpoint_pb2
 
 tf.config.set_visible_devices([], "GPU")
 
-__all__ = ["reverb", "tf"]
+__all__ = ["checkpoint_pb2", "reverb", "tf"]

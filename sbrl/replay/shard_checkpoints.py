@@ -19,11 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reverb.cc.checkpointing import checkpoint_pb2
-
 from sbrl.durable import sync
 from sbrl.errors import RunError
-from sbrl.replay.backend import tf
+from sbrl.replay.backend import checkpoint_pb2, tf
 from sbrl.sharding import ShardLimits, limiter_bounds
 
 logger = logging.getLogger(__name__)

@@ -34,10 +34,10 @@ POLL_SECONDS = 0.2
 
 
 def sbrl(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Runs one command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "sbrl.cli", *arguments], capture_output=True, text=True, timeout=timeout, check=False
-    )
+    """Runs one command to its end, without what imports in this process have set for TensorFlow's messages."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-m", "sbrl.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
 
 
 class LocalRun:
