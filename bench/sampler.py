@@ -25,6 +25,7 @@ import numpy as np
 
 from bench.sinks import into
 from sbrl import config as configs
+from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError
@@ -52,8 +53,10 @@ class Measured(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=5000, help="of each loop, in each of three rounds (5,000)")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument(
+        "--batches", type=whole_number(1, 2**31), default=5000, help="of each loop, in each of three rounds (5,000)"
+    )
+    parser.add_argument("--batch-size", type=whole_number(1, 100), default=8)
     arguments = parser.parse_args(argv)
     found: dict[str, list[Measured]] = {"SBRL": [], "textbook": []}
     with tempfile.TemporaryDirectory(prefix="sbrl-bench-") as folder, serving(Path(folder), arguments.batch_size) as config:

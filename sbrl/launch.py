@@ -60,7 +60,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
     else:
         run_directory.check_new()
         config = place(config)
-    with run_directory.lock(lambda text: print(text, file=sys.stderr, flush=True)) as lock:
+    with run_directory.lock() as lock:
         if resume:
             config = place(config)  # now that no role of an earlier session holds a port any more
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)

@@ -11,7 +11,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _V1_LIMIT = Path("memory/memory.limit_in_bytes")
 
-
 LARGE_BLOCK_BYTES = 1_000_000
 _M_MMAP_THRESHOLD = -3  # malloc.h
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sbrl.errors import RunError, UsageError
 
 LOCK = ".lock"
 LOCK_POLL_SECONDS = 0.2
+LOCK_SECONDS = 660.0  # a shard may take ten minutes for its last checkpoint
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -79,14 +81,11 @@ class RunDirectory:
             )
 
     @contextmanager
-    def lock(self, say: Callable[[str], None]) -> Iterator[int]:
+    def lock(self) -> Iterator[int]:
         """Makes the directory and holds it for one run at a time; yields the lock's file descriptor.
 
         The lock ends with the last process that has the descriptor, however that ends: handed to the roles, it outlives a
-        launcher that was killed for as long as they drain. That is waited for.
-
-        Args:
-            say: is told, once, that and why it is waited.
+        launcher that was killed for as long as they drain. That is waited for, and said on standard error.
 
         Raises:
             RunError: another process holds it, or it cannot be written.
@@ -97,16 +96,22 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot write run directory {self.path}: {error.strerror}") from None
         try:
-            has_said = False
+            deadline = None
             while not _try_to_lock(descriptor):
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                 if not holder.isdecimal() or _is_running(int(holder)):
                     raise RunError(
                         f"run directory {self.path} is in use by process {holder}: stop it, or choose another directory"
                     )
-                if not has_said:
-                    has_said = True
-                    say(f"process {holder}, which ran this before, was killed: waiting until its roles have ended")
+                if deadline is None:
+                    deadline = time.monotonic() + LOCK_SECONDS
+                    waiting = f"process {holder}, which ran this before, was killed: waiting until its roles have ended"
+                    print(waiting, file=sys.stderr, flush=True)
+                elif time.monotonic() > deadline:
+                    raise RunError(
+                        f"roles of process {holder}, which was killed, still run in {self.path} after {LOCK_SECONDS:.0f} s: "
+                        f"kill the processes that have --run-dir {self.path}"
+                    )
                 time.sleep(LOCK_POLL_SECONDS)  # whoever else waits may get it, which no event tells
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     make_spec(config.env)  # an unknown game is found out before anything is made
     configure_torch(num_threads=1)
     directory.check_new()
-    with directory.lock(say=lambda text: print(text, file=sys.stderr, flush=True)):
+    with directory.lock():
         run_id = new_run_id(config.env.id)
         configure_logging(Context("serial", "serial", run_id), config.run.log_level)
         replace_text(directory.config, configs.dump(config, run_metadata(run_id)))

@@ -248,8 +248,10 @@ class Fleet:
 
     def _check_only_learner(self, request: fleet_pb2.JoinRequest) -> None:
         """A learner of another name than the live one's waits: to let it in would be to throw away what that has not saved."""
+        if request.role != "learner":
+            return
         for lease in self._leases.live_of("learner"):
-            if request.role == "learner" and request.name != lease.record.name:
+            if request.name != lease.record.name:
                 raise Refused(
                     grpc.StatusCode.ALREADY_EXISTS,
                     f"{lease.record.name} is this run's learner, and alive: stop it, or wait until its lease has ended",

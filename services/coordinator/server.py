@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -129,24 +130,29 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
     def Publish(
         self, requests: Iterator[weights_pb2.PublishRequest], context: grpc.ServicerContext
     ) -> weights_pb2.PublishResponse:
+        with self._publication(context), statuses(context):
+            header, data = _receive(requests)
+            try:
+                record = self._weights.publish(data, header.epoch, header.updates, header.crc32)
+            except Refused as refusal:
+                if refusal.status is grpc.StatusCode.FAILED_PRECONDITION:
+                    self._metrics.weights_fenced.inc()
+                raise
+        self._metrics.weights_published.inc()
+        return weights_pb2.PublishResponse(version=record.version)
+
+    @contextmanager
+    def _publication(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """One of the few that may be under way, for so long and no longer; ends the call where there is none left."""
         if not self._publications.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_PUBLICATIONS} others are publishing: try again")
         time_limit = threading.Timer(PUBLICATION_SECONDS, context.cancel)
         time_limit.start()
         try:
-            with statuses(context):
-                header, data = _receive(requests)
-                try:
-                    record = self._weights.publish(data, header.epoch, header.updates, header.crc32)
-                except Refused as refusal:
-                    if refusal.status is grpc.StatusCode.FAILED_PRECONDITION:
-                        self._metrics.weights_fenced.inc()
-                    raise
+            yield
         finally:
             time_limit.cancel()
             self._publications.release()
-        self._metrics.weights_published.inc()
-        return weights_pb2.PublishResponse(version=record.version)
 
     def Fetch(self, request: weights_pb2.FetchRequest, context: grpc.ServicerContext) -> Iterator[weights_pb2.FetchResponse]:
         with statuses(context):
