@@ -251,10 +251,14 @@ class Earned(NamedTuple):
     def __str__(self) -> str:
         return f"{self.per_step:.3f} over {self.episodes} episodes"
 
+    def margin(self, other: Earned) -> float:
+        """How much less than here may be earned elsewhere and be taken for the same."""
+        return max(RETURN_TOLERANCE * self.per_step, 3 * math.hypot(self.error, other.error))
+
 
 def judge_return(episodes: Sequence[Episode], twin: Sequence[Episode]) -> Verdict:
     mean, wanted = Earned.of(episodes), Earned.of(twin)
-    margin = max(RETURN_TOLERANCE * wanted.per_step, 3 * math.hypot(mean.error, wanted.error))
+    margin = wanted.margin(mean)
     return Verdict(
         "the final return is like an undisturbed twin's",
         f"rewards per step: {mean}, the twin's {wanted} (margin {margin:.3f})",
@@ -266,7 +270,7 @@ def judge_returns_go_on(resumptions: Sequence[Resumption], last: Sequence[Episod
     """The last hundred episodes before each stop, and before the next one."""
     recent = [list(one.before.recent_episodes) for one in resumptions] + [list(last[-RECENT:])]
     for before, after in itertools.pairwise(map(Earned.of, recent)):
-        margin = max(RETURN_TOLERANCE * before.per_step, 3 * math.hypot(before.error, after.error))
+        margin = before.margin(after)
         yield Verdict(
             "the return goes on where it was",
             f"rewards per step: {before} before, {after} after (margin {margin:.3f})",
