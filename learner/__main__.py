@@ -9,6 +9,8 @@ import socket
 from collections.abc import Sequence
 
 import numpy as np
+from sbrl.checkpoint_reports import CheckpointReports
+from sbrl.generation_log import GenerationLog
 
 from learner.batches import BatchSource
 from learner.boards import Board
@@ -21,7 +23,6 @@ from learner.settling import least_correction
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks
-from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
@@ -29,7 +30,6 @@ from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
-from sbrl.generation_log import GenerationLog
 from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.policy import seed_torch

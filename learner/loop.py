@@ -8,6 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+from sbrl.checkpoint_reports import CheckpointReports
+from sbrl.ratio_books import samples_due
+
 from learner.batches import BatchSource, SampledBatch
 from learner.boards import Board
 from learner.books import TrainingBooks
@@ -19,14 +22,12 @@ from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
 from learner.settling import least_correction, settle
 from learner.update import UpdateStep, gpu_memory_bytes
-from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import size_and_digest
 from sbrl.config import Config
 from sbrl.errors import RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
-from sbrl.ratio_books import samples_due
 from sbrl.replay.items import Items
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.weights import StaleEpochError

@@ -34,13 +34,8 @@ class Instructions(NamedTuple):
     env_steps: int  # of the whole run as reported so far, for the epsilon schedule
     step_allowance: int  # actors: steps beyond those that the beat reported
     step_limit: int  # actors: step while the process's own env_steps counter is below this
-    initial_priority: float = 1.0  # actors: of new items
-    timeline: int = 0  # rises when the run goes back to a generation
-    generation: int = 0  # the newest one ordered
-    kept_generations: tuple[int, ...] = ()  # the committed ones that may be gone back to
-    checkpoint_wanted: bool = False  # learner and shards: for `generation`
-    samples_owed: float | None = None  # shards, as they join: what the limiter is to count as due and not served
-    limiter_correction: float | None = None  # shards: samples that the limiter is to admit beyond its own count
+    initial_priority: float = 1.0  # actors: of new items, where replay is sampled from Reverb
+    ended_actors: tuple[tuple[int, int], ...] = ()  # learners: (incarnation, env_steps) of actors that are gone
 
     @classmethod
     def of(cls, response: fleet_pb2.BeatResponse, step_base: float) -> Self:
@@ -51,12 +46,7 @@ class Instructions(NamedTuple):
             step_allowance=response.step_allowance,
             step_limit=int(step_base) + response.step_allowance,
             initial_priority=response.initial_priority,
-            timeline=response.timeline,
-            generation=response.generation,
-            kept_generations=tuple(response.kept_generations),
-            checkpoint_wanted=response.checkpoint_wanted,
-            samples_owed=response.samples_owed if response.HasField("samples_owed") else None,
-            limiter_correction=response.limiter_correction if response.HasField("limiter_correction") else None,
+            ended_actors=tuple((actor.incarnation, actor.env_steps) for actor in response.ended_actors),
         )
 
 

@@ -14,7 +14,7 @@ from sbrl import rpc
 from sbrl.black_box import Record
 from sbrl.errors import RunError
 from sbrl.fleet import CALL_SECONDS, STEPS_COUNTER, Instructions, RunState
-from sbrl.lifecycle import START_AGAIN, RoleRuntime
+from sbrl.lifecycle import RoleRuntime
 from sbrl.metrics import RoleMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from sbrl.weights import StaleEpochError
@@ -72,12 +72,11 @@ class FleetMember:
         self._answered = threading.Condition()  # guards what is below
         self._answers = 0
         self._fenced: StaleEpochError | None = None
-        self._first_timeline: int | None = None
+        self._progress: Callable[[], fleet_pb2.LearnerProgress] | None = None
         self._epoch = 0
         self._predecessor: Record | None = None
         self._lease: fleet_pb2.JoinResponse | None = None
         self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
-        self._joined_with = self._instructions
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
 
@@ -140,26 +139,9 @@ class FleetMember:
         """The lease's number, unique in the run. Raises RunError before the first lease."""
         return self._held_lease().incarnation
 
-    @property
-    def base_checkpoint(self) -> str:
-        """The name of the checkpoint that the timeline begins with; empty: none. Raises RunError before the first lease."""
-        return str(self._held_lease().checkpoint)
-
-    @property
-    def base_checkpoint_digest(self) -> str:
-        """The SHA-256 of that checkpoint's manifest. Raises RunError before the first lease."""
-        return str(self._held_lease().checkpoint_sha256)
-
-    @property
-    def has_joined(self) -> bool:
-        """Whether there was a lease yet."""
-        return self._lease is not None
-
-    @property
-    def joined_with(self) -> Instructions:
-        """The instructions that the newest lease came with. Raises RunError before the first lease."""
-        self._held_lease()
-        return self._joined_with
+    def report_progress(self, progress: Callable[[], fleet_pb2.LearnerProgress]) -> None:
+        """Learners: has every beat carry what this returns."""
+        self._progress = progress
 
     def settle_for(self, died: Record | None) -> None:
         """Before `start`: what a process before this one had counted, which was killed before it could report all of it."""
@@ -217,54 +199,6 @@ class FleetMember:
                 self._settle()
                 return self._join()
             return self._take(response, step_base=counters.get(STEPS_COUNTER, 0.0))
-
-    def report_checkpoint(
-        self, generation: int, checkpoint: str, size_bytes: int, sha256: str, counters: Mapping[str, float]
-    ) -> None:
-        """Says that this member's checkpoint for a generation is on its disk.
-
-        Args:
-            counters: what it holds; a shard's `transitions_inserted` are those of the process.
-
-        Raises:
-            CoordinatorUnavailable: no answer in time; may be repeated.
-            RunError: the generation is not wanted any more.
-        """
-        with self._exchange, rpc.coordinator_errors(self._address):
-            held = {name: value - self._settled.get(name, 0.0) for name, value in counters.items()}
-            request = fleet_pb2.ReportCheckpointRequest(
-                incarnation=self.incarnation,
-                generation=generation,
-                checkpoint=checkpoint,
-                size_bytes=size_bytes,
-                sha256=sha256,
-                counters=held if self._join_request.role == "replay" else counters,
-            )
-            self._stub.ReportCheckpoint(request, timeout=CALL_SECONDS)
-
-    def refuse_checkpoint(self, reason: str, timeout: float = 30.0) -> None:
-        """Says that this member cannot go on from `base_checkpoint`, upon which the run goes back a generation further.
-
-        An absent coordinator is waited for.
-
-        Raises:
-            CoordinatorUnavailable: no answer within `timeout` seconds; may be repeated.
-        """
-        with self._exchange, rpc.coordinator_errors(self._address):
-            request = fleet_pb2.RefuseCheckpointRequest(
-                incarnation=self.incarnation, timeline=self._first_timeline or 0, reason=reason
-            )
-            self._stub.RefuseCheckpoint(request, timeout=timeout, wait_for_ready=True)
-
-    def order_generation(self) -> int:
-        """Orders a generation of checkpoints now; returns its number.
-
-        Raises:
-            CoordinatorUnavailable: no answer in time.
-        """
-        with rpc.coordinator_errors(self._address):
-            response = self._stub.OrderGeneration(fleet_pb2.OrderGenerationRequest(), timeout=CALL_SECONDS)
-        return int(response.generation)
 
     def leave(self) -> None:
         """Stops beating and ends the lease with the last counters; an absent coordinator is not waited for."""
@@ -327,7 +261,7 @@ class FleetMember:
         try:
             self._stub.Leave(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
-            # NOT_FOUND: of another run, or the run has gone back behind it. INVALID_ARGUMENT: nothing that this program wrote.
+            # NOT_FOUND: of another run. INVALID_ARGUMENT: nothing that this program wrote.
             if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
         self._predecessor = None
@@ -343,7 +277,7 @@ class FleetMember:
         self._joined = True
         taken = self._take(response.instructions, step_base=self._settled.get(STEPS_COUNTER, 0.0))
         with self._answered:
-            self._lease, self._joined_with = response, taken
+            self._lease = response
             self._answered.notify_all()
         _log.info("joined as %s %d, incarnation %d", self._join_request.role, response.index, response.incarnation)
         return taken
@@ -377,6 +311,7 @@ class FleetMember:
             gauges=self._gauges(),
             step_limit=max(0, held),
             epoch=self._epoch,
+            progress=None if self._progress is None else self._progress(),
         )
 
     def _note_fencing(self, error: grpc.RpcError) -> None:
@@ -384,17 +319,7 @@ class FleetMember:
             self._fenced = StaleEpochError(f"reports refused: {error.details()}")
             raise self._fenced from None
 
-    def _check_timeline(self, timeline: int) -> None:
-        """Ends the process at once when the run has gone back behind it: nothing it holds or counts may reach the run again."""
-        if self._first_timeline is None:
-            self._first_timeline = timeline
-        elif timeline != self._first_timeline and self._join_request.role != "coordinator":
-            _log.warning("the run went back to an earlier generation: starting again from it")
-            logging.shutdown()
-            os._exit(START_AGAIN)
-
     def _take(self, response: fleet_pb2.BeatResponse, step_base: float) -> Instructions:
-        self._check_timeline(response.timeline)
         with self._answered:
             self._instructions = Instructions.of(response, step_base)
             self._answers += 1

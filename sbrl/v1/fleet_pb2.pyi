@@ -6,12 +6,25 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LearnerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEARNER_STATE_UNSPECIFIED: _ClassVar[LearnerState]
+    LEARNER_STATE_FILLING: _ClassVar[LearnerState]
+    LEARNER_STATE_WARMING: _ClassVar[LearnerState]
+    LEARNER_STATE_WAITING: _ClassVar[LearnerState]
+    LEARNER_STATE_TRAINING: _ClassVar[LearnerState]
+
 class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RUN_STATE_UNSPECIFIED: _ClassVar[RunState]
     RUN_STATE_RUNNING: _ClassVar[RunState]
     RUN_STATE_COLLECTED: _ClassVar[RunState]
     RUN_STATE_FINISHED: _ClassVar[RunState]
+LEARNER_STATE_UNSPECIFIED: LearnerState
+LEARNER_STATE_FILLING: LearnerState
+LEARNER_STATE_WARMING: LearnerState
+LEARNER_STATE_WAITING: LearnerState
+LEARNER_STATE_TRAINING: LearnerState
 RUN_STATE_UNSPECIFIED: RunState
 RUN_STATE_RUNNING: RunState
 RUN_STATE_COLLECTED: RunState
@@ -36,23 +49,19 @@ class JoinRequest(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., earlier_incarnation: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("index", "incarnation", "lease_seconds", "instructions", "checkpoint", "checkpoint_sha256")
+    __slots__ = ("index", "incarnation", "lease_seconds", "instructions")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     index: int
     incarnation: int
     lease_seconds: float
     instructions: BeatResponse
-    checkpoint: str
-    checkpoint_sha256: str
-    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ..., checkpoint: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ...) -> None: ...
 
 class BeatRequest(_message.Message):
-    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died", "role", "name")
+    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died", "role", "name", "progress")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +84,7 @@ class BeatRequest(_message.Message):
     DIED_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     counters: _containers.ScalarMap[str, float]
     gauges: _containers.ScalarMap[str, float]
@@ -83,31 +93,64 @@ class BeatRequest(_message.Message):
     died: bool
     role: str
     name: str
-    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    progress: LearnerProgress
+    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ...) -> None: ...
 
 class BeatResponse(_message.Message):
-    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "timeline", "generation", "kept_generations", "samples_owed", "limiter_correction", "checkpoint_wanted")
+    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "ended_actors")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEP_ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     INITIAL_PRIORITY_FIELD_NUMBER: _ClassVar[int]
-    TIMELINE_FIELD_NUMBER: _ClassVar[int]
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
-    KEPT_GENERATIONS_FIELD_NUMBER: _ClassVar[int]
-    SAMPLES_OWED_FIELD_NUMBER: _ClassVar[int]
-    LIMITER_CORRECTION_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_WANTED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_ACTORS_FIELD_NUMBER: _ClassVar[int]
     state: RunState
     env_steps: int
     step_allowance: int
     initial_priority: float
-    timeline: int
-    generation: int
-    kept_generations: _containers.RepeatedScalarFieldContainer[int]
-    samples_owed: float
-    limiter_correction: float
-    checkpoint_wanted: bool
-    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., timeline: _Optional[int] = ..., generation: _Optional[int] = ..., kept_generations: _Optional[_Iterable[int]] = ..., samples_owed: _Optional[float] = ..., limiter_correction: _Optional[float] = ..., checkpoint_wanted: bool = ...) -> None: ...
+    ended_actors: _containers.RepeatedCompositeFieldContainer[EndedActor]
+    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., ended_actors: _Optional[_Iterable[_Union[EndedActor, _Mapping]]] = ...) -> None: ...
+
+class EndedActor(_message.Message):
+    __slots__ = ("incarnation", "env_steps")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    env_steps: int
+    def __init__(self, incarnation: _Optional[int] = ..., env_steps: _Optional[int] = ...) -> None: ...
+
+class LearnerProgress(_message.Message):
+    __slots__ = ("updates", "samples_trained", "samples_due", "max_priority", "shards", "state", "memory_transitions", "memory_capacity")
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_TRAINED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_DUE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    updates: int
+    samples_trained: int
+    samples_due: float
+    max_priority: float
+    shards: _containers.RepeatedCompositeFieldContainer[ShardProgress]
+    state: LearnerState
+    memory_transitions: int
+    memory_capacity: int
+    def __init__(self, updates: _Optional[int] = ..., samples_trained: _Optional[int] = ..., samples_due: _Optional[float] = ..., max_priority: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardProgress, _Mapping]]] = ..., state: _Optional[_Union[LearnerState, str]] = ..., memory_transitions: _Optional[int] = ..., memory_capacity: _Optional[int] = ...) -> None: ...
+
+class ShardProgress(_message.Message):
+    __slots__ = ("received", "duplicates", "lost", "recovered", "answers")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    duplicates: int
+    lost: int
+    recovered: int
+    answers: bool
+    def __init__(self, received: _Optional[int] = ..., duplicates: _Optional[int] = ..., lost: _Optional[int] = ..., recovered: _Optional[int] = ..., answers: bool = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ()
@@ -160,7 +203,7 @@ class Member(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., incarnation: _Optional[int] = ..., joined_time: _Optional[float] = ..., seconds_since_beat: _Optional[float] = ..., alive: bool = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes", "learner_holder", "timeline", "generation_ordered", "generations")
+    __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes", "learner_holder", "progress", "config")
     class TotalsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -178,9 +221,8 @@ class GetStatusResponse(_message.Message):
     LAST_EVALUATION_FIELD_NUMBER: _ClassVar[int]
     NUM_EPISODES_FIELD_NUMBER: _ClassVar[int]
     LEARNER_HOLDER_FIELD_NUMBER: _ClassVar[int]
-    TIMELINE_FIELD_NUMBER: _ClassVar[int]
-    GENERATION_ORDERED_FIELD_NUMBER: _ClassVar[int]
-    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedCompositeFieldContainer[Member]
     totals: _containers.ScalarMap[str, float]
     state: RunState
@@ -191,73 +233,9 @@ class GetStatusResponse(_message.Message):
     last_evaluation: Evaluation
     num_episodes: int
     learner_holder: str
-    timeline: int
-    generation_ordered: int
-    generations: _containers.RepeatedCompositeFieldContainer[Generation]
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., timeline: _Optional[int] = ..., generation_ordered: _Optional[int] = ..., generations: _Optional[_Iterable[_Union[Generation, _Mapping]]] = ...) -> None: ...
-
-class Generation(_message.Message):
-    __slots__ = ("generation", "time", "env_steps", "updates")
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
-    TIME_FIELD_NUMBER: _ClassVar[int]
-    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
-    UPDATES_FIELD_NUMBER: _ClassVar[int]
-    generation: int
-    time: float
-    env_steps: int
-    updates: int
-    def __init__(self, generation: _Optional[int] = ..., time: _Optional[float] = ..., env_steps: _Optional[int] = ..., updates: _Optional[int] = ...) -> None: ...
-
-class OrderGenerationRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class OrderGenerationResponse(_message.Message):
-    __slots__ = ("generation",)
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
-    generation: int
-    def __init__(self, generation: _Optional[int] = ...) -> None: ...
-
-class ReportCheckpointRequest(_message.Message):
-    __slots__ = ("incarnation", "generation", "checkpoint", "size_bytes", "sha256", "counters")
-    class CountersEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: float
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
-    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
-    COUNTERS_FIELD_NUMBER: _ClassVar[int]
-    incarnation: int
-    generation: int
-    checkpoint: str
-    size_bytes: int
-    sha256: str
-    counters: _containers.ScalarMap[str, float]
-    def __init__(self, incarnation: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoint: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., counters: _Optional[_Mapping[str, float]] = ...) -> None: ...
-
-class ReportCheckpointResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class RefuseCheckpointRequest(_message.Message):
-    __slots__ = ("incarnation", "timeline", "reason")
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    TIMELINE_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    incarnation: int
-    timeline: int
-    reason: str
-    def __init__(self, incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
-
-class RefuseCheckpointResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    progress: LearnerProgress
+    config: str
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ..., config: _Optional[str] = ...) -> None: ...
 
 class FinishRequest(_message.Message):
     __slots__ = ()

@@ -40,21 +40,6 @@ class FleetStub(object):
                 request_serializer=sbrl_dot_v1_dot_fleet__pb2.FinishRequest.SerializeToString,
                 response_deserializer=sbrl_dot_v1_dot_fleet__pb2.FinishResponse.FromString,
                 )
-        self.OrderGeneration = channel.unary_unary(
-                '/sbrl.v1.Fleet/OrderGeneration',
-                request_serializer=sbrl_dot_v1_dot_fleet__pb2.OrderGenerationRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_fleet__pb2.OrderGenerationResponse.FromString,
-                )
-        self.ReportCheckpoint = channel.unary_unary(
-                '/sbrl.v1.Fleet/ReportCheckpoint',
-                request_serializer=sbrl_dot_v1_dot_fleet__pb2.ReportCheckpointRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_fleet__pb2.ReportCheckpointResponse.FromString,
-                )
-        self.RefuseCheckpoint = channel.unary_unary(
-                '/sbrl.v1.Fleet/RefuseCheckpoint',
-                request_serializer=sbrl_dot_v1_dot_fleet__pb2.RefuseCheckpointRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_fleet__pb2.RefuseCheckpointResponse.FromString,
-                )
 
 
 class FleetServicer(object):
@@ -101,31 +86,6 @@ class FleetServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def OrderGeneration(self, request, context):
-        """Orders a generation: a checkpoint of the learner and of every shard, which beats ask for until all have reported theirs.
-        One that is still in the making is given up for it. Repeating the call orders another.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ReportCheckpoint(self, request, context):
-        """Says that the caller's checkpoint for a generation is on its disk. The last report of a generation commits it. Durable
-        before it is answered, and may be repeated. NOT_FOUND: no such lease; FAILED_PRECONDITION: the generation is not wanted.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RefuseCheckpoint(self, request, context):
-        """Says that the caller cannot go on from the checkpoint that the timeline begins with. The run goes back to the generation
-        before, as a whole: every member sees another timeline and starts again. Without one before, members go on from what they
-        have. May be repeated. NOT_FOUND: no such lease.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_FleetServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,21 +113,6 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Finish,
                     request_deserializer=sbrl_dot_v1_dot_fleet__pb2.FinishRequest.FromString,
                     response_serializer=sbrl_dot_v1_dot_fleet__pb2.FinishResponse.SerializeToString,
-            ),
-            'OrderGeneration': grpc.unary_unary_rpc_method_handler(
-                    servicer.OrderGeneration,
-                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.OrderGenerationRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_fleet__pb2.OrderGenerationResponse.SerializeToString,
-            ),
-            'ReportCheckpoint': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReportCheckpoint,
-                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.ReportCheckpointRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_fleet__pb2.ReportCheckpointResponse.SerializeToString,
-            ),
-            'RefuseCheckpoint': grpc.unary_unary_rpc_method_handler(
-                    servicer.RefuseCheckpoint,
-                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.RefuseCheckpointRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_fleet__pb2.RefuseCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,56 +207,5 @@ class Fleet(object):
         return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/Finish',
             sbrl_dot_v1_dot_fleet__pb2.FinishRequest.SerializeToString,
             sbrl_dot_v1_dot_fleet__pb2.FinishResponse.FromString,
-            options, channel_credentials,
-            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
-
-    @staticmethod
-    def OrderGeneration(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/OrderGeneration',
-            sbrl_dot_v1_dot_fleet__pb2.OrderGenerationRequest.SerializeToString,
-            sbrl_dot_v1_dot_fleet__pb2.OrderGenerationResponse.FromString,
-            options, channel_credentials,
-            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
-
-    @staticmethod
-    def ReportCheckpoint(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/ReportCheckpoint',
-            sbrl_dot_v1_dot_fleet__pb2.ReportCheckpointRequest.SerializeToString,
-            sbrl_dot_v1_dot_fleet__pb2.ReportCheckpointResponse.FromString,
-            options, channel_credentials,
-            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
-
-    @staticmethod
-    def RefuseCheckpoint(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/RefuseCheckpoint',
-            sbrl_dot_v1_dot_fleet__pb2.RefuseCheckpointRequest.SerializeToString,
-            sbrl_dot_v1_dot_fleet__pb2.RefuseCheckpointResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

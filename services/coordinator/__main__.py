@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sbrl import config as configs
 from sbrl import rpc
-from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
-from services.coordinator.books import Plan
 from services.coordinator.server import Coordinator
 
 _DESCRIPTION = "Distributes weights, leases the fleet's places, and keeps the log of episodes and evaluations."
@@ -21,20 +20,12 @@ _GRACE_SECONDS = 5.0
 def main(argv: Sequence[str]) -> None:
     """Serves until SIGTERM."""
     parser = role_arguments("coordinator", _DESCRIPTION)
-    parser.add_argument(
-        "--resume",
-        type=whole_number(0, 2**63),
-        metavar="N",
-        help="go back to the newest complete generation before serving; once for each N, however often it is started with it",
-    )
     arguments, config = load_role(parser, argv, needs_coordinator=False, needs_shards=False)
     give_back_large_blocks()
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
     export_settings(config, metrics)
-    coordinator = Coordinator(
-        arguments.run_dir / "coordinator", config.run.env_steps, metrics, Plan.of(config), arguments.resume
-    )
+    coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics, configs.dump(config))
     host, port = config.network.bind_host, int(config.network.coordinator_address.rpartition(":")[2])
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         bound = coordinator.start(host, port)

@@ -13,23 +13,16 @@ import grpc
 
 from sbrl.fleet import ROLES, STEPS_COUNTER, RunState
 from sbrl.metrics import CoordinatorMetrics
-from sbrl.ratio_books import DUE, INSERTED, by_shard
 from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import reserved, step_allowance
-from services.coordinator.books import NO_SHARDS, Plan
-from services.coordinator.leases import Lease, Leases, never_given
-from services.coordinator.ledger import OWN_COUNTERS, Ledger
-from services.coordinator.manifests import CheckpointRecord
+from services.coordinator.leases import FORGET_SECONDS, Lease, Leases, never_given
 from services.coordinator.refusal import Refused, invalid
-from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import Store
 
 LEASE_SECONDS = 10.0
 # Whole numbers up to here are exact as doubles, which counters travel as.
 MAX_COUNT = 2.0**53
 _FINISHED_TARGET = "finished_env_steps"
-# A limiter's count that is off by no more is left alone: rounding.
-COUNT_TOLERANCE = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -45,51 +38,47 @@ class Fleet:
         store: Store,
         target_env_steps: int,
         metrics: CoordinatorMetrics,
-        snapshots: Snapshots,
-        plan: Plan = NO_SHARDS,
+        config: str = "",
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes up the stored fleet: leases that had not ended start afresh, for nobody could beat while this was down."""
+        """Goes on with the stored fleet: leases that had not ended start afresh, for nobody could beat while this was down.
+
+        Args:
+            config: the run's, as YAML, for whoever asks how the run stands.
+        """
         self._store = store
         self._target = target_env_steps
         self._metrics = metrics
-        self._snapshots, self._plan = snapshots, plan
+        self._config = config
         self._lease_seconds = lease_seconds
-        self._clock = clock
         self._lock = threading.Lock()
-        self._load()
+        self._totals = store.totals()
+        self._progress = store.progress()
+        # A run that was finished and is now to collect more steps is running again.
+        self._finished = store.number(_FINISHED_TARGET) == self._target
+        self._leases = Leases(store, lease_seconds, clock)
         for role in ROLES:
             metrics.live_members.labels(role).set_function(partial(self._count_live, role))
             for counter in (metrics.leases_expired, metrics.rejoins):
                 counter.labels(role)  # there from the start, so that rates see the first one
         for state in RunState:
             metrics.run_state.labels(state.name.lower()).set_function(partial(self._is_state, state))
-        for gauge, key in (
-            (metrics.env_steps, ("actor", STEPS_COUNTER)),
-            (metrics.transitions_dropped, ("actor", "transitions_dropped")),
-            (metrics.transitions_inserted, ("replay", "transitions_inserted")),
-            (metrics.updates, ("learner", "updates")),
-            (metrics.samples_trained, ("learner", "samples_trained")),
-            (metrics.losses_not_finite, ("learner", "losses_not_finite")),
+        metrics.env_steps.set_function(lambda: float(self.env_steps))
+        metrics.losses_not_finite.set_function(lambda: self._totals.get(("learner", "losses_not_finite"), 0.0))
+        for gauge, read in (
+            (metrics.updates, lambda progress: progress.updates),
+            (metrics.samples_trained, lambda progress: progress.samples_trained),
+            (metrics.samples_due, lambda progress: progress.samples_due),
+            (metrics.transitions_received, received),
+            (metrics.transitions_lost, lost),
         ):
-            gauge.set_function(partial(self._presented, key))
-        metrics.samples_due.set_function(lambda: self._ledger.due()[DUE])
-        metrics.samples_owed.set_function(self._owed_beyond_limiters)
-        metrics.timeline.set_function(lambda: float(self._snapshots.timeline))
-
-    def _load(self) -> None:
-        """Reads everything from the store."""
-        store = self._store
-        self._ledger = Ledger(store, self._plan)
-        # A run that was finished and is now to collect more steps is running again.
-        self._finished = store.number(_FINISHED_TARGET) == self._target
-        self._leases = Leases(store, self._lease_seconds, self._clock)
+            gauge.set_function(partial(self._read_progress, read))
 
     @property
     def env_steps(self) -> int:
         """Steps that actors have reported since the run began."""
-        return int(self._ledger.total("actor", STEPS_COUNTER))
+        return int(self._totals.get(("actor", STEPS_COUNTER), 0.0))
 
     def join(self, request: fleet_pb2.JoinRequest) -> fleet_pb2.JoinResponse:
         """Gives a lease, ending an earlier one of the same role and name.
@@ -106,27 +95,18 @@ class Fleet:
             self._check_only_learner(request)
             earlier = self._leases.newest(request.role, request.name)
             if earlier is not None:
-                if earlier.alive:
-                    self._ledger.lose(request.role, earlier.counters)
-                if request.role == "replay" and not request.earlier_incarnation:
-                    self._ledger.settle_shard(earlier.record.position, earlier.counters)
                 self._leases.end(earlier)
                 self._leases.save(earlier)
                 self._metrics.rejoins.labels(request.role).inc()
             position = self._leases.free_index(request, earlier)
-            instructions = self._instructions(request.role, position, others=self._leases.live)
-            if request.role == "replay" and (owed := self._ledger.owed(position)) is not None:
-                instructions.samples_owed = owed
+            instructions = self._instructions(request.role, others=self._leases.live)
             record = self._leases.give(request, position, instructions.step_allowance, earlier).record
-            base = self._snapshots.base_checkpoint(record.role, record.position)
         _log.info("%s joined as %s %d, incarnation %d", record.name, record.role, record.position, record.incarnation)
         return fleet_pb2.JoinResponse(
             index=record.position,
             incarnation=record.incarnation,
             lease_seconds=self._lease_seconds,
             instructions=instructions,
-            checkpoint=base.checkpoint if base else "",
-            checkpoint_sha256=base.sha256 if base else "",
         )
 
     def beat(self, request: fleet_pb2.BeatRequest) -> fleet_pb2.BeatResponse:
@@ -144,12 +124,9 @@ class Fleet:
             self._count(lease, request.counters)
             self._leases.renew(lease)
             lease.gauges = dict(request.gauges)
-            if self._state() is RunState.RUNNING:
-                present = {(other.role, other.record.position) for other in self._leases.live}
-                self._snapshots.order_if_due(present)
+            self._take_progress(lease, request)
             others = [other for other in self._leases.live if other is not lease]
-            instructions = self._instructions(lease.role, lease.record.position, others)
-            self._correct_limiter(lease, instructions)
+            instructions = self._instructions(lease.role, others)
             # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
             self._leases.save(lease)
@@ -169,10 +146,8 @@ class Fleet:
             self._check_epoch(lease, request)
             if request.died and (request.role, request.name) != (lease.role, lease.record.name):
                 raise never_given(request.incarnation)
-            self._ledger.find(lease.role, lease.counters)
             self._count(lease, request.counters)
-            if request.died:
-                self._ledger.lose(lease.role, lease.counters)
+            self._take_progress(lease, request)
             if lease.alive:
                 _log.info("%s left", lease.record.name)
             self._leases.end(lease)
@@ -190,61 +165,11 @@ class Fleet:
             self._sweep()
             return fleet_pb2.GetStatusResponse(
                 members=[self._member(lease) for lease in self._leases.listed()],
-                totals={
-                    **{f"{role}.{name}": value for (role, name), value in self._ledger.net().items()},
-                    **self._ledger.due(),
-                },
+                totals={f"{role}.{name}": value for (role, name), value in self._totals.items()},
                 state=self._state().wire_name,
-                timeline=self._snapshots.timeline,
-                generation_ordered=self._snapshots.ordered,
-                generations=self._snapshots.describe(),
+                progress=self._progress,
+                config=self._config,
             )
-
-    def order_generation(self) -> int:
-        """Orders a generation now; returns its number."""
-        with self._lock:
-            return self._snapshots.order()
-
-    def report_checkpoint(self, request: fleet_pb2.ReportCheckpointRequest) -> None:
-        """Takes a member's checkpoint for a generation.
-
-        Raises:
-            Refused: NOT_FOUND, no such lease; FAILED_PRECONDITION, the generation is not wanted; INVALID_ARGUMENT, a counter is
-                not finite, or negative, as the run's.
-        """
-        if not request.checkpoint or len(request.sha256) != 64:
-            raise invalid("a checkpoint has a name and a SHA-256 of 64 hexadecimal digits")
-        if request.size_bytes > MAX_COUNT:
-            raise invalid(f"size_bytes is {request.size_bytes}, above {MAX_COUNT:.0f}")
-        with self._lock:
-            lease = self._leases.held(request.incarnation)
-            counters = dict(request.counters)
-            if lease.role == "replay":
-                # The run's insertions that it holds are those before this incarnation, and its own: less than none, where it
-                # was made under the lease before, and the process has reported more as that ended.
-                name = by_shard(INSERTED, lease.record.position)
-                before = self._ledger.total("replay", name) - lease.counters.get(name, 0.0)
-                own = counters.get(INSERTED, 0.0)
-                if not -MAX_COUNT <= own <= MAX_COUNT or before + own < 0:
-                    raise invalid(f"counter {INSERTED!r} is {own}: the run's would be {before + own}")
-                counters = {INSERTED: before + own}
-            else:
-                _check_counters(counters)
-            record = CheckpointRecord(lease.role, lease.record.position, request.checkpoint, request.size_bytes, request.sha256)
-            self._snapshots.report(record, request.generation, counters, self._ledger.totals)
-
-    def refuse_checkpoint(self, request: fleet_pb2.RefuseCheckpointRequest) -> None:
-        """Goes back a generation further, for a member cannot use its part of the one that the timeline begins with.
-
-        Raises:
-            Refused: NOT_FOUND, no such lease.
-        """
-        with self._lock:
-            if request.timeline != self._snapshots.timeline:
-                return  # the run has gone back already, for another
-            lease = self._leases.held(request.incarnation)
-            self._snapshots.refuse(lease.record.name, request.reason)
-            self._load()
 
     def _check_only_learner(self, request: fleet_pb2.JoinRequest) -> None:
         """A learner of another name than the live one's waits: to let it in would be to throw away what that has not saved."""
@@ -257,23 +182,16 @@ class Fleet:
                     f"{lease.record.name} is this run's learner, and alive: stop it, or wait until its lease has ended",
                 )
 
-    def _presented(self, role_and_counter: tuple[str, str]) -> float:
+    def _read_progress(self, read: Callable[[fleet_pb2.LearnerProgress], float]) -> float:
         with self._lock:
-            return self._ledger.net().get(role_and_counter, 0.0)
+            return math.nan if self._progress is None else float(read(self._progress))
 
-    def _owed_beyond_limiters(self) -> float:
-        """Samples due that the live shards' limiters would not admit, by their last reports; negative: they admit too many."""
-        with self._lock:
-            shards = self._leases.live_of("replay")
-            return sum(self._ledger.astray(lease.record.position, lease.gauges) for lease in shards)
-
-    def _correct_limiter(self, lease: Lease, instructions: fleet_pb2.BeatResponse) -> None:
-        """While the learner holds still for it, tells a shard how far its count is off."""
-        if lease.role != "replay" or not self._learner_gauge("settling"):
-            return
-        astray = self._ledger.astray(lease.record.position, lease.gauges)
-        if abs(astray) > COUNT_TOLERANCE:
-            instructions.limiter_correction = astray
+    def _take_progress(self, lease: Lease, request: fleet_pb2.BeatRequest) -> None:
+        """Keeps what a learner that holds the epoch says of the run's network."""
+        if lease.role == "learner" and request.epoch and request.HasField("progress"):
+            self._progress = fleet_pb2.LearnerProgress()
+            self._progress.CopyFrom(request.progress)
+            self._store.set_progress(self._progress)
 
     def _check_epoch(self, lease: Lease, request: fleet_pb2.BeatRequest) -> None:
         """Raises Refused for a learner that has been replaced: what it has trained since is no part of the run's network."""
@@ -292,7 +210,7 @@ class Fleet:
             return RunState.FINISHED
         return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
 
-    def _instructions(self, role: str, position: int, others: Iterable[Lease]) -> fleet_pb2.BeatResponse:
+    def _instructions(self, role: str, others: Iterable[Lease]) -> fleet_pb2.BeatResponse:
         """What a member is to do; `others` are the live members but it."""
         state, env_steps, allowance = self._state(), self.env_steps, 0
         if role == "actor" and state is RunState.RUNNING:
@@ -304,27 +222,23 @@ class Fleet:
             state=state.wire_name,
             env_steps=env_steps,
             step_allowance=allowance,
-            initial_priority=max(1.0, self._learner_gauge("max_priority")),
-            timeline=self._snapshots.timeline,
-            generation=self._snapshots.ordered,
-            kept_generations=self._snapshots.kept,
-            checkpoint_wanted=self._snapshots.wants(role, position),
+            initial_priority=1.0 if self._progress is None else max(1.0, self._progress.max_priority),
+            ended_actors=self._store.ended_actors(time.time() - FORGET_SECONDS) if role == "learner" else (),
         )
 
-    def _learner_gauge(self, name: str) -> float:
-        """A live learner's newest reading; 0 while there is none, or none that is finite."""
-        readings = (lease.gauges.get(name, 0.0) for lease in self._leases.live_of("learner"))
-        return max((reading for reading in readings if math.isfinite(reading)), default=0.0)
-
     def _count(self, lease: Lease, counters: Mapping[str, float]) -> None:
-        self._ledger.count(lease.role, lease.counters, counters)
+        """Takes a lease's cumulative counters; lower values are of a beat that was overtaken, and change nothing."""
+        for name, value in counters.items():
+            increase = value - lease.counters.get(name, 0.0)
+            if increase >= 0:
+                lease.counters[name] = value
+                self._totals[lease.role, name] = self._totals.get((lease.role, name), 0.0) + increase
 
     def _sweep(self) -> None:
         """Ends leases that were not renewed."""
         for lease in self._leases.expired():
             _log.warning("%s is lost: no beat for %.0f s", lease.record.name, self._leases.seconds_since_beat(lease))
             self._metrics.leases_expired.labels(lease.role).inc()
-            self._ledger.lose(lease.role, lease.counters)
             self._leases.end(lease)
             self._leases.save(lease)
 
@@ -350,15 +264,33 @@ class Fleet:
         )
 
 
-def _check_counters(counters: Mapping[str, float]) -> None:
-    for name, value in counters.items():
-        if not name or not 0 <= value <= MAX_COUNT:
-            raise invalid(f"counter {name!r} is {value}: counters have a name and lie between 0 and {MAX_COUNT:.0f}")
+def received(progress: fleet_pb2.LearnerProgress) -> int:
+    """Transitions that the learner has received, from all shards."""
+    return sum(shard.received for shard in progress.shards)
+
+
+def lost(progress: fleet_pb2.LearnerProgress) -> int:
+    """Transitions that are missing and have not come after all."""
+    return sum(shard.lost - shard.recovered for shard in progress.shards)
+
+
+def _check_progress(progress: fleet_pb2.LearnerProgress) -> None:
+    for name, value in (("samples_due", progress.samples_due), ("max_priority", progress.max_priority)):
+        if not 0 <= value <= MAX_COUNT:
+            raise invalid(f"progress.{name} is {value}: it lies between 0 and {MAX_COUNT:.0f}")
+    counts = [progress.updates, progress.samples_trained, progress.memory_transitions, progress.memory_capacity]
+    for shard in progress.shards:
+        counts += [shard.received, shard.duplicates, shard.lost, shard.recovered]
+        if shard.recovered > min(shard.lost, shard.received):
+            raise invalid(f"progress: {shard.recovered} of a shard's transitions are recovered, of {shard.lost} lost")
+    if max(counts) > MAX_COUNT:
+        raise invalid(f"progress has a count of {max(counts)}, above {MAX_COUNT:.0f}")
 
 
 def _check(request: fleet_pb2.BeatRequest) -> None:
-    _check_counters(request.counters)
-    if own := OWN_COUNTERS & request.counters.keys():
-        raise invalid(f"counter {min(own)!r} is the coordinator's own")
+    for name, value in request.counters.items():
+        if not name or not 0 <= value <= MAX_COUNT:
+            raise invalid(f"counter {name!r} is {value}: counters have a name and lie between 0 and {MAX_COUNT:.0f}")
+    _check_progress(request.progress)
     if request.step_limit > MAX_COUNT:
         raise invalid(f"step_limit is {request.step_limit}, above {MAX_COUNT:.0f}")

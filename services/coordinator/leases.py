@@ -11,7 +11,6 @@ import grpc
 
 from sbrl.fleet import STEPS_COUNTER
 from sbrl.v1 import fleet_pb2
-from services.coordinator.books import CARRIED, under_way
 from services.coordinator.refusal import Refused
 from services.coordinator.store import LeaseRecord, Store
 
@@ -83,21 +82,18 @@ class Leases:
         """The lease, even if it has ended.
 
         Raises:
-            Refused: NOT_FOUND, it was never given, or the run has gone back behind it.
+            Refused: NOT_FOUND, it was never given.
         """
         for lease in self._newest.values():
             if lease.record.incarnation == incarnation:
                 return lease
         record = self._store.lease(incarnation)
-        if record is None or incarnation <= self._store.number("given_up_incarnation"):
+        if record is None:
             raise never_given(incarnation)
         return Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
 
     def give(self, request: fleet_pb2.JoinRequest, position: int, step_limit: int, earlier: Lease | None) -> Lease:
-        """A new lease for a member, durable; `earlier` was the same member's.
-
-        Where it was the same process's, what that had under way will be counted as done under this one.
-        """
+        """A new lease for a member, durable; `earlier` was the same member's."""
         now = time.time()
         record = LeaseRecord(
             incarnation=0,
@@ -113,9 +109,7 @@ class Leases:
             ended=False,
         )
         record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
-        carried = under_way(request.role, earlier.counters) if earlier is not None and request.earlier_incarnation else 0.0
-        counters = {CARRIED: carried} if carried else {}
-        lease = Lease(record, self._clock(), alive=True, counters=counters, step_limit=record.step_limit)
+        lease = Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
         self._newest[record.role, record.name] = self._live[record.incarnation] = lease
         return lease
 

@@ -21,10 +21,8 @@ from sbrl.errors import RunError
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, log_pb2, log_pb2_grpc, weights_pb2, weights_pb2_grpc
 from sbrl.weights import CHUNK_BYTES, chunks
-from services.coordinator.books import NO_SHARDS, Plan
 from services.coordinator.fleet import Fleet
 from services.coordinator.refusal import Refused, invalid, statuses
-from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import MAX_INTEGER, Store
 from services.coordinator.weights_store import StoredWeights, WeightsStore
 
@@ -47,14 +45,13 @@ class Coordinator:
         directory: Path,
         target_env_steps: int,
         metrics: CoordinatorMetrics,
-        plan: Plan = NO_SHARDS,
-        resume: int | None = None,
+        config: str = "",
     ) -> None:
         """
         Args:
             directory: made if need be.
             target_env_steps: run.env_steps.
-            resume: go back to the newest complete generation first; once for each such number.
+            config: the run's, as YAML.
 
         Raises:
             UsageError: the token or certificate that the environment names cannot be read.
@@ -62,7 +59,7 @@ class Coordinator:
         self._directory = directory
         self._target_env_steps = target_env_steps
         self._metrics = metrics
-        self._plan, self._resume = plan, resume
+        self._config = config
         self._credentials = Credentials.from_environment()
         self._server = rpc.make_server(THREADS, "coordinator", self._credentials)
 
@@ -77,12 +74,9 @@ class Coordinator:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._store = Store(self._directory / "state.sqlite")
             weights = WeightsStore(self._directory, self._store)
-            snapshots = Snapshots(self._store, self._directory, self._plan, self._metrics, time.monotonic)
         except OSError as error:
             raise RunError(f"cannot use {self._directory} for the coordinator's state: {error.strerror}") from None
-        if self._resume is not None:
-            snapshots.resume(self._resume)
-        fleet = Fleet(self._store, self._target_env_steps, self._metrics, snapshots, self._plan)
+        fleet = Fleet(self._store, self._target_env_steps, self._metrics, self._config)
         add_services(self._server, self._store, weights, fleet, self._metrics)
         self._server.start()
         newest = weights.newest.record.version if weights.newest else 0
@@ -210,26 +204,6 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
             self._fleet.finish()
         _log.info("the run is finished")
         return fleet_pb2.FinishResponse()
-
-    def OrderGeneration(
-        self, request: fleet_pb2.OrderGenerationRequest, context: grpc.ServicerContext
-    ) -> fleet_pb2.OrderGenerationResponse:
-        with statuses(context):
-            return fleet_pb2.OrderGenerationResponse(generation=self._fleet.order_generation())
-
-    def ReportCheckpoint(
-        self, request: fleet_pb2.ReportCheckpointRequest, context: grpc.ServicerContext
-    ) -> fleet_pb2.ReportCheckpointResponse:
-        with statuses(context):
-            self._fleet.report_checkpoint(request)
-        return fleet_pb2.ReportCheckpointResponse()
-
-    def RefuseCheckpoint(
-        self, request: fleet_pb2.RefuseCheckpointRequest, context: grpc.ServicerContext
-    ) -> fleet_pb2.RefuseCheckpointResponse:
-        with statuses(context):
-            self._fleet.refuse_checkpoint(request)
-        return fleet_pb2.RefuseCheckpointResponse()
 
 
 class _LogService(log_pb2_grpc.LogServicer):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbrl.errors import RunError
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
-from services.coordinator.books import Segment
+from sbrl.fleet import STEPS_COUNTER
+from sbrl.v1.fleet_pb2 import EndedActor, Episode, Evaluation, LearnerProgress
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_INTEGER = 2**63 - 1  # SQLite's
 
 _SCHEMA = """
@@ -29,8 +29,7 @@ CREATE TABLE counters (
   incarnation INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (incarnation, name)) WITHOUT ROWID;
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE segments (
-  shard INTEGER NOT NULL, start INTEGER NOT NULL, samples_per_insert REAL NOT NULL, PRIMARY KEY (shard, start)) WITHOUT ROWID;
+CREATE TABLE progress (row INTEGER PRIMARY KEY CHECK (row = 1), message BLOB NOT NULL);
 CREATE TABLE weights (
   version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
   crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
@@ -63,15 +62,6 @@ class LeaseRecord(NamedTuple):
     seen_time: float  # Unix seconds of the last beat
     step_limit: int  # env_steps that the actor may reach
     ended: bool
-
-
-class Moment(NamedTuple):
-    """What the run had collected and trained at one time, as the store holds it."""
-
-    counters: Mapping[tuple[str, str], float]  # totals by (role, counter)
-    segments: Sequence[Segment]
-    episodes_row: int  # the last one of the log
-    evaluations_row: int
 
 
 class WeightsRecord(NamedTuple):
@@ -173,51 +163,27 @@ class Store:
         with self._transaction(durable=True) as execute:
             execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
 
-    # The books, and going back to an earlier moment
+    # The learner's progress, and what it must know of actors
 
-    def segments(self) -> list[Segment]:
-        """What insertions are worth, by shard and start."""
+    def progress(self) -> LearnerProgress | None:
+        """The newest that a learner has reported; None before the first."""
         with self._lock:
-            return [Segment(*row) for row in self._connection.execute("SELECT * FROM segments ORDER BY shard, start")]
+            row = self._connection.execute("SELECT message FROM progress").fetchone()
+        return None if row is None else LearnerProgress.FromString(row[0])
 
-    def add_segment(self, segment: Segment) -> None:
-        """Adds a segment, in place of one with the same start. Durable."""
-        with self._transaction(durable=True) as execute:
-            execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?)", segment)
+    def set_progress(self, progress: LearnerProgress) -> None:
+        """Keeps a report in place of the one before."""
+        with self._transaction() as execute:
+            execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (progress.SerializeToString(),))
 
-    def last_rows(self) -> tuple[int, int]:
-        """The last rows of the logs of episodes and of evaluations."""
+    def ended_actors(self, since: float) -> list[EndedActor]:
+        """The actors' leases that have ended and were seen after `since` (Unix seconds), with their steps."""
+        query = f"""SELECT incarnation, COALESCE((SELECT value FROM counters WHERE counters.incarnation = leases.incarnation
+                                                  AND counters.name = '{STEPS_COUNTER}'), 0)
+                    FROM leases WHERE role = 'actor' AND ended = 1 AND seen_time > ? ORDER BY incarnation"""
         with self._lock:
-            rows = self._connection.execute(
-                "SELECT (SELECT COALESCE(MAX(row), 0) FROM episodes), (SELECT COALESCE(MAX(row), 0) FROM evaluations)"
-            ).fetchone()
-        return int(rows[0]), int(rows[1])
-
-    def go_back(self, moment: Moment, numbers: Mapping[str, int]) -> None:
-        """Makes everything but epochs, incarnations and versions of weights what it was at a moment, and sets numbers. Durable.
-
-        What was counted is attributed to one ended lease a role, and every lease is ended: its holder must start again.
-        """
-        with self._transaction(durable=True) as execute:
-            execute("DELETE FROM counters")
-            execute("UPDATE leases SET ended = 1, seen_time = 0")
-            roles = sorted({role for role, _ in moment.counters})
-            for role in roles:
-                columns = "role, name, position, joined_time, metrics_address, health_address, process_id, seen_time, ended"
-                added = execute(f"INSERT INTO leases ({columns}) VALUES (?, '', 0, 0, '', '', 0, 0, 1)", (role,)).lastrowid
-                for (owner, name), value in moment.counters.items():
-                    if owner == role:
-                        execute("INSERT INTO counters VALUES (?, ?, ?)", (added, name, value))
-            (last,) = execute("SELECT COALESCE(MAX(incarnation), 0) FROM leases").fetchone()
-            execute("DELETE FROM segments")
-            for segment in moment.segments:
-                execute("INSERT INTO segments VALUES (?, ?, ?)", segment)
-            execute("DELETE FROM episodes WHERE row > ?", (moment.episodes_row,))
-            execute("DELETE FROM evaluations WHERE row > ?", (moment.evaluations_row,))
-            for name, value in {**numbers, "given_up_incarnation": last}.items():
-                execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
-        with self._lock:
-            self._num_episodes = self._connection.execute("SELECT COUNT(*) FROM episodes").fetchone()[0]
+            rows = self._connection.execute(query, (since,)).fetchall()
+        return [EndedActor(incarnation=incarnation, env_steps=int(steps)) for incarnation, steps in rows]
 
     # Weights
 
@@ -253,14 +219,11 @@ class Store:
     # The log
 
     def append_episodes(self, episodes: Iterable[Episode]) -> None:
-        """Appends the episodes that are not there yet, but those of a course of events that was given up. Durable."""
+        """Appends the episodes that are not there yet. Durable."""
         statement = f"INSERT OR IGNORE INTO episodes ({', '.join(_EPISODE_FIELDS)}) VALUES ({_places(_EPISODE_FIELDS)})"
         with self._transaction(durable=True) as execute:
-            given_up = self._number("given_up_incarnation")
             added = sum(
-                execute(statement, [getattr(episode, field) for field in _EPISODE_FIELDS]).rowcount
-                for episode in episodes
-                if not 0 < episode.incarnation <= given_up
+                execute(statement, [getattr(episode, field) for field in _EPISODE_FIELDS]).rowcount for episode in episodes
             )
         with self._lock:
             self._num_episodes += added

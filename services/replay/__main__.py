@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl.checkpoint_reports import CheckpointReports
+from sbrl.generation_log import GenerationLog
+
 from sbrl.config_sections import Replay
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet import Instructions
 from sbrl.fleet_member import FleetMember
-from sbrl.generation_log import GenerationLog
 from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
 from sbrl.memory import memory_limit_bytes, resident_bytes
 from sbrl.metrics import LIMITER_STATES, ReplayMetrics, Totals, export_disk, make_registry

@@ -1,0 +1,83 @@
+"""The update-to-data ratio, held by the one who knows both sides of it: what has been received, and what was trained on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+from sbrl.config import Config
+
+
+class RatioSettings(NamedTuple):
+    """What holds from now on; a resumed run may have other numbers than before."""
+
+    min_size: int  # transitions received before the first update
+    samples_per_insert: float  # batch size x updates per step
+    batch_size: int
+    ahead: float  # transitions that may be received beyond those that training has earned
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        return cls(
+            min_size=config.min_replay_size,
+            samples_per_insert=config.samples_per_insert,
+            batch_size=config.learner.batch_size,
+            ahead=config.receive_ahead,
+        )
+
+
+class Ratio:
+    """Samples due and trained.
+
+        due     = sum over the transitions received after the first `min_size` of the samples per insert when each came
+        update    while trained + batch_size <= due
+        receive   while due - trained <= samples_per_insert * ahead, and always until `min_size`
+
+    So the learner is never more than one batch ahead of the ratio, and never further behind it than `ahead` transitions while it
+    works; a changed ratio holds for what is received from then on.
+    """
+
+    def __init__(self, settings: RatioSettings, received: int = 0, due: float = 0.0, trained: int = 0) -> None:
+        self._settings = settings
+        self.received, self.due, self.trained = received, due, trained
+
+    @classmethod
+    def restored(cls, settings: RatioSettings, state: Mapping[str, float]) -> Self:
+        """From the `state` of a checkpoint."""
+        return cls(settings, int(state["received"]), float(state["due"]), int(state["trained"]))
+
+    def state(self) -> dict[str, float]:
+        """What to save."""
+        return {"received": self.received, "due": self.due, "trained": self.trained}
+
+    def receive(self, transitions: int) -> None:
+        """Counts transitions that were never received before."""
+        after_warm_up = max(0, self.received + transitions - max(self.received, self._settings.min_size))
+        self.received += transitions
+        self.due += after_warm_up * self._settings.samples_per_insert
+
+    def train(self) -> None:
+        """Counts one update."""
+        self.trained += self._settings.batch_size
+
+    @property
+    def updates_due(self) -> int:
+        """Whole updates that may be made now."""
+        return max(0, int((self.due - self.trained) // self._settings.batch_size))
+
+    @property
+    def may_receive(self) -> bool:
+        """Whether more transitions are wanted."""
+        settings = self._settings
+        return self.received < settings.min_size or self.due - self.trained <= settings.samples_per_insert * settings.ahead
+
+    @property
+    def last_update_due(self) -> bool:
+        """When nothing more will come: whether one more update brings the ratio nearer to its target than it is."""
+        return self.due - self.trained >= self._settings.batch_size / 2
+
+    @property
+    def achieved(self) -> float:
+        """Samples trained per transition received after warm-up; 0 before."""
+        after_warm_up = self.received - self._settings.min_size
+        return self.trained / after_warm_up if after_warm_up > 0 else 0.0
