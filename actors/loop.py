@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
-from actors.stream import TransitionStream
+from actors.segment_stream import SegmentStream
 from actors.weights import WeightsFollower
 from sbrl.black_box import BlackBox
 from sbrl.config import Config
@@ -21,7 +21,6 @@ from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import START_AGAIN
 from sbrl.metrics import ActorMetrics, Totals
 from sbrl.policy import EpsilonGreedyPolicy
-from sbrl.ratio_books import INSERTED, by_shard
 from sbrl.summary import frames_per_step
 from sbrl.v1.fleet_pb2 import Episode
 
@@ -42,7 +41,7 @@ class ActorLoop:
         config: Config,
         envs: VectorEnv,
         policy: EpsilonGreedyPolicy,
-        streams: Sequence[TransitionStream],
+        streams: Sequence[SegmentStream],
         follower: WeightsFollower,
         sender: EpisodeSender,
         member: FleetMember,
@@ -91,11 +90,11 @@ class ActorLoop:
                 continue
             self._take_weights()
             epsilon = epsilons(self._config, self._global_steps(), self._actor)
-            # Exact at every step, for the coordinator's step allowance counts on it, and before it, lest a kill in its middle
-            # leave items whose step was not counted.
+            # Exact at every step, for the coordinator's step allowance counts on it, and before it: a kill in its middle must
+            # not leave transitions whose step was not counted.
             steps_after = self._collector.env_steps + self._config.actors.envs_per_actor
             self._totals.raise_to(self._metrics.env_steps, steps_after)
-            self._black_box.write(*self._member.of_this_lease({STEPS_COUNTER: steps_after, **self.reported()}))
+            self._black_box.write(*self._member.of_this_lease({STEPS_COUNTER: steps_after}))
             self._collector.step(epsilon, self._weights_version)
             steps += 1
             if steps % REPORT_STEPS == 0:
@@ -103,30 +102,19 @@ class ActorLoop:
                 self.report()
         return False
 
-    def reported(self) -> dict[str, float]:
-        """What beats report of the streams: at any moment what is collected is inserted, dropped or in flight."""
-        inserted = [sum(parts) for parts in zip(*(stream.inserted for stream in self._streams), strict=True)]
-        counters = {by_shard(INSERTED, shard): float(count) for shard, count in enumerate(inserted)}
-        counters[INSERTED] = float(sum(inserted))
-        counters["transitions_dropped"] = float(sum(stream.dropped for stream in self._streams))
-        counters["transitions_collected"] = float(sum(stream.created for stream in self._streams))
-        return counters
-
     def report(self) -> None:
         """Brings the metrics up to date with the streams."""
-        metrics, raise_to = self._metrics, self._totals.raise_to
-        inserted = sum(sum(stream.inserted) for stream in self._streams)
-        dropped = sum(stream.dropped for stream in self._streams)
-        dropped_at_close = sum(stream.dropped_at_close for stream in self._streams)
-        created = sum(stream.created for stream in self._streams)
+        metrics, raise_to, streams = self._metrics, self._totals.raise_to, self._streams
+        dropped, at_close = (sum(getattr(stream, name) for stream in streams) for name in ("dropped", "dropped_at_close"))
+        confirmed = sum(stream.confirmed for stream in streams)
         raise_to(metrics.frames, self._collector.env_steps * self._frames_per_step)
-        raise_to(metrics.transitions_collected, created)
-        raise_to(metrics.transitions_inserted, inserted)
-        raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped - dropped_at_close)
-        raise_to(metrics.transitions_dropped.labels("stopped"), dropped_at_close)
-        raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in self._streams))
+        raise_to(metrics.transitions_confirmed, confirmed)
+        raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped - at_close)
+        raise_to(metrics.transitions_dropped.labels("stopped"), at_close)
+        raise_to(metrics.streams_moved, sum(stream.moves for stream in streams))
+        raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in streams))
         raise_to(metrics.episodes_dropped, self._sender.dropped)
-        metrics.transitions_in_flight.set(created - inserted - dropped)
+        metrics.transitions_in_flight.set(sum(stream.steps for stream in streams) - confirmed - dropped)
         metrics.weights_age_seconds.set(self._follower.age_seconds)
         metrics.policy_lag_versions.set(self._follower.lag_versions)
 

@@ -24,16 +24,16 @@ __all__ = [
 ]
 
 RUN_STATES = ("running", "collected", "finished")
-LIMITER_STATES = ("filling", "open", "waiting_for_actors", "waiting_for_learner")
+LEARNER_STATES = ("filling", "warming", "waiting", "training")
 SCALE_REASONS = ("learner_starved", "actors_blocked", "bounds", "run_done")
-LEARNER_PHASES = ("wait", "copy", "update", "publish")
+LEARNER_PHASES = ("wait", "receive", "sample", "update", "publish")
 _PHASE_BUCKETS = (0.0001, 0.0003, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0)
 _LAG_BUCKETS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 _AGE_BUCKETS = (100, 300, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6)
 
 
 class ActorMetrics(RoleMetrics):
-    """collected = inserted + dropped + in flight."""
+    """What the actors of a run have collected is env_steps; what became of it, the learner counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("actor", registry)
@@ -41,16 +41,18 @@ class ActorMetrics(RoleMetrics):
         self.frames = self._counter("frames", "Emulator frames played: env.frame_skip a step on Atari, one elsewhere")
         self.episodes = self._counter("episodes", "Training episodes completed")
         self.episodes_dropped = self._counter("episodes_dropped", "Episodes that did not reach the coordinator's log")
-        self.transitions_collected = self._counter("transitions_collected", "Items made for replay")
-        self.transitions_inserted = self._counter("transitions_inserted", "Items that replay has confirmed")
+        self.transitions_confirmed = self._counter("transitions_confirmed", "Transitions that a shard has confirmed")
         self.transitions_dropped = self._counter(
             "transitions_dropped",
-            "Items given up, by reason: shard_lost, their shard was silent for too long; stopped, the actor ended before a "
-            "shard confirmed them",
+            "Transitions given up before a shard confirmed them, by reason: shard_lost, their shard was away and the stream went "
+            "on with another; stopped, the actor ended",
             ["reason"],
             ["shard_lost", "stopped"],
         )
-        self.transitions_in_flight = self._gauge("transitions_in_flight", "Items sent and not confirmed yet")
+        self.transitions_in_flight = self._gauge("transitions_in_flight", "Transitions collected and not confirmed yet")
+        self.streams_moved = self._counter(
+            "streams_moved", "Times that an environment's stream went on with another shard", unit="streams"
+        )
         self.blocked_seconds = self._counter(
             "blocked_seconds", "Time spent waiting, by what was waited for", ["waiting_for"], ["replay", "coordinator"]
         )
@@ -65,35 +67,49 @@ class ActorMetrics(RoleMetrics):
 
 
 class LearnerMetrics(RoleMetrics):
-    """served = trained + discarded + in flight."""
+    """received x samples per insert = trained + due, after warm-up; lost is what was collected and did not come."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("learner", registry)
         self.updates = self._counter("updates", "Gradient updates made by this process")
         self.network_updates = self._gauge("network_updates", "Gradient updates the network has had since the run began")
-        self.samples_served = self._counter("samples_served", "Transitions received from replay")
-        self.samples_trained = self._counter("samples_trained", "Transitions trained on")
-        self.samples_discarded = self._counter(
-            "samples_discarded",
-            "Transitions received and not trained on, by reason: shard_lost, their shard was gone; stopped, the learner ended",
-            ["reason"],
-            ["shard_lost", "stopped"],
+        self.samples_trained = self._counter("samples_trained", "Transitions trained on by this process")
+        self.samples_due = self._gauge("samples_due", "Samples that may be trained on now and are not yet")
+        self.state = self._gauge(
+            "state",
+            "1 for the state the learner is in: filling its memory from the shards' logs, warming up to replay.min_size, waiting "
+            "for transitions, or training",
+            ["state"],
+            LEARNER_STATES,
         )
-        self.samples_lost = self._counter(
-            "samples_lost", "Transitions trained on by a learner that was killed before it could save: trained again"
+        self.segments_received = self._counter("segments_received", "Segments received from the shards", unit="segments")
+        self.transitions_received = self._counter(
+            "transitions_received", "Transitions received for the first time, by shard", ["shard"]
         )
-        self.updates_lost = self._counter("updates_lost", "Updates made by a learner that was killed before it could save them")
-        self.settling = self._gauge(
-            "settling", "1 while the learner holds still for shards to set their limiters to what the books say is owed"
+        self.transitions_duplicate = self._counter(
+            "transitions_duplicate", "Transitions that came again and were left out, by shard", ["shard"]
+        )
+        self.transitions_lost = self._counter(
+            "transitions_lost",
+            "Transitions that were collected and are missing, by the shard that should have had them",
+            ["shard"],
+        )
+        self.transitions_recovered = self._counter(
+            "transitions_recovered", "Transitions counted as lost that arrived after all, by shard", ["shard"]
+        )
+        self.memory_transitions = self._gauge("memory_transitions", "Transitions in the replay memory")
+        self.memory_capacity = self._gauge("memory_capacity", "Transitions the replay memory may hold", unit="transitions")
+        self.memory_resident_bytes = self._gauge("memory_resident_bytes", "Bytes that the replay memory occupies now")
+        self.memory_filled = self._gauge(
+            "memory_filled", "Transitions that the memory was filled with from the shards' logs when the learner began"
         )
         self.epoch = self._gauge("epoch", "Epoch held: the newest one's holder is the learner")
-        self.samples_in_flight = self._gauge("samples_in_flight", "Transitions received and waiting for their update")
         self.samples_per_insert_target = self._gauge(
             "samples_per_insert_target", "Batch size x updates per step", unit="samples per transition"
         )
         self.samples_per_insert_achieved = self._gauge(
             "samples_per_insert_achieved",
-            "Samples trained per transition inserted after warm-up",
+            "Samples trained per transition received after warm-up",
             unit="samples per transition",
         )
         self.batch_size = self._gauge("batch_size", "Transitions per update", unit="transitions")
@@ -108,7 +124,8 @@ class LearnerMetrics(RoleMetrics):
         self.td_error = self._gauge("td_error", "Mean absolute temporal difference error of a recent batch", unit="reward")
         self.phase_seconds = self._histogram(
             "phase_seconds",
-            "Time of each phase: waiting for a batch, copying it into tensors, the update, handing weights over",
+            "Time of each phase: waiting for transitions, taking segments into the memory, drawing a batch, the update, handing "
+            "weights over",
             _PHASE_BUCKETS,
             ["phase"],
             LEARNER_PHASES,
@@ -117,16 +134,9 @@ class LearnerMetrics(RoleMetrics):
             "blocked_seconds", "Time spent waiting, by what was waited for", ["waiting_for"], ["replay"]
         )
         self.shards_ready = self._gauge("shards_ready", "Replay shards that answer")
-        self.priority_updates_dropped = self._counter(
-            "priority_updates_dropped",
-            "Priorities not sent back to their shard, by reason: shard_lost, it was gone",
-            ["reason"],
-            ["shard_lost"],
-            unit="transitions",
-        )
-        self.priority_updates_evicted = self._counter(
-            "priority_updates_evicted",
-            "Priorities sent for items that their shard had evicted meanwhile: reckoned from its insertions since then",
+        self.priority_updates_ignored = self._counter(
+            "priority_updates_ignored",
+            "Priorities that were not set: their transitions were gone from replay meanwhile, or they were not finite",
             unit="transitions",
         )
         self.max_priority = self._gauge("max_priority", "Highest priority computed, which new items are given")
@@ -190,49 +200,25 @@ class LearnerMetrics(RoleMetrics):
 
 
 class ReplayMetrics(RoleMetrics):
-    """One shard. Counters count this process's work; a restored shard's own counts are in the gauges."""
+    """One shard. Counters count this process's work."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("replay", registry)
-        self.transitions_inserted = self._counter("transitions_inserted", "Items inserted")
-        self.samples_served = self._counter("samples_served", "Items sampled")
-        self.transitions = self._gauge("transitions", "Items in the table")
-        self.capacity = self._gauge("capacity", "Items the table may hold", unit="transitions")
-        self.min_size = self._gauge("min_size", "Items the shard needs before it serves samples", unit="transitions")
-        self.limiter_inserts = self._gauge(
-            "limiter_inserts", "Insertions the rate limiter has admitted, over restores", unit="transitions"
+        self.segments_inserted = self._counter("segments_inserted", "Segments that actors have inserted", unit="segments")
+        self.segments_served = self._counter("segments_served", "Segments that the learner has taken", unit="segments")
+        self.log_segments = self._gauge("log_segments", "Segments in the log", unit="segments")
+        self.log_capacity = self._gauge("log_capacity", "Segments the log may hold", unit="segments")
+        self.transitions = self._gauge("transitions", "Transitions in the log, at most: segments hold fewer where streams end")
+        self.queue_segments = self._gauge("queue_segments", "Segments that wait for the learner", unit="segments")
+        self.queue_capacity = self._gauge(
+            "queue_capacity", "Segments that may wait for the learner before actors wait", unit="segments"
         )
-        self.limiter_samples = self._gauge(
-            "limiter_samples",
-            "Samples that the rate limiter counts as served for these insertions, at the present ratio and as corrected",
-        )
-        self.samples_owed = self._gauge(
-            "samples_owed", "Samples that the rate limiter counts as due and not served; negative while the shard fills"
-        )
-        self.limiter_state = self._gauge(
-            "limiter_state",
-            "1 for the state the rate limiter is in: filling up to min_size, open to both sides, or holding one side back "
-            "until the other goes on",
-            ["state"],
-            LIMITER_STATES,
-        )
-        self.limiter_room_samples = self._gauge(
-            "limiter_room_samples", "Samples that can be served before the limiter waits for actors"
-        )
-        self.limiter_room_transitions = self._gauge(
-            "limiter_room_transitions", "Items that can be inserted before the limiter waits for the learner"
-        )
-        self.samples_per_insert_target = self._gauge(
-            "samples_per_insert_target", "The rate limiter's ratio", unit="samples per transition"
-        )
-        self.samples_per_insert_achieved = self._gauge(
-            "samples_per_insert_achieved",
-            "Samples per insertion after the table's warm-up",
-            unit="samples per transition",
+        self.samples_served = self._counter(
+            "samples_served", "Transitions sampled; 0 unless replay is sampled from Reverb (replay.sampling=remote)"
         )
         self.blocked_seconds = self._counter(
             "blocked_seconds",
-            "Time the limiter held calls back, by who was waited for",
+            "Time that the queue held calls back, by who was waited for",
             ["waiting_for"],
             ["learner", "actors"],
         )
@@ -242,7 +228,7 @@ class ReplayMetrics(RoleMetrics):
         )
         self.bytes_per_transition = self._gauge(
             "bytes_per_transition",
-            "Memory the table occupies per item in it, the program's own left out; 0 while the table is almost empty",
+            "Memory the log occupies per transition in it, the program's own left out; 0 while the log is almost empty",
             unit="bytes per transition",
         )
         self.checkpoints = self._counter("checkpoints", "Checkpoints written")
@@ -286,39 +272,23 @@ class CoordinatorMetrics(RoleMetrics):
         )
         self.env_steps = self._gauge("env_steps", "Agent steps reported by all actors since the run began")
         self.target_env_steps = self._gauge("target_env_steps", "run.env_steps: agent steps to collect")
-        self.updates = self._gauge("updates", "Gradient updates reported by all learners since the run began")
-        self.samples_trained = self._gauge("samples_trained", "Samples trained on since the run began")
-        self.transitions_inserted = self._gauge("transitions_inserted", "Items all shards have inserted since the run began")
-        self.transitions_dropped = self._gauge(
-            "transitions_dropped",
-            "Items all actors have given up since the run began, and those that were under way in actors which were lost: of "
-            "these, no actor counts a reason, and the status has them once more as actor.transitions_dropped.member_lost",
-        )
+        self.updates = self._gauge("updates", "Gradient updates that the run's network has had; NaN before the first learner")
+        self.samples_trained = self._gauge("samples_trained", "Samples that the run's network was trained on")
         self.samples_due = self._gauge(
-            "samples_due", "Samples that all insertions after warm-up are worth, each at the ratio that held when it was made"
+            "samples_due",
+            "Samples that the transitions received after warm-up are worth, each at the ratio that held when it came",
         )
-        self.samples_owed = self._gauge(
-            "samples_owed",
-            "Samples due that the shards' limiters would not admit by their own counts, which a crash set back; corrected when "
-            "a shard starts, when the learner does, and at the end",
+        self.transitions_received = self._gauge("transitions_received", "Transitions that the learner has received")
+        self.transitions_lost = self._gauge(
+            "transitions_lost", "Transitions that were collected and are missing, those that came after all left out"
         )
-        self.generation = self._gauge("generation", "Newest complete generation of checkpoints; 0 before the first")
-        self.generation_time_seconds = self._gauge("generation_time_seconds", "Unix time when it was committed")
-        self.generations = self._counter("generations", "Generations committed")
-        self.generations_given_up = self._counter(
-            "generations_given_up", "Generations that were not complete when the next was ordered"
-        )
-        self.generations_refused = self._counter(
-            "generations_refused", "Generations gone back to of which a member could not read its part"
-        )
-        self.timeline = self._gauge("timeline", "Times that the run went back to a generation")
         self.learner_epoch = self._gauge("learner_epoch", "The newest epoch: its holder is the learner, others are refused")
         self.reports_fenced = self._counter("reports_fenced", "Reports refused because their learner had been replaced")
         self.losses_not_finite = self._gauge(
             "losses_not_finite", "Times since the run began that a learner ended because its loss was not finite"
         )
         self.min_replay_size = self._gauge(
-            "min_replay_size", "replay.min_size: items over all shards before the first update", unit="transitions"
+            "min_replay_size", "replay.min_size: transitions received before the first update", unit="transitions"
         )
         self.samples_per_insert_target = self._gauge(
             "samples_per_insert_target", "Batch size x updates per step", unit="samples per transition"
@@ -379,8 +349,8 @@ class ControllerMetrics(RoleMetrics):
         self.load_ratio = self._gauge("load_ratio", "What the learner demands, in parts of what the actors can collect")
         self.learner_waiting_ratio = self._gauge("learner_waiting_ratio", "Part of its time that the learner waits for batches")
         self.actors_blocked_ratio = self._gauge("actors_blocked_ratio", "Part of their time that actors are blocked on replay")
-        self.limiter_fill_ratio = self._gauge(
-            "limiter_fill_ratio", "0: the limiters hold samples back, for want of transitions; 1: they hold inserts back"
+        self.queue_fill_ratio = self._gauge(
+            "queue_fill_ratio", "0: the queues are empty, and the learner takes what comes; 1: they are full, and actors wait"
         )
         self.leader = self._gauge("leader", "1 while this process is the one that acts")
         self.held = self._gauge("held", "1 while the fleet cannot be judged, so that its size is left as it is")

@@ -107,11 +107,18 @@ class Leases:
             seen_time=now,
             step_limit=step_limit,
             ended=False,
+            origin=self._origin(request.earlier_incarnation),
         )
-        record = record._replace(incarnation=self._store.add_lease(record, earlier.record.incarnation if earlier else None))
+        incarnation = self._store.add_lease(record, earlier.record.incarnation if earlier else None)
+        record = record._replace(incarnation=incarnation, origin=record.origin or incarnation)
         lease = Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
         self._newest[record.role, record.name] = self._live[record.incarnation] = lease
         return lease
+
+    def _origin(self, earlier_incarnation: int) -> int:
+        """The first lease of the process that held a lease before; 0: it held none."""
+        record = self._store.lease(earlier_incarnation) if earlier_incarnation else None
+        return 0 if record is None else record.origin
 
     def free_index(self, request: fleet_pb2.JoinRequest, earlier: Lease | None) -> int:
         """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""

@@ -24,7 +24,8 @@ _SCHEMA = """
 CREATE TABLE leases (
   incarnation INTEGER PRIMARY KEY AUTOINCREMENT, role TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL,
   joined_time REAL NOT NULL, metrics_address TEXT NOT NULL, health_address TEXT NOT NULL, process_id INTEGER NOT NULL,
-  seen_time REAL NOT NULL, step_limit INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0);
+  seen_time REAL NOT NULL, step_limit INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0,
+  origin INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE counters (
   incarnation INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (incarnation, name)) WITHOUT ROWID;
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -62,6 +63,7 @@ class LeaseRecord(NamedTuple):
     seen_time: float  # Unix seconds of the last beat
     step_limit: int  # env_steps that the actor may reach
     ended: bool
+    origin: int  # the first lease of the same process: its own incarnation, unless that lost a lease before
 
 
 class WeightsRecord(NamedTuple):
@@ -111,9 +113,13 @@ class Store:
             if replaced is not None:
                 execute("UPDATE leases SET ended = 1 WHERE incarnation = ?", (replaced,))
             columns = (
-                "role, name, position, joined_time, metrics_address, health_address, process_id, seen_time, step_limit, ended"
+                "role, name, position, joined_time, metrics_address, health_address, process_id, seen_time, step_limit, ended, "
+                "origin"
             )
-            return int(execute(f"INSERT INTO leases ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", record[1:]).lastrowid or 0)
+            added = execute(f"INSERT INTO leases ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", record[1:]).lastrowid or 0
+            if record.origin == 0:
+                execute("UPDATE leases SET origin = incarnation WHERE incarnation = ?", (added,))
+            return int(added)
 
     def record(self, incarnation: int, counters: Mapping[str, float], step_limit: int, seen_time: float, ended: bool) -> None:
         """Writes what is known of a lease after a beat or its end."""
@@ -177,13 +183,17 @@ class Store:
             execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (progress.SerializeToString(),))
 
     def ended_actors(self, since: float) -> list[EndedActor]:
-        """The actors' leases that have ended and were seen after `since` (Unix seconds), with their steps."""
-        query = f"""SELECT incarnation, COALESCE((SELECT value FROM counters WHERE counters.incarnation = leases.incarnation
-                                                  AND counters.name = '{STEPS_COUNTER}'), 0)
-                    FROM leases WHERE role = 'actor' AND ended = 1 AND seen_time > ? ORDER BY incarnation"""
+        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with the steps of all their leases.
+
+        An actor is a process, named by its first incarnation, as in the streams that it writes.
+        """
+        query = f"""SELECT origin, COALESCE(SUM(value), 0) FROM leases
+                    LEFT JOIN counters ON counters.incarnation = leases.incarnation AND counters.name = '{STEPS_COUNTER}'
+                    WHERE role = 'actor' AND origin IN (SELECT origin FROM leases WHERE role = 'actor' AND seen_time > ?)
+                    GROUP BY origin HAVING MIN(ended) = 1 ORDER BY origin"""
         with self._lock:
             rows = self._connection.execute(query, (since,)).fetchall()
-        return [EndedActor(incarnation=incarnation, env_steps=int(steps)) for incarnation, steps in rows]
+        return [EndedActor(incarnation=origin, env_steps=int(steps)) for origin, steps in rows]
 
     # Weights
 
