@@ -1,0 +1,39 @@
+"""Fills the replay memory from the shards' logs when a learner begins, while it trains on what is there already."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from learner.intake import Intake
+from sbrl.replay.segment_reader import SegmentReader
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 0.1  # of each log: training goes on with it
+ABSENT_SECONDS = 5.0  # a shard that has not answered for so long is not waited for
+
+
+class Filling:
+    """How far the logs are read."""
+
+    def __init__(self, readers: Sequence[SegmentReader], intake: Intake) -> None:
+        self._readers, self._intake = readers, intake
+        self._start = time.monotonic()
+        self.is_enough = False  # a tenth of every log that could be read is in the memory
+        self.is_over = False
+
+    def look(self, now: float) -> None:
+        """Args: now: of the monotonic clock, seconds."""
+        if self.is_over:
+            return
+        waited = now - self._start > ABSENT_SECONDS
+        counted = [reader for reader in self._readers if reader.is_up or not waited]
+        self.is_enough = self.is_enough or all(reader.log_share_read >= ENOUGH for reader in counted)
+        if all(reader.log_share_read >= 1.0 for reader in self._readers) and self._intake.is_empty:
+            self.is_over = True
+            self._intake.logs_are_read()
+            if self._intake.filled:
+                seconds = now - self._start
+                logger.info("memory filled from the shards' logs: %d transitions in %.1f s", self._intake.filled, seconds)

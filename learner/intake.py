@@ -1,0 +1,133 @@
+"""Transitions on their way from the shards into replay: taken as the ratio wants them, each counted once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from learner.ratio import Ratio
+from sbrl.replay.receipts import Receipts
+from sbrl.replay.segments import Segment, SegmentShape
+
+WAITING_SEGMENTS = 2  # of each shard and kind: more would only be staler
+PUT_SECONDS = 0.5  # how often a reader that waits looks whether it was cancelled
+
+
+class Store(Protocol):
+    """Where segments go: the replay memory, or nowhere where replay is sampled from Reverb."""
+
+    def append(self, segment: Segment) -> object:
+        """Takes a segment as the newest one."""
+        ...
+
+    def prepend(self, segment: Segment) -> bool:
+        """Takes a segment as the oldest one; False: there is no room."""
+        ...
+
+
+class _Arrival(NamedTuple):
+    shard: int
+    segment: Segment
+
+
+class Intake:
+    """Takes what readers bring.
+
+    From a shard's queue only as long as the ratio wants more: then readers wait, the queues fill, and actors wait. From a shard's
+    log, after a restart, whatever comes: it was wanted before. A log is read newest first beside the queue, so of a segment that
+    comes twice the second one is left out, and a log's are older than all that was taken before.
+    """
+
+    def __init__(self, shape: SegmentShape, receipts: Receipts, ratio: Ratio, store: Store, num_shards: int) -> None:
+        self._shape, self._receipts, self._ratio, self._store = shape, receipts, ratio, store
+        self._fresh: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
+        self._logged: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
+        self._arrived = threading.Event()
+        self._held: set[tuple[int, ...]] | None = set()  # stream and first step of what is stored; None once no log is read any more
+        self._is_full = threading.Event()
+        self.segments = 0
+        self.filled = 0  # transitions taken from logs
+
+    def put_fresh(self, shard: int, segment: Segment, cancelled: threading.Event) -> bool:
+        """For readers of queues; waits until there is room, and returns whether the segment was taken."""
+        return self._put(self._fresh, _Arrival(shard, segment), cancelled)
+
+    def put_logged(self, shard: int, segment: Segment, cancelled: threading.Event) -> bool:
+        """For readers of logs; False: the memory is full, or the reader was cancelled."""
+        return not self._is_full.is_set() and self._put(self._logged, _Arrival(shard, segment), cancelled)
+
+    def take(self) -> int:
+        """Stores what has arrived and is wanted, without waiting; returns how many transitions were received by it."""
+        before = self._ratio.received
+        for _ in range(self._logged.maxsize):  # no more, so that training goes on while logs are read
+            arrival = _next_of(self._logged)
+            if arrival is None:
+                break
+            self._take_logged(arrival)
+        while self._ratio.may_receive and (arrival := _next_of(self._fresh)) is not None:
+            self._take_fresh(arrival)
+        return self._ratio.received - before
+
+    def wait(self, timeout: float) -> None:
+        """Waits until something arrives, for up to `timeout` seconds."""
+        self._arrived.clear()
+        if self._fresh.empty() and self._logged.empty():
+            self._arrived.wait(timeout)
+
+    def settle(self, ended_actors: Iterable[tuple[int, int]]) -> None:
+        """Counts as lost what actors that are gone had collected and what did not come."""
+        for incarnation, env_steps in ended_actors:
+            self._receipts.settle(incarnation, env_steps)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._fresh.empty() and self._logged.empty()
+
+    def logs_are_read(self) -> None:
+        """No log will bring anything more: what is stored needs not be remembered any longer."""
+        self._held = None
+
+    def _take_fresh(self, arrival: _Arrival) -> None:
+        steps = int(arrival.segment.valid(self._shape).sum())
+        new = self._receipts.take(arrival.shard, arrival.segment.stream[0], steps)
+        self.segments += 1
+        if new:
+            self._ratio.receive(new)
+            self._store.append(arrival.segment)
+            if self._held is not None:
+                self._held.add(_name(arrival.segment))
+
+    def _take_logged(self, arrival: _Arrival) -> None:
+        name = _name(arrival.segment)
+        if self._held is None or name in self._held:
+            return
+        steps = int(arrival.segment.valid(self._shape).sum())
+        if not self._store.prepend(arrival.segment):
+            self._is_full.set()
+            return
+        self._held.add(name)
+        self.filled += steps
+        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.stream[0], steps))
+
+    def _put(self, into: queue.Queue[_Arrival], arrival: _Arrival, cancelled: threading.Event) -> bool:
+        while not cancelled.is_set():
+            try:
+                into.put(arrival, timeout=PUT_SECONDS)
+            except queue.Full:
+                continue
+            self._arrived.set()
+            return True
+        return False
+
+
+def _name(segment: Segment) -> tuple[int, ...]:
+    return (*segment.of, segment.first)
+
+
+def _next_of(source: queue.Queue[_Arrival]) -> _Arrival | None:
+    try:
+        return source.get_nowait()
+    except queue.Empty:
+        return None

@@ -1,0 +1,211 @@
+"""What the learner says of itself: its metrics, its log for people, and its progress for the coordinator."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from learner.batches import Drawn
+from learner.boards import Board
+from learner.diagnostics import Readings
+from learner.intake import Intake
+from learner.publisher import Publisher
+from learner.ratio import Ratio
+from learner.records import UpdateResult
+from learner.sample_age import SampleAges
+from learner.schedules import HorizonSchedule, ResetSchedule
+from learner.update import UpdateStep, gpu_memory_bytes
+from sbrl.config import Config
+from sbrl.errors import RunError
+from sbrl.fleet_member import FleetMember
+from sbrl.fleet_watch import FleetWatch
+from sbrl.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
+from sbrl.replay.receipts import Receipts
+from sbrl.replay.segment_reader import SegmentReader
+from sbrl.v1.fleet_pb2 import LearnerProgress, LearnerState, ShardProgress
+
+REPORT_SECONDS = 1.0
+
+
+class MemoryUse(Protocol):
+    """How full replay is, where the learner holds it."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def resident_bytes(self) -> int: ...
+
+
+class Reporter:
+    """Reads numbers off the device once a second, so not in every update."""
+
+    def __init__(
+        self,
+        config: Config,
+        step: UpdateStep,
+        ratio: Ratio,
+        receipts: Receipts,
+        intake: Intake,
+        memory: MemoryUse,
+        readers: Sequence[SegmentReader],
+        publisher: Publisher,
+        member: FleetMember,
+        watch: FleetWatch,
+        board: Board,
+        metrics: LearnerMetrics,
+    ) -> None:
+        self._step, self._ratio, self._receipts, self._intake, self._memory = step, ratio, receipts, intake, memory
+        self._readers, self._publisher, self._member, self._watch = readers, publisher, member, watch
+        self._board, self._metrics, self._totals = board, metrics, Totals()
+        self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
+        self._phases = {phase: metrics.phase_seconds.labels(phase) for phase in LEARNER_PHASES}
+        self._waited = metrics.blocked_seconds.labels("replay")
+        self._ages = SampleAges()
+        self._drawn: Drawn | None = None
+        self._last: UpdateResult | None = None
+        self._max_priority = 1.0
+        self._state = LearnerState.LEARNER_STATE_UNSPECIFIED
+        self._reported_readings: Readings | None = None
+        self._reported_time, self._reported_updates = time.monotonic(), step.updates
+        self._updates_before = step.updates
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Takes the time of a phase of the loop."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self._phases[name].observe(seconds)
+            if name == "wait":
+                self._waited.inc(seconds)
+
+    def trained(self, drawn: Drawn, result: UpdateResult) -> None:
+        """Notes the newest update."""
+        self._drawn, self._last = drawn, result
+
+    def progress(self) -> LearnerProgress:
+        """For the coordinator, with each beat; called from another thread than the loop's."""
+        return LearnerProgress(
+            updates=self._step.updates,
+            samples_trained=self._ratio.trained,
+            samples_due=self._ratio.due,
+            max_priority=self._max_priority,
+            shards=[
+                ShardProgress(
+                    received=counts.received,
+                    duplicates=counts.duplicates,
+                    lost=counts.lost,
+                    recovered=counts.recovered,
+                    answers=reader.is_up,
+                )
+                for counts, reader in zip(self._receipts.shards, self._readers, strict=True)
+            ],
+            state=self._state,
+            memory_transitions=self._memory.size,
+            memory_capacity=self._memory.capacity,
+        )
+
+    def report_if_due(self, now: float, state: LearnerState) -> None:
+        """As `report`, once a second. Args: now: of the monotonic clock, seconds."""
+        if now - self._reported_time >= REPORT_SECONDS:
+            self.report(state)
+
+    def report(self, state: LearnerState) -> None:
+        """Brings metrics and board up to date.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        self._state = state
+        now, metrics, raise_to = time.monotonic(), self._metrics, self._totals.raise_to
+        updates_per_second = (self._step.updates - self._reported_updates) / max(now - self._reported_time, 1e-9)
+        self._reported_time, self._reported_updates = now, self._step.updates
+        own_updates = self._step.updates - self._updates_before
+        raise_to(metrics.updates, own_updates)
+        raise_to(metrics.samples_trained, own_updates * self._ratio.batch_size)
+        raise_to(metrics.segments_received, self._intake.segments)
+        raise_to(metrics.weights_published, self._publisher.published)
+        for shard, counts in enumerate(self._receipts.shards):
+            raise_to(metrics.transitions_received.labels(str(shard)), counts.received)
+            raise_to(metrics.transitions_duplicate.labels(str(shard)), counts.duplicates)
+            raise_to(metrics.transitions_lost.labels(str(shard)), counts.lost)
+            raise_to(metrics.transitions_recovered.labels(str(shard)), counts.recovered)
+        for name in LEARNER_STATES:
+            metrics.state.labels(name).set(LearnerState.Name(state) == f"LEARNER_STATE_{name.upper()}")
+        metrics.samples_due.set(self._ratio.due - self._ratio.trained)
+        metrics.samples_per_insert_achieved.set(self._ratio.achieved)
+        metrics.network_updates.set(self._step.updates)
+        metrics.memory_transitions.set(self._memory.size)
+        metrics.memory_resident_bytes.set(self._memory.resident_bytes)
+        metrics.memory_filled.set(self._intake.filled)
+        metrics.shards_ready.set(sum(reader.is_up for reader in self._readers))
+        metrics.weights_version.set(self._publisher.version)
+        metrics.weights_age_seconds.set(now - self._publisher.published_time)
+        metrics.gpu_memory_bytes.set(gpu_memory_bytes(self._step.device))
+        self._report_sample_ages()
+        self._report_diagnostics()
+        if self._last is not None and updates_per_second > 0.0:
+            self._report_update(self._last, updates_per_second)
+
+    def _report_update(self, last: UpdateResult, updates_per_second: float) -> None:
+        metrics = self._metrics
+        loss, spr_loss = float(last.loss.item()), float(last.spr_loss.item())
+        if not math.isfinite(loss + spr_loss):
+            metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
+            metrics.loss.set(loss + spr_loss)
+            raise RunError(
+                f"the loss is {loss + spr_loss} after {self._step.updates} updates: lower learner.learning_rate and resume"
+            )
+        metrics.loss.set(loss)
+        gradient_norm = float(self._step.gradient_norm().item())
+        metrics.gradient_norm.set(gradient_norm)
+        td_error = float(last.td_error().item())
+        metrics.td_error.set(td_error)
+        self._board.learner(
+            env_steps=self._member.instructions.env_steps,
+            loss=loss,
+            spr_loss=spr_loss,
+            mean_q=float(last.mean_q().item()),
+            td_error=td_error,
+            gradient_norm=gradient_norm,
+            updates_per_second=updates_per_second,
+            samples_per_insert=self._ratio.achieved,
+            updates=self._step.updates,
+            resets=self._resets.resets(self._step.updates),
+            horizon=self._horizons.at(self._step.updates),
+        )
+        self._board.returns(self._watch.status)
+
+    def _report_sample_ages(self) -> None:
+        """Of the batch trained on last: one a second is enough."""
+        env_steps = self._member.instructions.env_steps
+        self._ages.published(self._publisher.version, env_steps)
+        if self._drawn is None:
+            return
+        lags, ages = self._ages.of(self._drawn.weights_versions(), env_steps)
+        for lag, age in zip(lags, ages, strict=True):
+            self._metrics.policy_lag_versions.observe(lag)
+            self._metrics.sample_age_env_steps.observe(age)
+
+    def _report_diagnostics(self) -> None:
+        metrics, diagnostics = self._metrics, self._step.diagnostics
+        self._totals.raise_to(metrics.diagnostics, diagnostics.measurements)
+        self._totals.raise_to(metrics.diagnostics_seconds, diagnostics.seconds)
+        readings = diagnostics.readings
+        if readings is None or readings is self._reported_readings:
+            return
+        self._reported_readings = readings
+        metrics.gradient_noise_scale.set(readings.gradient.noise_scale)
+        metrics.gradient_signal.set(readings.gradient.signal)
+        metrics.gradient_variance.set(readings.gradient.noise)
+        metrics.policy_churn_ratio.set(readings.policy_churn_ratio)
+        metrics.dormant_units_ratio.set(readings.dormant_units_ratio)
+        metrics.feature_rank.set(readings.feature_rank)
+        self._board.diagnostics(readings, self._member.instructions.env_steps)

@@ -1,0 +1,88 @@
+"""When the learner saves, and what: the network, what it was made of, and what has been received, in one checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from learner.checkpoint import CheckpointStore
+from learner.ratio import Ratio
+from learner.records import LearnerState, capture_random
+from learner.update import UpdateStep
+from sbrl.errors import RunError
+from sbrl.metrics import LearnerMetrics
+from sbrl.replay.receipts import Receipts
+from sbrl.weights import StaleEpochError
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 10.0  # after a checkpoint that could not be written
+
+
+class Saver:
+    """Writes a checkpoint every `interval_seconds`, and when asked to."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        interval_seconds: float,
+        step: UpdateStep,
+        ratio: Ratio,
+        receipts: Receipts,
+        metrics: LearnerMetrics,
+        max_priority: Callable[[], float],
+        check: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            max_priority: the highest priority computed.
+            check: called before anything is written; raises where it must not be: StaleEpochError, RunError.
+        """
+        self._store, self._interval, self._step, self._ratio, self._receipts = store, interval_seconds, step, ratio, receipts
+        self._metrics, self._max_priority, self._check = metrics, max_priority, check
+        self._saved_time, self._failed_time = time.monotonic(), -math.inf
+        metrics.checkpoint_age_seconds.set_function(lambda: time.monotonic() - self._saved_time)
+
+    def save_if_due(self, now: float) -> None:
+        """Saves where it is time to. What the disk refuses is logged and tried again: to stop would lose what is not saved.
+
+        Args:
+            now: of the monotonic clock, seconds.
+
+        Raises:
+            StaleEpochError: another learner has taken over.
+        """
+        if now - self._saved_time < self._interval or now - self._failed_time < RETRY_SECONDS:
+            return
+        try:
+            self.save()
+        except StaleEpochError:
+            raise
+        except RunError as error:
+            self._failed_time = now
+            self._metrics.checkpoint_failures.inc()
+            logger.error("checkpoint failed: %s; trying again in %.0f s", error, RETRY_SECONDS)
+
+    def save(self) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
+            RunError: it cannot be written.
+        """
+        self._check()
+        start = time.monotonic()
+        counters: dict[str, int | float] = {
+            "samples_trained": self._ratio.trained,
+            "max_priority": self._max_priority(),
+            **self._step.diagnostics.counters(),
+        }
+        received: dict[str, Any] = {"ratio": self._ratio.state(), "receipts": self._receipts.state()}
+        path = self._store.save(LearnerState(self._step.state(), counters, capture_random(), received))
+        self._saved_time = time.monotonic()
+        self._metrics.checkpoints.inc()
+        self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)
+        logger.info("checkpoint %s", path.name)
