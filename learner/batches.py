@@ -1,53 +1,106 @@
-"""Batches for the learner, from whichever shard is ready."""
+"""Where the learner's batches come from: its own replay memory, or, where that cannot hold the replay, Reverb."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections import abc
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from learner.records import Batch, Sequence
+from learner.memory.memory import ReplayMemory, Sample
+from learner.records import Batch, HostCopy, Sequence
 from learner.schedules import Horizon
 from sbrl.config import Agent
-from sbrl.replay.items import Items, ItemShape, future_sequence, n_step_transitions
+from sbrl.replay.items import Items, ItemShape, future_sequence, n_step_transitions, weights_versions
 from sbrl.replay.sampler import ShardSampler
 
 SHARE_BATCHES = 1000  # over about so many batches the shards' shares are measured
 PUT_SECONDS = 0.5  # how often a waiting stream looks whether it was cancelled
 
 
-class SampledBatch:
-    """A batch with what is needed to send its priorities home."""
+class Drawn(NamedTuple):
+    """A batch with what is needed to set its priorities."""
 
-    __slots__ = ("batch", "items")
+    batch: Batch
+    source: Any  # the source's own name for what it has drawn
+    weights_versions: abc.Callable[[], NDArray[np.int64]]  # [B], the versions that its transitions were collected with
 
-    def __init__(self, batch: Batch, items: Items) -> None:
-        self.batch, self.items = batch, items
+
+class Batches(Protocol):
+    """A source of batches."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is anything to draw from."""
+        ...
+
+    @property
+    def priorities_ignored(self) -> int:
+        """Priorities that were not set, for their transitions were gone or they were not finite."""
+        ...
+
+    def next(self, horizon: Horizon, timeout: float) -> Drawn | None:
+        """The next batch, with targets that look as far ahead as `horizon`; None if there was none within `timeout` seconds."""
+        ...
+
+    def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
+        """Sets the priorities, float64[B], of a batch's transitions."""
+        ...
+
+    def max_priority(self) -> float:
+        """The highest priority so far, at least 1: new transitions get it. Waits for the device."""
+        ...
 
 
-class BatchSource:
-    """Mixes the shards: each streams on a thread of its own into one short queue, so that none waits for another.
+class MemoryBatches:
+    """Batches from a memory on the learner's device: drawing one waits for nothing."""
 
-    Each shard's limiter serves it in proportion to what was inserted there, so the mix is right without any weighting here,
-    whatever the spread of actors, and with a shard gone.
-    """
+    def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int, prioritized: bool) -> None:
+        self._memory, self._agent, self._batch_size, self._prioritized = memory, agent, batch_size, prioritized
 
-    def __init__(self, addresses: abc.Sequence[str], shape: ItemShape, agent: Agent, batch_size: int) -> None:
-        self._shape, self._agent = shape, agent
+    @property
+    def is_ready(self) -> bool:
+        return self._memory.size > 0
+
+    @property
+    def priorities_ignored(self) -> int:
+        return int(self._memory.priorities_ignored.item())
+
+    def next(self, horizon: Horizon, timeout: float) -> Drawn:
+        sample: Sample = self._memory.sample(self._batch_size)
+        jumps = self._agent.spr_jumps if self._agent.predicts_itself else 0
+        batch = self._memory.gather(sample, horizon.n_step, horizon.discount, jumps)
+        return Drawn(batch, sample, lambda: self._memory.weights_versions(sample).cpu().numpy())
+
+    def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
+        if self._prioritized:
+            self._memory.set_priorities(drawn.source, priorities)
+
+    def max_priority(self) -> float:
+        return float(self._memory.max_priority.item())
+
+
+class ReverbBatches:
+    """Mixes the shards' own samples: each streams on a thread of its own into one short queue, so that none waits for another."""
+
+    def __init__(
+        self, addresses: abc.Sequence[str], shape: ItemShape, agent: Agent, batch_size: int, prioritized: bool, max_priority: float
+    ) -> None:
+        """Args: max_priority: the highest so far, of an earlier process."""
+        self._shape, self._agent, self._batch_size, self._prioritized = shape, agent, batch_size, prioritized
         # One batch waits while one is trained on: more would only be staler.
         self._queue: queue.Queue[Items] = queue.Queue(maxsize=1)
         self._stopped = threading.Event()
         self._samplers = [ShardSampler(address, k, shape, batch_size, self._put) for k, address in enumerate(addresses)]
         self._served = np.zeros(len(addresses))  # batches of each shard, older ones counting less
         self._least = np.full(len(addresses), np.inf)  # probability in each shard's latest batch; counts while it is up
-        self._batch_size = batch_size
-        self.wait_seconds = 0.0
-        self.samples_taken = 0
+        self._max_priority = max_priority
+        self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
 
     def start(self) -> None:
         for sampler in self._samplers:
@@ -58,47 +111,41 @@ class BatchSource:
         for sampler in self._samplers:
             sampler.stop()
 
-    def get(self, timeout_seconds: float, horizon: Horizon) -> SampledBatch | None:
-        """The next batch, with targets that look as far ahead as `horizon`; None if no shard had one in time."""
-        start = time.monotonic()
+    @property
+    def is_ready(self) -> bool:
+        return True  # `next` waits
+
+    @property
+    def priorities_ignored(self) -> int:
+        return sum(sampler.priorities_dropped for sampler in self._samplers)
+
+    def next(self, horizon: Horizon, timeout: float) -> Drawn | None:
         try:
-            items = self._queue.get(timeout=timeout_seconds)
+            items = self._queue.get(timeout=timeout)
         except queue.Empty:
             return None
-        finally:
-            self.wait_seconds += time.monotonic() - start
-        self.samples_taken += self._batch_size
         self._served *= 1 - 1 / SHARE_BATCHES
         self._served[items.shard] += 1
         share = self._served[items.shard] / self._served.sum()
         batch = to_batch(items, self._shape.stack, self._agent, horizon, share)
         self._least[items.shard] = float(batch.probability.min())
         up = [k for k, sampler in enumerate(self._samplers) if k == items.shard or sampler.probe.is_up]
-        return SampledBatch(batch._replace(least_probability=float(self._least[up].min())), items)
+        batch = batch._replace(least_probability=float(self._least[up].min()))
+        return Drawn(batch, items, lambda: weights_versions(items))
 
-    def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
-        """Sends new priorities to the shard that served `items`."""
-        self._samplers[items.shard].update_priorities(items, priorities)
+    def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
+        """Sends the priorities of the batch before, which have left the device by now without anyone having waited for them."""
+        if not self._prioritized:
+            return
+        if self._returning is not None:
+            items, copy = self._returning
+            values = copy.numpy()
+            self._max_priority = max(self._max_priority, float(values.max()))
+            self._samplers[items.shard].update_priorities(items, values)
+        self._returning = (drawn.source, HostCopy(priorities))
 
-    @property
-    def shards_up(self) -> int:
-        return sum(sampler.probe.is_up for sampler in self._samplers)
-
-    @property
-    def samples_served(self) -> int:
-        return sum(sampler.items_served for sampler in self._samplers)
-
-    @property
-    def samples_discarded(self) -> int:
-        return sum(sampler.items_discarded for sampler in self._samplers)
-
-    @property
-    def priorities_evicted(self) -> float:
-        return sum(sampler.priorities_evicted for sampler in self._samplers)
-
-    @property
-    def priorities_dropped(self) -> int:
-        return sum(sampler.priorities_dropped for sampler in self._samplers)
+    def max_priority(self) -> float:
+        return self._max_priority
 
     def _put(self, items: Items, cancelled: threading.Event) -> bool:
         while not (cancelled.is_set() or self._stopped.is_set()):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Collection
 from pathlib import Path
 
 from learner.records import LearnerState, UpdateState
 from sbrl.checkpoints import (
     CorruptCheckpointError,
-    delete,
     list_checkpoints,
     prune_checkpoints,
     read_checkpoint_file,
     read_checkpoint_json,
-    size_and_digest,
     updates_of,
     write_checkpoint,
 )
@@ -39,11 +36,8 @@ class CheckpointStore:
         """Finished checkpoints, oldest first."""
         return list_checkpoints(self._directory)
 
-    def save(self, state: LearnerState, needed: Collection[str] = ()) -> Path:
+    def save(self, state: LearnerState) -> Path:
         """Writes `state`, all or nothing, then deletes what is older than the newest `keep`.
-
-        Args:
-            needed: names of older ones that are not to be deleted.
 
         Raises:
             RunError: the file system refuses (no permission, no space).
@@ -51,29 +45,11 @@ class CheckpointStore:
         update = state.update
         tensors = {name: getattr(update, name) for name in _TENSORS}
         files = {f"{name}.safetensors": encode(values) for name, values in tensors.items()}
-        files[_STATE] = json.dumps({"counters": state.counters, "random": state.random}).encode()
+        content = {"counters": state.counters, "random": state.random, "received": state.received}
+        files[_STATE] = json.dumps(content).encode()
         checkpoint = write_checkpoint(self._directory, update.updates, files)
-        prune_checkpoints(self._directory, checkpoint, self._keep, needed)
+        prune_checkpoints(self._directory, checkpoint, self._keep)
         return checkpoint
-
-    def go_back_to(self, name: str, sha256: str) -> None:
-        """Deletes all that are later than a checkpoint.
-
-        Args:
-            sha256: of its manifest: one of the same name may be of another course of events.
-
-        Raises:
-            CorruptCheckpointError: it is missing, or cannot be read; nothing is deleted.
-            RunError: the file system refuses.
-        """
-        if self._directory / name not in self.checkpoints():
-            raise CorruptCheckpointError(f"{self._directory / name} is missing")
-        load(self._directory / name)
-        if size_and_digest(self._directory / name)[1] != sha256:
-            raise CorruptCheckpointError(f"{self._directory / name} is not the one that was reported")
-        for checkpoint in self.checkpoints():
-            if checkpoint.name > name:
-                delete(checkpoint)
 
     def load_newest(self) -> LearnerState | None:
         """The newest checkpoint that can be read, with a warning for each that cannot; None when there is none at all.
@@ -99,8 +75,13 @@ def load(checkpoint: Path) -> LearnerState:
         CorruptCheckpointError: a file is missing, truncated or changed, or holds something else.
     """
     state = read_checkpoint_json(checkpoint, _STATE)
-    counters, random = state.get("counters"), state.get("random")
-    if not isinstance(counters, dict) or not isinstance(random, dict) or not all(map(_is_number, counters.values())):
+    counters, random, received = (state.get(name) for name in ("counters", "random", "received"))
+    if received is None:
+        raise RunError(
+            f"checkpoint {checkpoint} is of an earlier version of SBRL, whose replay kept the ratio: start a new run directory, "
+            f"or go on with the version that wrote it"
+        )
+    if not all(isinstance(part, dict) for part in (counters, random, received)) or not all(map(_is_number, counters.values())):
         raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_STATE} holds no counters and random states of a learner")
     tensors = {}
     for name in _TENSORS:
@@ -109,7 +90,7 @@ def load(checkpoint: Path) -> LearnerState:
             tensors[name] = decode(data)
         except RunError as error:
             raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name}.safetensors: {error}") from None
-    return LearnerState(UpdateState(**tensors, updates=updates_of(checkpoint)), counters=counters, random=random)
+    return LearnerState(UpdateState(**tensors, updates=updates_of(checkpoint)), counters=counters, random=random, received=received)
 
 
 def _is_number(value: object) -> bool:

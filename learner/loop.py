@@ -99,7 +99,7 @@ class LearnerLoop:
 
     def _may_train(self) -> bool:
         ratio = self._parts.ratio
-        if not self._parts.filling.is_enough:
+        if not (self._parts.filling.is_enough and self._parts.batches.is_ready):
             return False
         return ratio.updates_due > 0 or (self._is_ending and ratio.last_update_due)
 

@@ -1,4 +1,4 @@
-"""The update-to-data ratio, held by the one who knows both sides of it: what has been received, and what was trained on. Pure."""
+"""The update-to-data ratio, held by the one who knows both sides: what has been received and what was trained on. Pure."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Ratio:
         update    while trained + batch_size <= due
         receive   while due - trained <= samples_per_insert * ahead, and always until `min_size`
 
-    So the learner is never more than one batch ahead of the ratio, and never further behind it than `ahead` transitions while it
-    works; a changed ratio holds for what is received from then on.
+    So the learner is never ahead of the ratio, and never further behind it than `ahead` transitions while it works. A changed
+    ratio holds for what is received from then on.
     """
 
     def __init__(self, settings: RatioSettings, received: int = 0, due: float = 0.0, trained: int = 0) -> None:
@@ -49,6 +49,11 @@ class Ratio:
     def state(self) -> dict[str, float]:
         """What to save."""
         return {"received": self.received, "due": self.due, "trained": self.trained}
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one update."""
+        return self._settings.batch_size
 
     def receive(self, transitions: int) -> None:
         """Counts transitions that were never received before."""

@@ -87,7 +87,7 @@ class UpdateResult(NamedTuple):
     spr_loss: Tensor  # float32[]: of self-prediction, between 0 and 4, in the same way but without its weight; 0 without it
     q_tm1: Tensor  # float32[B]: the online network's value of the action taken
     target: Tensor  # float32[B, M]: what it is trained towards: samples whose mean is the target, or it alone (M = 1)
-    priorities: HostCopy  # float64[B]: new priority of each transition
+    priorities: Tensor  # float64[B]: new priority of each transition
 
     # Computed when asked for: a few passes over small tensors more would be felt in each update on a GPU.
 
@@ -114,8 +114,9 @@ class LearnerState(NamedTuple):
     """What a learner checkpoint holds."""
 
     update: UpdateState
-    counters: dict[str, int | float]  # samples_trained, epoch, env_steps, ...
+    counters: dict[str, int | float]  # samples_trained, max_priority, ...
     random: dict[str, Any]  # see capture_random
+    received: dict[str, Any]  # the states of Ratio and Receipts: what the network was made of, and what came for it
 
 
 def capture_random(**generators: np.random.Generator) -> dict[str, Any]:

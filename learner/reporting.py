@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from learner.batches import Drawn
+from learner.batches import Batches, Drawn
 from learner.boards import Board
 from learner.diagnostics import Readings
 from learner.intake import Intake
@@ -58,7 +58,9 @@ class Reporter:
         watch: FleetWatch,
         board: Board,
         metrics: LearnerMetrics,
+        batches: Batches,
     ) -> None:
+        self._batches, self._max_priority = batches, batches.max_priority()
         self._step, self._ratio, self._receipts, self._intake, self._memory = step, ratio, receipts, intake, memory
         self._readers, self._publisher, self._member, self._watch = readers, publisher, member, watch
         self._board, self._metrics, self._totals = board, metrics, Totals()
@@ -68,11 +70,10 @@ class Reporter:
         self._ages = SampleAges()
         self._drawn: Drawn | None = None
         self._last: UpdateResult | None = None
-        self._max_priority = 1.0
         self._state = LearnerState.LEARNER_STATE_UNSPECIFIED
         self._reported_readings: Readings | None = None
         self._reported_time, self._reported_updates = time.monotonic(), step.updates
-        self._updates_before = step.updates
+        self._updates_before, self._received_before = step.updates, list(receipts.shards)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -131,14 +132,17 @@ class Reporter:
         raise_to(metrics.updates, own_updates)
         raise_to(metrics.samples_trained, own_updates * self._ratio.batch_size)
         raise_to(metrics.segments_received, self._intake.segments)
+        raise_to(metrics.priority_updates_ignored, self._batches.priorities_ignored)
         raise_to(metrics.weights_published, self._publisher.published)
-        for shard, counts in enumerate(self._receipts.shards):
-            raise_to(metrics.transitions_received.labels(str(shard)), counts.received)
-            raise_to(metrics.transitions_duplicate.labels(str(shard)), counts.duplicates)
-            raise_to(metrics.transitions_lost.labels(str(shard)), counts.lost)
-            raise_to(metrics.transitions_recovered.labels(str(shard)), counts.recovered)
+        for shard, (before, counts) in enumerate(zip(self._received_before, self._receipts.shards, strict=True)):
+            raise_to(metrics.transitions_received.labels(str(shard)), counts.received - before.received)
+            raise_to(metrics.transitions_duplicate.labels(str(shard)), counts.duplicates - before.duplicates)
+            raise_to(metrics.transitions_lost.labels(str(shard)), counts.lost - before.lost)
+            raise_to(metrics.transitions_recovered.labels(str(shard)), counts.recovered - before.recovered)
         for name in LEARNER_STATES:
             metrics.state.labels(name).set(LearnerState.Name(state) == f"LEARNER_STATE_{name.upper()}")
+        self._max_priority = self._batches.max_priority()
+        metrics.max_priority.set(self._max_priority)
         metrics.samples_due.set(self._ratio.due - self._ratio.trained)
         metrics.samples_per_insert_achieved.set(self._ratio.achieved)
         metrics.network_updates.set(self._step.updates)

@@ -15,7 +15,7 @@ from learner.losses.interface import LossResult
 from learner.losses.priorities import importance_weights, priorities
 from learner.losses.registry import make_loss
 from learner.optimizer import Optimizer, undecayed_parameters
-from learner.records import Batch, HostCopy, Networks, UpdateResult, UpdateState
+from learner.records import Batch, Networks, UpdateResult, UpdateState
 from learner.resets import Resets, reset_seed
 from learner.schedules import ResetSchedule
 from learner.spr import NoSelfPrediction, SelfPrediction, make_self_prediction
@@ -95,7 +95,7 @@ class UpdateStep:
         self.diagnostics.before_update(self._updates, batch)
         objective = self._objective(self._networks, batch)
         result = objective.result
-        new_priorities = HostCopy(priorities(result.loss.detach(), self._config.replay.priority_exponent))
+        new_priorities = priorities(result.loss.detach(), self._config.replay.priority_exponent)
         self._optimizer.minimise(objective.total)
         self._updates += 1
         self.diagnostics.after_update(self._updates, batch)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +116,8 @@ def read_checkpoint_json(checkpoint: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def size_and_digest(checkpoint: Path) -> tuple[int, str]:
-    """Bytes of a checkpoint's files, and the SHA-256 of its manifest."""
-    digest = hashlib.sha256((checkpoint / _MANIFEST).read_bytes()).hexdigest()
-    return sum(path.stat().st_size for path in checkpoint.iterdir()), digest
-
-
-def prune_checkpoints(directory: Path, newest: Path, keep: int, needed: Collection[str] = ()) -> None:
-    """Keeps `newest`, the keep - 1 before it, and those of the names `needed`.
+def prune_checkpoints(directory: Path, newest: Path, keep: int) -> None:
+    """Keeps `newest` and the keep - 1 before it.
 
     Those of later updates go too: they belong to a future that the run went back from because they could not be read.
 
@@ -133,8 +127,7 @@ def prune_checkpoints(directory: Path, newest: Path, keep: int, needed: Collecti
     checkpoints = list_checkpoints(directory)
     end = checkpoints.index(newest) + 1
     for checkpoint in checkpoints[: max(0, end - keep)] + checkpoints[end:]:
-        if checkpoint.name not in needed:
-            delete(checkpoint)
+        delete(checkpoint)
 
 
 def delete(checkpoint: Path) -> None:

@@ -86,6 +86,11 @@ class Items(NamedTuple):
         )
 
 
+def weights_versions(items: Items) -> NDArray[np.int64]:
+    """[B], of the weights that the items were collected with."""
+    return items.meta[:, 0, META_FIELDS.index("weights_version")]
+
+
 class Transitions(NamedTuple):
     """n-step transitions, ready for the update."""
 
