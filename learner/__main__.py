@@ -1,4 +1,4 @@
-"""The learner: trains on batches from whichever shard is ready, publishes weights and keeps checkpoints."""
+"""The learner: receives what actors collect, trains at the ratio asked for, publishes weights and keeps checkpoints."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ import socket
 from collections.abc import Sequence
 
 import numpy as np
-from sbrl.checkpoint_reports import CheckpointReports
-from sbrl.generation_log import GenerationLog
+import torch
 
-from learner.batches import BatchSource
 from learner.boards import Board
-from learner.books import TrainingBooks
 from learner.checkpoint import CheckpointStore
-from learner.loop import LearnerLoop
+from learner.ending import RunEnd
+from learner.filling import Filling
+from learner.loop import LearnerLoop, Parts
+from learner.memory.memory import memory_bytes
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
-from learner.settling import least_correction
+from learner.replay import Replay
+from learner.reporting import Reporter
+from learner.sampling import choose_sampling, usable_memory
+from learner.saving import Saver
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks
-from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
+from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
+from sbrl.fleet import SAMPLING_NAMES, FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
-from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.policy import seed_torch
-from sbrl.replay.items import ItemShape
+from sbrl.replay.segments import SegmentShape
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -42,9 +45,8 @@ from sbrl.weights import WeightsClient
 logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
-STATUS_PATIENCE_SECONDS = 30.0  # to wait for the totals that the books begin with
+STATUS_PATIENCE_SECONDS = 30.0  # to wait for the coordinator's first answer
 LAST_PUBLICATION_SECONDS = 15.0
-SETTLE_SHARE = 0.002  # of what was trained: a fifth of what the ratio is promised to
 # In an actor's place among the run's seeds (see actors.__main__.seeds); the evaluator has the one above.
 _SEED_INDEX = 2**32 - 2
 
@@ -64,15 +66,18 @@ def main(argv: Sequence[str]) -> None:
         member.start()
         try:
             if member.wait_joined_or(runtime.stop):
-                source = BatchSource(
-                    config.network.replay_addresses,
-                    ItemShape.of(spec, config.agent.stored_steps),
-                    config.agent,
-                    config.learner.batch_size,
-                )
-                learn(config, runtime, run_directory, member, metrics, step, source)
+                learn(config, runtime, run_directory, member, metrics, step, spec)
         finally:
             member.leave()
+
+
+def export_settings(config: Config, metrics: LearnerMetrics) -> None:
+    """Exports what readings are compared with."""
+    metrics.batch_size.set(config.learner.batch_size)
+    metrics.updates_per_step_target.set(config.learner.updates_per_step)
+    metrics.samples_per_insert_target.set(config.samples_per_insert)
+    metrics.memory_capacity.set(config.replay.capacity)
+    metrics.checkpoint_interval_seconds.set(config.run.checkpoint_interval_seconds)
 
 
 def learner_seed(run_seed: int) -> int:
@@ -88,20 +93,16 @@ def learn(
     member: FleetMember,
     metrics: LearnerMetrics,
     step: UpdateStep,
-    source: BatchSource,
+    spec: EnvSpec,
 ) -> None:
     """Goes on from the newest checkpoint, trains, and saves and publishes a last time.
 
     Raises:
         RunError: the coordinator does not know the run that the checkpoint is of.
+        UsageError: replay.sampling=cached, and the memory does not fit.
     """
-    metrics.batch_size.set(config.learner.batch_size)
-    metrics.updates_per_step_target.set(config.learner.updates_per_step)
-    metrics.samples_per_insert_target.set(config.samples_per_insert)
-    metrics.checkpoint_interval_seconds.set(config.run.checkpoint_interval_seconds)
+    export_settings(config, metrics)
     store = CheckpointStore(run_directory.learner_checkpoints, config.run.keep_checkpoints)
-    log = GenerationLog(run_directory.learner_checkpoints)
-    take_up(member, store, log)
     state = store.load_newest()
     if state is not None:
         step.restore(state.update)
@@ -115,92 +116,87 @@ def learn(
         closing.callback(weights.close)
         board = Board([TensorBoard(run_directory.tensorboard), *wandb_sinks(config, run_directory)])
         closing.callback(board.close)
+        status = fleet.status(timeout=STATUS_PATIENCE_SECONDS, wait=True)
         if state is not None:
-            check_known(state, fleet.status(timeout=STATUS_PATIENCE_SECONDS, wait=True), config, run_directory)
+            check_known(state, status, config, run_directory)
+        sampling = decide_sampling(config, spec, step.device, status)
         epoch, newest_version = weights.acquire_epoch(f"{socket.gethostname()}:{os.getpid()}")
         logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)
-        watch = FleetWatch(fleet, STATUS_SECONDS)
-        publisher = Publisher(weights, epoch)
-        member.hold_epoch(epoch)
         metrics.epoch.set(epoch)
-        held = {} if state is None else state.counters
-        totals = fleet.status(timeout=STATUS_PATIENCE_SECONDS, wait=True).totals
-        books = TrainingBooks(config.replay.num_shards, totals, held, step.updates)
-        if books.samples_lost:
-            logger.warning("%.0f samples were trained on and not saved: they are due again", books.samples_lost)
-        loop = LearnerLoop(
-            config,
-            step,
-            source,
+        member.hold_epoch(epoch)
+        publisher = Publisher(weights, epoch)
+        watch = FleetWatch(fleet, STATUS_SECONDS)
+        replay = Replay.of(config, spec, step.device, sampling, state, fill=epoch)
+        saver = Saver(
             store,
-            publisher,
-            member,
-            watch,
-            board,
+            config.run.checkpoint_interval_seconds,
+            step,
+            replay.ratio,
+            replay.receipts,
             metrics,
-            runtime.stop,
-            books=books,
-            reports=CheckpointReports(member, log),
-            saved=None if state is None else find_checkpoint(run_directory.learner_checkpoints, step.updates),
-            max_priority=float(state.counters.get("max_priority", 1.0)) if state is not None else 1.0,
+            max_priority=replay.batches.max_priority,
+            check=member.check_fenced,
         )
-        metrics.report_also(loop.reported)
-        closing.callback(loop.close_books)  # however it ends: what was received and not trained on is given up
+        reporter = Reporter(config, step, replay, publisher, member, watch, board, metrics)
+        parts = Parts(
+            step=step,
+            intake=replay.intake,
+            ratio=replay.ratio,
+            batches=replay.batches,
+            filling=Filling(replay.readers, replay.intake),
+            end=RunEnd(watch, replay.readers, replay.intake),
+            publisher=publisher,
+            saver=saver,
+            reporter=reporter,
+        )
+        loop = LearnerLoop(config, parts, member, runtime.stop)
+        member.report_progress(reporter.progress)
         publisher.start()
         loop.publish()
-        loop.report()
-        # A drift that would not show in the ratio is left for the end: a large shard takes a minute to correct its count.
-        loop.settle(max(least_correction(config), SETTLE_SHARE * books.in_network))
+        reporter.report(loop.state)
         watch.start()
         closing.callback(watch.stop)
-        source.start()
-        closing.callback(source.stop)
+        replay.start()
+        closing.callback(replay.stop)
         runtime.serving()
         complete = loop.run()
-        source.stop()
-        loop.save_last()
+        replay.stop()
+        saver.save()
         loop.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")
-        loop.close_books()
-        loop.report()  # before the run is said to be complete, upon which the launcher takes the last counts
+        reporter.report(loop.state)  # before the run is said to be complete, upon which the launcher takes the last counts
         if complete:
             logger.info("the run is complete")
             try:
+                member.beat_now()
                 fleet.finish()
             except CoordinatorUnavailable as error:
                 logger.warning("could not say that the run is complete: %s", error)
 
 
-def take_up(member: FleetMember, store: CheckpointStore, log: GenerationLog) -> None:
-    """Makes the checkpoint that the timeline begins with the newest one, where this learner has not begun it yet.
-
-    Raises:
-        SystemExit: it cannot be read, and the run goes back a generation further: start again.
-    """
-    timeline = member.joined_with.timeline
-    if log.timeline == timeline:
-        return
-    if member.base_checkpoint:
-        try:
-            store.go_back_to(member.base_checkpoint, member.base_checkpoint_digest)
-        except CorruptCheckpointError as error:
-            member.refuse_checkpoint(str(error))
-            raise SystemExit(START_AGAIN) from None
-    log.begin(timeline)
+def decide_sampling(config: Config, spec: EnvSpec, device: torch.device, status: GetStatusResponse) -> str:
+    """cached or remote. What a learner of this run has chosen before stands, for shards and actors have begun with it."""
+    before = SAMPLING_NAMES[status.progress.sampling]
+    if config.replay.sampling == "auto" and before:
+        return before
+    shape = SegmentShape.of(spec, config.agent.stored_steps)
+    choice = choose_sampling(config, memory_bytes(shape, config.replay.capacity), *usable_memory(device))
+    logger.info("replay is %s: %s", choice.sampling, choice.reason)
+    return choice.sampling
 
 
 def check_known(state: LearnerState, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
     """Whoever saved the checkpoint held an epoch: a coordinator that has given none is not the one that knew this run.
 
     Raises:
-        RunError: it is not, and its books would take all that the network was trained on for too much.
+        RunError: it is not, and would count the run's steps from nothing.
     """
     if status.learner_epoch == 0:
         raise RunError(
             f"{run_directory.learner_checkpoints} has a network of {state.update.updates:,} updates, but the coordinator at "
             f"{config.network.coordinator_address} has never had a learner: its state is lost, or it is another run's. The "
-            f"run's counters and the books of its ratio are in that state: put it back, or start a new run with empty "
+            f"run's counters are in that state: put it back, or start a new run with empty "
             f"directories"
         )
 

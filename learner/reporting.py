@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
-from learner.batches import Batches, Drawn
+from learner.batches import Drawn
 from learner.boards import Board
 from learner.diagnostics import Readings
-from learner.intake import Intake
 from learner.publisher import Publisher
-from learner.ratio import Ratio
 from learner.records import UpdateResult
+from learner.replay import Replay
 from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
 from learner.update import UpdateStep, gpu_memory_bytes
@@ -23,22 +21,10 @@ from sbrl.errors import RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
-from sbrl.replay.receipts import Receipts
-from sbrl.replay.segment_reader import SegmentReader
-from sbrl.v1.fleet_pb2 import LearnerProgress, LearnerState, ShardProgress
+from sbrl.v1.fleet_pb2 import SAMPLING_CACHED, SAMPLING_REMOTE, LearnerProgress, LearnerState, ShardProgress
 
 REPORT_SECONDS = 1.0
-
-
-class MemoryUse(Protocol):
-    """How full replay is, where the learner holds it."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def capacity(self) -> int: ...
-    @property
-    def resident_bytes(self) -> int: ...
+SAMPLINGS = {"cached": SAMPLING_CACHED, "remote": SAMPLING_REMOTE}
 
 
 class Reporter:
@@ -48,21 +34,17 @@ class Reporter:
         self,
         config: Config,
         step: UpdateStep,
-        ratio: Ratio,
-        receipts: Receipts,
-        intake: Intake,
-        memory: MemoryUse,
-        readers: Sequence[SegmentReader],
+        replay: Replay,
         publisher: Publisher,
         member: FleetMember,
         watch: FleetWatch,
         board: Board,
         metrics: LearnerMetrics,
-        batches: Batches,
     ) -> None:
-        self._batches, self._max_priority = batches, batches.max_priority()
-        self._step, self._ratio, self._receipts, self._intake, self._memory = step, ratio, receipts, intake, memory
-        self._readers, self._publisher, self._member, self._watch = readers, publisher, member, watch
+        self._batches, self._max_priority = replay.batches, replay.batches.max_priority()
+        self._step, self._ratio, self._receipts, self._intake = step, replay.ratio, replay.receipts, replay.intake
+        self._memory, self._sampling = replay.memory, SAMPLINGS[replay.sampling]
+        self._readers, self._publisher, self._member, self._watch = replay.readers, publisher, member, watch
         self._board, self._metrics, self._totals = board, metrics, Totals()
         self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
         self._phases = {phase: metrics.phase_seconds.labels(phase) for phase in LEARNER_PHASES}
@@ -73,7 +55,7 @@ class Reporter:
         self._state = LearnerState.LEARNER_STATE_UNSPECIFIED
         self._reported_readings: Readings | None = None
         self._reported_time, self._reported_updates = time.monotonic(), step.updates
-        self._updates_before, self._received_before = step.updates, list(receipts.shards)
+        self._updates_before, self._received_before = step.updates, list(replay.receipts.shards)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -111,6 +93,7 @@ class Reporter:
             state=self._state,
             memory_transitions=self._memory.size,
             memory_capacity=self._memory.capacity,
+            sampling=self._sampling,
         )
 
     def report_if_due(self, now: float, state: LearnerState) -> None:

@@ -65,6 +65,13 @@ class Config(Section):
         return self.learner.batch_size * self.learner.updates_per_step
 
     @property
+    def receive_ahead(self) -> float:
+        """replay.ahead, or its default: two segments, or what two updates need if that is more."""
+        if self.replay.ahead is not None:
+            return self.replay.ahead
+        return max(2.0 * SEGMENT_STEPS, 2.0 / self.learner.updates_per_step)
+
+    @property
     def min_replay_size(self) -> int:
         """replay.min_size, which validation has filled in."""
         assert self.replay.min_size is not None

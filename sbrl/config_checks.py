@@ -115,8 +115,8 @@ def _check_replay(config: Config) -> None:
     replay, min_size = config.replay, config.min_replay_size
     if min_size < replay.num_shards:
         raise ValueError(
-            f"replay.min_size is {min_size}, below replay.num_shards {replay.num_shards}: every shard needs one "
-            f"transition before it can be sampled; raise replay.min_size or lower replay.num_shards"
+            f"replay.min_size is {min_size}, below replay.num_shards {replay.num_shards}: training would begin before every shard "
+            f"has a transition; raise replay.min_size or lower replay.num_shards"
         )
     if config.run.env_steps <= min_size:
         raise ValueError(
@@ -128,12 +128,11 @@ def _check_replay(config: Config) -> None:
             f"replay.capacity is {replay.capacity}, below replay.min_size {min_size}: the first update would wait "
             f"for ever; raise replay.capacity or lower replay.min_size"
         )
-    least = max(2.0, 2 * config.samples_per_insert, config.learner.batch_size)
-    if replay.error_buffer is not None and replay.error_buffer < least:
+    least = 1 / config.learner.updates_per_step
+    if replay.ahead is not None and replay.ahead < least:
         raise ValueError(
-            f"replay.error_buffer is {replay.error_buffer:g}, below {least:g} (the larger of one batch and "
-            f"2 * max(1, samples per insert)): inserts and samples would wait for each other for ever; "
-            f"raise it or leave it unset"
+            f"replay.ahead is {replay.ahead:g}, below {least:g} (1 / learner.updates_per_step): the learner would wait for ever for "
+            f"the transitions of its next update; raise it or leave it unset"
         )
 
 

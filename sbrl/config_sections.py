@@ -245,7 +245,7 @@ class Replay(Section):
     capacity: int = Field(1_000_000, ge=1)
     """Transitions kept over all shards; the oldest are evicted first."""
     min_size: int | None = Field(None, ge=1)
-    """Transitions over all shards before the first update; unset: 20,000, or a tenth of run.env_steps if that is less."""
+    """Transitions that the learner receives before the first update; unset: 20,000, or a tenth of run.env_steps if that is less."""
     prioritized: bool = True
     """Sample in proportion to priority (Schaul et al. 2016); uniformly otherwise."""
     priority_exponent: float = Field(0.5, gt=0, le=1)
@@ -255,15 +255,16 @@ class Replay(Section):
     its QR-DQN computes the weights but leaves the gradient as it is."""
     importance_exponent: float = Field(0.5, gt=0, le=1)
     """The exponent of importance weights (beta; Dopamine: 0.5); at zero they would all be 1."""
-    error_buffer: float | None = Field(None, gt=0)
-    """Samples the learner may be behind its ratio on one shard before inserts wait, at least 2 * max(1, samples per insert) and
-    one batch, or both sides would wait for each other for ever; unset: room for 8 batches or 16 inserts, whichever is more."""
+    sampling: Literal["auto", "cached", "remote"] = "auto"
+    """Where batches are drawn: cached, in the learner's own memory, which receives every transition once; remote, in Reverb, for
+    replays that do not fit there; auto: cached where replay.capacity fits into what the learner may use."""
+    ahead: float | None = Field(None, gt=0)
+    """Transitions that the learner may receive beyond those that its updates have earned, at least 1 / learner.updates_per_step,
+    or it would wait for ever for its next batch; unset: 64, or what two updates need if that is more."""
     checkpoint_interval_seconds: float = Field(600.0, gt=0)
-    """Seconds between two generations: checkpoints of every shard and the learner together; at zero shards would do nothing but
-    save."""
+    """Seconds between two checkpoints of a shard; at zero shards would do nothing but save."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Generations kept, older ones are deleted: each is a checkpoint of every shard and of the learner; with none a killed run
-    could not go on."""
+    """Checkpoints that each shard keeps, older ones are deleted; with none a killed shard would lose all it has."""
 
 
 class Actors(Section):
@@ -273,9 +274,9 @@ class Actors(Section):
     """Actor processes of a local run; unset: one for every two cores, at least one."""
     envs_per_actor: int = Field(8, ge=1, le=256)
     """Environments each actor steps with one batched policy inference; with none it would collect nothing."""
-    max_in_flight_items: int = Field(16, ge=1, le=1000)
-    """Items an environment's writer may have unconfirmed before the actor waits: what bounds its memory. With none allowed
-    nothing would be sent."""
+    max_in_flight_segments: int = Field(2, ge=1, le=100)
+    """Segments (of 32 steps) that an environment may have unconfirmed before the actor waits: what bounds its memory. With none
+    allowed nothing would be sent."""
     weights_interval_seconds: float = Field(2.0, gt=0)
     """Seconds between two looks for newer weights; at zero the actor would flood the coordinator with requests."""
 

@@ -27,6 +27,13 @@ class RunState(enum.IntEnum):
         return f"RUN_STATE_{self.name}"
 
 
+SAMPLING_NAMES = {
+    fleet_pb2.SAMPLING_UNSPECIFIED: "",
+    fleet_pb2.SAMPLING_CACHED: "cached",
+    fleet_pb2.SAMPLING_REMOTE: "remote",
+}
+
+
 class Instructions(NamedTuple):
     """The coordinator's newest answer to a beat."""
 
@@ -35,6 +42,7 @@ class Instructions(NamedTuple):
     step_allowance: int  # actors: steps beyond those that the beat reported
     step_limit: int  # actors: step while the process's own env_steps counter is below this
     initial_priority: float = 1.0  # actors: of new items, where replay is sampled from Reverb
+    sampling: str = ""  # "cached" or "remote", as the learner has chosen; empty until it has
     ended_actors: tuple[tuple[int, int], ...] = ()  # learners: (incarnation, env_steps) of actors that are gone
 
     @classmethod
@@ -46,6 +54,7 @@ class Instructions(NamedTuple):
             step_allowance=response.step_allowance,
             step_limit=int(step_base) + response.step_allowance,
             initial_priority=response.initial_priority,
+            sampling=SAMPLING_NAMES[response.sampling],
             ended_actors=tuple((actor.incarnation, actor.env_steps) for actor in response.ended_actors),
         )
 

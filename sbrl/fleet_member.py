@@ -129,6 +129,19 @@ class FleetMember:
             self._answered.wait_for(lambda: self._answers != seen, timeout)
             return self._instructions
 
+    def wait_sampling(self, configured: str, stop: threading.Event) -> str:
+        """Where batches are drawn, cached or remote: what the config says, or for auto what the learner says, which is waited for.
+
+        Returns an empty string if `stop` was set first.
+        """
+        if configured != "auto":
+            return configured
+        if not self.instructions.sampling:
+            _log.info("waiting for the learner to choose where replay is sampled")
+        while not (stop.is_set() or self.instructions.sampling):
+            self.wait_instructions(BEAT_SECONDS)
+        return self.instructions.sampling
+
     @property
     def index(self) -> int:
         """This member's index within its role. Raises RunError before the first lease."""

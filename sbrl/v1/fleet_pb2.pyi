@@ -6,6 +6,12 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Sampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SAMPLING_UNSPECIFIED: _ClassVar[Sampling]
+    SAMPLING_CACHED: _ClassVar[Sampling]
+    SAMPLING_REMOTE: _ClassVar[Sampling]
+
 class LearnerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEARNER_STATE_UNSPECIFIED: _ClassVar[LearnerState]
@@ -20,6 +26,9 @@ class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATE_RUNNING: _ClassVar[RunState]
     RUN_STATE_COLLECTED: _ClassVar[RunState]
     RUN_STATE_FINISHED: _ClassVar[RunState]
+SAMPLING_UNSPECIFIED: Sampling
+SAMPLING_CACHED: Sampling
+SAMPLING_REMOTE: Sampling
 LEARNER_STATE_UNSPECIFIED: LearnerState
 LEARNER_STATE_FILLING: LearnerState
 LEARNER_STATE_WARMING: LearnerState
@@ -97,18 +106,20 @@ class BeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ...) -> None: ...
 
 class BeatResponse(_message.Message):
-    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "ended_actors")
+    __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "ended_actors", "sampling")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEP_ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     INITIAL_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ENDED_ACTORS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
     state: RunState
     env_steps: int
     step_allowance: int
     initial_priority: float
     ended_actors: _containers.RepeatedCompositeFieldContainer[EndedActor]
-    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., ended_actors: _Optional[_Iterable[_Union[EndedActor, _Mapping]]] = ...) -> None: ...
+    sampling: Sampling
+    def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., ended_actors: _Optional[_Iterable[_Union[EndedActor, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, str]] = ...) -> None: ...
 
 class EndedActor(_message.Message):
     __slots__ = ("incarnation", "env_steps")
@@ -119,7 +130,7 @@ class EndedActor(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., env_steps: _Optional[int] = ...) -> None: ...
 
 class LearnerProgress(_message.Message):
-    __slots__ = ("updates", "samples_trained", "samples_due", "max_priority", "shards", "state", "memory_transitions", "memory_capacity")
+    __slots__ = ("updates", "samples_trained", "samples_due", "max_priority", "shards", "state", "memory_transitions", "memory_capacity", "sampling")
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_TRAINED_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_DUE_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +139,7 @@ class LearnerProgress(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
     updates: int
     samples_trained: int
     samples_due: float
@@ -136,7 +148,8 @@ class LearnerProgress(_message.Message):
     state: LearnerState
     memory_transitions: int
     memory_capacity: int
-    def __init__(self, updates: _Optional[int] = ..., samples_trained: _Optional[int] = ..., samples_due: _Optional[float] = ..., max_priority: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardProgress, _Mapping]]] = ..., state: _Optional[_Union[LearnerState, str]] = ..., memory_transitions: _Optional[int] = ..., memory_capacity: _Optional[int] = ...) -> None: ...
+    sampling: Sampling
+    def __init__(self, updates: _Optional[int] = ..., samples_trained: _Optional[int] = ..., samples_due: _Optional[float] = ..., max_priority: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardProgress, _Mapping]]] = ..., state: _Optional[_Union[LearnerState, str]] = ..., memory_transitions: _Optional[int] = ..., memory_capacity: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, str]] = ...) -> None: ...
 
 class ShardProgress(_message.Message):
     __slots__ = ("received", "duplicates", "lost", "recovered", "answers")

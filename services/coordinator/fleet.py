@@ -223,6 +223,7 @@ class Fleet:
             env_steps=env_steps,
             step_allowance=allowance,
             initial_priority=1.0 if self._progress is None else max(1.0, self._progress.max_priority),
+            sampling=None if self._progress is None else self._progress.sampling,
             ended_actors=self._store.ended_actors(time.time() - FORGET_SECONDS) if role == "learner" else (),
         )
 

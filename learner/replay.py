@@ -1,0 +1,100 @@
+"""The learner's side of replay: what it receives, counts, holds and draws from, wired from the config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+
+from learner.batches import Batches, MemoryBatches, ReverbBatches
+from learner.intake import Intake
+from learner.memory.memory import ReplayMemory
+from learner.ratio import Ratio, RatioSettings
+from learner.records import LearnerState
+from sbrl.config import Config
+from sbrl.envs.spec import EnvSpec
+from sbrl.replay.items import ItemShape
+from sbrl.replay.receipts import Receipts
+from sbrl.replay.segment_reader import SegmentReader
+from sbrl.replay.segments import Segment, SegmentShape
+
+
+class NoMemory:
+    """In a memory's place where replay is sampled from Reverb: segments are counted and forgotten."""
+
+    size = capacity = resident_bytes = 0
+
+    def append(self, segment: Segment) -> None:
+        return None
+
+    def prepend(self, segment: Segment) -> bool:
+        return True
+
+
+class Replay(NamedTuple):
+    """All of it; `start` begins to read."""
+
+    sampling: str  # cached or remote
+    ratio: Ratio
+    receipts: Receipts
+    memory: ReplayMemory | NoMemory
+    intake: Intake
+    readers: Sequence[SegmentReader]
+    batches: Batches
+
+    @classmethod
+    def of(
+        cls, config: Config, spec: EnvSpec, device: torch.device, sampling: str, state: LearnerState | None, fill: int
+    ) -> Self:
+        """Empty, or with the counts of a checkpoint.
+
+        Args:
+            sampling: cached or remote.
+            fill: number of this learner; no earlier one of the run has had it.
+
+        Raises:
+            RunError: the checkpoint's counts cannot be read.
+        """
+        replay, num_shards, addresses = config.replay, config.replay.num_shards, config.network.replay_addresses
+        shape = SegmentShape.of(spec, config.agent.stored_steps)
+        settings, max_priority = RatioSettings.of(config), 1.0
+        if state is None:
+            ratio, receipts = Ratio(settings), Receipts(num_shards)
+        else:
+            ratio = Ratio.restored(settings, state.received["ratio"])
+            receipts = Receipts.from_state(state.received["receipts"])
+            max_priority = float(state.counters["max_priority"])
+        memory: ReplayMemory | NoMemory = NoMemory()
+        batches: Batches
+        if sampling == "cached":
+            memory = ReplayMemory(
+                shape, replay.capacity, device, seed=learner_seed(config.run.seed), prioritized=replay.prioritized, max_priority=max_priority
+            )
+            batches = MemoryBatches(memory, config.agent, config.learner.batch_size, replay.prioritized)
+        else:
+            shape = shape.without_frames()
+            items = ItemShape.of(spec, config.agent.stored_steps)
+            batches = ReverbBatches(
+                addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority
+            )
+        intake = Intake(shape, receipts, ratio, memory, num_shards)
+        readers = [
+            SegmentReader(address, shard, shape, intake.put_fresh, intake.put_logged, fill)
+            for shard, address in enumerate(addresses)
+        ]
+        return cls(sampling, ratio, receipts, memory, intake, readers, batches)
+
+    def start(self) -> None:
+        """Begins to read, on threads."""
+        for reader in self.readers:
+            reader.start()
+        if isinstance(self.batches, ReverbBatches):
+            self.batches.start()
+
+    def stop(self) -> None:
+        """Asks all threads to end; may be called again."""
+        for reader in self.readers:
+            reader.stop()
+        if isinstance(self.batches, ReverbBatches):
+            self.batches.stop()
