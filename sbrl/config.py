@@ -42,6 +42,7 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 # Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
 CLIPPED_V_MAX: Final = 10.0
+SEGMENT_STEPS: Final = 32  # steps of one environment that travel together: see sbrl.replay.segments
 MOST_PARTS: Final = 20  # of an override's key: env.kwargs may nest
 
 
