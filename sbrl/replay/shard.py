@@ -1,0 +1,163 @@
+"""One shard: a Reverb server with its tables and its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+from sbrl.config import Config
+from sbrl.envs.spec import EnvSpec
+from sbrl.errors import RunError
+from sbrl.ports import check_port_free
+from sbrl.replay.backend import reverb
+from sbrl.replay.segment_tables import LOG, QUEUE, make_tables
+from sbrl.replay.segments import SEGMENT_STEPS
+from sbrl.replay.shard_checkpoints import ShardCheckpoints
+
+
+class ShardInfo(NamedTuple):
+    """What a shard's tables say of themselves; counts are this process's."""
+
+    inserted: int  # segments
+    served: int  # segments, to the learner
+    sampled: int  # transitions, where replay is sampled from Reverb
+    log_segments: int
+    queue_segments: int
+    transitions: int  # in the log, at most: segments hold fewer where streams end
+    waited_for_learner_seconds: float
+    waited_for_actors_seconds: float
+
+
+class ShardServer:
+    """A Reverb server for one shard, restored from its newest readable checkpoint.
+
+    A log keeps the capacity that it was made with: Reverb takes it from the checkpoint.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, shard: int, sampling: str, port: int, directory: Path) -> None:
+        """Starts serving.
+
+        Args:
+            sampling: cached or remote: with remote there is a third table, which the learner samples.
+            port: to listen on, on all interfaces (Reverb offers no choice).
+            directory: of this shard's checkpoints (see `ShardCheckpoints`).
+
+        Raises:
+            RunError: the port is taken, the directory cannot be read or written, or Reverb refuses to start.
+        """
+        check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
+        self._config, self._spec, self._shard, self._sampling, self.port = config, spec, shard, sampling, port
+        try:
+            self.checkpoints = ShardCheckpoints(directory)
+        except OSError as error:
+            raise RunError(f"cannot write replay checkpoints to {directory}: {error.strerror}") from None
+        self.client = reverb.Client(f"127.0.0.1:{port}")
+        self._server = self._open()
+        tables = self._ask(timeout=30)
+        self.log_capacity, self.queue_capacity = tables[LOG].max_size, tables[QUEUE].max_size
+        self.restored_segments = tables[LOG].current_size
+        self._inserted_before = tables[LOG].rate_limiter_info.insert_stats.completed
+        self._served_before = tables[QUEUE].rate_limiter_info.sample_stats.completed
+        self._sampled_before = _sampled(tables)
+        self._saved: tuple[Path, tuple[int, int]] | None = None
+
+    def info(self) -> ShardInfo:
+        """Reads the tables' counters.
+
+        Raises:
+            RunError: the server does not answer within 5 s.
+        """
+        tables = self._ask(timeout=5)
+        log, waiting = tables[LOG], tables[QUEUE]
+        return ShardInfo(
+            inserted=log.rate_limiter_info.insert_stats.completed - self._inserted_before,
+            served=waiting.rate_limiter_info.sample_stats.completed - self._served_before,
+            sampled=_sampled(tables) - self._sampled_before,
+            log_segments=log.current_size,
+            queue_segments=waiting.current_size,
+            transitions=log.current_size * SEGMENT_STEPS,
+            waited_for_learner_seconds=waiting.table_worker_time.waiting_for_sampling_ms / 1000,
+            waited_for_actors_seconds=waiting.table_worker_time.waiting_for_inserts_ms / 1000,
+        )
+
+    def checkpoint(self) -> Path:
+        """Writes a checkpoint, unless nothing has changed since the last one, and returns it.
+
+        Raises:
+            RunError: the server does not answer.
+            RuntimeError: Reverb could not write it.
+            ValueError: what Reverb has written is not whole.
+            OSError: the file system refuses.
+        """
+        info = self.info()
+        counts = info.inserted, info.served
+        if self._saved is not None and self._saved[1] == counts and self._saved[0].is_dir():
+            return self._saved[0]
+        # What one before left unfinished goes first: on a full disk it would take the room that the next one needs.
+        self.checkpoints.clear_reverb_folder()
+        try:
+            path = self.checkpoints.adopt(Path(self.client.checkpoint()))
+        except Exception:
+            with contextlib.suppress(OSError):  # it is tried again before the next one; what went wrong first is what to say
+                self.checkpoints.clear_reverb_folder()
+            raise
+        self._saved = path, counts
+        return path
+
+    def stop(self) -> None:
+        """Ends the server, which confirms to writers what it had not inserted yet: not for a run that goes on."""
+        self._server.stop()
+
+    def _ask(self, timeout: int) -> dict[str, reverb.TableInfo]:
+        try:
+            tables: dict[str, reverb.TableInfo] = self.client.server_info(timeout=timeout)
+        except (RuntimeError, reverb.errors.DeadlineExceededError) as error:
+            raise RunError(f"replay shard {self._shard} does not answer: {error}") from None
+        return tables
+
+    def _open(self) -> reverb.Server:
+        """Starts on the newest checkpoint that can be used; corrupt ones after it are set aside then, which is logged.
+
+        Raises:
+            RunError: the file system refuses, or Reverb does; all checkpoints are left where they are.
+        """
+        corrupt: list[tuple[Path, Exception]] = []
+        try:
+            candidates: list[Path | None] = [None, *self.checkpoints.complete()]
+            while True:
+                checkpoint = candidates.pop()
+                try:
+                    server = self._serve(checkpoint)
+                    break
+                except (RuntimeError, ValueError) as error:
+                    # One checkpoint whose checksums are right may have been bad when it was written. Where Reverb refuses a
+                    # second one, the reason is another.
+                    refused_before = any(isinstance(earlier, RuntimeError) for _, earlier in corrupt)
+                    if checkpoint is None or (isinstance(error, RuntimeError) and refused_before):
+                        raise RunError(f"replay shard {self._shard} cannot start on port {self.port}: {error}") from None
+                    corrupt.append((checkpoint, error))
+            for path, reason in reversed(corrupt):
+                self.checkpoints.set_aside(path, reason)
+            self.checkpoints.clear_reverb_folder()
+        except OSError as error:
+            raise RunError(f"cannot use replay checkpoints in {self.checkpoints.directory}: {error}") from None
+        return server
+
+    def _serve(self, checkpoint: Path | None) -> reverb.Server:
+        """Starts on one checkpoint, or with empty tables."""
+        self.checkpoints.clear_reverb_folder()
+        if checkpoint is not None:
+            self.checkpoints.stage(checkpoint)
+        return reverb.Server(
+            tables=make_tables(self._config, self._spec, self._shard, self._sampling),
+            port=self.port,
+            checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
+        )
+
+
+def _sampled(tables: dict[str, reverb.TableInfo]) -> int:
+    """Transitions that the learner has sampled, where there is a table of them."""
+    return sum(
+        table.rate_limiter_info.sample_stats.completed for name, table in tables.items() if name not in (LOG, QUEUE)
+    )
