@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from sbrl.config import Config
 from sbrl.fleet_watch import total
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 WINDOW_SECONDS = 15.0
@@ -26,7 +27,8 @@ class Progress(NamedTuple):
     eta_seconds: float | None  # None while it cannot be told
     samples_per_insert: float  # achieved; 0 during warm-up
     updates_per_step: float  # achieved, after warm-up
-    shard_sizes: tuple[int, ...]
+    memory_transitions: int  # in the learner's replay memory
+    shard_sizes: tuple[int, ...]  # transitions in each shard's log
     return_mean: float | None  # of the last 100 training episodes
     num_episodes: int
     evaluation: tuple[float, int] | None  # newest mean return, and the env_steps it was made at
@@ -49,21 +51,19 @@ class ProgressMeter:
         self._history.append((now, status))
         while len(self._history) > 2 and now - self._history[0][0] > WINDOW_SECONDS:
             self._history.popleft()
-        config, min_size = self._config, self._config.min_replay_size
-        env_steps, inserted = total(status, "actor.env_steps"), total(status, "replay.transitions_inserted")
-        updates, trained = total(status, "learner.updates"), total(status, "learner.samples_trained")
-        steps_rate = self._rate("actor.env_steps")
-        remaining = config.run.env_steps - env_steps
-        warm = inserted > min_size
+        config, run = self._config, RunStatus.of(status, self._config.min_replay_size)
+        steps_rate = self._rate(lambda status: total(status, "actor.env_steps"))
+        remaining = config.run.env_steps - run.env_steps
         return Progress(
-            env_steps=int(env_steps),
+            env_steps=run.env_steps,
             target_env_steps=config.run.env_steps,
-            updates=int(updates),
+            updates=run.updates,
             env_steps_per_second=steps_rate,
-            updates_per_second=self._rate("learner.updates"),
+            updates_per_second=self._rate(lambda status: status.progress.updates),
             eta_seconds=max(0.0, remaining) / steps_rate if steps_rate > 0 else None,
-            samples_per_insert=trained / (inserted - min_size) if warm else 0.0,
-            updates_per_step=updates / (inserted - min_size) if warm else 0.0,
+            samples_per_insert=run.samples_per_insert or 0.0,
+            updates_per_step=run.updates_per_step or 0.0,
+            memory_transitions=run.memory_transitions,
             shard_sizes=tuple(
                 int(member.gauges.get("transitions", 0))
                 for member in sorted(members(status, "replay"), key=lambda member: member.index)
@@ -77,25 +77,27 @@ class ProgressMeter:
             weights_age_seconds=status.weights_age_seconds
             if status.weights_age_seconds >= 0 and status.weights_version
             else None,
-            waiting=self._waiting(status, inserted),
+            waiting=self._waiting(status, run),
             alive={
                 role: sum(member.alive for member in members(status, role))
                 for role in ("coordinator", "replay", "actor", "learner", "evaluator")
             },
         )
 
-    def _rate(self, counter: str) -> float:
-        """Growth of a total per second over the window."""
+    def _rate(self, count: Callable[[GetStatusResponse], float]) -> float:
+        """Growth of a count per second over the window."""
         (first_time, first), (last_time, last) = self._history[0], self._history[-1]
         elapsed = last_time - first_time
-        return max(0.0, total(last, counter) - total(first, counter)) / elapsed if elapsed > 0 else 0.0
+        return max(0.0, count(last) - count(first)) / elapsed if elapsed > 0 else 0.0
 
-    def _waiting(self, status: GetStatusResponse, inserted: float) -> str:
-        if inserted < self._config.min_replay_size:
-            return f"filling the replay: {int(inserted):,} of {self._config.min_replay_size:,} transitions"
+    def _waiting(self, status: GetStatusResponse, run: RunStatus) -> str:
+        if run.learner_state == "filling":
+            return f"learner fills its memory from the shards' logs: {run.memory_transitions:,} transitions"
+        if run.received < self._config.min_replay_size:
+            return f"warming up: {run.received:,} of {self._config.min_replay_size:,} transitions"
         num_actors = max(1, sum(member.alive for member in members(status, "actor")))
-        learner = min(1.0, self._rate("learner.blocked_seconds"))
-        actors = min(1.0, self._rate("actor.blocked_seconds") / num_actors)
+        learner = min(1.0, self._rate(lambda status: total(status, "learner.blocked_seconds")))
+        actors = min(1.0, self._rate(lambda status: total(status, "actor.blocked_seconds")) / num_actors)
         if max(learner, actors) < WAITING_SHARE:
             return "nobody waits"
         if learner > actors:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbrl.config import Config
-from sbrl.fleet_watch import total
 from sbrl.progress import mean
-from sbrl.ratio_books import LOST_WITH_ACTORS, inserted_after_all, samples_due
 from sbrl.run_directory import replace_text
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 
@@ -28,38 +27,29 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         wall_seconds: of training, over all sessions of the run.
         complete: whether the run reached run.env_steps and trained all its samples.
     """
-    env_steps, updates = int(total(status, "actor.env_steps")), int(total(status, "learner.updates"))
-    inserted, trained = int(total(status, "replay.transitions_inserted")), int(total(status, "learner.samples_trained"))
-    collected, confirmed, dropped = (
-        total(status, f"actor.transitions_{name}") for name in ("collected", "inserted", "dropped")
-    )
-    lost = total(status, f"actor.{LOST_WITH_ACTORS}")
-    found = inserted_after_all(collected, confirmed, dropped, lost, inserted)
-    after_warm_up = max(0, inserted - config.min_replay_size)
+    run = RunStatus.of(status, config.min_replay_size)
     evaluation = status.last_evaluation if status.HasField("last_evaluation") else None
     return {
         "env_id": config.env.id,
         "seed": config.run.seed,
         "complete": complete,
-        "env_steps": env_steps,
-        "frames": env_steps * frames_per_step(config),
-        "updates": updates,
+        "env_steps": run.env_steps,
+        "frames": run.env_steps * frames_per_step(config),
+        "updates": run.updates,
         "batch_size": config.learner.batch_size,
-        "samples_trained": trained,
-        "samples_due": samples_due(status),
-        "samples_served": int(total(status, "learner.samples_served")),
-        "samples_discarded": int(total(status, "learner.samples_discarded")),
-        "transitions_collected": int(collected),
-        "transitions_confirmed": int(confirmed + found),
-        "transitions_inserted": inserted,
-        "transitions_dropped": int(dropped - found),
-        "transitions_dropped_with_actors": int(lost - found),  # had under way when they were killed, and not inserted
+        "samples_trained": run.samples_trained,
+        "samples_due": run.samples_due,
+        "transitions_received": run.received,
+        "transitions_lost": run.lost,
+        "transitions_in_flight": run.in_flight,
+        "transitions_duplicate": run.duplicates,
+        "sampling": run.sampling,
         "samples_per_insert_target": config.samples_per_insert,
-        "samples_per_insert_achieved": trained / after_warm_up if after_warm_up else None,
+        "samples_per_insert_achieved": run.samples_per_insert,
         "updates_per_step_target": config.learner.updates_per_step,
-        "updates_per_step_achieved": updates / after_warm_up if after_warm_up else None,
-        "env_steps_per_second": env_steps / wall_seconds if wall_seconds > 0 else None,
-        "updates_per_second": updates / wall_seconds if wall_seconds > 0 else None,
+        "updates_per_step_achieved": run.updates_per_step,
+        "env_steps_per_second": run.env_steps / wall_seconds if wall_seconds > 0 else None,
+        "updates_per_second": run.updates / wall_seconds if wall_seconds > 0 else None,
         "train_episodes": int(status.num_episodes),
         "train_return_mean_100": mean([episode.episode_return for episode in status.recent_episodes]),
         "eval_return_mean": evaluation.return_mean if evaluation else None,
