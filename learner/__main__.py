@@ -16,7 +16,7 @@ from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import Filling
 from learner.loop import LearnerLoop, Parts
-from learner.memory.memory import memory_bytes
+from learner.memory.storage import memory_bytes
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay

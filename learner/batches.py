@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.memory.memory import ReplayMemory, Sample
+from learner.memory.replay import ReplayMemory, Sample
 from learner.records import Batch, HostCopy, Sequence
 from learner.schedules import Horizon
 from sbrl.config import Agent
@@ -60,8 +60,9 @@ class Batches(Protocol):
 class MemoryBatches:
     """Batches from a memory on the learner's device: drawing one waits for nothing."""
 
-    def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int, prioritized: bool) -> None:
-        self._memory, self._agent, self._batch_size, self._prioritized = memory, agent, batch_size, prioritized
+    def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int) -> None:
+        self._memory, self._batch_size = memory, batch_size
+        self._jumps = agent.spr_jumps if agent.predicts_itself else 0
 
     @property
     def is_ready(self) -> bool:
@@ -69,20 +70,18 @@ class MemoryBatches:
 
     @property
     def priorities_ignored(self) -> int:
-        return int(self._memory.priorities_ignored.item())
+        return self._memory.priorities_outdated + self._memory.priorities_unusable
 
     def next(self, horizon: Horizon, timeout: float) -> Drawn:
         sample: Sample = self._memory.sample(self._batch_size)
-        jumps = self._agent.spr_jumps if self._agent.predicts_itself else 0
-        batch = self._memory.gather(sample, horizon.n_step, horizon.discount, jumps)
-        return Drawn(batch, sample, lambda: self._memory.weights_versions(sample).cpu().numpy())
+        batch = self._memory.gather(sample, horizon.n_step, horizon.discount, self._jumps)
+        return Drawn(batch, sample, lambda: self._memory.weights_version(sample).long().cpu().numpy())
 
     def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
-        if self._prioritized:
-            self._memory.set_priorities(drawn.source, priorities)
+        self._memory.set_priorities(drawn.source, priorities)
 
     def max_priority(self) -> float:
-        return float(self._memory.max_priority.item())
+        return self._memory.max_priority
 
 
 class ReverbBatches:

@@ -18,12 +18,17 @@ PUT_SECONDS = 0.5  # how often a reader that waits looks whether it was cancelle
 class Store(Protocol):
     """Where segments go: the replay memory, or nowhere where replay is sampled from Reverb."""
 
-    def append(self, segment: Segment) -> object:
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for older segments."""
+        ...
+
+    def append(self, segment: Segment) -> int:
         """Takes a segment as the newest one."""
         ...
 
-    def prepend(self, segment: Segment) -> bool:
-        """Takes a segment as the oldest one; False: there is no room."""
+    def prepend(self, segment: Segment) -> int:
+        """Takes a segment as the oldest one, where there is room."""
         ...
 
 
@@ -46,7 +51,6 @@ class Intake:
         self._logged: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._arrived = threading.Event()
         self._held: set[tuple[int, ...]] | None = set()  # stream and first step of what is stored; None once no log is read any more
-        self._is_full = threading.Event()
         self.segments = 0
         self.filled = 0  # transitions taken from logs
 
@@ -56,7 +60,7 @@ class Intake:
 
     def put_logged(self, shard: int, segment: Segment, cancelled: threading.Event) -> bool:
         """For readers of logs; False: the memory is full, or the reader was cancelled."""
-        return not self._is_full.is_set() and self._put(self._logged, _Arrival(shard, segment), cancelled)
+        return not self._store.is_full and self._put(self._logged, _Arrival(shard, segment), cancelled)
 
     def take(self) -> int:
         """Stores what has arrived and is wanted, without waiting; returns how many transitions were received by it."""
@@ -104,10 +108,9 @@ class Intake:
         if self._held is None or name in self._held:
             return
         steps = int(arrival.segment.valid(self._shape).sum())
-        if not self._store.prepend(arrival.segment):
-            self._is_full.set()
-            return
-        self._held.add(name)
+        if not self._store.is_full:
+            self._store.prepend(arrival.segment)
+            self._held.add(name)
         self.filled += steps
         self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.stream[0], steps))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 
 from learner.batches import Batches, MemoryBatches, ReverbBatches
 from learner.intake import Intake
-from learner.memory.memory import ReplayMemory
+from learner.memory.replay import ReplayMemory
 from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState
 from sbrl.config import Config
@@ -20,16 +21,26 @@ from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment, SegmentShape
 
 
+_SEED_INDEX = 2**32 - 3  # in an actor's place among the run's seeds: see actors.__main__.seeds
+
+
 class NoMemory:
     """In a memory's place where replay is sampled from Reverb: segments are counted and forgotten."""
 
     size = capacity = resident_bytes = 0
+    is_full = False
 
-    def append(self, segment: Segment) -> None:
-        return None
+    def append(self, segment: Segment) -> int:
+        return 0
 
-    def prepend(self, segment: Segment) -> bool:
-        return True
+    def prepend(self, segment: Segment) -> int:
+        return 0
+
+
+def sampling_seed(run_seed: int, fill: int) -> int:
+    """Of what a learner draws from its memory: another one for each learner of a run."""
+    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX, fill]).generate_state(1)
+    return int(seed)
 
 
 class Replay(NamedTuple):
@@ -69,9 +80,9 @@ class Replay(NamedTuple):
         batches: Batches
         if sampling == "cached":
             memory = ReplayMemory(
-                shape, replay.capacity, device, seed=learner_seed(config.run.seed), prioritized=replay.prioritized, max_priority=max_priority
+                shape, replay.capacity, device, seed=sampling_seed(config.run.seed, fill), prioritized=replay.prioritized, max_priority=max_priority
             )
-            batches = MemoryBatches(memory, config.agent, config.learner.batch_size, replay.prioritized)
+            batches = MemoryBatches(memory, config.agent, config.learner.batch_size)
         else:
             shape = shape.without_frames()
             items = ItemShape.of(spec, config.agent.stored_steps)

@@ -39,7 +39,7 @@ __all__ = [
     "read_yaml",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
 CLIPPED_V_MAX: Final = 10.0
 SEGMENT_STEPS: Final = 32  # steps of one environment that travel together: see sbrl.replay.segments
@@ -49,7 +49,7 @@ MOST_PARTS: Final = 20  # of an override's key: env.kwargs may nest
 class Config(Section):
     """The whole tree, complete: what is unset and depends on run.env_steps is filled in, so a saved config holds numbers."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     """Version of this tree that a run directory was written with; another one is refused rather than guessed at."""
     run: Run = Run()
     env: Env = Env()
@@ -143,22 +143,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, is no YAML mapping, or was written with another schema version.
     """
     try:
-        tree = read_yaml_text(path.read_text(encoding="utf-8"))
+        return _tree_of(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UsageError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config {path} is not valid YAML: {error}") from None
+
+
+def parse(text: str, name: str) -> Config:
+    """The config in a YAML text, as `dump` writes it. Args: name: of where the text is from, for messages.
+
+    Raises:
+        UsageError: it is no YAML mapping, of another schema version, or has a bad value.
+    """
+    return build(_tree_of(text, name))
+
+
+def _tree_of(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = read_yaml_text(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"config {name} is not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UsageError(
-            f"config {path} must be a mapping of sections, such as 'run: {{env_steps: 20000}}', not a {type(tree).__name__}"
+            f"config {name} must be a mapping of sections, such as 'run: {{env_steps: 20000}}', not a {type(tree).__name__}"
         )
     tree.pop("metadata", None)
     version = tree.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise UsageError(
-            f"{path} was written with config schema {shown(version)}; this version of sbrl reads schema {SCHEMA_VERSION}: "
+            f"{name} was written with config schema {shown(version)}; this version of sbrl reads schema {SCHEMA_VERSION}: "
             f"start a new run directory, or use the sbrl version that wrote it"
         )
     return tree

@@ -91,4 +91,4 @@ def config_of(status: GetStatusResponse) -> Config | None:
     Raises:
         UsageError: it is of another version of SBRL.
     """
-    return configs.read_text(status.config, "the coordinator's config") if status.config else None
+    return configs.parse(status.config, "the coordinator's config") if status.config else None
