@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sbrl.config import SEGMENT_STEPS
 from sbrl.fleet import RunState
 from sbrl.observation import NOT_SERVING, SILENT, Observation, Reading, Settings
-from sbrl.ratio_books import DUE
+from sbrl.run_status import RunStatus
 from sbrl.view import duration
 
 STARVED, BLOCKED = 0.75, 0.9  # shares of time, as in the alert rules
 STALE_WEIGHTS_SECONDS = 300.0
-RATIO_TOLERANCE, RATIO_TRANSITIONS = 0.02, 5000  # off the target; insertions before that says anything
+RATIO_TOLERANCE, RATIO_SAMPLES = 0.02, 10_000  # off the target; samples due before that says anything
 MEMORY_HIGH, DISK_LOW, FILLED = 0.9, 0.1, 0.05
 EVALUATIONS_BEHIND = 3
 SILENT_BEAT_SECONDS = 3.0  # members beat once a second
-UPDATES_PER_SHARD = 20.0  # in the time looked at; with fewer a shard may just not have had its turn
 CHECKPOINTS_MISSED, CHECKPOINT_GRACE_SECONDS = 3, 300.0
 
 
@@ -34,21 +35,20 @@ def diagnose(run: Observation) -> list[Finding]:
     if run.coordinator_error is not None:
         return list(_without_coordinator(run))
     settings = run.settings
-    if settings is None:
+    if settings is None or run.run is None:
         return [Finding("unknown", "the coordinator does not say what the run is meant to be", "give the config with --config")]
     if run.state is RunState.FINISHED:
-        steps = int(run.totals.get("actor.env_steps", 0))
-        return [Finding("finished", f"the run is finished, with {steps:,} env steps", wrong=False)]
+        return [Finding("finished", f"the run is finished, with {run.run.env_steps:,} env steps", wrong=False)]
     findings = [
         *_members(run, settings),
-        *_training(run, settings),
-        *_flow(run, settings),
-        *_ratio(run, settings),
-        *_shards(run, settings),
+        *_training(run, run.run, settings),
+        *_flow(run, run.run, settings),
+        *_ratio(run.run),
+        *_shards(run),
         *_weights(run),
         *_safety(run),
         *_evaluator(run, settings),
-        *_losses(run),
+        *_losses(run, run.run),
     ]
     return sorted(findings, key=lambda finding: not finding.wrong)
 
@@ -136,19 +136,23 @@ def _gone(run: Observation, reading: Reading) -> Finding:
 
 def _consequence(role: str) -> str:
     return {
-        "replay": "; its transitions cannot be sampled, and whoever writes to it waits",
+        "replay": "; what it has is not received, and its actors write to other shards meanwhile",
         "learner": "; no update is made, so actors come to wait, and weights grow old",
         "actor": "; what it would collect is missing",
         "evaluator": "; training is not concerned, but there are no evaluations",
     }.get(role, "")
 
 
-def _training(run: Observation, settings: Settings) -> Iterator[Finding]:
+def _training(run: Observation, status: RunStatus, settings: Settings) -> Iterator[Finding]:
     """A warm replay and a learner that answers, but makes no update."""
     learners = run.of_role("learner")
-    if not _warm(run, settings) or not learners or _is_silent(run, learners[0]):
+    if not _warm(status, settings) or not learners or _is_silent(run, learners[0]):
         return
-    if run.rates.get("learner.updates", 0.0) > 0 or run.state is RunState.COLLECTED:
+    if status.learner_state == "filling":
+        text = f"the learner fills its memory from the shards' logs: {status.memory_transitions:,} transitions are there"
+        yield Finding("filling", f"{text}; it trains as soon as a tenth of each log is", wrong=False)
+        return
+    if run.updates_per_second > 0 or run.state is RunState.COLLECTED:
         return
     learner = learners[0]
     waits = learner.rates.get("blocked_seconds", 0.0)
@@ -159,24 +163,22 @@ def _training(run: Observation, settings: Settings) -> Iterator[Finding]:
         yield Finding("learner", text, "see what is said of the shards; in a cluster also the network policy between them")
     elif waits > STARVED:
         steps = run.rates.get("actor.env_steps", 0.0)
-        text = f"the learner made no update {seconds}: it waits for batches, and no shard has one to give"
-        text += f", for actors took only {steps:.1f} steps/s"
+        text = f"the learner made no update {seconds}: it waits for transitions, and actors took only {steps:.1f} steps/s"
         yield Finding("starved", text, _more_actors(run))
     else:
         text = f"the learner made no update {seconds}, though it waits for nobody ({waits:.0%} of its time): it hangs"
         yield Finding("learner", text, "keep what `py-spy dump` says of it, then kill it: it goes on from its last checkpoint")
 
 
-def _flow(run: Observation, settings: Settings) -> Iterator[Finding]:
+def _flow(run: Observation, status: RunStatus, settings: Settings) -> Iterator[Finding]:
     """Who waits for whom."""
-    inserted = run.totals.get("replay.transitions_inserted", 0.0)
     steps = run.rates.get("actor.env_steps", 0.0)
     actors = run.of_role("actor")
-    if not _warm(run, settings):
-        left = settings.min_replay_size - inserted
+    if not _warm(status, settings):
+        left = settings.min_replay_size - status.received
         eta = duration(left / steps) if steps > 0 else "unknown"
-        text = f"the replay is filling: {inserted:,.0f} of {settings.min_replay_size:,} transitions, {eta} to go"
-        yield Finding("filling", f"{text}; then training begins", wrong=False)
+        text = f"the run is warming up: {status.received:,} of {settings.min_replay_size:,} transitions, {eta} to go"
+        yield Finding("warming", f"{text}; then training begins", wrong=False)
         if steps == 0 and actors and run.state is RunState.RUNNING:
             text = f"{len(actors)} {_plural('actor', len(actors))} took no step in {run.seconds:.0f} s"
             yield Finding(
@@ -184,7 +186,7 @@ def _flow(run: Observation, settings: Settings) -> Iterator[Finding]:
             )
         return
     learner_waits = run.rates.get("learner.blocked_seconds", 0.0)
-    updates = run.rates.get("learner.updates", 0.0)
+    updates = run.updates_per_second
     actors_wait = run.rates.get("actor.blocked_seconds", 0.0) / max(1, len(actors))
     if run.state is RunState.RUNNING and updates > 0 and learner_waits > STARVED:
         text = (
@@ -219,40 +221,32 @@ def _more_actors(run: Observation) -> str:
     )
 
 
-def _ratio(run: Observation, settings: Settings) -> Iterator[Finding]:
-    after_warm_up = run.totals.get("replay.transitions_inserted", 0.0) - settings.min_replay_size
-    due = run.totals.get(DUE, 0.0)  # each insertion at the ratio that held when it was made: a resumed run may have another one
-    if after_warm_up < RATIO_TRANSITIONS or due <= 0:
+def _ratio(status: RunStatus) -> Iterator[Finding]:
+    """The learner holds the ratio by itself: where it is off, it is the learner that is slow, or something is broken."""
+    if status.samples_due < RATIO_SAMPLES:
         return
-    trained = run.totals.get("learner.samples_trained", 0.0)
-    drift = trained / due - 1
+    drift = status.samples_trained / status.samples_due - 1
     if abs(drift) > RATIO_TOLERANCE:
         text = (
-            f"the ratio is off: {trained:,.0f} samples were trained since the run began, {abs(drift):.1%} "
-            f"{'more' if drift > 0 else 'fewer'} than the {due:,.0f} that its insertions are worth"
+            f"the ratio is off: {status.samples_trained:,} samples were trained since the run began, {abs(drift):.1%} "
+            f"{'more' if drift > 0 else 'fewer'} than the {status.samples_due:,.0f} that what was received is worth"
         )
-        remedy = (
-            "a shard or the learner was restored from an older state, or a shard is down: see docs/runbook.md, SbrlRatioDrift"
-        )
+        remedy = "after a restart the learner catches up by itself; else see docs/runbook.md, SbrlRatioDrift"
         yield Finding("ratio", text, remedy)
 
 
-def _shards(run: Observation, settings: Settings) -> Iterator[Finding]:
-    # Whether the learner trained enough to have turned to each shard.
-    turns = run.rates.get("learner.updates", 0.0) * run.seconds >= UPDATES_PER_SHARD * settings.num_shards
+def _shards(run: Observation) -> Iterator[Finding]:
     for shard in run.of_role("replay"):
         if _is_silent(run, shard):
             continue
         gauges = shard.gauges
-        size, least, limit = (gauges.get(name, 0.0) for name in ("transitions", "min_size", "memory_limit_bytes"))
-        if _warm(run, settings) and size < least:
-            text = f"{shard.name} holds {size:,.0f} transitions, below its minimum of {least:,.0f}: it serves no samples"
-            yield Finding("below-minimum", text, "it fills as episodes begin; if it does not, restart the actors")
-        elif turns and gauges.get("limiter_room_transitions", 1.0) < 1 and shard.rates.get("samples_served", 1.0) == 0:
-            text = f"{shard.name} waits for the learner, which trains from the other shards and takes nothing from this one"
-            yield Finding("limiter", text, "restart the learner: its stream from this shard hangs")
+        limit, size = gauges.get("memory_limit_bytes", 0.0), gauges.get("transitions", 0.0)
+        full = gauges.get("queue_segments", 0.0) >= gauges.get("queue_capacity", math.inf)
+        if full and run.updates_per_second > 0 and shard.rates.get("segments_served", 1.0) == 0:
+            text = f"{shard.name} waits for the learner, which trains and takes nothing from this shard's full queue"
+            yield Finding("queue", text, "restart the learner: its stream from this shard hangs")
         resident, each = gauges.get("resident_bytes", 0.0), gauges.get("bytes_per_transition", 0.0)
-        capacity = gauges.get("capacity", 0.0)
+        capacity = gauges.get("log_capacity", 0.0) * SEGMENT_STEPS
         if limit and resident / limit > MEMORY_HIGH:
             text = f"{shard.name} occupies {_gb(resident)} of the {_gb(limit)} it may: at the limit it is killed"
             yield Finding(
@@ -266,7 +260,7 @@ def _shards(run: Observation, settings: Settings) -> Iterator[Finding]:
 
 def _weights(run: Observation) -> Iterator[Finding]:
     stale = [actor for actor in run.of_role("actor") if actor.gauges.get("weights_age_seconds", 0.0) > STALE_WEIGHTS_SECONDS]
-    if not stale or not run.rates.get("learner.updates", 0.0):
+    if not stale or not run.updates_per_second:
         return  # without updates there is nothing newer, and that is said elsewhere
     oldest = max(stale, key=lambda actor: actor.gauges["weights_age_seconds"])
     age = duration(oldest.gauges["weights_age_seconds"])
@@ -306,21 +300,20 @@ def _evaluator(run: Observation, settings: Settings) -> Iterator[Finding]:
         yield Finding("evaluator", text, remedy, wrong=False)
 
 
-def _losses(run: Observation) -> Iterator[Finding]:
+def _losses(run: Observation, status: RunStatus) -> Iterator[Finding]:
     times = int(run.totals.get("learner.losses_not_finite", 0))
     if times:
         text = (
             f"the loss was not finite {times} {'time' if times == 1 else 'times'} since the run began, and each ended a learner"
         )
         yield Finding("loss", text, "stop the run and resume it with a lower learner.learning_rate")
-    dropped = int(run.totals.get("actor.transitions_dropped", 0))
-    if dropped:
-        text = f"{dropped:,} transitions were given up since the run began, because their shard was lost"
-        yield Finding("dropped", text, wrong=False)
+    if status.lost:
+        text = f"{status.lost:,} transitions of {status.env_steps:,} were lost since the run began, with actors or shards that died"
+        yield Finding("lost", text, wrong=False)
 
 
-def _warm(run: Observation, settings: Settings) -> bool:
-    return run.totals.get("replay.transitions_inserted", 0.0) >= settings.min_replay_size
+def _warm(status: RunStatus, settings: Settings) -> bool:
+    return status.received >= settings.min_replay_size
 
 
 def _is_silent(run: Observation, reading: Reading) -> bool:

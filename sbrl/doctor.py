@@ -50,7 +50,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="of a run on this machine")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of a run elsewhere, in a cluster say")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="with --coordinator: its run.yaml, if what it exports is not enough"
+        "--config", type=Path, metavar="FILE", help="with --coordinator: its run.yaml, where the coordinator does not answer"
     )
 
 
@@ -98,14 +98,13 @@ def report(run: Observation, findings: Sequence[Finding]) -> str:
 
 def headline(run: Observation) -> str:
     """The run's numbers in a line; empty while there are none."""
-    if run.settings is None or run.coordinator_error is not None:
+    if run.settings is None or run.run is None:
         return ""
-    inserted = run.totals.get("replay.transitions_inserted", 0.0) - run.settings.min_replay_size
-    ratio = f"{run.totals.get('learner.samples_trained', 0.0) / inserted:.3f}" if inserted > 0 else "no"
+    achieved = run.run.samples_per_insert
     return (
-        f"{run.totals.get('actor.env_steps', 0.0):,.0f} of {run.settings.target_env_steps:,} env steps, "
-        f"{run.rates.get('actor.env_steps', 0.0):.1f} steps/s, {run.rates.get('learner.updates', 0.0):.1f} updates/s, "
-        f"{ratio} samples per insert ({run.settings.samples_per_insert:g} configured)"
+        f"{run.run.env_steps:,} of {run.settings.target_env_steps:,} env steps, "
+        f"{run.rates.get('actor.env_steps', 0.0):.1f} steps/s, {run.updates_per_second:.1f} updates/s, "
+        f"{'no' if achieved is None else f'{achieved:.3f}'} samples per insert ({run.settings.samples_per_insert:g} configured)"
     )
 
 

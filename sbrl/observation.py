@@ -19,9 +19,9 @@ from sbrl.config import Config
 from sbrl.credentials import Credentials
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import run_state
 from sbrl.health import OPEN
 from sbrl.role_metrics import DISK_FREE, DISK_SIZE
+from sbrl.run_status import RunStatus, config_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 ANSWER_SECONDS = 3.0  # for one question to one role
@@ -56,21 +56,6 @@ class Settings(NamedTuple):
             num_actors=config.actors.num_actors,
         )
 
-    @classmethod
-    def of_status(cls, status: GetStatusResponse) -> Settings | None:
-        """From what the coordinator exports of its config; None where it is not (yet) its own member."""
-        gauges = next((member.gauges for member in status.members if member.role == "coordinator" and member.gauges), None)
-        if gauges is None or not gauges.get("batch_size"):
-            return None
-        return cls(
-            target_env_steps=int(gauges["target_env_steps"]),
-            min_replay_size=int(gauges["min_replay_size"]),
-            num_shards=int(gauges["shards_configured"]),
-            batch_size=int(gauges["batch_size"]),
-            samples_per_insert=gauges["samples_per_insert_target"],
-            evaluation_interval_env_steps=int(gauges["evaluation_interval_env_steps"]),
-        )
-
 
 class Process(NamedTuple):
     """A role's process on this machine."""
@@ -99,13 +84,19 @@ class Observation(NamedTuple):
     seconds: float
     settings: Settings | None
     coordinator_error: str | None = None  # why it gave no answer
-    state: RunState | None = None
+    run: RunStatus | None = None  # None: no answer
     readings: tuple[Reading, ...] = ()
     totals: Mapping[str, float] = {}  # "<role>.<counter>" since the run began
     rates: Mapping[str, float] = {}  # of the same, per second
+    updates_per_second: float = 0.0
     weights_version: int = 0
     weights_age_seconds: float = 0.0
     processes: tuple[Process, ...] | None = None  # None: the run may be on other machines
+
+    @property
+    def state(self) -> RunState | None:
+        """How the run stands; None without an answer."""
+        return None if self.run is None else self.run.state
 
     def of_role(self, role: str) -> list[Reading]:
         """The live members of a role."""
@@ -128,28 +119,30 @@ def observe(
 
     Args:
         address: host:port of the coordinator.
-        config: None: taken from what the coordinator exports.
+        config: None: the coordinator's.
         run_directory: of a run on this machine, whose processes are looked at, too.
         credentials: to the coordinator; None: those of the environment.
         healths: of members by name, where somebody else knows them; None: the members themselves are asked.
     """
-    settings = None if config is None else Settings.of_config(config)
     client = FleetClient(address, credentials)
     try:
         before, start = client.status(ANSWER_SECONDS), time.monotonic()
         time.sleep(seconds)
         after, elapsed = client.status(ANSWER_SECONDS), time.monotonic() - start
     except RunError as error:
+        settings = None if config is None else Settings.of_config(config)
         return Observation(seconds, settings, coordinator_error=str(error), processes=_processes(run_directory))
     finally:
         client.close()
+    config = config or config_of(after)
     return Observation(
         seconds=elapsed,
-        settings=settings or Settings.of_status(after),
-        state=run_state(after),
+        settings=None if config is None else Settings.of_config(config),
+        run=None if config is None else RunStatus.of(after, config.min_replay_size),
         readings=tuple(_readings(before, after, elapsed, healths)),
         totals=dict(after.totals),
         rates=_rates(before.totals, after.totals, elapsed),
+        updates_per_second=max(0, after.progress.updates - before.progress.updates) / elapsed,
         weights_version=int(after.weights_version),
         weights_age_seconds=after.weights_age_seconds,
         processes=_processes(run_directory),

@@ -18,16 +18,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.doctor import add_run_arguments, find_run
 from sbrl.errors import RunError
 from sbrl.fleet import ROLES, FleetClient, RunState
 from sbrl.fleet_watch import run_state
 from sbrl.lifecycle import run_program
-from sbrl.observation import Settings
 from sbrl.progress import ProgressMeter
 from sbrl.rpc import CoordinatorUnavailable
+from sbrl.run_status import config_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 from sbrl.view import duration, line, panel
 
@@ -55,11 +54,17 @@ def watch(client: FleetClient, config: Config | None, title: str, interval: floa
     """Shows the run until it is finished or `readings` have been shown, and returns the exit code.
 
     Args:
-        config: None: taken from what the coordinator exports.
+        config: None: the coordinator's.
         interval: seconds between two readings.
+
+    Raises:
+        RunError: the coordinator does not know the config.
     """
     status = client.status()
-    with Screen(config or config_of(status), title) as screen:
+    config = config or config_of(status)
+    if config is None:
+        raise RunError("the coordinator does not say what the run is meant to be: give its run.yaml with --config")
+    with Screen(config, title) as screen:
         shown = 0
         while True:
             screen.show(status)
@@ -68,28 +73,6 @@ def watch(client: FleetClient, config: Config | None, title: str, interval: floa
                 return 0
             time.sleep(max(0.1, interval))
             status = _next_status(client, status, screen)
-
-
-def config_of(status: GetStatusResponse) -> Config:
-    """A config with the numbers that a view needs, from what the coordinator exports of its own.
-
-    Raises:
-        RunError: the coordinator exports none yet.
-    """
-    settings = Settings.of_status(status)
-    if settings is None:
-        raise RunError("the coordinator does not say what the run is meant to be: give its run.yaml with --config")
-    return configs.build(
-        {
-            "run": {"env_steps": settings.target_env_steps},
-            "learner": {"batch_size": settings.batch_size, "updates_per_step": settings.updates_per_step},
-            "replay": {
-                "num_shards": settings.num_shards,
-                "min_size": settings.min_replay_size,
-                "capacity": max(settings.min_replay_size, 1_000_000),
-            },
-        }
-    )
 
 
 class Screen:
@@ -144,13 +127,13 @@ def doing(member: Member) -> str:
             )
         case "replay":
             return (
-                f"{gauges.get('transitions', 0):,.0f} of {gauges.get('capacity', 0):,.0f} transitions, "
-                f"{gauges.get('samples_per_insert_achieved', 0):.3f} samples per insert, "
+                f"{gauges.get('log_segments', 0):,.0f} of {gauges.get('log_capacity', 0):,.0f} segments, "
+                f"{gauges.get('queue_segments', 0):.0f} waiting for the learner, "
                 f"{gauges.get('resident_bytes', 0) / 2**30:.1f} GiB"
             )
         case "learner":
             return (
-                f"{counters.get('updates', 0):,.0f} updates, loss {gauges.get('loss', 0):.4g}, "
+                f"{counters.get('updates', 0):,.0f} updates, {gauges.get('memory_transitions', 0):,.0f} transitions, loss {gauges.get('loss', 0):.4g}, "
                 f"waited {duration(counters.get('blocked_seconds', 0))}, {gauges.get('shards_ready', 0):.0f} shards answer"
             )
         case "evaluator":

@@ -171,7 +171,7 @@ class ControllerLoop:
         metrics.leader.set(self._election.is_leader)
         metrics.held.set(decision.why is Why.HOLD)
         metrics.limited.set(decision.why is Why.LIMITED)
-        metrics.limiter_fill_ratio.set(reading.limiter_fill)
+        metrics.queue_fill_ratio.set(reading.queue_fill)
         if decision.measured is not None and decision.load is not None:
             metrics.load_ratio.set(decision.load)
             metrics.learner_waiting_ratio.set(decision.measured.learner_waiting)

@@ -1,10 +1,10 @@
-"""How many actors the run needs, from what its limiters and its waiting roles say. Pure: values in, a decision out.
+"""How many actors the run needs, from how full its queues are and who waits for whom. Pure: values in, a decision out.
 
 One number is estimated: the *demand*, how many actors at full speed would collect exactly what the learner trains on,
 
     demand = live actors x (1 - part of their time that actors are blocked) / (1 - part of its time that the learner waits)
 
-for in balance what actors insert is what the learner samples (the limiters see to that). The *load* is demand / actors: above 1
+for in balance actors collect what the learner trains on (full queues see to that). The *load* is demand / actors: above 1
 the learner starves, well below 1 actors stand idle. The fleet is sized so that its load is `target_load`, the least that holds
 the ratio with a little to spare for noise, and is left alone while the load lies between `low_load` and `high_load`.
 """
@@ -24,8 +24,8 @@ MAX_GAP_SECONDS = 30.0  # two readings further apart do not belong together: too
 LIVE_TOLERANCE = 0.05  # part of the fleet that may come and go, or be missing, without spoiling an estimate
 # A learner that waits all the time says that more actors are needed, not how many.
 MAX_LOAD = 20.0
-# Mean fill of the limiters below which they hold no inserts back, and above which they hold no samples back.
-LIMITERS_EMPTY, LIMITERS_FULL = 0.1, 0.9
+# Mean fill of the queues below which the learner takes whatever comes, and above which actors wait.
+QUEUES_EMPTY, QUEUES_FULL = 0.1, 0.9
 # A larger part of its time than this no role spends on fetching batches or on having items confirmed, if it is well.
 MAX_IDLE = 0.5
 # Going back down to where the learner has just starved takes a demand so much lower that noise is out of the question.
@@ -41,7 +41,7 @@ class Spec(NamedTuple):
     low_load: float = 0.85  # below it, actors go
     high_load: float = 1.05  # above it, actors are added: the learner waits some 5 % of its time
     urgent_load: float = 1.25  # above it they are added sooner: the learner waits 20 % of its time
-    settle_seconds: float = 60.0  # after anything changed, before measuring: pods start, the limiters find their level
+    settle_seconds: float = 60.0  # after anything changed, before measuring: pods start, the queues find their level
     window_seconds: float = 300.0  # measured before a change
     urgent_window_seconds: float = 60.0  # measured before an urgent one: an idle learner costs more than idle actors
     max_growth: float = 1.0  # part of the fleet that may be added at once (at least one actor)
@@ -61,13 +61,13 @@ class Reading(NamedTuple):
     updates: float = 0.0
     learner_waited_seconds: float = 0.0  # for batches from replay
     actors_blocked_seconds: float = 0.0  # on replay, all actors together
-    limiter_fill: float = 0.0  # 0: the learner has taken all that the limiters allow; 1: they hold inserts back
+    queue_fill: float = 0.0  # of the shards' queues, on average: 0: the learner takes whatever comes; 1: actors wait
 
 
 class Memory(NamedTuple):
     """What is known from before the readings."""
 
-    idle_blocked: float = 0.0  # part of their time that actors are blocked with no limiter holding them: confirming items
+    idle_blocked: float = 0.0  # part of their time that actors are blocked while queues have room: confirming segments
     idle_waiting: float = 0.0  # part of its time that the learner waits though transitions abound: fetching batches
     starved_time: float = -math.inf  # when the learner starved last
     starved_actors: int = 0  # and how many actors there were
@@ -99,7 +99,7 @@ class Measured(NamedTuple):
     actors: float  # live, on average
     learner_waiting: float  # part of the time
     actors_blocked: float  # part of the live actors' time
-    limiter_fill: float  # on average
+    queue_fill: float  # on average
     updates: float
 
 
@@ -243,15 +243,15 @@ def measure(readings: Sequence[Reading], window_seconds: float) -> Measured | No
         actors=actor_seconds / seconds,
         learner_waiting=_share(end.learner_waited_seconds - start.learner_waited_seconds, seconds),
         actors_blocked=_share(end.actors_blocked_seconds - start.actors_blocked_seconds, actor_seconds),
-        limiter_fill=sum(reading.limiter_fill for reading in window) / len(window),
+        queue_fill=sum(reading.queue_fill for reading in window) / len(window),
         updates=end.updates - start.updates,
     )
 
 
 def learn(memory: Memory, measured: Measured) -> Memory:
-    """What each side spends waiting for other things than the other side: what is left while its own limiter is wide open."""
+    """What each side spends waiting for other things than the other side: what is left while the queues hold nothing back."""
     blocked, waiting = measured.actors_blocked, measured.learner_waiting
-    open_for_inserts, open_for_samples = measured.limiter_fill < LIMITERS_EMPTY, measured.limiter_fill > LIMITERS_FULL
+    open_for_inserts, open_for_samples = measured.queue_fill < QUEUES_EMPTY, measured.queue_fill > QUEUES_FULL
     return memory._replace(
         idle_blocked=min(MAX_IDLE, blocked if open_for_inserts else min(blocked, memory.idle_blocked)),
         idle_waiting=min(MAX_IDLE, waiting if open_for_samples else min(waiting, memory.idle_waiting)),
@@ -261,8 +261,8 @@ def learn(memory: Memory, measured: Measured) -> Memory:
 def load(measured: Measured, memory: Memory) -> float:
     """The fleet's load: the learner's demand, in parts of what the actors could collect. See this module's docstring."""
     held = max(0.0, (measured.actors_blocked - memory.idle_blocked) / (1.0 - memory.idle_blocked))
-    # While limiters are empty the learner waits for nothing but transitions, whatever else it may have waited for before.
-    idle = 0.0 if measured.limiter_fill < LIMITERS_EMPTY else memory.idle_waiting
+    # While queues are empty the learner waits for nothing but transitions, whatever else it may have waited for before.
+    idle = 0.0 if measured.queue_fill < QUEUES_EMPTY else memory.idle_waiting
     lacking = max(0.0, (measured.learner_waiting - idle) / (1.0 - idle))
     return min(MAX_LOAD, (1.0 - held) / max(1e-9, 1.0 - lacking))
 

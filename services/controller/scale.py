@@ -45,7 +45,7 @@ def overruled(cluster: Cluster, release: Release) -> list[str]:
             _request_timeout=REQUEST_SECONDS,
         )
         found += [
-            f"the controller (deployment {one.metadata.name}) goes on from there as the limiters demand; to keep a number, set "
+            f"the controller (deployment {one.metadata.name}) goes on from there as the run demands; to keep a number, set "
             f"actors.scaledBy=hand in the chart"
             for one in controllers.items
             if one.spec.replicas

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 from sbrl.config import Config
 from sbrl.fleet import RunState
 from sbrl.fleet_watch import run_state, total
 from sbrl.progress import members
-from sbrl.sharding import shard_limits
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 from services.controller.reconcile import Reading
 
@@ -26,32 +25,27 @@ def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: 
         time: seconds of the monotonic clock.
         actors_wanted: the Deployment's replicas.
     """
+    run = RunStatus.of(status, config.min_replay_size)
     learners = [member.incarnation for member in _live(status, "learner")]
     shards = _live(status, "replay")
     return Reading(
         time=time,
         state=run_state(status),
-        obstacle=_obstacle(status, config),
+        obstacle=_obstacle(status, run, config),
         actors_wanted=actors_wanted,
         actors_live=len(_live(status, "actor")),
         learner=max(learners, default=0),
-        updates=total(status, "learner.updates"),
+        updates=float(run.updates),
         learner_waited_seconds=total(status, "learner.blocked_seconds"),
         actors_blocked_seconds=total(status, "actor.blocked_seconds"),
-        limiter_fill=sum(limiter_fill(shard, config) for shard in shards) / max(1, len(shards)),
+        queue_fill=sum(map(queue_fill, shards)) / max(1, len(shards)),
     )
 
 
-def limiter_fill(shard: Member, config: Config) -> float:
-    """Where a shard's limiter stands between its ends: 0, samples wait for inserts; 1, inserts wait for samples.
-
-    One insert is many samples: a limiter stands half an insert from an end, on average, when it holds one side there.
-    """
-    limits = shard_limits(config, shard.index)
-    inserts, samples = shard.gauges.get("limiter_inserts", 0.0), shard.gauges.get("limiter_samples", 0.0)
-    above = inserts * limits.samples_per_insert - samples - limits.min_diff - limits.samples_per_insert / 2
-    fill = above / (limits.max_diff - limits.min_diff - limits.samples_per_insert)
-    return min(1.0, max(0.0, fill)) if math.isfinite(fill) else 0.5
+def queue_fill(shard: Member) -> float:
+    """How full a shard's queue is: 0, the learner takes whatever comes; 1, actors wait for it."""
+    waiting, capacity = (shard.gauges.get(f"queue_{name}", 0.0) for name in ("segments", "capacity"))
+    return min(1.0, max(0.0, waiting / capacity)) if capacity > 0 else 0.5
 
 
 class History:
@@ -69,26 +63,22 @@ class History:
         return tuple(self._readings)
 
 
-def _obstacle(status: GetStatusResponse, config: Config) -> str:
+def _obstacle(status: GetStatusResponse, run: RunStatus, config: Config) -> str:
     """Why the fleet cannot be judged by what it does now; "" if it can."""
-    if run_state(status) is not RunState.RUNNING:
+    if run.state is not RunState.RUNNING:
         return "the run is not running"
-    inserted = total(status, "replay.transitions_inserted")
-    if inserted < config.min_replay_size:
-        return f"the replay is filling: {inserted:,.0f} of {config.min_replay_size:,} transitions"
-    learners, shards = _live(status, "learner"), _live(status, "replay")
+    if not _live(status, "learner"):
+        return "no learner is there"
+    if run.received < config.min_replay_size:
+        return f"the run is warming up: {run.received:,} of {config.min_replay_size:,} transitions"
+    if run.learner_state == "filling":
+        return "the learner fills its memory"
+    shards = _live(status, "replay")
     if len(shards) < config.replay.num_shards:
         return f"{len(shards)} of {config.replay.num_shards} replay shards are there"
-    for shard in shards:
-        held = shard.gauges.get("limiter_inserts", 0.0)
-        least = shard_limits(config, shard.index).min_size
-        if held < least:
-            return f"{shard.name} is filling: {held:,.0f} of {least:,} transitions"
-    if not learners:
-        return "no learner is there"
-    ready = learners[0].gauges.get("shards_ready", 0.0)
+    ready = sum(shard.answers for shard in run.shards)
     if ready < config.replay.num_shards:
-        return f"the learner reaches {ready:.0f} of {config.replay.num_shards} replay shards"
+        return f"the learner reaches {ready} of {config.replay.num_shards} replay shards"
     return "" if _live(status, "actor") else "no actor is there"
 
 

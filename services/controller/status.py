@@ -230,7 +230,7 @@ def as_tree(
         "samples_per_insert_target": config.samples_per_insert,
         "learner_waiting_ratio": None if measured is None else measured.learner_waiting,
         "actors_blocked_ratio": None if measured is None else measured.actors_blocked,
-        "limiter_fill_ratio": last.limiter_fill,
+        "queue_fill_ratio": last.queue_fill,
         "progress": progress._asdict(),
     }
 
