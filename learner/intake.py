@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from learner.ratio import Ratio
@@ -12,7 +11,7 @@ from sbrl.replay.receipts import Receipts
 from sbrl.replay.segments import Segment, SegmentShape
 
 WAITING_SEGMENTS = 2  # of each shard and kind: more would only be staler
-PUT_SECONDS = 0.5  # how often a reader that waits looks whether it was cancelled
+PUT_SECONDS = 0.5  # how often a reader that waits looks whether it is to end
 
 
 class Store(Protocol):
@@ -49,18 +48,23 @@ class Intake:
         self._shape, self._receipts, self._ratio, self._store = shape, receipts, ratio, store
         self._fresh: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._logged: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
-        self._arrived = threading.Event()
+        self._arrived, self._closed = threading.Event(), threading.Event()
         self._held: set[tuple[int, ...]] | None = set()  # stream and first step of what is stored; None once no log is read any more
+        self._settled: tuple[tuple[int, int], ...] = ()
         self.segments = 0
         self.filled = 0  # transitions taken from logs
 
-    def put_fresh(self, shard: int, segment: Segment, cancelled: threading.Event) -> bool:
-        """For readers of queues; waits until there is room, and returns whether the segment was taken."""
-        return self._put(self._fresh, _Arrival(shard, segment), cancelled)
+    def put_fresh(self, shard: int, segment: Segment) -> None:
+        """For readers of queues; waits until there is room, or `close`."""
+        self._put(self._fresh, _Arrival(shard, segment))
 
-    def put_logged(self, shard: int, segment: Segment, cancelled: threading.Event) -> bool:
-        """For readers of logs; False: the memory is full, or the reader was cancelled."""
-        return not self._store.is_full and self._put(self._logged, _Arrival(shard, segment), cancelled)
+    def put_logged(self, shard: int, segment: Segment) -> bool:
+        """For readers of logs; waits likewise, and returns whether more is wanted."""
+        return not self._store.is_full and self._put(self._logged, _Arrival(shard, segment))
+
+    def close(self) -> None:
+        """Takes nothing any more: whoever waits to put something goes on without."""
+        self._closed.set()
 
     def take(self) -> int:
         """Stores what has arrived and is wanted, without waiting; returns how many transitions were received by it."""
@@ -80,10 +84,13 @@ class Intake:
         if self._fresh.empty() and self._logged.empty():
             self._arrived.wait(timeout)
 
-    def settle(self, ended_actors: Iterable[tuple[int, int]]) -> None:
-        """Counts as lost what actors that are gone had collected and what did not come."""
+    def settle(self, ended_actors: tuple[tuple[int, int], ...]) -> None:
+        """Counts as lost what actors that are gone had collected and what did not come. Args: (incarnation, env_steps) of each."""
+        if ended_actors == self._settled:
+            return
         for incarnation, env_steps in ended_actors:
             self._receipts.settle(incarnation, env_steps)
+        self._settled = ended_actors
 
     @property
     def is_empty(self) -> bool:
@@ -95,7 +102,7 @@ class Intake:
 
     def _take_fresh(self, arrival: _Arrival) -> None:
         steps = int(arrival.segment.valid(self._shape).sum())
-        new = self._receipts.take(arrival.shard, arrival.segment.stream[0], steps)
+        new = self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps)
         self.segments += 1
         if new:
             self._ratio.receive(new)
@@ -112,10 +119,10 @@ class Intake:
             self._store.prepend(arrival.segment)
             self._held.add(name)
         self.filled += steps
-        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.stream[0], steps))
+        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps))
 
-    def _put(self, into: queue.Queue[_Arrival], arrival: _Arrival, cancelled: threading.Event) -> bool:
-        while not cancelled.is_set():
+    def _put(self, into: queue.Queue[_Arrival], arrival: _Arrival) -> bool:
+        while not self._closed.is_set():
             try:
                 into.put(arrival, timeout=PUT_SECONDS)
             except queue.Full:

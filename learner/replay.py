@@ -53,6 +53,7 @@ class Replay(NamedTuple):
     intake: Intake
     readers: Sequence[SegmentReader]
     batches: Batches
+    fill: int  # number of this learner
 
     @classmethod
     def of(
@@ -71,7 +72,7 @@ class Replay(NamedTuple):
         shape = SegmentShape.of(spec, config.agent.stored_steps)
         settings, max_priority = RatioSettings.of(config), 1.0
         if state is None:
-            ratio, receipts = Ratio(settings), Receipts(num_shards)
+            ratio, receipts = Ratio(settings), Receipts()
         else:
             ratio = Ratio.restored(settings, state.received["ratio"])
             receipts = Receipts.from_state(state.received["receipts"])
@@ -90,21 +91,20 @@ class Replay(NamedTuple):
                 addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority
             )
         intake = Intake(shape, receipts, ratio, memory, num_shards)
-        readers = [
-            SegmentReader(address, shard, shape, intake.put_fresh, intake.put_logged, fill)
-            for shard, address in enumerate(addresses)
-        ]
-        return cls(sampling, ratio, receipts, memory, intake, readers, batches)
+        readers = [SegmentReader(address, shard, shape, intake.put_fresh) for shard, address in enumerate(addresses)]
+        return cls(sampling, ratio, receipts, memory, intake, readers, batches, fill)
 
     def start(self) -> None:
-        """Begins to read, on threads."""
+        """Begins to read, on threads: queues, and the logs once."""
         for reader in self.readers:
+            reader.fill(self.fill, self.intake.put_logged)
             reader.start()
         if isinstance(self.batches, ReverbBatches):
             self.batches.start()
 
     def stop(self) -> None:
         """Asks all threads to end; may be called again."""
+        self.intake.close()
         for reader in self.readers:
             reader.stop()
         if isinstance(self.batches, ReverbBatches):

@@ -21,6 +21,7 @@ from sbrl.errors import RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
+from sbrl.replay.receipts import WITH_ACTORS, Counts
 from sbrl.v1.fleet_pb2 import SAMPLING_CACHED, SAMPLING_REMOTE, LearnerProgress, LearnerState, ShardProgress
 
 REPORT_SECONDS = 1.0
@@ -55,7 +56,7 @@ class Reporter:
         self._state = LearnerState.LEARNER_STATE_UNSPECIFIED
         self._reported_readings: Readings | None = None
         self._reported_time, self._reported_updates = time.monotonic(), step.updates
-        self._updates_before, self._received_before = step.updates, list(replay.receipts.shards)
+        self._updates_before, self._received_before = step.updates, replay.receipts.counts
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -81,15 +82,10 @@ class Reporter:
             samples_due=self._ratio.due,
             max_priority=self._max_priority,
             shards=[
-                ShardProgress(
-                    received=counts.received,
-                    duplicates=counts.duplicates,
-                    lost=counts.lost,
-                    recovered=counts.recovered,
-                    answers=reader.is_up,
-                )
-                for counts, reader in zip(self._receipts.shards, self._readers, strict=True)
+                ShardProgress(**self._receipts.of_shard(reader.shard)._asdict(), answers=reader.is_up)
+                for reader in self._readers
             ],
+            lost_with_actors=self._receipts.of_shard(WITH_ACTORS).lost - self._receipts.of_shard(WITH_ACTORS).recovered,
             state=self._state,
             memory_transitions=self._memory.size,
             memory_capacity=self._memory.capacity,
@@ -117,11 +113,12 @@ class Reporter:
         raise_to(metrics.segments_received, self._intake.segments)
         raise_to(metrics.priority_updates_ignored, self._batches.priorities_ignored)
         raise_to(metrics.weights_published, self._publisher.published)
-        for shard, (before, counts) in enumerate(zip(self._received_before, self._receipts.shards, strict=True)):
-            raise_to(metrics.transitions_received.labels(str(shard)), counts.received - before.received)
-            raise_to(metrics.transitions_duplicate.labels(str(shard)), counts.duplicates - before.duplicates)
-            raise_to(metrics.transitions_lost.labels(str(shard)), counts.lost - before.lost)
-            raise_to(metrics.transitions_recovered.labels(str(shard)), counts.recovered - before.recovered)
+        for shard, counts in self._receipts.counts.items():
+            label, before = "actors" if shard == WITH_ACTORS else str(shard), self._received_before.get(shard, Counts())
+            raise_to(metrics.transitions_received.labels(label), counts.received - before.received)
+            raise_to(metrics.transitions_duplicate.labels(label), counts.duplicates - before.duplicates)
+            raise_to(metrics.transitions_lost.labels(label), counts.lost - before.lost)
+            raise_to(metrics.transitions_recovered.labels(label), counts.recovered - before.recovered)
         for name in LEARNER_STATES:
             metrics.state.labels(name).set(LearnerState.Name(state) == f"LEARNER_STATE_{name.upper()}")
         self._max_priority = self._batches.max_priority()

@@ -64,7 +64,7 @@ class RunStatus(NamedTuple):
             for shard in progress.shards
         )
         env_steps, received = int(total(status, "actor.env_steps")), sum(shard.received for shard in shards)
-        lost = sum(shard.lost for shard in shards)
+        lost = sum(shard.lost for shard in shards) + progress.lost_with_actors
         warm = received - min_size
         return cls(
             state=run_state(status),

@@ -272,7 +272,7 @@ def received(progress: fleet_pb2.LearnerProgress) -> int:
 
 def lost(progress: fleet_pb2.LearnerProgress) -> int:
     """Transitions that are missing and have not come after all."""
-    return sum(shard.lost - shard.recovered for shard in progress.shards)
+    return progress.lost_with_actors + sum(shard.lost - shard.recovered for shard in progress.shards)
 
 
 def _check_progress(progress: fleet_pb2.LearnerProgress) -> None:
@@ -280,9 +280,10 @@ def _check_progress(progress: fleet_pb2.LearnerProgress) -> None:
         if not 0 <= value <= MAX_COUNT:
             raise invalid(f"progress.{name} is {value}: it lies between 0 and {MAX_COUNT:.0f}")
     counts = [progress.updates, progress.samples_trained, progress.memory_transitions, progress.memory_capacity]
+    counts.append(progress.lost_with_actors)
     for shard in progress.shards:
         counts += [shard.received, shard.duplicates, shard.lost, shard.recovered]
-        if shard.recovered > min(shard.lost, shard.received):
+        if shard.recovered > shard.lost:
             raise invalid(f"progress: {shard.recovered} of a shard's transitions are recovered, of {shard.lost} lost")
     if max(counts) > MAX_COUNT:
         raise invalid(f"progress has a count of {max(counts)}, above {MAX_COUNT:.0f}")
