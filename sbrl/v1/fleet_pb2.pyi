@@ -130,7 +130,7 @@ class EndedActor(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., env_steps: _Optional[int] = ...) -> None: ...
 
 class LearnerProgress(_message.Message):
-    __slots__ = ("updates", "samples_trained", "samples_due", "max_priority", "shards", "state", "memory_transitions", "memory_capacity", "sampling")
+    __slots__ = ("updates", "samples_trained", "samples_due", "max_priority", "shards", "state", "memory_transitions", "memory_capacity", "sampling", "lost_with_actors")
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_TRAINED_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_DUE_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +140,7 @@ class LearnerProgress(_message.Message):
     MEMORY_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_CAPACITY_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    LOST_WITH_ACTORS_FIELD_NUMBER: _ClassVar[int]
     updates: int
     samples_trained: int
     samples_due: float
@@ -149,7 +150,8 @@ class LearnerProgress(_message.Message):
     memory_transitions: int
     memory_capacity: int
     sampling: Sampling
-    def __init__(self, updates: _Optional[int] = ..., samples_trained: _Optional[int] = ..., samples_due: _Optional[float] = ..., max_priority: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardProgress, _Mapping]]] = ..., state: _Optional[_Union[LearnerState, str]] = ..., memory_transitions: _Optional[int] = ..., memory_capacity: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, str]] = ...) -> None: ...
+    lost_with_actors: int
+    def __init__(self, updates: _Optional[int] = ..., samples_trained: _Optional[int] = ..., samples_due: _Optional[float] = ..., max_priority: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardProgress, _Mapping]]] = ..., state: _Optional[_Union[LearnerState, str]] = ..., memory_transitions: _Optional[int] = ..., memory_capacity: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, str]] = ..., lost_with_actors: _Optional[int] = ...) -> None: ...
 
 class ShardProgress(_message.Message):
     __slots__ = ("received", "duplicates", "lost", "recovered", "answers")

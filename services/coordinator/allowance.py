@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 
-
-def step_allowance(remaining: int, reserved_by_others: Collection[int]) -> int:
+def step_allowance(remaining: int, num_others: int, reserved_by_others: int) -> int:
     """Steps an actor may take beyond those it has reported: its equal share of what remains, or what others leave of it.
 
     Args:
         remaining: Steps of the run that no actor has reported yet; at or below zero, none are left.
-        reserved_by_others: For each other live actor, the steps it may still take by what it was allowed before.
+        num_others: Other live actors.
+        reserved_by_others: Steps that these may still take, all together, by what they were allowed before.
 
     Returns:
-        max(0, min(ceil(remaining / live actors), remaining - sum(reserved_by_others))). With this, allowances that are out
-        never sum to more than what remains.
+        max(0, min(ceil(remaining / live actors), remaining - reserved_by_others)). With this, allowances that are out never sum
+        to more than what remains.
     """
-    num_live = 1 + len(reserved_by_others)
-    equal_share = -(-remaining // num_live)
-    return max(0, min(equal_share, remaining - sum(reserved_by_others)))
+    equal_share = -(-remaining // (1 + num_others))
+    return max(0, min(equal_share, remaining - reserved_by_others))
 
 
 def reserved(step_limit: int, reported: int) -> int:

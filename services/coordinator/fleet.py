@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import grpc
@@ -14,7 +14,7 @@ import grpc
 from sbrl.fleet import ROLES, STEPS_COUNTER, RunState
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2
-from services.coordinator.allowance import reserved, step_allowance
+from services.coordinator.allowance import step_allowance
 from services.coordinator.leases import FORGET_SECONDS, Lease, Leases, never_given
 from services.coordinator.refusal import Refused, invalid
 from services.coordinator.store import Store
@@ -99,7 +99,7 @@ class Fleet:
                 self._leases.save(earlier)
                 self._metrics.rejoins.labels(request.role).inc()
             position = self._leases.free_index(request, earlier)
-            instructions = self._instructions(request.role, others=self._leases.live)
+            instructions = self._instructions(request.role, None)
             record = self._leases.give(request, position, instructions.step_allowance, earlier).record
         _log.info("%s joined as %s %d, incarnation %d", record.name, record.role, record.position, record.incarnation)
         return fleet_pb2.JoinResponse(
@@ -125,8 +125,7 @@ class Fleet:
             self._leases.renew(lease)
             lease.gauges = dict(request.gauges)
             self._take_progress(lease, request)
-            others = [other for other in self._leases.live if other is not lease]
-            instructions = self._instructions(lease.role, others)
+            instructions = self._instructions(lease.role, lease)
             # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
             self._leases.save(lease)
@@ -210,14 +209,11 @@ class Fleet:
             return RunState.FINISHED
         return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
 
-    def _instructions(self, role: str, others: Iterable[Lease]) -> fleet_pb2.BeatResponse:
-        """What a member is to do; `others` are the live members but it."""
+    def _instructions(self, role: str, lease: Lease | None) -> fleet_pb2.BeatResponse:
+        """What a member is to do. Args: lease: its own; None: it is to be given one."""
         state, env_steps, allowance = self._state(), self.env_steps, 0
         if role == "actor" and state is RunState.RUNNING:
-            actors = [other for other in others if other.role == "actor"]
-            allowance = step_allowance(
-                self._target - env_steps, [reserved(actor.step_limit, actor.env_steps) for actor in actors]
-            )
+            allowance = step_allowance(self._target - env_steps, *self._leases.reserved_by_others(lease))
         return fleet_pb2.BeatResponse(
             state=state.wire_name,
             env_steps=env_steps,

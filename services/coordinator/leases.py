@@ -11,6 +11,7 @@ import grpc
 
 from sbrl.fleet import STEPS_COUNTER
 from sbrl.v1 import fleet_pb2
+from services.coordinator.allowance import reserved
 from services.coordinator.refusal import Refused
 from services.coordinator.store import LeaseRecord, Store
 
@@ -52,10 +53,16 @@ class Leases:
             lease = Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
             self._newest[record.role, record.name] = lease
         self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
+        # Steps that live actors may still take, by incarnation, and their sum: a beat must not cost more in a larger fleet.
+        self._reserved: dict[int, int] = {}
+        self._reserved_sum = 0
+        for lease in self._live.values():
+            self._reserve(lease)
 
-    @property
-    def live(self) -> list[Lease]:
-        return list(self._live.values())
+    def reserved_by_others(self, lease: Lease | None) -> tuple[int, int]:
+        """(live actors but this one, steps that these may still take all together)."""
+        own = None if lease is None else self._reserved.get(lease.record.incarnation)
+        return len(self._reserved) - (own is not None), self._reserved_sum - (own or 0)
 
     def live_of(self, role: str) -> list[Lease]:
         return [lease for lease in self._live.values() if lease.role == role]
@@ -113,7 +120,16 @@ class Leases:
         record = record._replace(incarnation=incarnation, origin=record.origin or incarnation)
         lease = Lease(record, self._clock(), alive=True, counters={}, step_limit=record.step_limit)
         self._newest[record.role, record.name] = self._live[record.incarnation] = lease
+        self._reserve(lease)
         return lease
+
+    def _reserve(self, lease: Lease) -> None:
+        if lease.role != "actor":
+            return
+        self._reserved_sum -= self._reserved.pop(lease.record.incarnation, 0)
+        if lease.alive:
+            steps = self._reserved[lease.record.incarnation] = reserved(lease.step_limit, lease.env_steps)
+            self._reserved_sum += steps
 
     def _origin(self, earlier_incarnation: int) -> int:
         """The first lease of the process that held a lease before; 0: it held none."""
@@ -134,6 +150,8 @@ class Leases:
         self._live.pop(lease.record.incarnation, None)
 
     def save(self, lease: Lease) -> None:
+        """Writes a lease that has changed."""
+        self._reserve(lease)
         self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
 
     def expired(self) -> list[Lease]:

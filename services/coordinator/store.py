@@ -6,6 +6,7 @@ what a caller acts on for ever (an incarnation, an epoch, a version, a log entry
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,9 +26,8 @@ CREATE TABLE leases (
   incarnation INTEGER PRIMARY KEY AUTOINCREMENT, role TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL,
   joined_time REAL NOT NULL, metrics_address TEXT NOT NULL, health_address TEXT NOT NULL, process_id INTEGER NOT NULL,
   seen_time REAL NOT NULL, step_limit INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0,
-  origin INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE counters (
-  incarnation INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (incarnation, name)) WITHOUT ROWID;
+  origin INTEGER NOT NULL DEFAULT 0, counters TEXT NOT NULL DEFAULT '{}');
+CREATE INDEX leases_by_role ON leases (role, seen_time);
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE progress (row INTEGER PRIMARY KEY CHECK (row = 1), message BLOB NOT NULL);
@@ -64,6 +64,9 @@ class LeaseRecord(NamedTuple):
     step_limit: int  # env_steps that the actor may reach
     ended: bool
     origin: int  # the first lease of the same process: its own incarnation, unless that lost a lease before
+
+
+_LEASE_COLUMNS = ", ".join(LeaseRecord._fields)
 
 
 class WeightsRecord(NamedTuple):
@@ -112,11 +115,9 @@ class Store:
         with self._transaction(durable=True) as execute:
             if replaced is not None:
                 execute("UPDATE leases SET ended = 1 WHERE incarnation = ?", (replaced,))
-            columns = (
-                "role, name, position, joined_time, metrics_address, health_address, process_id, seen_time, step_limit, ended, "
-                "origin"
-            )
-            added = execute(f"INSERT INTO leases ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", record[1:]).lastrowid or 0
+            columns = LeaseRecord._fields[1:]
+            statement = f"INSERT INTO leases ({', '.join(columns)}) VALUES ({_places(columns)})"
+            added = execute(statement, record[1:]).lastrowid or 0
             if record.origin == 0:
                 execute("UPDATE leases SET origin = incarnation WHERE incarnation = ?", (added,))
             return int(added)
@@ -125,35 +126,33 @@ class Store:
         """Writes what is known of a lease after a beat or its end."""
         with self._transaction() as execute:
             execute(
-                "UPDATE leases SET step_limit = ?, seen_time = ?, ended = ? WHERE incarnation = ?",
-                (step_limit, seen_time, ended, incarnation),
+                "UPDATE leases SET step_limit = ?, seen_time = ?, ended = ?, counters = ? WHERE incarnation = ?",
+                (step_limit, seen_time, ended, json.dumps(counters), incarnation),
             )
-            for name, value in counters.items():
-                execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?)", (incarnation, name, value))
 
     def lease(self, incarnation: int) -> LeaseRecord | None:
         """The lease of an incarnation, or None if it was never given."""
-        query = "SELECT * FROM leases WHERE incarnation = ?"
+        query = f"SELECT {_LEASE_COLUMNS} FROM leases WHERE incarnation = ?"
         with self._lock:
             row = self._connection.execute(query, (min(incarnation, MAX_INTEGER),)).fetchone()
         return None if row is None else LeaseRecord(*row)
 
     def newest_leases(self, since: float) -> list[LeaseRecord]:
         """The newest lease of each role and name that has not ended or was seen after `since` (Unix seconds)."""
-        query = """SELECT * FROM leases WHERE (ended = 0 OR seen_time > ?)
+        query = f"""SELECT {_LEASE_COLUMNS} FROM leases WHERE (ended = 0 OR seen_time > ?)
                    AND incarnation IN (SELECT MAX(incarnation) FROM leases GROUP BY role, name) ORDER BY incarnation"""
         with self._lock:
             return [LeaseRecord(*row) for row in self._connection.execute(query, (since,))]
 
     def counters(self, incarnation: int) -> dict[str, float]:
         """The counters that an incarnation has reported."""
-        query = "SELECT name, value FROM counters WHERE incarnation = ?"
         with self._lock:
-            return dict(self._connection.execute(query, (incarnation,)).fetchall())
+            row = self._connection.execute("SELECT counters FROM leases WHERE incarnation = ?", (incarnation,)).fetchone()
+        return {} if row is None else dict(json.loads(row[0]))
 
     def totals(self) -> dict[tuple[str, str], float]:
         """The sum over all incarnations by (role, counter)."""
-        query = "SELECT role, counters.name, SUM(value) FROM counters JOIN leases USING (incarnation) GROUP BY 1, 2"
+        query = "SELECT role, key, SUM(json_each.value) FROM leases, json_each(leases.counters) GROUP BY 1, 2"
         with self._lock:
             return {(role, name): value for role, name, value in self._connection.execute(query)}
 
@@ -187,8 +186,7 @@ class Store:
 
         An actor is a process, named by its first incarnation, as in the streams that it writes.
         """
-        query = f"""SELECT origin, COALESCE(SUM(value), 0) FROM leases
-                    LEFT JOIN counters ON counters.incarnation = leases.incarnation AND counters.name = '{STEPS_COUNTER}'
+        query = f"""SELECT origin, COALESCE(SUM(json_extract(counters, '$.{STEPS_COUNTER}')), 0) FROM leases
                     WHERE role = 'actor' AND origin IN (SELECT origin FROM leases WHERE role = 'actor' AND seen_time > ?)
                     GROUP BY origin HAVING MIN(ended) = 1 ORDER BY origin"""
         with self._lock:

@@ -20,7 +20,7 @@ from services.coordinator.allowance import reserved, step_allowance
     ],
 )
 def test_allowance_is_a_share_within_what_others_leave(remaining, reserved_by_others, expected):
-    assert step_allowance(remaining, reserved_by_others) == expected
+    assert step_allowance(remaining, len(reserved_by_others), sum(reserved_by_others)) == expected
 
 
 def test_reserved_is_what_may_still_be_stepped():
@@ -38,7 +38,7 @@ def test_late_and_lost_answers_never_overshoot(seed):
         i = rng.randrange(num_actors)
         reported[i] = steps[i]
         others = [reserved(limits[j], reported[j]) for j in range(num_actors) if j != i]
-        answer = reported[i] + step_allowance(target - sum(reported), others)
+        answer = reported[i] + step_allowance(target - sum(reported), len(others), sum(others))
         limits[i] = max(held[i], answer)
         steps[i] += rng.randint(0, max(0, held[i] - steps[i]))
         if rng.random() > 1 / 3:
