@@ -90,6 +90,7 @@ class Store:
             RunError: it is held by another coordinator, is damaged, of another schema, or cannot be written.
         """
         self._lock = threading.Lock()
+        self._is_durable: bool | None = None  # whether transactions wait for the disk now
         try:
             self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # released by the system when the process dies
@@ -282,7 +283,9 @@ class Store:
     def _transaction(self, durable: bool = False) -> Iterator[Callable[..., sqlite3.Cursor]]:
         """Yields `execute`; commits at the end, rolls back on an exception. `durable` waits for the disk."""
         with self._lock, self._connection:
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            if durable is not self._is_durable:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._is_durable = durable
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection.execute
 
