@@ -155,7 +155,7 @@ def _training(run: Observation, status: RunStatus, settings: Settings) -> Iterat
     if run.updates_per_second > 0 or run.state is RunState.COLLECTED:
         return
     learner = learners[0]
-    waits = learner.rates.get("blocked_seconds", 0.0)
+    waits = learner.rates.get("blocked_seconds.replay", 0.0)
     ready = int(learner.gauges.get("shards_ready", 0))
     seconds = f"in {run.seconds:.0f} s"
     if ready < settings.num_shards:
@@ -185,9 +185,13 @@ def _flow(run: Observation, status: RunStatus, settings: Settings) -> Iterator[F
                 "actor", text, "see their logs: they wait for a shard or for the coordinator, or the environment hangs"
             )
         return
-    learner_waits = run.rates.get("learner.blocked_seconds", 0.0)
+    learner_waits = run.rates.get("learner.blocked_seconds.replay", 0.0)
     updates = run.updates_per_second
-    actors_wait = run.rates.get("actor.blocked_seconds", 0.0) / max(1, len(actors))
+    actors_wait = run.rates.get("actor.blocked_seconds.replay", 0.0) / max(1, len(actors))
+    for_answers = run.rates.get("actor.blocked_seconds.coordinator", 0.0) / max(1, len(actors))
+    if run.state is RunState.RUNNING and for_answers > STARVED:
+        text = f"the actors wait for the coordinator {min(1.0, for_answers):.0%} of their time: it does not allow them more steps"
+        yield Finding("coordinator", text, "see its log; near the end of a run the last steps are shared out, which takes a moment")
     if run.state is RunState.RUNNING and updates > 0 and learner_waits > STARVED:
         text = (
             f"the learner waits for the actors {min(1.0, learner_waits):.0%} of its time: {len(actors)} "
@@ -210,10 +214,10 @@ def _more_actors(run: Observation) -> str:
     actors = run.of_role("actor")
     if not run.rates.get("actor.env_steps"):
         return "see the actors' logs: they wait for a shard or for the coordinator, or the environment hangs"
-    waiting = run.rates.get("actor.blocked_seconds", 0.0) / max(1, len(actors))
+    waiting = run.rates.get("actor.blocked_seconds.replay", 0.0) / max(1, len(actors))
     if waiting > STARVED:
         return f"the actors wait, too ({waiting:.0%} of their time), for shards or the coordinator: see what is said of those"
-    share = min(0.99, run.rates.get("learner.blocked_seconds", 0.0))
+    share = min(0.99, run.rates.get("learner.blocked_seconds.replay", 0.0))
     factor = min(10.0, 1 / (1 - share))
     return (
         f"collect up to {factor:.0f} times as fast: actors.num_actors above {len(actors)} where cores are free, or more CPU "

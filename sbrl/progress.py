@@ -96,8 +96,11 @@ class ProgressMeter:
         if run.received < self._config.min_replay_size:
             return f"warming up: {run.received:,} of {self._config.min_replay_size:,} transitions"
         num_actors = max(1, sum(member.alive for member in members(status, "actor")))
-        learner = min(1.0, self._rate(lambda status: total(status, "learner.blocked_seconds")))
-        actors = min(1.0, self._rate(lambda status: total(status, "actor.blocked_seconds")) / num_actors)
+        learner = min(1.0, self._rate(lambda status: total(status, "learner.blocked_seconds.replay")))
+        actors = min(1.0, self._rate(lambda status: total(status, "actor.blocked_seconds.replay")) / num_actors)
+        answer = min(1.0, self._rate(lambda status: total(status, "actor.blocked_seconds.coordinator")) / num_actors)
+        if answer > max(learner, actors, WAITING_SHARE):
+            return f"actors wait for the coordinator, {answer:.0%} of their time"
         if max(learner, actors) < WAITING_SHARE:
             return "nobody waits"
         if learner > actors:

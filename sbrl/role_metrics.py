@@ -109,12 +109,17 @@ class RoleMetrics:
         self._reported = counters
 
     def counters(self) -> dict[str, float]:
-        """Every counter's value, summed over its labels, and those of `report_also`."""
-        return {**{name: _value(counter, "_total") for name, counter in self._counters.items()}, **self._reported()}
+        """Every counter's value, of those with a label both `<name>.<label>` and the sum, and those of `report_also`."""
+        values: dict[str, float] = {}
+        for name, counter in self._counters.items():
+            parts = _values(counter, "_total")
+            values[name] = sum(parts.values())
+            values.update({f"{name}.{label}": value for label, value in parts.items() if label})
+        return {**values, **self._reported()}
 
     def gauges(self) -> dict[str, float]:
         """The value of every gauge without labels."""
-        return {name: _value(gauge, "") for name, gauge in self._gauges.items()}
+        return {name: sum(_values(gauge, "").values()) for name, gauge in self._gauges.items()}
 
     def _counter(
         self, name: str, documentation: str, labels: Sequence[str] = (), values: Sequence[str] = (), unit: str | None = None
@@ -163,9 +168,14 @@ class RoleMetrics:
         self.definitions.append(Definition(self._prefix + name, kind, tuple(labels), tuple(values), unit, meaning))
 
 
-def _value(metric: Counter | Gauge, suffix: str) -> float:
-    """The sum over a metric's labels; `suffix` leaves out samples such as a counter's _created."""
-    return sum(sample.value for family in metric.collect() for sample in family.samples if sample.name == family.name + suffix)
+def _values(metric: Counter | Gauge, suffix: str) -> dict[str, float]:
+    """A metric's values by its labels; `suffix` leaves out samples such as a counter's _created."""
+    return {
+        ".".join(sample.labels.values()): sample.value
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name == family.name + suffix
+    }
 
 
 class Totals:

@@ -36,8 +36,8 @@ def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: 
         actors_live=len(_live(status, "actor")),
         learner=max(learners, default=0),
         updates=float(run.updates),
-        learner_waited_seconds=total(status, "learner.blocked_seconds"),
-        actors_blocked_seconds=total(status, "actor.blocked_seconds"),
+        learner_waited_seconds=total(status, "learner.blocked_seconds.replay"),
+        actors_blocked_seconds=total(status, "actor.blocked_seconds.replay"),
         queue_fill=sum(map(queue_fill, shards)) / max(1, len(shards)),
     )
 
