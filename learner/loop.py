@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from typing import NamedTuple
 
 from learner.batches import Batches
@@ -30,6 +31,7 @@ from sbrl.v1.fleet_pb2 import (
 
 logger = logging.getLogger(__name__)
 
+STOPPED_SECONDS = 10.0  # a lease's time: a process that made no step for so long may have lost its place
 WAIT_SECONDS = 0.5  # longest wait for transitions before looking at what else there is to do
 
 
@@ -72,7 +74,7 @@ class LearnerLoop:
             StaleEpochError: another learner has taken over.
             RunError: the loss or the network is not finite.
         """
-        parts = self._parts
+        parts, last = self._parts, time.monotonic()
         while not self._stop.is_set():
             self._member.check_fenced()
             with parts.reporter.phase("receive"):
@@ -86,6 +88,9 @@ class LearnerLoop:
                 with parts.reporter.phase("wait"):
                     parts.intake.wait(WAIT_SECONDS)
             now = time.monotonic()
+            if now - last > STOPPED_SECONDS:
+                parts.saver.hold_until(partial(self._member.has_exchanged_since, now))
+            last = now
             parts.filling.look(now)
             self._is_ending = self._member.instructions.state is not RunState.RUNNING and parts.end.is_reached(now)
             parts.reporter.report_if_due(now, self.state)

@@ -44,7 +44,12 @@ class Saver:
         self._store, self._interval, self._step, self._ratio, self._receipts = store, interval_seconds, step, ratio, receipts
         self._metrics, self._max_priority, self._check = metrics, max_priority, check
         self._saved_time, self._failed_time = time.monotonic(), -math.inf
+        self._may_save: Callable[[], bool] = lambda: True
         metrics.checkpoint_age_seconds.set_function(lambda: time.monotonic() - self._saved_time)
+
+    def hold_until(self, may_save: Callable[[], bool]) -> None:
+        """Saves nothing on its own before `may_save` says so: this process was stopped, and another may have its place."""
+        self._may_save = may_save
 
     def save_if_due(self, now: float) -> None:
         """Saves where it is time to. What the disk refuses is logged and tried again: to stop would lose what is not saved.
@@ -55,7 +60,7 @@ class Saver:
         Raises:
             StaleEpochError: another learner has taken over.
         """
-        if now - self._saved_time < self._interval or now - self._failed_time < RETRY_SECONDS:
+        if now - self._saved_time < self._interval or now - self._failed_time < RETRY_SECONDS or not self._may_save():
             return
         try:
             self.save()

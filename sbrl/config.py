@@ -103,6 +103,31 @@ class Config(Section):
         return self
 
 
+# What follows from run.env_steps where it is unset: a run that is given more steps keeps what it began with.
+DERIVED: Final = (("replay", "min_size"), ("agent", "epsilon_decay_steps"))
+
+
+def with_derived_of(config: Config, other: Config) -> Config:
+    """`config` with what follows from run.env_steps as `other` has it."""
+    tree = config.model_dump(mode="json")
+    for section, key in DERIVED:
+        tree[section][key] = getattr(getattr(other, section), key)
+    return build(tree)
+
+
+def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
+    """The config of a run that goes on: what follows from run.env_steps and is not set in `given` is as it was `before`.
+
+    Raises:
+        UsageError: as `build`.
+    """
+    kept: dict[str, Any] = {}
+    for section, key in DERIVED:
+        if (given.get(section) or {}).get(key) is None:
+            kept.setdefault(section, {})[key] = getattr(getattr(before, section), key)
+    return build(given, kept)
+
+
 def build(*sources: Mapping[str, Any]) -> Config:
     """Merges nested mappings, later ones winning, and validates the result.
 

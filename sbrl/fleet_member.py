@@ -5,25 +5,35 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 import grpc
 
+from sbrl import config as configs
 from sbrl import rpc
 from sbrl.black_box import Record
+from sbrl.config import Config, with_derived_of
 from sbrl.errors import RunError
 from sbrl.fleet import CALL_SECONDS, STEPS_COUNTER, Instructions, RunState
 from sbrl.lifecycle import RoleRuntime
 from sbrl.metrics import RoleMetrics
+from sbrl.process_identity import described, is_gone, own_identity
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from sbrl.weights import StaleEpochError
 
 BEAT_SECONDS = 1.0
+TAKEN_SECONDS = 15.0  # a lease ends after 10 seconds without a beat
 # An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner.
 EAGER_BEAT_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
+
+
+class NameTakenError(RunError):
+    """Another process that is alive has this member's name."""
 
 
 class FleetMember:
@@ -63,6 +73,7 @@ class FleetMember:
             metrics_address=metrics_address,
             health_address=health_address,
             process_id=os.getpid(),
+            process=own_identity(),
         )
         self._channel = rpc.open_channel(address)
         self._stub = fleet_pb2_grpc.FleetStub(self._channel)
@@ -73,6 +84,8 @@ class FleetMember:
         self._answers = 0
         self._fenced: StaleEpochError | None = None
         self._progress: Callable[[], fleet_pb2.LearnerProgress] | None = None
+        self._taken: NameTakenError | None = None
+        self._start_time = self._exchange_time = time.monotonic()
         self._epoch = 0
         self._predecessor: Record | None = None
         self._lease: fleet_pb2.JoinResponse | None = None
@@ -105,9 +118,12 @@ class FleetMember:
 
         Raises:
             CoordinatorUnavailable: there was none within `timeout` seconds.
+            NameTakenError: another process has had this name for longer than a lease holds.
         """
         with self._answered:
             if not self._answered.wait_for(lambda: self._lease is not None, timeout):
+                if self._taken is not None and time.monotonic() - self._start_time > TAKEN_SECONDS:
+                    raise self._taken
                 raise rpc.CoordinatorUnavailable(
                     f"could not join the fleet within {timeout:g} s: no answer from {self._address}"
                 )
@@ -180,6 +196,14 @@ class FleetMember:
         if self._fenced is not None:
             raise self._fenced
 
+    def has_exchanged_since(self, since: float) -> bool:
+        """Whether a beat that began after a time (monotonic clock, seconds) was answered or has failed."""
+        return self._exchange_time > since
+
+    def settled_config(self, config: Config) -> Config:
+        """The config with what the coordinator has kept from the run's beginning. Raises RunError before the first lease."""
+        return with_derived_of(config, configs.parse(self._held_lease().config, "the coordinator's config"))
+
     @property
     def instructions(self) -> Instructions:
         """The newest instructions; before the first lease they allow no step."""
@@ -193,7 +217,7 @@ class FleetMember:
             CoordinatorUnavailable: no answer in time; what was counted is reported with the next beat.
             RunError: the coordinator refused the counters.
         """
-        with self._exchange, rpc.coordinator_errors(self._address):
+        with self._exchange, rpc.coordinator_errors(self._address), self._noted_exchange():
             if not self._joined:
                 return self._join()
             counters, relative = self._read_counters()
@@ -226,6 +250,14 @@ class FleetMember:
             _log.warning("left the fleet without a last report: %s", error)
         self._channel.close()
 
+    @contextmanager
+    def _noted_exchange(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._exchange_time = start
+
     @property
     def _name(self) -> str:
         return str(self._join_request.name)
@@ -252,6 +284,9 @@ class FleetMember:
             except StaleEpochError as error:
                 _log.warning("%s", error)
                 return
+            except NameTakenError as error:
+                # A pod that was moved finds its own lease: it ends with the next few seconds.
+                self._taken, pause = error, BEAT_SECONDS
             except Exception:  # a beat must never end the beating: the lease would end without a word
                 _log.exception("beat failed")
                 pause = BEAT_SECONDS
@@ -285,6 +320,14 @@ class FleetMember:
         request.CopyFrom(self._join_request)
         request.earlier_incarnation = 0 if self._lease is None else self._lease.incarnation
         response = self._stub.Join(request, timeout=CALL_SECONDS)
+        if response.holder and is_gone(response.holder):
+            request.replaces = response.holder_incarnation
+            response = self._stub.Join(request, timeout=CALL_SECONDS)
+        if response.holder:
+            raise NameTakenError(
+                f"{request.role} {self._name} of this run is {described(response.holder)}, which is alive: stop it, or give "
+                f"this one another --name"
+            )
         if self._lease is not None and response.index != self._lease.index:
             _log.warning("index changed from %d to %d", self._lease.index, response.index)
         self._joined = True

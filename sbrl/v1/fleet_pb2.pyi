@@ -40,7 +40,7 @@ RUN_STATE_COLLECTED: RunState
 RUN_STATE_FINISHED: RunState
 
 class JoinRequest(_message.Message):
-    __slots__ = ("role", "name", "index", "metrics_address", "health_address", "process_id", "earlier_incarnation")
+    __slots__ = ("role", "name", "index", "metrics_address", "health_address", "process_id", "earlier_incarnation", "process", "replaces")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,8 @@ class JoinRequest(_message.Message):
     HEALTH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
     EARLIER_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     index: int
@@ -55,19 +57,27 @@ class JoinRequest(_message.Message):
     health_address: str
     process_id: int
     earlier_incarnation: int
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., earlier_incarnation: _Optional[int] = ...) -> None: ...
+    process: str
+    replaces: int
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., earlier_incarnation: _Optional[int] = ..., process: _Optional[str] = ..., replaces: _Optional[int] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("index", "incarnation", "lease_seconds", "instructions")
+    __slots__ = ("index", "incarnation", "lease_seconds", "instructions", "holder", "holder_incarnation", "config")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     index: int
     incarnation: int
     lease_seconds: float
     instructions: BeatResponse
-    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ...) -> None: ...
+    holder: str
+    holder_incarnation: int
+    config: str
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ..., holder: _Optional[str] = ..., holder_incarnation: _Optional[int] = ..., config: _Optional[str] = ...) -> None: ...
 
 class BeatRequest(_message.Message):
     __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died", "role", "name", "progress")

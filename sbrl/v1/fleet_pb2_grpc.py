@@ -49,8 +49,9 @@ class FleetServicer(object):
     def Join(self, request, context):
         """Joins the fleet and returns a lease. For an actor the index is the lowest one not leased (or the one asked for, when it
         is free or its lease is held by an earlier incarnation of the same name); incarnations grow with every lease given and never repeat,
-        across restarts of the coordinator too. Leases not renewed for `lease_seconds` end. ALREADY_EXISTS: a learner of another name
-        is alive, and there is one.
+        across restarts of the coordinator too. Leases not renewed for `lease_seconds` end. Where another process holds the name's
+        lease, and beats, there is no lease but the `holder`: a name is one process's. ALREADY_EXISTS: a learner of another name is
+        alive, and there is one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

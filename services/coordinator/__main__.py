@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sbrl import config as configs
 from sbrl import rpc
@@ -24,11 +25,16 @@ def main(argv: Sequence[str]) -> None:
     give_back_large_blocks()
     registry = make_registry("coordinator")
     metrics = CoordinatorMetrics(registry)
-    export_settings(config, metrics)
-    coordinator = Coordinator(arguments.run_dir / "coordinator", config.run.env_steps, metrics, configs.dump(config))
+    coordinator = Coordinator(
+        arguments.run_dir / "coordinator",
+        config.run.env_steps,
+        metrics,
+        settle=lambda before: settled_config(arguments.config, before),
+    )
     host, port = config.network.bind_host, int(config.network.coordinator_address.rpartition(":")[2])
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
         bound = coordinator.start(host, port)
+        export_settings(coordinator.config, metrics)
         export_disk(registry, arguments.run_dir)
         # Its own member, so that the fleet's list has the addresses of its health and metrics too.
         member = FleetMember.of_role(rpc.reachable_address(host, bound), "coordinator", arguments.name, metrics, runtime)
@@ -37,6 +43,20 @@ def main(argv: Sequence[str]) -> None:
         runtime.stop.wait()
         member.leave()
         coordinator.stop(_GRACE_SECONDS)
+
+
+def settled_config(path: Path, before: str) -> Config:
+    """The run's config: what follows from run.env_steps, and is not set, stays what it was when the run began.
+
+    Args:
+        path: of the config as it is given now.
+        before: the one that the run went by before, as YAML; empty: it begins.
+
+    Raises:
+        UsageError: either cannot be read.
+    """
+    given = configs.read_yaml(path)
+    return configs.build(given) if not before else configs.keep_derived(given, configs.parse(before, "the run's config"))
 
 
 def export_settings(config: Config, metrics: CoordinatorMetrics) -> None:

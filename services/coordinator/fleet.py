@@ -81,7 +81,7 @@ class Fleet:
         return int(self._totals.get(("actor", STEPS_COUNTER), 0.0))
 
     def join(self, request: fleet_pb2.JoinRequest) -> fleet_pb2.JoinResponse:
-        """Gives a lease, ending an earlier one of the same role and name.
+        """Gives a lease, ending an earlier one of the same role and name; or says which process has that.
 
         Raises:
             Refused: INVALID_ARGUMENT, the role is unknown or the name is empty; ALREADY_EXISTS, another learner is alive.
@@ -94,6 +94,10 @@ class Fleet:
             self._sweep()
             self._check_only_learner(request)
             earlier = self._leases.newest(request.role, request.name)
+            if earlier is not None and _is_anothers(earlier, request):
+                return fleet_pb2.JoinResponse(
+                    holder=earlier.record.process, holder_incarnation=earlier.record.incarnation, config=self._config
+                )
             if earlier is not None:
                 self._leases.end(earlier)
                 self._leases.save(earlier)
@@ -107,6 +111,7 @@ class Fleet:
             incarnation=record.incarnation,
             lease_seconds=self._lease_seconds,
             instructions=instructions,
+            config=self._config,
         )
 
     def beat(self, request: fleet_pb2.BeatRequest) -> fleet_pb2.BeatResponse:
@@ -259,6 +264,11 @@ class Fleet:
             counters=lease.counters,
             gauges=lease.gauges,
         )
+
+
+def _is_anothers(lease: Lease, request: fleet_pb2.JoinRequest) -> bool:
+    """Whether a lease that holds is of another process than the one that asks, which does not know that one to be gone."""
+    return lease.alive and request.process != lease.record.process and request.replaces != lease.record.incarnation
 
 
 def received(progress: fleet_pb2.LearnerProgress) -> int:

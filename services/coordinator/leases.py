@@ -115,6 +115,7 @@ class Leases:
             step_limit=step_limit,
             ended=False,
             origin=self._origin(request.earlier_incarnation),
+            process=request.process,
         )
         incarnation = self._store.add_lease(record, earlier.record.incarnation if earlier else None)
         record = record._replace(incarnation=incarnation, origin=record.origin or incarnation)

@@ -7,14 +7,16 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
 
+from sbrl import config as configs
 from sbrl import rpc
+from sbrl.config import Config
 from sbrl.credentials import Credentials
 from sbrl.episode_log import MAX_EPISODES_PER_CALL
 from sbrl.errors import RunError
@@ -34,6 +36,8 @@ MAX_TRANSFERS = 16
 # There is one learner, and a second one that takes over from it: more than these are stuck, or mean ill.
 MAX_PUBLICATIONS, PUBLICATION_SECONDS = 4, 60.0
 
+_CONFIG = "config"
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,13 +49,13 @@ class Coordinator:
         directory: Path,
         target_env_steps: int,
         metrics: CoordinatorMetrics,
-        config: str = "",
+        settle: Callable[[str], Config],
     ) -> None:
         """
         Args:
             directory: made if need be.
             target_env_steps: run.env_steps.
-            config: the run's, as YAML.
+            settle: the config that the run went by before, as YAML, empty for a new one -> the one that it goes by now.
 
         Raises:
             UsageError: the token or certificate that the environment names cannot be read.
@@ -59,7 +63,7 @@ class Coordinator:
         self._directory = directory
         self._target_env_steps = target_env_steps
         self._metrics = metrics
-        self._config = config
+        self._settle = settle
         self._credentials = Credentials.from_environment()
         self._server = rpc.make_server(THREADS, "coordinator", self._credentials)
 
@@ -76,7 +80,10 @@ class Coordinator:
             weights = WeightsStore(self._directory, self._store)
         except OSError as error:
             raise RunError(f"cannot use {self._directory} for the coordinator's state: {error.strerror}") from None
-        fleet = Fleet(self._store, self._target_env_steps, self._metrics, self._config)
+        self.config = self._settle(self._store.text(_CONFIG))
+        text = configs.dump(self.config)
+        self._store.set_text(_CONFIG, text)
+        fleet = Fleet(self._store, self._target_env_steps, self._metrics, text)
         add_services(self._server, self._store, weights, fleet, self._metrics)
         self._server.start()
         newest = weights.newest.record.version if weights.newest else 0

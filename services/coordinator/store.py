@@ -26,7 +26,7 @@ CREATE TABLE leases (
   incarnation INTEGER PRIMARY KEY AUTOINCREMENT, role TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL,
   joined_time REAL NOT NULL, metrics_address TEXT NOT NULL, health_address TEXT NOT NULL, process_id INTEGER NOT NULL,
   seen_time REAL NOT NULL, step_limit INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0,
-  origin INTEGER NOT NULL DEFAULT 0, counters TEXT NOT NULL DEFAULT '{}');
+  origin INTEGER NOT NULL DEFAULT 0, process TEXT NOT NULL DEFAULT '', counters TEXT NOT NULL DEFAULT '{}');
 CREATE INDEX leases_by_role ON leases (role, seen_time);
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -64,6 +64,7 @@ class LeaseRecord(NamedTuple):
     step_limit: int  # env_steps that the actor may reach
     ended: bool
     origin: int  # the first lease of the same process: its own incarnation, unless that lost a lease before
+    process: str  # see sbrl.process_identity
 
 
 _LEASE_COLUMNS = ", ".join(LeaseRecord._fields)
@@ -169,6 +170,19 @@ class Store:
         with self._transaction(durable=True) as execute:
             execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
 
+    # Texts
+
+    def text(self, name: str) -> str:
+        """A text by its name; empty if it was never set."""
+        with self._lock:
+            row = self._connection.execute("SELECT value FROM texts WHERE name = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def set_text(self, name: str, value: str) -> None:
+        """Sets a text. Durable."""
+        with self._transaction(durable=True) as execute:
+            execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (name, value))
+
     # The learner's progress, and what it must know of actors
 
     def progress(self) -> LearnerProgress | None:
@@ -207,9 +221,7 @@ class Store:
     @property
     def learner_holder(self) -> str:
         """Who holds the epoch; empty before the first learner."""
-        with self._lock:
-            row = self._connection.execute("SELECT value FROM texts WHERE name = 'learner_holder'").fetchone()
-        return "" if row is None else str(row[0])
+        return self.text("learner_holder")
 
     def add_weights(self, record: WeightsRecord, previous: int) -> bool:
         """Adds a version and forgets all others but `previous`; False, and nothing done, if its epoch is stale. Durable."""
