@@ -62,29 +62,22 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         weights_client = WeightsClient(config.network.coordinator_address)
         closing.callback(weights_client.close)
         follower = WeightsFollower(weights_client, config.actors.weights_interval_seconds, runtime.stop)
-        probes = [ShardProbe(address, shard) for shard, address in enumerate(addresses)]
-        shape = ItemShape.of(envs.spec, config.agent.stored_steps)
-        # Two pieces for each environment and shard, at least, by the time that the replay is warm.
-        pieces = 2 * config.replay.num_shards * envs.num_envs * (config.actors.num_actors or 1)
-        warm_up = WarmUp(
-            piece_steps=max(config.agent.stored_steps, config.min_replay_size // pieces),
-            is_on=lambda: member.instructions.env_steps < config.min_replay_size,
-        )
+        probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
+        shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
         streams = [
-            TransitionStream(
-                EpisodeWriter(addresses, shape, lambda env, step: member.instructions.initial_priority),
+            SegmentStream(
+                SegmentWriter(addresses, shape, age=lambda: loop.global_steps()),
+                shape,
                 probes,
-                Identity(member.index, member.incarnation, env),
-                config.actors.max_in_flight_items,
-                runtime.stop,
+                first=Stream(member.index, member.incarnation, env, 0),
+                preferred=preferred_shard(member.index, env, envs.num_envs, len(addresses)),
+                stop=runtime.stop,
                 drain_seconds=DRAIN_SECONDS / envs.num_envs,
-                warm_up=warm_up,
                 while_blocked=lambda: loop.report(),
             )
             for env in range(envs.num_envs)
         ]
         loop = ActorLoop(config, envs, policy, streams, follower, sender, member, metrics, runtime.stop, black_box)
-        metrics.report_also(loop.reported)
         sender.start()
         closing.callback(loop.report)
         closing.callback(sender.close)
