@@ -126,6 +126,7 @@ class ActorLoop:
         raise_to(metrics.transitions_dropped.labels("stopped"), dropped_at_close)
         raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in self._streams))
         raise_to(metrics.episodes_dropped, self._sender.dropped)
+        raise_to(metrics.episodes_cut, self._collector.episodes_cut)
         metrics.transitions_in_flight.set(created - inserted - dropped)
         metrics.weights_age_seconds.set(self._follower.age_seconds)
         metrics.policy_lag_versions.set(self._follower.lag_versions)

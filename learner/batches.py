@@ -15,7 +15,7 @@ from learner.records import Batch, Sequence
 from learner.schedules import Horizon
 from sbrl.config import Agent
 from sbrl.replay.items import Items, ItemShape, future_sequence, n_step_transitions
-from sbrl.replay.sampler import ShardSampler
+from sbrl.replay.sampler import DROP_REASONS, ShardSampler
 
 SHARE_BATCHES = 1000  # over about so many batches the shards' shares are measured
 PUT_SECONDS = 0.5  # how often a waiting stream looks whether it was cancelled
@@ -97,8 +97,9 @@ class BatchSource:
         return sum(sampler.priorities_evicted for sampler in self._samplers)
 
     @property
-    def priorities_dropped(self) -> int:
-        return sum(sampler.priorities_dropped for sampler in self._samplers)
+    def priorities_dropped(self) -> dict[str, int]:
+        """By reason, one of `DROP_REASONS`."""
+        return {reason: sum(sampler.priorities_dropped[reason] for sampler in self._samplers) for reason in DROP_REASONS}
 
     def _put(self, items: Items, cancelled: threading.Event) -> bool:
         while not (cancelled.is_set() or self._stopped.is_set()):

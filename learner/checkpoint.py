@@ -96,7 +96,7 @@ def load(checkpoint: Path) -> LearnerState:
     """Reads one checkpoint.
 
     Raises:
-        CorruptCheckpointError: a file is missing, truncated or changed, or holds something else.
+        CorruptCheckpointError: a file is missing, truncated or changed, or holds something else or what is not finite.
     """
     state = read_checkpoint_json(checkpoint, _STATE)
     counters, random = state.get("counters"), state.get("random")

@@ -7,12 +7,14 @@ import math
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from learner.batches import BatchSource, SampledBatch
 from learner.boards import Board
 from learner.books import TrainingBooks
 from learner.checkpoint import CheckpointStore
 from learner.diagnostics import Readings
+from learner.divergence import divergence
 from learner.publisher import Publisher
 from learner.records import HostCopy, LearnerState, UpdateResult, capture_random
 from learner.sample_age import SampleAges
@@ -22,7 +24,7 @@ from learner.update import UpdateStep, gpu_memory_bytes
 from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import size_and_digest
 from sbrl.config import Config
-from sbrl.errors import RunError
+from sbrl.errors import FinalError, RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
@@ -79,7 +81,7 @@ class LearnerLoop:
         self._metrics, self._totals, self._stop = metrics, Totals(), stop
         self._phases = {phase: metrics.phase_seconds.labels(phase) for phase in LEARNER_PHASES}
         self._ages = SampleAges()
-        self._last_items: Items | None = None
+        self._last_sampled: SampledBatch | None = None
         self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
         self._books, self._reports = books, reports
         self._saved = None if saved is None else (step.updates, saved)  # updates, checkpoint
@@ -104,6 +106,7 @@ class LearnerLoop:
 
         Raises:
             StaleEpochError: another learner has taken over.
+            FinalError: training has come to what is not finite.
         """
         complete, last = False, time.monotonic()
         while not self._stop.is_set():
@@ -135,7 +138,7 @@ class LearnerLoop:
                     self.save()
             elif now - self._saved_time >= self._config.run.checkpoint_interval_seconds:
                 self.save()
-        except StaleEpochError:
+        except (StaleEpochError, FinalError):
             raise
         except RunError as error:
             self._failed_time = now
@@ -147,8 +150,10 @@ class LearnerLoop:
 
         Raises:
             StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
+            FinalError: it would hold what is not finite.
             RunError: it cannot be written.
         """
+        self._require_finite()
         self._confirm_epoch()
         instructions = self._member.instructions
         start, updates, path = time.monotonic(), self._step.updates, None
@@ -219,7 +224,12 @@ class LearnerLoop:
         return float(self._source.samples_served + self._books.found), discarded
 
     def publish(self) -> None:
-        """Hands the weights to act with to the publisher."""
+        """Hands the weights to act with to the publisher.
+
+        Raises:
+            FinalError: they are not finite, or what they were made from is not.
+        """
+        self._require_finite()
         self._publisher.publish(self._step.acting_weights(), self._step.updates)
 
     def report(self) -> None:
@@ -236,7 +246,8 @@ class LearnerLoop:
         raise_to(metrics.samples_served, served)
         if self._closed is None:
             raise_to(metrics.samples_discarded.labels("shard_lost"), discarded)
-        raise_to(metrics.priority_updates_dropped.labels("shard_lost"), source.priorities_dropped)
+        for why, dropped in source.priorities_dropped.items():
+            raise_to(metrics.priority_updates_dropped.labels(why), dropped)
         raise_to(metrics.priority_updates_evicted, source.priorities_evicted)
         raise_to(metrics.blocked_seconds.labels("replay"), source.wait_seconds)
         raise_to(metrics.weights_published, self._publisher.published)
@@ -256,11 +267,7 @@ class LearnerLoop:
             return
         loss, spr_loss = float(self._last.loss.item()), float(self._last.spr_loss.item())
         if not math.isfinite(loss + spr_loss):
-            metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
-            metrics.loss.set(loss + spr_loss)
-            raise RunError(
-                f"the loss is {loss + spr_loss} after {self._step.updates} updates: lower learner.learning_rate and resume"
-            )
+            self._diverge("the loss is not finite")
         metrics.loss.set(loss)
         gradient_norm = float(self._step.gradient_norm().item())
         metrics.gradient_norm.set(gradient_norm)
@@ -281,6 +288,17 @@ class LearnerLoop:
         )
         self._board.returns(self._watch.status)
 
+    def _require_finite(self) -> None:
+        """Before anything is saved or published. Raises FinalError if training has come to what is not finite."""
+        if not self._step.is_finite():
+            self._diverge("the loss or the network is not finite")
+
+    def _diverge(self, what: str) -> NoReturn:
+        self._metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
+        self._metrics.loss.set(math.nan)
+        batch = None if self._last_sampled is None else self._last_sampled.batch
+        raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)
+
     def _train_next(self) -> None:
         """Trains on the next batch, if there is one in time, and takes the time of each phase."""
         start, waited_before = time.perf_counter(), self._source.wait_seconds
@@ -298,7 +316,7 @@ class LearnerLoop:
         self._return_priorities()
         self._phases["update"].observe(time.perf_counter() - start)
         self._returning, self._last = (sampled.items, result.priorities), result
-        self._last_items = sampled.items
+        self._last_sampled = sampled
         self._books.add(sampled.items.shard, len(sampled.items.key))
         self._last_batch_time = time.monotonic()
         if self._step.updates % self._config.learner.publish_period == 0:
@@ -310,6 +328,8 @@ class LearnerLoop:
         if self._returning is not None and self._config.replay.prioritized:
             items, priorities = self._returning
             values = priorities.numpy()
+            if not math.isfinite(values.sum()):  # Reverb would refuse a NaN, and keep it all the same
+                self._diverge("the loss is not finite")
             self._max_priority = max(self._max_priority, float(values.max()))
             self._source.update_priorities(items, values)
         self._returning = None
@@ -318,12 +338,10 @@ class LearnerLoop:
         """Of the batch trained on last: one a second is enough."""
         env_steps = self._member.instructions.env_steps
         self._ages.published(self._publisher.version, env_steps)
-        if self._last_items is None:
-            return
-        lags, ages = self._ages.of(self._last_items, env_steps)
-        for lag, age in zip(lags, ages, strict=True):
-            self._metrics.policy_lag_versions.observe(lag)
-            self._metrics.sample_age_env_steps.observe(age)
+        if self._last_sampled is not None:
+            for lag, age in zip(*self._ages.of(self._last_sampled.items, env_steps), strict=True):
+                self._metrics.policy_lag_versions.observe(lag)
+                self._metrics.sample_age_env_steps.observe(age)
 
     def _report_diagnostics(self) -> None:
         metrics, diagnostics = self._metrics, self._step.diagnostics

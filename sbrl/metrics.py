@@ -41,6 +41,9 @@ class ActorMetrics(RoleMetrics):
         self.frames = self._counter("frames", "Emulator frames played: env.frame_skip a step on Atari, one elsewhere")
         self.episodes = self._counter("episodes", "Training episodes completed")
         self.episodes_dropped = self._counter("episodes_dropped", "Episodes that did not reach the coordinator's log")
+        self.episodes_cut = self._counter(
+            "episodes_cut", "Episodes dropped from the step on at which the environment returned a bad value (env.on_bad_value)"
+        )
         self.transitions_collected = self._counter("transitions_collected", "Items made for replay")
         self.transitions_inserted = self._counter("transitions_inserted", "Items that replay has confirmed")
         self.transitions_dropped = self._counter(
@@ -119,9 +122,10 @@ class LearnerMetrics(RoleMetrics):
         self.shards_ready = self._gauge("shards_ready", "Replay shards that answer")
         self.priority_updates_dropped = self._counter(
             "priority_updates_dropped",
-            "Priorities not sent back to their shard, by reason: shard_lost, it was gone",
+            "Priorities that did not get back to their shard, by reason: shard_lost, it was gone; shard_slow, it answered and "
+            "took them too slowly; refused, by the shard; stopped, the learner ended before",
             ["reason"],
-            ["shard_lost"],
+            ["shard_lost", "shard_slow", "refused", "stopped"],
             unit="transitions",
         )
         self.priority_updates_evicted = self._counter(
@@ -341,6 +345,7 @@ class CoordinatorMetrics(RoleMetrics):
             "weights_age_seconds", "Time since the newest version was published; -1 before the first"
         )
         self.episodes = self._gauge("episodes", "Training episodes in the log")
+        self.episodes_refused = self._counter("episodes_refused", "Training episodes left out of it for a number not finite")
         self.episode_return_mean = self._gauge(
             "episode_return_mean",
             "Mean unclipped return of the last 100 training episodes; NaN before any",

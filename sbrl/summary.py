@@ -61,6 +61,8 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "env_steps_per_second": env_steps / wall_seconds if wall_seconds > 0 else None,
         "updates_per_second": updates / wall_seconds if wall_seconds > 0 else None,
         "train_episodes": int(status.num_episodes),
+        "train_episodes_cut": int(total(status, "actor.episodes_cut")),  # at a bad value of the environment
+        "train_episodes_dropped": int(total(status, "actor.episodes_dropped")),  # not in the log
         "train_return_mean_100": mean([episode.episode_return for episode in status.recent_episodes]),
         "eval_return_mean": evaluation.return_mean if evaluation else None,
         "eval_return_std": evaluation.return_std if evaluation else None,

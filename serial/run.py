@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -12,7 +14,8 @@ from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
 from learner.batches import to_batch
 from learner.checkpoint import CheckpointStore
-from learner.records import LearnerState, capture_random
+from learner.divergence import divergence
+from learner.records import Batch, LearnerState, capture_random
 from learner.schedules import HorizonSchedule
 from learner.update import make_update_step
 from sbrl.config import Config
@@ -63,7 +66,11 @@ class SerialRun:
         self.episodes: list[Episode] = []
 
     def run(self, on_progress: Callable[[GetStatusResponse], None]) -> None:
-        """Collects run.env_steps and trains all samples they allow; calls `on_progress` after every round."""
+        """Collects run.env_steps and trains all samples they allow; calls `on_progress` after every round.
+
+        Raises:
+            FinalError: an environment's values, or what training has come to, are not finite.
+        """
         while self._collector.env_steps < self._config.run.env_steps:
             self._collector.step(epsilons(self._config, self._collector.env_steps, actor=0), self._version)
             self._train()
@@ -77,7 +84,12 @@ class SerialRun:
             self._update()
 
     def save(self) -> Path:
-        """Writes a checkpoint, which `sbrl eval` and `sbrl play` read."""
+        """Writes a checkpoint, which `sbrl eval` and `sbrl play` read.
+
+        Raises:
+            FinalError: it would hold what is not finite.
+        """
+        self._require_finite(batch=None)
         store = CheckpointStore(self._directory.learner_checkpoints, self._config.run.keep_checkpoints)
         counters: dict[str, int | float] = {
             "samples_trained": self._trained,
@@ -101,6 +113,7 @@ class SerialRun:
             members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": size})],
             totals={
                 "actor.env_steps": self._collector.env_steps,
+                "actor.episodes_cut": self._collector.episodes_cut,
                 "replay.transitions_inserted": inserted,
                 "learner.updates": self._step.updates,
                 "learner.samples_trained": self._trained,
@@ -128,12 +141,24 @@ class SerialRun:
     def _update(self) -> None:
         items = self._sampler.sample(self._config.learner.batch_size)
         horizon = self._horizons.at(self._step.updates)
-        result = self._step.update(to_batch(items, self._stack, self._config.agent, horizon, shard_share=1.0))
-        self._sampler.update_priorities(items.key, result.priorities.numpy())
+        batch = to_batch(items, self._stack, self._config.agent, horizon, shard_share=1.0)
+        result = self._step.update(batch)
+        priorities = result.priorities.numpy()
+        if not math.isfinite(priorities.sum() + result.loss.item() + result.spr_loss.item()):
+            self._diverge("the loss is not finite", batch)
+        self._sampler.update_priorities(items.key, priorities)
         self._trained += len(items.key)
         self._losses.update(np.float32(result.loss.item()).tobytes())
         if self._step.updates % self._config.learner.publish_period == 0:
+            self._require_finite(batch)
             self._policy.load(self._step.acting_weights())
+
+    def _require_finite(self, batch: Batch | None) -> None:
+        if not self._step.is_finite():
+            self._diverge("the network is not finite", batch)
+
+    def _diverge(self, what: str, batch: Batch | None) -> NoReturn:
+        raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)
 
     def _on_episode(self, episode: FinishedEpisode) -> None:
         self.episodes.append(

@@ -69,7 +69,8 @@ class ScriptedEnvs:
         is_last = np.array([t == episode.length - 1 for episode, t in now])
         terminal = np.array([episode.terminal[t] for episode, t in now])
         self._t = [t + 1 for t in self._t]
-        return StepResult(self._observe(), reward, is_last & terminal, is_last & ~terminal, terminal & ~is_last)
+        bad = np.zeros_like(is_last)
+        return StepResult(self._observe(), reward, is_last & terminal, is_last & ~terminal, terminal & ~is_last, bad)
 
     def close(self) -> None:
         pass
