@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.loop import ActorLoop
-from actors.stream import Identity, TransitionStream, WarmUp
+from actors.segment_stream import SegmentStream, preferred_shard
 from actors.weights import WeightsFollower
 from sbrl.black_box import BlackBox
 from sbrl.config import Config
@@ -20,9 +20,9 @@ from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
-from sbrl.replay.items import ItemShape
-from sbrl.replay.probe import ShardProbe
-from sbrl.replay.writer import EpisodeWriter
+from sbrl.replay.queue_probe import QueueProbe
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import SegmentShape, Stream
 from sbrl.weights import WeightsClient
 
 DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is told to stop
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         member.start()
         try:
             if member.wait_joined_or(runtime.stop):
-                act(config, runtime, member, metrics, black_box)
+                act(member.settled_config(config), runtime, member, metrics, black_box)
         finally:
             member.leave()
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.envs.spec import VectorEnv
-from sbrl.replay.writer import Transition
+from sbrl.replay.segments import Transition
 
 
 class Policy(Protocol):
@@ -56,6 +56,7 @@ class Collector:
         self._lengths = np.zeros(envs.num_envs, np.int64)
         self.env_steps = 0
         self.episodes = 0
+        self.episodes_cut = 0  # short, for the environment returned a bad value; each is a step that became no transition
 
     def step(self, epsilon: float | NDArray[np.float64], weights_version: int) -> None:
         """Acts once in every environment.
@@ -63,6 +64,9 @@ class Collector:
         Args:
             epsilon: probability of a random action, one for all environments or one for each.
             weights_version: of the weights the policy holds, kept with every item.
+
+        Raises:
+            FinalError: an environment returned what cannot be learned from.
         """
         if self._observation is None:
             self._observation = self._envs.reset()
@@ -72,15 +76,16 @@ class Collector:
         result = self._envs.step(actions)
         self._returns += result.reward
         self._lengths += 1
+        bad = result.bad
         rewards = np.clip(result.reward, -1.0, 1.0) if self._envs.spec.clip_rewards else result.reward
         terminal = result.terminated | result.life_lost
-        for env, stream in enumerate(self._streams):
+        for env in np.flatnonzero(~bad):
             reached = result.observation[env]
             step = Transition(int(actions[env]), float(rewards[env]), bool(terminal[env]), reached[-1], weights_version)
-            stream.append(step, reached)
+            self._streams[env].append(step, reached)
         self.env_steps += self._envs.num_envs
-        done = result.terminated | result.truncated
-        self._observation = self._finish(done, result.truncated) if done.any() else result.observation
+        done = result.terminated | result.truncated | bad
+        self._observation = self._finish(done, result.truncated, bad) if done.any() else result.observation
 
     def drain(self) -> None:
         """Cuts the episodes under way off here, so that every step taken becomes an item; none of them is reported."""
@@ -88,10 +93,13 @@ class Collector:
             for stream in self._streams:
                 stream.end()
 
-    def _finish(self, done: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> NDArray[Any]:
-        """Ends the episodes of the environments in `done` and begins their next ones."""
+    def _finish(self, done: NDArray[np.bool_], truncated: NDArray[np.bool_], bad: NDArray[np.bool_]) -> NDArray[Any]:
+        """Ends the episodes of the environments in `done` and begins their next ones; a bad one's return is no return."""
         for env in np.flatnonzero(done):
             self._streams[env].end()
+            if bad[env]:
+                self.episodes_cut += 1
+                continue
             episode = FinishedEpisode(
                 env=int(env),
                 number=self.episodes,

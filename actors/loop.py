@@ -68,6 +68,8 @@ class ActorLoop:
         if is_another:
             self._stop.set()  # bounds each wait of the drain, as SIGTERM does
         self._collector.drain()
+        for stream in self._streams:
+            stream.drain()
         if is_another:
             raise SystemExit(START_AGAIN)
 
@@ -89,7 +91,7 @@ class ActorLoop:
                 self._metrics.blocked_seconds.labels("coordinator").inc(time.monotonic() - start)
                 continue
             self._take_weights()
-            epsilon = epsilons(self._config, self._global_steps(), self._actor)
+            epsilon = epsilons(self._config, self.global_steps(), self._actor)
             # Exact at every step, for the coordinator's step allowance counts on it, and before it: a kill in its middle must
             # not leave transitions whose step was not counted.
             steps_after = self._collector.env_steps + self._config.actors.envs_per_actor
@@ -105,8 +107,8 @@ class ActorLoop:
     def report(self) -> None:
         """Brings the metrics up to date with the streams."""
         metrics, raise_to, streams = self._metrics, self._totals.raise_to, self._streams
-        dropped, at_close = (sum(getattr(stream, name) for stream in streams) for name in ("dropped", "dropped_at_close"))
-        confirmed = sum(stream.confirmed for stream in streams)
+        dropped, confirmed = (sum(sum(getattr(stream, name)) for stream in streams) for name in ("dropped", "inserted"))
+        at_close = sum(stream.dropped_at_close for stream in streams)
         raise_to(metrics.frames, self._collector.env_steps * self._frames_per_step)
         raise_to(metrics.transitions_confirmed, confirmed)
         raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped - at_close)
@@ -114,11 +116,12 @@ class ActorLoop:
         raise_to(metrics.streams_moved, sum(stream.moves for stream in streams))
         raise_to(metrics.blocked_seconds.labels("replay"), sum(stream.blocked_seconds for stream in streams))
         raise_to(metrics.episodes_dropped, self._sender.dropped)
-        metrics.transitions_in_flight.set(sum(stream.steps for stream in streams) - confirmed - dropped)
+        raise_to(metrics.episodes_cut, self._collector.episodes_cut)
+        metrics.transitions_in_flight.set(sum(stream.in_flight for stream in streams))
         metrics.weights_age_seconds.set(self._follower.age_seconds)
         metrics.policy_lag_versions.set(self._follower.lag_versions)
 
-    def _global_steps(self) -> int:
+    def global_steps(self) -> int:
         """Steps of the whole run: what the coordinator said last, and this actor's own since then."""
         told = self._member.instructions
         reported = told.step_limit - told.step_allowance
@@ -148,7 +151,7 @@ class ActorLoop:
                 episode_return=episode.episode_return,
                 length=episode.length,
                 truncated=episode.truncated,
-                env_steps=self._global_steps(),
+                env_steps=self.global_steps(),
                 weights_version=self._weights_version,
                 time=episode.end_time,
             )

@@ -51,12 +51,13 @@ class WeightsFollower:
                 fetched = self._client.fetch(newer_than_version=self._version)
                 self.lag_versions = fetched.version - self._version if fetched is not None and self._version else 0
                 if fetched is not None:
+                    self._version = fetched.version  # whatever it holds: asked for again it would be the same
                     tensors = decode(fetched.data)
                     with self._lock:
                         self._new = NewWeights(fetched.version, tensors)
-                    self._version, self._published_time = fetched.version, fetched.published_time
+                    self._published_time = fetched.published_time
             except rpc.CoordinatorUnavailable as error:
                 logger.debug("no weights: %s", error)  # the fleet member's beats warn of the outage
-            except RunError:  # refused or damaged: the next try may do better, and the age of the weights shows meanwhile
-                logger.exception("no weights")
+            except RunError as error:  # the next ones may do better, and the age of the weights shows meanwhile
+                logger.error("weights version %d: %s", self._version, error)
             self._stop.wait(self._interval)

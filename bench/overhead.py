@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +159,8 @@ class Countdown:
 class Source:
     """Replay that has the next batch at once."""
 
-    samples_served, samples_discarded, priorities_dropped, priorities_evicted, shards_up, wait_seconds = 0, 0, 0, 0.0, 1, 0.0
+    samples_served, samples_discarded, priorities_evicted, shards_up, wait_seconds = 0, 0, 0.0, 1, 0.0
+    priorities_dropped: ClassVar[dict[str, int]] = {}
 
     def __init__(self, batch_size: int, spec: EnvSpec, countdown: Countdown) -> None:
         # All that the loop looks at are the keys and, for the age of samples, the weights' versions.

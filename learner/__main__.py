@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         member.start()
         try:
             if member.wait_joined_or(runtime.stop):
-                learn(config, runtime, run_directory, member, metrics, step, spec)
+                learn(member.settled_config(config), runtime, run_directory, member, metrics, step, spec)
         finally:
             member.leave()
 
@@ -127,6 +127,12 @@ def learn(
         publisher = Publisher(weights, epoch)
         watch = FleetWatch(fleet, STATUS_SECONDS)
         replay = Replay.of(config, spec, step.device, sampling, state, fill=epoch)
+        reporter = Reporter(config, step, replay, publisher, member, watch, board, metrics)
+
+        def check() -> None:
+            member.check_fenced()
+            reporter.require_finite()
+
         saver = Saver(
             store,
             config.run.checkpoint_interval_seconds,
@@ -135,9 +141,8 @@ def learn(
             replay.receipts,
             metrics,
             max_priority=replay.batches.max_priority,
-            check=member.check_fenced,
+            check=check,
         )
-        reporter = Reporter(config, step, replay, publisher, member, watch, board, metrics)
         parts = Parts(
             step=step,
             intake=replay.intake,

@@ -85,10 +85,16 @@ class MemoryBatches:
 
 
 class ReverbBatches:
-    """Mixes the shards' own samples: each streams on a thread of its own into one short queue, so that none waits for another."""
+    """Mixes the shards' own samples: each streams on a thread of its own into one short queue, and none waits for another."""
 
     def __init__(
-        self, addresses: abc.Sequence[str], shape: ItemShape, agent: Agent, batch_size: int, prioritized: bool, max_priority: float
+        self,
+        addresses: abc.Sequence[str],
+        shape: ItemShape,
+        agent: Agent,
+        batch_size: int,
+        prioritized: bool,
+        max_priority: float,
     ) -> None:
         """Args: max_priority: the highest so far, of an earlier process."""
         self._shape, self._agent, self._batch_size, self._prioritized = shape, agent, batch_size, prioritized
@@ -116,7 +122,7 @@ class ReverbBatches:
 
     @property
     def priorities_ignored(self) -> int:
-        return sum(sampler.priorities_dropped for sampler in self._samplers)
+        return sum(sum(sampler.priorities_dropped.values()) for sampler in self._samplers)
 
     def next(self, horizon: Horizon, timeout: float) -> Drawn | None:
         try:
@@ -128,7 +134,7 @@ class ReverbBatches:
         share = self._served[items.shard] / self._served.sum()
         batch = to_batch(items, self._shape.stack, self._agent, horizon, share)
         self._least[items.shard] = float(batch.probability.min())
-        up = [k for k, sampler in enumerate(self._samplers) if k == items.shard or sampler.probe.is_up]
+        up = [k for k, sampler in enumerate(self._samplers) if k == items.shard or sampler.is_up]
         batch = batch._replace(least_probability=float(self._least[up].min()))
         return Drawn(batch, items, lambda: weights_versions(items))
 

@@ -72,16 +72,18 @@ def load(checkpoint: Path) -> LearnerState:
     """Reads one checkpoint.
 
     Raises:
-        CorruptCheckpointError: a file is missing, truncated or changed, or holds something else.
+        CorruptCheckpointError: a file is missing, truncated or changed, or holds something else or what is not finite.
     """
     state = read_checkpoint_json(checkpoint, _STATE)
     counters, random, received = (state.get(name) for name in ("counters", "random", "received"))
     if received is None:
         raise RunError(
-            f"checkpoint {checkpoint} is of an earlier version of SBRL, whose replay kept the ratio: start a new run directory, "
-            f"or go on with the version that wrote it"
+            f"checkpoint {checkpoint} is of an earlier version of SBRL, whose replay kept the ratio: start a new run "
+            f"directory, or go on with the version that wrote it"
         )
-    if not all(isinstance(part, dict) for part in (counters, random, received)) or not all(map(_is_number, counters.values())):
+    if not (isinstance(counters, dict) and isinstance(random, dict) and isinstance(received, dict)) or not all(
+        map(_is_number, counters.values())
+    ):
         raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_STATE} holds no counters and random states of a learner")
     tensors = {}
     for name in _TENSORS:
@@ -90,7 +92,7 @@ def load(checkpoint: Path) -> LearnerState:
             tensors[name] = decode(data)
         except RunError as error:
             raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name}.safetensors: {error}") from None
-    return LearnerState(UpdateState(**tensors, updates=updates_of(checkpoint)), counters=counters, random=random, received=received)
+    return LearnerState(UpdateState(**tensors, updates=updates_of(checkpoint)), counters, random, received)
 
 
 def _is_number(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from learner.intake import Intake
@@ -13,6 +12,7 @@ from sbrl.replay.segment_reader import SegmentReader
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+DRAINED_SECONDS = 2.0  # that a queue must have been empty for: what it has just served may be on its way
 # How long a shard that is away is waited for, once all is collected. Pods of large ones take minutes to come back.
 LOST_SHARD_SECONDS = 1800.0
 
@@ -38,8 +38,9 @@ class RunEnd:
             self._collected_time = None
             return False
         if self._collected_time is None:
-            self._collected_time = time.monotonic()
-        missing = [reader for reader in self._readers if not reader.is_drained(since=self._collected_time)]
+            self._collected_time = now
+        since = now - self._collected_time
+        missing = [reader for reader in self._readers if min(since, reader.drained_seconds()) < DRAINED_SECONDS]
         if not missing:
             return self._intake.is_empty
         if any(reader.is_up for reader in missing) or now - self._collected_time < LOST_SHARD_SECONDS:

@@ -72,7 +72,7 @@ class LearnerLoop:
 
         Raises:
             StaleEpochError: another learner has taken over.
-            RunError: the loss or the network is not finite.
+            FinalError: the loss or the network is not finite.
         """
         parts, last = self._parts, time.monotonic()
         while not self._stop.is_set():
@@ -98,7 +98,12 @@ class LearnerLoop:
         return False
 
     def publish(self) -> None:
-        """Hands the weights to act with to the publisher."""
+        """Hands the weights to act with to the publisher.
+
+        Raises:
+            FinalError: they are not finite, or what they were made from is not.
+        """
+        self._parts.reporter.require_finite()
         with self._parts.reporter.phase("publish"):
             self._parts.publisher.publish(self._parts.step.acting_weights(), self._parts.step.updates)
 

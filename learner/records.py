@@ -34,6 +34,11 @@ class Batch(NamedTuple):
     # What importance weights are relative to: the least probability in the latest batches of all shards; None: in this one.
     least_probability: float | None = None
 
+    def sum_of_numbers(self) -> Tensor:
+        """float32[]: the sum of rewards and, unless they are bytes, observations: not finite where one of them is not."""
+        numbers = [self.r_t] if self.s_t.dtype == torch.uint8 else [self.r_t, self.s_tm1, self.s_t]
+        return torch.stack([tensor.sum() for tensor in numbers]).sum()
+
     def to(self, device: torch.device) -> Batch:
         """This batch on `device`; tensors that are there already stay themselves."""
 

@@ -20,7 +20,6 @@ from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment, SegmentShape
 
-
 _SEED_INDEX = 2**32 - 3  # in an actor's place among the run's seeds: see actors.__main__.seeds
 
 

@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from learner.batches import Drawn
 from learner.boards import Board
 from learner.diagnostics import Readings
+from learner.divergence import divergence
 from learner.publisher import Publisher
 from learner.records import UpdateResult
 from learner.replay import Replay
@@ -17,7 +19,6 @@ from learner.sample_age import SampleAges
 from learner.schedules import HorizonSchedule, ResetSchedule
 from learner.update import UpdateStep, gpu_memory_bytes
 from sbrl.config import Config
-from sbrl.errors import RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
@@ -47,6 +48,7 @@ class Reporter:
         self._memory, self._sampling = replay.memory, SAMPLINGS[replay.sampling]
         self._readers, self._publisher, self._member, self._watch = replay.readers, publisher, member, watch
         self._board, self._metrics, self._totals = board, metrics, Totals()
+        self._config = config
         self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
         self._phases = {phase: metrics.phase_seconds.labels(phase) for phase in LEARNER_PHASES}
         self._waited = metrics.blocked_seconds.labels("replay")
@@ -101,7 +103,7 @@ class Reporter:
         """Brings metrics and board up to date.
 
         Raises:
-            RunError: the loss is not finite.
+            FinalError: the loss is not finite.
         """
         self._state = state
         now, metrics, raise_to = time.monotonic(), self._metrics, self._totals.raise_to
@@ -142,11 +144,7 @@ class Reporter:
         metrics = self._metrics
         loss, spr_loss = float(last.loss.item()), float(last.spr_loss.item())
         if not math.isfinite(loss + spr_loss):
-            metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
-            metrics.loss.set(loss + spr_loss)
-            raise RunError(
-                f"the loss is {loss + spr_loss} after {self._step.updates} updates: lower learner.learning_rate and resume"
-            )
+            self._diverge("the loss is not finite")
         metrics.loss.set(loss)
         gradient_norm = float(self._step.gradient_norm().item())
         metrics.gradient_norm.set(gradient_norm)
@@ -166,6 +164,17 @@ class Reporter:
             horizon=self._horizons.at(self._step.updates),
         )
         self._board.returns(self._watch.status)
+
+    def require_finite(self) -> None:
+        """Before anything is saved or published. Raises FinalError if training has come to what is not finite."""
+        if not self._step.is_finite():
+            self._diverge("the loss or the network is not finite")
+
+    def _diverge(self, what: str) -> NoReturn:
+        self._metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
+        self._metrics.loss.set(math.nan)
+        batch = None if self._drawn is None else self._drawn.batch
+        raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)
 
     def _report_sample_ages(self) -> None:
         """Of the batch trained on last: one a second is enough."""

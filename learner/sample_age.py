@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +29,17 @@ class SampleAges:
         if len(self._versions) > 2 * KEPT_VERSIONS:  # half of them at once, so that what is left is seldom moved
             del self._versions[:-KEPT_VERSIONS], self._env_steps[:-KEPT_VERSIONS]
 
-    def of(self, versions: NDArray[np.int64], env_steps: int) -> tuple[NDArray[np.int64], list[int]]:
-        """(versions published since those that transitions were collected with, agent steps since those were published).
+    def of(self, versions: NDArray[np.integer[Any]], env_steps: int) -> tuple[NDArray[np.int64], list[int]]:
+        """(versions published since the ones that transitions were collected with, agent steps since those were published).
 
-        Steps are an upper bound on a transition's age. Those of one that is older than every version kept, or from before this
-        process, are counted from the oldest version kept, a lower bound.
+        Steps are an upper bound on the transitions' age. Those of transitions that are older than every version kept, or from
+        before this process, are counted from the oldest one kept, a lower bound.
 
         Args:
-            versions: [B], of the weights that the transitions were collected with.
+            versions: [B], of the weights that each transition was collected with.
         """
         if not self._versions:
             return np.zeros(0, np.int64), []
         places = [max(0, bisect_right(self._versions, version) - 1) for version in versions]
-        return np.maximum(0, self._versions[-1] - versions), [max(0, env_steps - self._env_steps[place]) for place in places]
+        lags = np.maximum(0, self._versions[-1] - versions.astype(np.int64))
+        return lags, [max(0, env_steps - self._env_steps[place]) for place in places]

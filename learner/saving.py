@@ -12,7 +12,7 @@ from learner.checkpoint import CheckpointStore
 from learner.ratio import Ratio
 from learner.records import LearnerState, capture_random
 from learner.update import UpdateStep
-from sbrl.errors import RunError
+from sbrl.errors import FinalError, RunError
 from sbrl.metrics import LearnerMetrics
 from sbrl.replay.receipts import Receipts
 from sbrl.weights import StaleEpochError
@@ -39,7 +39,7 @@ class Saver:
         """
         Args:
             max_priority: the highest priority computed.
-            check: called before anything is written; raises where it must not be: StaleEpochError, RunError.
+            check: called before anything is written; raises where it must not be: StaleEpochError, FinalError.
         """
         self._store, self._interval, self._step, self._ratio, self._receipts = store, interval_seconds, step, ratio, receipts
         self._metrics, self._max_priority, self._check = metrics, max_priority, check
@@ -59,12 +59,13 @@ class Saver:
 
         Raises:
             StaleEpochError: another learner has taken over.
+            FinalError: it would hold what is not finite.
         """
         if now - self._saved_time < self._interval or now - self._failed_time < RETRY_SECONDS or not self._may_save():
             return
         try:
             self.save()
-        except StaleEpochError:
+        except (StaleEpochError, FinalError):
             raise
         except RunError as error:
             self._failed_time = now
@@ -76,6 +77,7 @@ class Saver:
 
         Raises:
             StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
+            FinalError: it would hold what is not finite.
             RunError: it cannot be written.
         """
         self._check()

@@ -26,7 +26,7 @@ from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.networks.checks import check_network
 from sbrl.networks.network import ValueNetwork
-from sbrl.networks.serialization import copy_tensors
+from sbrl.networks.serialization import all_finite, copy_tensors
 
 
 class _Objective(NamedTuple):
@@ -75,6 +75,8 @@ class UpdateStep:
             config, self._networks, lambda networks, batch: self._objective(networks, batch).total
         )
         self._updates = 0
+        # 0 as long as every loss was finite, and every batch; NaN from then on.
+        self._loss_blemish, self._data_blemish = torch.zeros((), device=device), torch.zeros((), device=device)
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +98,9 @@ class UpdateStep:
         objective = self._objective(self._networks, batch)
         result = objective.result
         new_priorities = priorities(result.loss.detach(), self._config.replay.priority_exponent)
+        # 0 times what is not finite is NaN: nothing waits for the device.
+        self._loss_blemish.add_(objective.total.detach(), alpha=0)
+        self._data_blemish.add_(batch.sum_of_numbers(), alpha=0)
         self._optimizer.minimise(objective.total)
         self._updates += 1
         self.diagnostics.after_update(self._updates, batch)
@@ -104,6 +109,16 @@ class UpdateStep:
         return UpdateResult(
             objective.loss.detach(), objective.spr_loss.detach(), result.q_tm1, result.target, priorities=new_priorities
         )
+
+    def is_finite(self) -> bool:
+        """Whether all losses were finite and all that `state` holds is. Waits for the device: not part of every update."""
+        state = self.state()
+        tensors = (state.online, state.target, state.auxiliary, state.optimizer)
+        return bool(all_finite([self._loss_blemish, *(tensor for part in tensors for tensor in part.values())]).item())
+
+    def data_is_finite(self) -> bool:
+        """Whether all rewards and observations trained on were finite; waits for the device."""
+        return bool(all_finite([self._data_blemish]).item())
 
     def gradient_norm(self) -> Tensor:
         """float32[]: Euclidean norm of the last update's gradient, before clipping. Not part of every update.

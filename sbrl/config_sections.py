@@ -75,6 +75,10 @@ class Env(Section):
     """Agent steps after which an episode is truncated (a limit of the environment's own below this one still holds)."""
     clip_rewards: bool | None = None
     """Clip rewards for the learner to [-1, 1]; unset: yes for ALE games, no elsewhere. Logged returns are never clipped."""
+    on_bad_value: Literal["stop", "drop_episode"] = "stop"
+    """When the environment returns what cannot be learned from (a reward or observation that is not finite, no number, beyond
+    32-bit floats or of another shape): stop ends the run; drop_episode drops the episode's rest and its return, counts it and
+    goes on."""
 
     @property
     def is_atari(self) -> bool:

@@ -57,10 +57,9 @@ def write_learning_curve(episodes_csv: Path, evaluations_csv: Path, png_path: Pa
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """For each value the mean of it and those before it, `window` at most: float64[T] -> float64[T]."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - window)
-    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    # Each window is added up by itself: differences of running sums would carry the rounding of one huge value on for ever.
+    sums = np.convolve(values, np.ones(window))[: len(values)] if len(values) else values
+    means: NDArray[np.float64] = sums / np.minimum(window, np.arange(1, len(values) + 1))
     return means
 
 

@@ -310,7 +310,14 @@ def _losses(run: Observation, status: RunStatus) -> Iterator[Finding]:
         text = (
             f"the loss was not finite {times} {'time' if times == 1 else 'times'} since the run began, and each ended a learner"
         )
-        yield Finding("loss", text, "stop the run and resume it with a lower learner.learning_rate")
+        remedy = (
+            "the last line of the learner's log names the cause: stop the run and resume it with a lower learner.learning_rate"
+        )
+        yield Finding("loss", text, f"{remedy}, or mend the environment's numbers")
+    cut = int(run.totals.get("actor.episodes_cut", 0))
+    if cut:
+        text = f"{cut:,} {'episode was' if cut == 1 else 'episodes were'} dropped at a bad value that the environment returned"
+        yield Finding("values", text, "the actors' logs name the value: mend the environment", wrong=False)
     if status.lost:
         text = f"{status.lost:,} transitions of {status.env_steps:,} were lost since the run began, with actors or shards that died"
         yield Finding("lost", text, wrong=False)

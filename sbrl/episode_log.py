@@ -29,15 +29,17 @@ class LogClient:
         self._channel = rpc.open_channel(address)
         self._stub = log_pb2_grpc.LogStub(self._channel)
 
-    def append_episodes(self, episodes: Sequence[Episode], timeout: float = CALL_SECONDS) -> None:
-        """Appends up to 1,000 episodes; they are durable when this returns.
+    def append_episodes(self, episodes: Sequence[Episode], timeout: float = CALL_SECONDS) -> log_pb2.AppendEpisodesResponse:
+        """Appends up to 1,000 episodes; they are durable when this returns, but those that the answer says were refused.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
-            RunError: the coordinator refused an episode (a return that is not finite, for example).
+            RunError: the coordinator refused them all.
         """
+        request = log_pb2.AppendEpisodesRequest(episodes=episodes)
         with rpc.coordinator_errors(self._address):
-            self._stub.AppendEpisodes(log_pb2.AppendEpisodesRequest(episodes=episodes), timeout=timeout)
+            response: log_pb2.AppendEpisodesResponse = self._stub.AppendEpisodes(request, timeout=timeout)
+        return response
 
     def append_evaluation(self, evaluation: Evaluation, timeout: float = 60.0) -> None:
         """Appends one evaluation, waiting up to `timeout` seconds for an absent coordinator; it is durable when this returns.
@@ -141,7 +143,7 @@ class EpisodeSender:
                     return
                 batch = list(islice(self._pending, MAX_EPISODES_PER_CALL))
             try:
-                self._client.append_episodes(batch)
+                answer = self._client.append_episodes(batch)
             except rpc.CoordinatorUnavailable as error:
                 _log.debug("episodes kept for later: %s", error)  # the membership's beats warn of the outage
                 with self._changed:
@@ -152,6 +154,7 @@ class EpisodeSender:
             else:
                 with self._changed:
                     self._remove_first(len(batch))
+                    self._count_dropped(answer.refused, answer.reason)
 
     def _remove_first(self, count: int) -> None:
         for _ in range(count):
@@ -160,6 +163,9 @@ class EpisodeSender:
 
     def _drop_first(self, count: int, reason: str) -> None:
         self._remove_first(count)
+        self._count_dropped(count, reason)
+
+    def _count_dropped(self, count: int, reason: str) -> None:
         self._dropped += count
         if count:
             _log.warning("%d episodes dropped: %s", count, reason)

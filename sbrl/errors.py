@@ -29,3 +29,7 @@ class UsageError(SbrlError):
 
 class RunError(SbrlError):
     """What was asked for is sound but failed here: no permission, a port taken, no usable checkpoint."""
+
+
+class FinalError(RunError):
+    """What starting again would only meet again, as an environment's bad values: a role that ends with it ends the run."""

@@ -37,7 +37,6 @@ from sbrl.weights_and_biases import check_wandb
 
 LOOK_SECONDS = 0.5
 LAST_STATUS_SECONDS = 10.0
-LAST_GENERATION_SECONDS = 600.0  # a large shard's checkpoint takes minutes
 CORES_PER_ACTOR = 2
 
 
@@ -67,7 +66,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
             prometheus = make_prometheus(run_directory, view) if with_prometheus else NoPrometheus()
-            commands = role_commands(config, run_directory, resume=time.time_ns() if resume else None)
+            commands = role_commands(config, run_directory)
             return _LocalRun(config, run_directory, stop, view, lock, prometheus, commands).run()
 
 
@@ -140,7 +139,7 @@ def check_resumable_with(before: Config, after: Config) -> None:
     """
     fixed = [
         ("run", ["seed"]),  # resets draw from it
-        ("env", list(configs.Env.model_fields)),
+        ("env", [name for name in configs.Env.model_fields if name != "on_bad_value"]),
         (
             "agent",
             [
@@ -160,12 +159,8 @@ def check_resumable_with(before: Config, after: Config) -> None:
                 )
 
 
-def role_commands(config: Config, run_directory: RunDirectory, resume: int | None = None) -> list[RoleCommand]:
-    """Every role process of a local run; stopped in this order: those who write before those who are written to.
-
-    Args:
-        resume: goes back to the newest generation, once for each such number.
-    """
+def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
+    """Every role process of a local run; stopped in this order: those who write before those who are written to."""
     common = ["--config", str(run_directory.config), "--run-dir", str(run_directory.path)]
 
     def command(name: str, module: str, stop_order: int, *extra: str) -> RoleCommand:
@@ -174,7 +169,7 @@ def role_commands(config: Config, run_directory: RunDirectory, resume: int | Non
         return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name), stop_order, drain_seconds)
 
     return [
-        command("coordinator", "services.coordinator", 3, *([] if resume is None else ["--resume", str(resume)])),
+        command("coordinator", "services.coordinator", 3),
         *(command(f"replay-{k}", "services.replay", 2, "--shard", str(k)) for k in range(config.replay.num_shards)),
         command("learner", "learner", 1),
         *(command(f"actor-{k}", "actors", 0) for k in range(config.actors.num_actors or 1)),
@@ -219,7 +214,6 @@ class _LocalRun:
                 self._supervisor.stop_only("actor")
                 self._supervisor.stop_only("evaluator")
                 self._supervisor.stop_only("learner")
-            self._await_generation()
             status = self._last_status()
             self._results.finish(status, complete)
             directory = self._directory
@@ -258,19 +252,6 @@ class _LocalRun:
         if name.startswith("actor"):
             return state in (RunState.COLLECTED, RunState.FINISHED)
         return name in ("learner", "evaluator") and state is RunState.FINISHED
-
-    def _await_generation(self) -> None:
-        """Waits for the last generation, which the learner orders as it ends: the shards are saving theirs."""
-        deadline = time.monotonic() + LAST_GENERATION_SECONDS
-        while time.monotonic() < deadline:
-            status = self._last_status()
-            if not status.generation_ordered or (
-                status.generations and status.generations[-1].generation == status.generation_ordered
-            ):
-                return
-            self._supervisor.check()
-            time.sleep(LOOK_SECONDS)
-        self._view.message("the last generation of checkpoints is not complete: a resumed run goes on from the one before")
 
     def _evaluate(self) -> None:
         """The final evaluation, on the last checkpoint, and the video."""

@@ -18,13 +18,14 @@ from prometheus_client import CollectorRegistry, start_http_server
 from sbrl import rpc
 from sbrl.arguments import port
 from sbrl.config import Config, load
-from sbrl.errors import RunError, SbrlError, UsageError
+from sbrl.errors import FinalError, RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
 from sbrl.logs import Context, configure_logging, report_bug, report_failure
 from sbrl.metadata import run_id_of
 from sbrl.tether import end_with_parent
 
 START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
+GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +176,10 @@ class RoleRuntime:
         self._health.set_serving()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """
+        Raises:
+            SystemExit: with GIVE_UP, in place of a FinalError, which is reported.
+        """
         if error is None and self._stay and not self.stop.is_set():
             _log.info("nothing more to do: staying until told to stop")
             self.stop.wait()
@@ -187,6 +192,9 @@ class RoleRuntime:
             _log.info("stopped, to be started again")
         else:
             _log.info("stopped" if error is None else "stopped by an error")
+        if isinstance(error, FinalError):
+            report_failure(error)
+            raise SystemExit(GIVE_UP) from None
 
     def _catch_signals(self) -> None:
         # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call;

@@ -41,6 +41,9 @@ class ActorMetrics(RoleMetrics):
         self.frames = self._counter("frames", "Emulator frames played: env.frame_skip a step on Atari, one elsewhere")
         self.episodes = self._counter("episodes", "Training episodes completed")
         self.episodes_dropped = self._counter("episodes_dropped", "Episodes that did not reach the coordinator's log")
+        self.episodes_cut = self._counter(
+            "episodes_cut", "Episodes dropped from the step on at which the environment returned a bad value (env.on_bad_value)"
+        )
         self.transitions_confirmed = self._counter("transitions_confirmed", "Transitions that a shard has confirmed")
         self.transitions_dropped = self._counter(
             "transitions_dropped",
@@ -311,6 +314,7 @@ class CoordinatorMetrics(RoleMetrics):
             "weights_age_seconds", "Time since the newest version was published; -1 before the first"
         )
         self.episodes = self._gauge("episodes", "Training episodes in the log")
+        self.episodes_refused = self._counter("episodes_refused", "Training episodes left out of it for a number not finite")
         self.episode_return_mean = self._gauge(
             "episode_return_mean",
             "Mean unclipped return of the last 100 training episodes; NaN before any",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbrl.config import Config
+from sbrl.fleet_watch import total
 from sbrl.progress import mean
 from sbrl.run_directory import replace_text
 from sbrl.run_status import RunStatus
@@ -51,6 +52,8 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "env_steps_per_second": run.env_steps / wall_seconds if wall_seconds > 0 else None,
         "updates_per_second": run.updates / wall_seconds if wall_seconds > 0 else None,
         "train_episodes": int(status.num_episodes),
+        "train_episodes_cut": int(total(status, "actor.episodes_cut")),  # at a bad value of the environment
+        "train_episodes_dropped": int(total(status, "actor.episodes_dropped")),  # not in the log
         "train_return_mean_100": mean([episode.episode_return for episode in status.recent_episodes]),
         "eval_return_mean": evaluation.return_mean if evaluation else None,
         "eval_return_std": evaluation.return_std if evaluation else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbrl.errors import RunError
-from sbrl.lifecycle import START_AGAIN
+from sbrl.lifecycle import GIVE_UP, START_AGAIN
 from sbrl.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 from sbrl.tether import PARENT_VARIABLE
 
@@ -153,8 +153,11 @@ class Supervisor:
         error = (
             next((line.partition(ERROR_MARK)[2] for line in reversed(lines) if ERROR_MARK in line), None) if code > 0 else None
         )
+        if code == GIVE_UP:
+            raise RunError(f"{name}: {error or describe(code)} (log: {log})")
         if code == 2 or (error is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
-            raise RunError(f"{name} cannot start: {error or describe(code)} (log: {log})")
+            # Where in its work it was nobody knows here, so this does not say that it could not start.
+            raise RunError(f"{name} failed {lived:.0f} s after its start: {error or describe(code)} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
         if code == -signal.SIGKILL:  # by somebody, or by the kernel for memory: no sign that it cannot start
             role.failures = min(role.failures, len(BACKOFF_SECONDS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -157,14 +158,16 @@ def _read(path: Path, kind: type[Message]) -> list[dict[str, Any]]:
                 raise RunError(f"{path} has the columns {','.join(header)}; expected {','.join(columns)}")
             for cells in reader:
                 try:
-                    rows.append(
-                        {
-                            name: columns[name](float(cell) if columns[name] is float else int(cell))
-                            for name, cell in zip(columns, cells, strict=True)
-                        }
-                    )
+                    row = {
+                        name: columns[name](float(cell) if columns[name] is float else int(cell))
+                        for name, cell in zip(columns, cells, strict=True)
+                    }
                 except ValueError:
                     raise RunError(f"{path}, line {reader.line_num}: not a row of {len(columns)} numbers") from None
+                wrong = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+                if wrong:
+                    raise RunError(f"{path}, line {reader.line_num}: {wrong[0]} is {row[wrong[0]]}, not a finite number")
+                rows.append(row)
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {path}: {error}") from None
     return rows

@@ -114,7 +114,7 @@ def panel(config: Config, title: str, progress: Progress, subtitle: str = LAUNCH
     table.add_column()
     evaluation = "none yet"
     if progress.evaluation is not None:
-        evaluation = f"{progress.evaluation[0]:.1f} at {progress.evaluation[1]:,} steps"
+        evaluation = f"{number(progress.evaluation[0])} at {progress.evaluation[1]:,} steps"
     rows = {
         "speed": f"{progress.env_steps_per_second:.0f} env steps/s, {progress.updates_per_second:.1f} updates/s "
         f"({progress.updates:,} updates made)",
@@ -141,7 +141,9 @@ def panel(config: Config, title: str, progress: Progress, subtitle: str = LAUNCH
 
 def number(value: float | None) -> str:
     """A return, or a dash while there is none."""
-    return "-" if value is None else f"{value:.1f}"
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) < 1e9 else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:

@@ -106,7 +106,8 @@ class AtariEnvs:
             observation[terminated] = info["final_obs"][terminated]
         lost = (info["lives"] < self._lives) & ~terminated if self._life_loss else np.zeros(self.num_envs, np.bool_)
         self._lives = info["lives"]
-        return StepResult(observation, reward.astype(np.float32), terminated, truncated, lost)
+        # The emulator's rewards are whole numbers and its frames are bytes: none of them can be bad.
+        return StepResult(observation, reward.astype(np.float32), terminated, truncated, lost, bad=np.zeros_like(terminated))
 
     def close(self) -> None:
         self._envs.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gymnasium
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 
 from sbrl.config import Env
 from sbrl.envs.spec import EnvSpec, StepResult
-from sbrl.errors import UsageError
+from sbrl.envs.values import BadValueError, check_observation, to_flag, to_reward
+from sbrl.errors import FinalError, UsageError
 
+logger = logging.getLogger(__name__)
+
+BAD_IN_A_ROW = 10  # values, without a good step in between: such an environment has nothing to learn from
 LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense network is the wrong one
 
 
@@ -41,7 +46,9 @@ class GymnasiumEnvs:
             if render_mode is None or "render_mode" not in str(error):
                 raise
             raise UsageError(f"env.id={env.id} draws no picture: it takes no render_mode, as Gymnasium's own do") from None
-        self._limit = env.max_episode_steps
+        self._env = env
+        self._bad = 0  # values refused
+        self._bad_in_a_row = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
         self.spec = make_gymnasium_spec(env.id, self._envs[0], clip_rewards)
@@ -50,9 +57,7 @@ class GymnasiumEnvs:
     def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         observation = self._observation.copy()
         for k in range(self.num_envs) if mask is None else np.flatnonzero(mask):
-            first, _ = self._envs[k].reset(seed=self._seeds[k])
-            self._seeds[k] = None  # later episodes go on from the generator that the first one seeded
-            observation[k] = self._frame(first)
+            observation[k] = self._first_frame(k)
             self._steps[k] = 0
         self._observation = observation
         return observation
@@ -60,14 +65,21 @@ class GymnasiumEnvs:
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         observation = np.empty_like(self._observation)
         reward = np.zeros(self.num_envs, np.float32)
-        terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
-        for k, env in enumerate(self._envs):
-            reached, reward[k], terminated[k], truncated[k], _ = env.step(self._start + int(actions[k]))
-            observation[k] = self._frame(reached)
+        terminated, truncated, bad = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
         self._steps += 1
-        truncated |= (self._steps >= self._limit) & ~terminated
+        for k, env in enumerate(self._envs):
+            reached, gained, ended, cut, _ = env.step(self._start + int(actions[k]))
+            try:
+                checked = to_reward(gained), to_flag("terminated", ended), to_flag("truncated", cut), self._frame(reached)
+            except BadValueError as error:
+                self._refuse(k, error, f"in step {self._steps[k]} of an episode")
+                bad[k], observation[k] = True, self._observation[k]
+            else:
+                reward[k], terminated[k], truncated[k], observation[k] = checked
+                self._bad_in_a_row[k] = 0
+        truncated |= (self._steps >= self._env.max_episode_steps) & ~(terminated | bad)
         self._observation = observation
-        return StepResult(observation, reward, terminated, truncated, np.zeros(self.num_envs, np.bool_))
+        return StepResult(observation, reward, terminated, truncated, np.zeros(self.num_envs, np.bool_), bad)
 
     def close(self) -> None:
         for env in self._envs:
@@ -79,8 +91,45 @@ class GymnasiumEnvs:
         assert isinstance(space, spaces.Discrete)
         return int(space.start)
 
+    def _first_frame(self, k: int) -> NDArray[Any]:
+        """Begins an episode of environment `k`; its first observation as `_frame` has it."""
+        while True:
+            first, _ = self._envs[k].reset(seed=self._seeds[k])
+            self._seeds[k] = None  # later episodes go on from the generator that the first one seeded
+            try:
+                return self._frame(first)
+            except BadValueError as error:
+                self._refuse(k, error, "at a reset")
+
+    def _refuse(self, k: int, error: BadValueError, when: str) -> None:
+        """Counts a bad value of environment `k` and says so.
+
+        Raises:
+            FinalError: it is to end the run, or there was no good step between so many of them.
+        """
+        self._bad += 1
+        self._bad_in_a_row[k] += 1
+        text = f"env.id={self._env.id} returned {error} ({when})"
+        if self._env.on_bad_value == "stop":
+            raise FinalError(
+                f"{text}: mend the environment, or set env.on_bad_value=drop_episode, which drops the rest of such an episode, "
+                f"counts it and goes on"
+            )
+        if self._bad_in_a_row[k] >= BAD_IN_A_ROW:
+            raise FinalError(
+                f"{text}, the last of {BAD_IN_A_ROW} bad values without a good step between: there is nothing to learn from; "
+                f"mend the environment"
+            )
+        if self._bad.bit_count() == 1:  # the first, the second, the fourth, ...: a line each would fill the log
+            logger.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
+
     def _frame(self, observation: Any) -> NDArray[Any]:
-        """[1, *frame_shape]: channels first for grids, all else flat (numbers one-hot)."""
+        """[1, *frame_shape]: channels first for grids, all else flat (numbers one-hot).
+
+        Raises:
+            BadValueError: it cannot be learned from.
+        """
+        check_observation(self._envs[0].observation_space, observation)
         if self.spec.kind == "grid":
             frame = np.moveaxis(np.asarray(observation), -1, 0)
         else:

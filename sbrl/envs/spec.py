@@ -32,6 +32,9 @@ class StepResult(NamedTuple):
     terminated: NDArray[np.bool_]  # [E], the environment reached a terminal state
     truncated: NDArray[np.bool_]  # [E], the episode was cut off
     life_lost: NDArray[np.bool_]  # [E], a terminal state for the learner only; all False unless env.terminal_on_life_loss
+    # [E], the environment returned what cannot be learned from: nothing above counts there, and the episode is over. Only with
+    # env.on_bad_value=drop_episode; else it is an error.
+    bad: NDArray[np.bool_]
 
 
 class VectorEnv(Protocol):
@@ -45,12 +48,16 @@ class VectorEnv(Protocol):
     def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Starts new episodes where `mask` (bool[E]; None: everywhere) is set and returns all observations.
 
-        Only environments that are new or whose episode has ended may be reset.
+        Only environments that are new or whose episode has ended may be reset. Raises as `step` does.
         """
         ...
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """Takes actions int64[E]. Arrays returned are the caller's: later steps leave them as they are."""
+        """Takes actions int64[E]. Arrays returned are the caller's: later steps leave them as they are.
+
+        Raises:
+            FinalError: the environment returned what cannot be learned from; names it, the value and the step.
+        """
         ...
 
     def close(self) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import safetensors
 import safetensors.torch
@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from sbrl.errors import RunError
 
 Weights = dict[str, Tensor]  # by parameter name
+
+
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """bool[]: whether no number in `tensors`, all on one device, is infinite or NaN. Computed there; nothing waits for it.
+
+    By sums, which one such number spoils: one pass over memory in place of several. So numbers whose sum is beyond the type's
+    range count as infinite.
+    """
+    return torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).sum().isfinite()
 
 
 def encode(tensors: Mapping[str, Tensor]) -> bytes:
@@ -24,12 +33,15 @@ def decode(data: bytes) -> dict[str, Tensor]:
     """Named tensors on the CPU from `encode`'s bytes.
 
     Raises:
-        RunError: the bytes are truncated or no safetensors.
+        RunError: the bytes are truncated or no safetensors, or hold a number that is not finite.
     """
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise RunError(f"weights of {len(data)} bytes are corrupt: {error}") from None
+    for name, tensor in tensors.items():
+        if not all_finite([tensor]):
+            raise RunError(f"{name} holds numbers that are not finite: nobody can act with that or learn on")
     return tensors
 
 

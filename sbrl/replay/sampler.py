@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
-from sbrl.replay.probe import PROBE_SECONDS, ShardProbe
+from sbrl.replay.queue_probe import PROBE_SECONDS, QueueProbe
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ _SESSION = tf.compat.v1.ConfigProto(
     intra_op_parallelism_threads=1, inter_op_parallelism_threads=1, use_per_session_threads=True, device_count={"GPU": 0}
 )
 MAX_PRIORITY_UPDATES = 64  # batches of priorities that may wait for one shard
+# Why priorities did not reach their shard: it was gone; it took them too slowly; it refused them; the learner ended before.
+DROP_REASONS = ("shard_lost", "shard_slow", "refused", "stopped")
 
 
 class ShardSampler:
@@ -48,11 +51,12 @@ class ShardSampler:
         self._stopped = threading.Event()
         self._cancel_stream = threading.Event()
         self._priorities: queue.Queue[tuple[Items, NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
-        self.probe = ShardProbe(address, shard, on_up=self._start_stream, on_down=self._end_stream)
+        self.probe = QueueProbe(address, shard, on_up=self._start_stream)
         self.items_served = 0
         self.items_discarded = 0
-        self.priorities_dropped = 0
-        self.priorities_evicted = 0.0  # reckoned: see `Evictions`
+        self._calls: dict[threading.Event, int] = {}  # priorities in a call under way, by what cancels the thread that makes it
+        self._dropping = threading.Lock()  # guards the counts, which three threads raise
+        self.priorities_dropped = dict.fromkeys(DROP_REASONS, 0)
 
     def start(self) -> None:
         self.probe.start()
@@ -62,25 +66,42 @@ class ShardSampler:
         self.probe.stop()
         self._stopped.set()
         self._cancel_stream.set()
+        self._give_up_call("stopped")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                items, _ = self._priorities.get_nowait()
+                self._drop("stopped", len(items.key))
 
     def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
-        """Hands priorities to the sending thread; with the queue full (the shard is gone) they are dropped and counted."""
+        """Hands priorities, all finite, to the sending thread; with its queue full they are dropped and counted."""
         try:
             self._priorities.put_nowait((items, priorities))
         except queue.Full:
-            self.priorities_dropped += len(items.key)
+            self._drop("shard_slow" if self.is_up else "shard_lost", len(items.key))
 
     def _spawn(self, target: Callable[..., None], name: str, *args: Any) -> None:
         threading.Thread(target=target, args=args, name=f"shard-{self.shard}-{name}", daemon=True).start()
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the shard answers."""
+        return not self.probe.is_away
+
     def _start_stream(self) -> None:
+        self._cancel_stream.set()  # what an earlier stream still brings is thrown away
+        self._give_up_call("shard_lost")
         self._cancel_stream = threading.Event()
         self._spawn(self._stream, "stream", self._cancel_stream)
         # A new client asks for the name's address anew: the shard may be back at another.
         self._spawn(self._send_priorities, "priorities", reverb.Client(self.address), self._cancel_stream)
 
-    def _end_stream(self) -> None:
-        self._cancel_stream.set()
+    def _give_up_call(self, reason: str) -> None:
+        """Counts the priorities of a call under way as dropped: it may hang for ever, and what becomes of it nobody learns."""
+        self._drop(reason, self._calls.pop(self._cancel_stream, 0))
+
+    def _drop(self, reason: str, priorities: int) -> None:
+        with self._dropping:
+            self.priorities_dropped[reason] += priorities
 
     def _stream(self, cancelled: threading.Event) -> None:
         try:
@@ -140,10 +161,11 @@ class ShardSampler:
                 items, priorities = self._priorities.get(timeout=PROBE_SECONDS)
             except queue.Empty:
                 continue
+            self._calls[cancelled] = len(items.key)
             try:
                 client.mutate_priorities(TABLE, dict(zip(items.key.tolist(), priorities.tolist(), strict=True)))
-                gone = self.probe.evictions.share_gone(items.sampled_time, time.monotonic())
-                self.priorities_evicted += len(items.key) * gone
-            except (RuntimeError, ValueError) as error:  # ValueError: a priority that is negative or not a number
-                self.priorities_dropped += len(items.key)
+            except (RuntimeError, ValueError) as error:  # ValueError: a priority that is negative
+                self._drop("refused", self._calls.pop(cancelled, 0))  # 0 where the call was given up meanwhile
                 logger.warning("priorities for replay shard %d were refused: %s", self.shard, error)
+                continue
+            self._calls.pop(cancelled, 0)

@@ -11,9 +11,12 @@ from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.ports import check_port_free
 from sbrl.replay.backend import reverb
-from sbrl.replay.segment_tables import LOG, QUEUE, make_tables
-from sbrl.replay.segments import SEGMENT_STEPS
+from sbrl.replay.segment_tables import LOG, QUEUE, log_segments, make_tables
+from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
+from sbrl.sharding import share
+
+QUEUE_SEGMENTS = 16  # that may wait for the learner: half a thousand steps, before actors wait
 
 
 class ShardInfo(NamedTuple):
@@ -47,7 +50,9 @@ class ShardServer:
             RunError: the port is taken, the directory cannot be read or written, or Reverb refuses to start.
         """
         check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
-        self._config, self._spec, self._shard, self._sampling, self.port = config, spec, shard, sampling, port
+        self._shard, self.port = shard, port
+        self._shape = SegmentShape.of(spec, config.agent.stored_steps)
+        self._capacity = share(config.replay.capacity, config.replay.num_shards, shard)
         try:
             self.checkpoints = ShardCheckpoints(directory)
         except OSError as error:
@@ -150,7 +155,7 @@ class ShardServer:
         if checkpoint is not None:
             self.checkpoints.stage(checkpoint)
         return reverb.Server(
-            tables=make_tables(self._config, self._spec, self._shard, self._sampling),
+            tables=make_tables(self._shape, QUEUE_SEGMENTS, log_segments(self._capacity, self._shape)),
             port=self.port,
             checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
         )

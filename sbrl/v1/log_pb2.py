@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from sbrl.v1 import fleet_pb2 as sbrl_dot_v1_dot_fleet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11sbrl/v1/log.proto\x12\x07sbrl.v1\x1a\x13sbrl/v1/fleet.proto\";\n\x15\x41ppendEpisodesRequest\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\"\x18\n\x16\x41ppendEpisodesResponse\"B\n\x17\x41ppendEvaluationRequest\x12\'\n\nevaluation\x18\x01 \x01(\x0b\x32\x13.sbrl.v1.Evaluation\"\x1a\n\x18\x41ppendEvaluationResponse\"7\n\x13ReadEpisodesRequest\x12\x11\n\tafter_row\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\"L\n\x14ReadEpisodesResponse\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\x12\x10\n\x08last_row\x18\x02 \x01(\x04\"\x18\n\x16ReadEvaluationsRequest\"C\n\x17ReadEvaluationsResponse\x12(\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x13.sbrl.v1.Evaluation2\xd6\x02\n\x03Log\x12Q\n\x0e\x41ppendEpisodes\x12\x1e.sbrl.v1.AppendEpisodesRequest\x1a\x1f.sbrl.v1.AppendEpisodesResponse\x12W\n\x10\x41ppendEvaluation\x12 .sbrl.v1.AppendEvaluationRequest\x1a!.sbrl.v1.AppendEvaluationResponse\x12M\n\x0cReadEpisodes\x12\x1c.sbrl.v1.ReadEpisodesRequest\x1a\x1d.sbrl.v1.ReadEpisodesResponse0\x01\x12T\n\x0fReadEvaluations\x12\x1f.sbrl.v1.ReadEvaluationsRequest\x1a .sbrl.v1.ReadEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11sbrl/v1/log.proto\x12\x07sbrl.v1\x1a\x13sbrl/v1/fleet.proto\";\n\x15\x41ppendEpisodesRequest\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\"9\n\x16\x41ppendEpisodesResponse\x12\x0f\n\x07refused\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"B\n\x17\x41ppendEvaluationRequest\x12\'\n\nevaluation\x18\x01 \x01(\x0b\x32\x13.sbrl.v1.Evaluation\"\x1a\n\x18\x41ppendEvaluationResponse\"7\n\x13ReadEpisodesRequest\x12\x11\n\tafter_row\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\"L\n\x14ReadEpisodesResponse\x12\"\n\x08\x65pisodes\x18\x01 \x03(\x0b\x32\x10.sbrl.v1.Episode\x12\x10\n\x08last_row\x18\x02 \x01(\x04\"\x18\n\x16ReadEvaluationsRequest\"C\n\x17ReadEvaluationsResponse\x12(\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x13.sbrl.v1.Evaluation2\xd6\x02\n\x03Log\x12Q\n\x0e\x41ppendEpisodes\x12\x1e.sbrl.v1.AppendEpisodesRequest\x1a\x1f.sbrl.v1.AppendEpisodesResponse\x12W\n\x10\x41ppendEvaluation\x12 .sbrl.v1.AppendEvaluationRequest\x1a!.sbrl.v1.AppendEvaluationResponse\x12M\n\x0cReadEpisodes\x12\x1c.sbrl.v1.ReadEpisodesRequest\x1a\x1d.sbrl.v1.ReadEpisodesResponse0\x01\x12T\n\x0fReadEvaluations\x12\x1f.sbrl.v1.ReadEvaluationsRequest\x1a .sbrl.v1.ReadEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,19 +25,19 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_APPENDEPISODESREQUEST']._serialized_start=51
   _globals['_APPENDEPISODESREQUEST']._serialized_end=110
   _globals['_APPENDEPISODESRESPONSE']._serialized_start=112
-  _globals['_APPENDEPISODESRESPONSE']._serialized_end=136
-  _globals['_APPENDEVALUATIONREQUEST']._serialized_start=138
-  _globals['_APPENDEVALUATIONREQUEST']._serialized_end=204
-  _globals['_APPENDEVALUATIONRESPONSE']._serialized_start=206
-  _globals['_APPENDEVALUATIONRESPONSE']._serialized_end=232
-  _globals['_READEPISODESREQUEST']._serialized_start=234
-  _globals['_READEPISODESREQUEST']._serialized_end=289
-  _globals['_READEPISODESRESPONSE']._serialized_start=291
-  _globals['_READEPISODESRESPONSE']._serialized_end=367
-  _globals['_READEVALUATIONSREQUEST']._serialized_start=369
-  _globals['_READEVALUATIONSREQUEST']._serialized_end=393
-  _globals['_READEVALUATIONSRESPONSE']._serialized_start=395
-  _globals['_READEVALUATIONSRESPONSE']._serialized_end=462
-  _globals['_LOG']._serialized_start=465
-  _globals['_LOG']._serialized_end=807
+  _globals['_APPENDEPISODESRESPONSE']._serialized_end=169
+  _globals['_APPENDEVALUATIONREQUEST']._serialized_start=171
+  _globals['_APPENDEVALUATIONREQUEST']._serialized_end=237
+  _globals['_APPENDEVALUATIONRESPONSE']._serialized_start=239
+  _globals['_APPENDEVALUATIONRESPONSE']._serialized_end=265
+  _globals['_READEPISODESREQUEST']._serialized_start=267
+  _globals['_READEPISODESREQUEST']._serialized_end=322
+  _globals['_READEPISODESRESPONSE']._serialized_start=324
+  _globals['_READEPISODESRESPONSE']._serialized_end=400
+  _globals['_READEVALUATIONSREQUEST']._serialized_start=402
+  _globals['_READEVALUATIONSREQUEST']._serialized_end=426
+  _globals['_READEVALUATIONSRESPONSE']._serialized_start=428
+  _globals['_READEVALUATIONSRESPONSE']._serialized_end=495
+  _globals['_LOG']._serialized_start=498
+  _globals['_LOG']._serialized_end=840
 # @@protoc_insertion_point(module_scope)

@@ -13,8 +13,12 @@ class AppendEpisodesRequest(_message.Message):
     def __init__(self, episodes: _Optional[_Iterable[_Union[_fleet_pb2.Episode, _Mapping]]] = ...) -> None: ...
 
 class AppendEpisodesResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("refused", "reason")
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    refused: int
+    reason: str
+    def __init__(self, refused: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class AppendEvaluationRequest(_message.Message):
     __slots__ = ("evaluation",)

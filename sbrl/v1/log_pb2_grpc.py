@@ -43,7 +43,8 @@ class LogServicer(object):
 
     def AppendEpisodes(self, request, context):
         """Appends; an episode already in the log (same incarnation and number) is counted once, so a caller may send again
-        until it has an answer. The answer is sent once all are durable.
+        until it has an answer. The answer is sent once all are durable; those with a number that cannot be kept are left out,
+        and the answer says how many and why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -30,6 +30,7 @@ from services.coordinator.weights_store import StoredWeights, WeightsStore
 
 MAX_WEIGHTS_BYTES = 1 << 30
 RECENT_EPISODES = 100
+LARGEST_REAL = 1e150  # of the log: squares of such numbers can still be added up
 THREADS = 32
 # Slow readers of weights may hold so many of the threads; the others are always there for beats.
 MAX_TRANSFERS = 16
@@ -224,17 +225,20 @@ class _LogService(log_pb2_grpc.LogServicer):
         with statuses(context):
             if len(request.episodes) > MAX_EPISODES_PER_CALL:
                 raise invalid(f"{len(request.episodes)} episodes in one call: {MAX_EPISODES_PER_CALL} at most")
-            for episode in request.episodes:
-                _check_numbers(episode)
-            self._store.append_episodes(request.episodes)
+            wrong = [_wrong_number(episode) for episode in request.episodes]
+            self._store.append_episodes([one for one, why in zip(request.episodes, wrong, strict=True) if why is None])
         _report_returns(self._store, self._metrics)
-        return log_pb2.AppendEpisodesResponse()
+        reasons = [why for why in wrong if why is not None]
+        self._metrics.episodes_refused.inc(len(reasons))
+        return log_pb2.AppendEpisodesResponse(refused=len(reasons), reason=reasons[0] if reasons else "")
 
     def AppendEvaluation(
         self, request: log_pb2.AppendEvaluationRequest, context: grpc.ServicerContext
     ) -> log_pb2.AppendEvaluationResponse:
         with statuses(context):
-            _check_numbers(request.evaluation)
+            wrong = _wrong_number(request.evaluation)
+            if wrong is not None:
+                raise invalid(wrong)
             self._store.append_evaluation(request.evaluation)
         self._metrics.evaluations.inc()
         self._metrics.evaluation_return_mean.set(request.evaluation.return_mean)
@@ -290,10 +294,13 @@ def _require(newest: StoredWeights | None) -> StoredWeights:
     return newest
 
 
-def _check_numbers(record: Message) -> None:
+def _wrong_number(record: Message) -> str | None:
+    """Which number of a record cannot be kept, and why; None if all can."""
     for descriptor, value in record.ListFields():
-        if not math.isfinite(value) or abs(value) > MAX_INTEGER:
-            raise invalid(f"{descriptor.name} is {value}: it must be finite and at most {MAX_INTEGER}")
+        most = LARGEST_REAL if isinstance(value, float) else MAX_INTEGER
+        if not abs(value) <= most:
+            return f"{descriptor.name} is {value}: it must be finite and at most {most}"
+    return None
 
 
 def _report_returns(store: Store, metrics: CoordinatorMetrics) -> None:

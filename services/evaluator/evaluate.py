@@ -64,6 +64,8 @@ def report(result: EvaluationResult, evaluation: Evaluation) -> str:
         f"episode {number}: return {episode_return:g} in {length:,} steps"
         for number, (episode_return, length) in enumerate(zip(result.returns, result.lengths, strict=True), start=1)
     ]
+    if result.cut:
+        lines.append(f"{result.cut} more ended at a bad value of the environment and are left out")
     lines.append(
         f"return: mean {evaluation.return_mean:.2f}, std {evaluation.return_std:.2f}, "
         f"min {evaluation.return_min:g}, max {evaluation.return_max:g} over {evaluation.episodes} episodes "

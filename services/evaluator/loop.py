@@ -8,7 +8,7 @@ import time
 
 from sbrl.config import Config
 from sbrl.episode_log import LogClient
-from sbrl.errors import RunError
+from sbrl.errors import FinalError, RunError
 from sbrl.fleet import RunState
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import EvaluatorMetrics
@@ -92,11 +92,17 @@ class EvaluatorLoop:
         start = time.monotonic()
         try:
             result = evaluate_weights(self._config, decode(fetched.data), self._seed, self._stop, self._on_episode)
-        except RunError as error:
-            raise RunError(f"weights version {fetched.version}: {error}") from None
+        except FinalError:
+            raise
+        except RunError as error:  # the next ones may do better
+            _log.error("weights version %d is not evaluated: %s", fetched.version, error)
+            self._schedule(env_steps)
+            return
         if result is None:
             _log.info("told to stop: the evaluation is dropped")
             return
+        if result.cut:
+            _log.warning("%d episodes ended at a bad value of the environment and are left out", result.cut)
         evaluation = make_evaluation(
             result,
             weights_version=fetched.version,
@@ -123,6 +129,9 @@ class EvaluatorLoop:
                     _log.warning("told to stop: the evaluation of version %d is lost: %s", evaluation.weights_version, error)
                     return
                 self._wait("coordinator")
+            except RunError as error:
+                _log.error("the evaluation of version %d is not in the log: %s", evaluation.weights_version, error)
+                return
 
     def _on_episode(self, episode_return: float, length: int) -> None:
         self._metrics.episodes.inc()

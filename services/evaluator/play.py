@@ -78,7 +78,7 @@ def play(policy: Policy, env: RenderedEnv, epsilon: float, max_steps: int) -> Pl
         result = env.step(policy.act(observation, epsilon))
         observation = result.observation
         episode_return += float(result.reward[0])
-        complete = bool(result.terminated[0] or result.truncated[0])
+        complete = bool(result.terminated[0] or result.truncated[0] or result.bad[0])
         if complete or length == max_steps or length % STEPS_PER_FRAME == 0:
             frames.append(env.picture())
         if complete:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.envs.spec import VectorEnv
+from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import Weights
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch
@@ -30,8 +31,9 @@ class Policy(Protocol):
 class EvaluationResult(NamedTuple):
     """The episodes of one evaluation, by environment and then in the order they were played."""
 
-    returns: npt.NDArray[np.float64]  # [episodes], unclipped
+    returns: npt.NDArray[np.float64]  # [episodes], unclipped; without those that were cut
     lengths: npt.NDArray[np.int64]  # [episodes], agent steps
+    cut: int  # episodes that ended at a bad value of the environment (env.on_bad_value=drop_episode)
 
 
 def evaluate(
@@ -45,14 +47,18 @@ def evaluate(
     """Plays `episodes` full episodes; None if `stop` was set before the last one ended.
 
     How many episodes an environment plays is fixed beforehand. Taking the first ones to end of all environments would favour
-    short ones, which are often the bad ones.
+    short ones, which are often the bad ones. One that is cut at a bad value of the environment is not played again, or an
+    environment that always comes to one would be played for ever.
 
     Args:
         envs: New ones, not reset yet. Those that have played their share go on beside the others, uncounted.
         on_episode: Called with return and length when an episode that counts has ended.
+
+    Raises:
+        RunError: all of them were cut.
     """
     shares = fixed_shares(episodes, envs.num_envs)
-    played: list[list[tuple[float, int]]] = [[] for _ in shares]
+    played: list[list[tuple[float, int] | None]] = [[] for _ in shares]  # return and length; None: cut
     current_return, current_length = np.zeros(envs.num_envs, np.float64), np.zeros(envs.num_envs, np.int64)
     observation = envs.reset()
     while any(len(some) < share for some, share in zip(played, shares, strict=True)):
@@ -61,17 +67,25 @@ def evaluate(
         result = envs.step(policy.act(observation, epsilon))
         current_return += result.reward
         current_length += 1
-        observation, done = result.observation, result.terminated | result.truncated
+        observation, done = result.observation, result.terminated | result.truncated | result.bad
         if not done.any():
             continue
         for env in np.flatnonzero(done):
-            if len(played[env]) < shares[env]:
-                played[env].append((float(current_return[env]), int(current_length[env])))
-                on_episode(*played[env][-1])
+            if len(played[env]) == shares[env]:
+                continue
+            if result.bad[env]:
+                played[env].append(None)
+                continue
+            episode = float(current_return[env]), int(current_length[env])
+            played[env].append(episode)
+            on_episode(*episode)
         current_return[done], current_length[done] = 0.0, 0
         observation = envs.reset(done)
-    returns, lengths = zip(*itertools.chain.from_iterable(played), strict=True)
-    return EvaluationResult(np.array(returns, np.float64), np.array(lengths, np.int64))
+    whole = [episode for episode in itertools.chain.from_iterable(played) if episode is not None]
+    if not whole:
+        raise RunError(f"all {episodes} episodes of the evaluation ended at a bad value of the environment: there is no return")
+    returns, lengths = zip(*whole, strict=True)
+    return EvaluationResult(np.array(returns, np.float64), np.array(lengths, np.int64), cut=episodes - len(whole))
 
 
 def fixed_shares(episodes: int, num_envs: int) -> list[int]:
@@ -93,7 +107,7 @@ def evaluate_weights(
 
     Raises:
         UsageError: the environment cannot be made.
-        RunError: the weights are of another network.
+        RunError: the weights are of another network, or not finite; no episode ended without a bad value.
     """
     settings = config.evaluator
     envs = make_envs(config.env, min(settings.num_envs, settings.episodes), seed)

@@ -1,18 +1,28 @@
 """The coordinator's log of episodes and evaluations over real gRPC, through the clients that the roles use."""
 
 import itertools
+import json
 import math
 import time
+from typing import Any
 
 import grpc
 import pytest
 
+from learner.boards import Board
+from learner.tensorboard import TensorBoard
+from sbrl import config
+from sbrl.curves import write_learning_curve
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
+from sbrl.progress import ProgressMeter
 from sbrl.rpc import CoordinatorUnavailable
+from sbrl.summary import summarize
+from sbrl.tables import read_episodes, write_episodes, write_evaluations
 from sbrl.v1 import log_pb2, log_pb2_grpc
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.view import line
 from services.coordinator.store import Store
 from tests.coordinator import WAIT, serve
 
@@ -94,14 +104,70 @@ def test_the_status_has_the_last_evaluation_and_reads_no_other(address, monkeypa
     log.close()
 
 
-def test_malformed_episodes_are_refused(address):
-    log = LogClient(address)
-    for bad in (episode(2, time=math.nan), episode(2, env_steps=2**64 - 1)):
-        with pytest.raises(RunError, match="INVALID_ARGUMENT"):
-            log.append_episodes([episode(1), bad])
+def bad_episodes():
+    """Each with a number that cannot be kept."""
+    wrong: list[dict[str, Any]] = [{"episode_return": value} for value in (math.nan, math.inf, -math.inf, 1e151)]
+    wrong += [{"time": math.nan}, {"env_steps": 2**64 - 1}]
+    return [Episode(incarnation=2, number=number, length=1, **fields) for number, fields in enumerate(wrong)]
+
+
+def test_of_many_episodes_only_those_with_a_bad_number_are_left_out(address):
+    log, good = LogClient(address), [episode(n) for n in range(990)]
+    bad = bad_episodes()
+    answer = log.append_episodes([*good[:400], *bad, *good[400:]])
+    assert answer.refused == len(bad)
+    assert answer.reason == "episode_return is nan: it must be finite and at most 1e+150"
+    assert [e for _, page in log.read_episodes() for e in page] == good
+    assert log.append_episodes([episode(2000)]).refused == 0
     with pytest.raises(RunError, match="1000 at most"):
         log.append_episodes([episode(n) for n in range(1001)])
-    assert list(log.read_episodes()) == []
+    log.close()
+
+
+def test_huge_returns_are_kept_and_every_reader_goes_on(address, tmp_path):
+    """Such returns are finite, and far beyond SQLite's integers."""
+    log, client = LogClient(address), FleetClient(address)
+    huge = [episode(n) for n in range(100)]
+    for one, value in zip(huge, (1e19, -1e45, 1e150), strict=False):
+        one.episode_return = value
+    log.append_episodes(huge)
+    log.append_evaluation(Evaluation(weights_version=1, return_mean=1e45, return_std=1e45, episodes=1), timeout=WAIT)
+    status, run = client.status(), config.build({})
+    assert status.num_episodes == 100
+    summary = summarize(run, status, 1.0, complete=False)
+    assert summary["eval_return_mean"] == 1e45
+    json.dumps(summary, allow_nan=False)
+    assert len(line(run, ProgressMeter(run).read(status))) < 400
+    board = TensorBoard(tmp_path / "tensorboard")
+    Board([board]).returns(status)
+    board.close()
+    write_episodes(tmp_path / "episodes.csv", huge)
+    write_evaluations(tmp_path / "evaluations.csv", log.read_evaluations())
+    assert read_episodes(tmp_path / "episodes.csv") == huge
+    write_learning_curve(tmp_path / "episodes.csv", tmp_path / "evaluations.csv", tmp_path / "curve.png", run)
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    client.close()
+    log.close()
+
+
+def test_a_sender_drops_the_bad_episodes_alone_counts_them_and_says_so(address, caplog):
+    log = LogClient(address)
+    sender, bad = EpisodeSender(log), bad_episodes()
+    for one in (*bad, *(episode(n) for n in range(50))):
+        sender.add(one)
+    sender.start()
+    sender.close(timeout=WAIT)
+    assert (sender.pending, sender.dropped) == (0, len(bad))
+    assert [e.number for _, page in log.read_episodes() for e in page] == list(range(50))
+    assert f"{len(bad)} episodes dropped: episode_return is nan" in caplog.text
+    log.close()
+
+
+def test_an_evaluation_that_is_not_finite_is_refused(address):
+    log = LogClient(address)
+    with pytest.raises(RunError, match="return_std is inf: it must be finite"):
+        log.append_evaluation(Evaluation(weights_version=1, return_std=math.inf), timeout=WAIT)
+    assert log.read_evaluations() == []
     log.close()
 
 

@@ -24,8 +24,9 @@ from sbrl.ports import free_ports
 from sbrl.replay.items import TABLE, Items, ItemShape, n_step_transitions
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
+from sbrl.replay.segments import Transition
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 from sbrl.sharding import episode_shard
 from tests.scripted_episodes import (
     NUM_ACTIONS,
@@ -69,7 +70,8 @@ class ScriptedEnvs:
         is_last = np.array([t == episode.length - 1 for episode, t in now])
         terminal = np.array([episode.terminal[t] for episode, t in now])
         self._t = [t + 1 for t in self._t]
-        return StepResult(self._observe(), reward, is_last & terminal, is_last & ~terminal, terminal & ~is_last)
+        bad = np.zeros_like(is_last)
+        return StepResult(self._observe(), reward, is_last & terminal, is_last & ~terminal, terminal & ~is_last, bad)
 
     def close(self) -> None:
         pass

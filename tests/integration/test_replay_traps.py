@@ -30,7 +30,8 @@ from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
-from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
+from sbrl.replay.segments import Transition
+from sbrl.replay.writer import BlockedError, EpisodeWriter
 from sbrl.sharding import error_buffer, shard_limits
 from tests.chaos.grid import RandomPolicy, start_replay, wait_for
 from tests.chaos.markers import ENV_ID
@@ -241,7 +242,7 @@ def test_a_shard_that_hangs_holds_nobody_up_and_is_taken_up_again(replay: Replay
 
 
 def test_priorities_go_to_the_shard_of_origin_and_a_bad_one_is_refused_and_counted(replay: Replay) -> None:
-    """A key sent to the wrong shard is ignored without an error, and one that is not a number is one."""
+    """A key sent to the wrong shard is ignored without an error, and a negative one is one."""
     config, batch = replay.config, replay.config.learner.batch_size
     writers = [write_until_blocked(replay, shard, most=400)[0] for shard in (0, 1)]
     source = BatchSource(replay.addresses, replay.shape, config.agent, batch)
@@ -274,9 +275,9 @@ def test_priorities_go_to_the_shard_of_origin_and_a_bad_one_is_refused_and_count
                 with contextlib.suppress(BlockedError):  # the batches were only late
                     writer.flush(0, 0.5)
         assert chosen[0] == 0
-        before = source.priorities_dropped
-        source.update_priorities(got[0], np.full(batch, np.nan))
-        eventually(lambda: source.priorities_dropped == before + batch)
+        before = source.priorities_dropped["refused"]
+        source.update_priorities(got[0], np.full(batch, -1.0))
+        eventually(lambda: source.priorities_dropped["refused"] == before + batch)
     finally:
         source.stop()
         for writer in writers:

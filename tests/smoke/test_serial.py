@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 
 from learner.update import configure_torch
 from sbrl.config import load
+from sbrl.errors import FinalError
 from sbrl.run_directory import RunDirectory
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 from serial.run import SerialRun, serial_config
+from tests import bad_env
 from tests.smoke.conftest import FAST, sbrl
 
 pytestmark = pytest.mark.timeout(600)  # seconds on an idle machine, minutes on a busy one
@@ -91,6 +95,42 @@ def test_every_option_at_once_is_reproducible_in_one_process(
         "diagnostics after update 34",
     ]
     assert digests("second", "null") == first
+
+
+def serial_run(directory: Path, *overrides: str) -> SerialRun:
+    configure_torch(num_threads=1)
+    return SerialRun(serial_config(load(overrides=[*FAST, "replay.min_size=100", *overrides])), RunDirectory(directory))
+
+
+def test_a_bad_value_ends_a_run_or_costs_the_rest_of_its_episode(tmp_path: Path) -> None:
+    bad = (f"env.id={bad_env.ENV_ID}", "run.env_steps=1300")  # eight environments, each with a bad step every 151
+    with (
+        closing(serial_run(tmp_path / "stops", *bad)) as run,
+        pytest.raises(FinalError, match="BadReward-v0 returned reward=nan"),
+    ):
+        run.run(lambda status: None)
+    with closing(serial_run(tmp_path / "goes on", *bad, "env.on_bad_value=drop_episode")) as run:
+        run.run(lambda status: None)
+        run.save()
+        totals = run.status().totals
+    assert totals["actor.episodes_cut"] == 8
+    assert totals["replay.transitions_inserted"] == totals["actor.env_steps"] - 8
+    assert {episode.episode_return for episode in run.episodes} == {50.0}
+
+
+@pytest.mark.parametrize("prioritized", ["true", "false"])
+def test_a_run_in_one_process_that_diverges_says_so_and_saves_nothing(tmp_path: Path, prioritized: str) -> None:
+    with closing(serial_run(tmp_path, "run.env_steps=400", f"replay.prioritized={prioritized}")) as run:
+
+        def spoil(status: GetStatusResponse) -> None:
+            if status.totals["learner.updates"] > 20:
+                next(iter(run._step.state().online.values())).fill_(float("nan"))
+
+        with pytest.raises(FinalError, match=r"the loss is not finite after \d+ updates; lower learner.learning_rate"):
+            run.run(spoil)
+        with pytest.raises(FinalError, match="the network is not finite"):
+            run.save()
+    assert not RunDirectory(tmp_path).learner_checkpoints.exists()
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,28 @@ def test_falls_back_past_a_corrupt_checkpoint(tmp_path: Path, caplog: pytest.Log
     assert "updates-000000000002" in caplog.text
 
 
+@pytest.mark.parametrize("part", ["online", "target", "optimizer"])
+def test_falls_back_past_a_checkpoint_that_is_not_finite(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.config.write_text(config.dump(CONFIG))
+    store, step = CheckpointStore(directory.learner_checkpoints, keep=3), make_update_step(CONFIG, SPEC)
+    for updates in (1, 2):
+        train(step, np.random.default_rng(0), 1)
+        if updates == 2:
+            next(iter(getattr(step.state(), part).values())).fill_(float("nan"))
+        store.save(LearnerState(step.state(), {"env_steps": updates}, capture_random()))
+    with caplog.at_level(logging.WARNING):
+        state = store.load_newest()
+    assert state is not None
+    assert state.update.updates == 1
+    assert "holds numbers that are not finite" in caplog.text
+    agent = load_agent(directory, updates=None)
+    assert agent.updates == (1 if part == "online" else 2)
+    assert ("not finite" in capsys.readouterr().err) == (part == "online")
+
+
 def test_saving_after_a_fall_back_replaces_what_could_not_be_read(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=1)
     step = save_after_each_update(store, 2)

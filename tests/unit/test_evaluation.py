@@ -12,15 +12,20 @@ from numpy.typing import NDArray
 
 from sbrl import config
 from sbrl.envs.spec import EnvSpec, StepResult
+from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.v1.fleet_pb2 import Evaluation
 from services.evaluator.protocol import evaluate, evaluate_weights, evaluation_seed, fixed_shares, make_evaluation
 
 
 class ScriptedEnvs:
-    """Environment k plays episodes of the lengths in `lengths[k]`, then again; each step of it is worth 10 * (k + 1)."""
+    """Environment k plays episodes of the lengths in `lengths[k]`, then again; each step of it is worth 10 * (k + 1).
 
-    def __init__(self, lengths: Sequence[Sequence[int]]) -> None:
+    Episodes of `bad_length` end at a bad value.
+    """
+
+    def __init__(self, lengths: Sequence[Sequence[int]], bad_length: int = 0) -> None:
+        self._bad_length = bad_length
         self.num_envs = len(lengths)
         self.spec = EnvSpec(2, (1,), np.dtype(np.float32), 1, "vector", True)
         self._lengths = lengths
@@ -44,7 +49,9 @@ class ScriptedEnvs:
         reward = 10.0 * np.arange(1, self.num_envs + 1, dtype=np.float32)
         truncated = self._over & (np.arange(self.num_envs) == 1)  # those of environment 1 are cut off: they count as well
         nothing = np.zeros(self.num_envs, np.bool_)
-        return StepResult(np.zeros((self.num_envs, 1, 1), np.float32), reward, self._over & ~truncated, truncated, nothing)
+        bad = self._over & (np.array(self._step) == self._bad_length)
+        terminated, observation = self._over & ~truncated & ~bad, np.zeros((self.num_envs, 1, 1), np.float32)
+        return StepResult(observation, reward, terminated, truncated & ~bad, nothing, bad)
 
     def close(self) -> None:
         pass
@@ -69,6 +76,20 @@ def test_every_environment_plays_its_share_however_short_the_episodes_of_others_
     assert result.returns.tolist() == [10, 10, 140, 140, 90]  # unclipped, though the spec has the learner clip
     assert heard == [(10, 1), (10, 1), (90, 3), (140, 7), (140, 7)]  # as they end
     assert policy.epsilons == {0.25}
+
+
+def test_an_episode_with_a_bad_value_is_left_out_and_not_played_again():
+    heard: list[tuple[float, int]] = []
+    envs = ScriptedEnvs([[1, 4], [7, 4], [4]], bad_length=4)
+    result = evaluate(RecordingPolicy(), envs, 5, 0.0, threading.Event(), lambda *episode: heard.append(episode))
+    assert result is not None
+    assert (result.lengths.tolist(), result.returns.tolist(), result.cut) == ([1, 7], [10, 140], 3)
+    assert heard == [(10, 1), (140, 7)]
+
+
+def test_an_evaluation_of_bad_values_alone_is_an_error_and_ends():
+    with pytest.raises(RunError, match="all 3 episodes of the evaluation ended at a bad value"):
+        evaluate(RecordingPolicy(), ScriptedEnvs([[4]], bad_length=4), 3, 0.0, threading.Event(), lambda *_: None)
 
 
 @pytest.mark.parametrize(("episodes", "num_envs", "shares"), [(10, 5, [2] * 5), (7, 3, [3, 2, 2]), (1, 3, [1, 0, 0])])

@@ -37,7 +37,13 @@ def test_a_resumed_run_may_go_on_longer_and_at_another_ratio() -> None:
     before = config("agent.n_max=5")
     after = config(
         *("agent.n_max=5", "agent.n_step=2", "learner.learning_rate=1e-5", "learner.num_threads=2"),
-        *("learner.batch_size=32", "learner.updates_per_step=1", "replay.capacity=5000", "replay.error_buffer=500"),
+        *(
+            "env.on_bad_value=drop_episode",
+            "learner.batch_size=32",
+            "learner.updates_per_step=1",
+            "replay.capacity=5000",
+            "replay.error_buffer=500",
+        ),
     )
     check_resumable_with(before, after)
 

@@ -65,3 +65,43 @@ def test_a_role_that_ends_by_itself_again_and_again_ends_the_run(tmp_path: Path,
     with pytest.raises(RunError, match=r"role died 4 times in a row, last with exit code 1: Expecting value"):
         wait_for(supervised, lambda: False)
     assert len(said) == 3
+
+
+HOPELESS_ROLE = """
+from prometheus_client import CollectorRegistry
+from sbrl.config import build
+from sbrl.errors import FinalError
+from sbrl.lifecycle import RoleRuntime, run_program
+from sbrl.logs import Context
+
+def main(argv):
+    context = Context("actor", "actor-0", "run")
+    with RoleRuntime(context, build({}), CollectorRegistry(), health_port=0, metrics_port=0):
+        raise FinalError("env.id=Bad-v0 returned reward=nan")
+
+run_program(main)
+"""
+
+
+def test_what_starting_again_would_only_meet_again_ends_the_run_at_once(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hopeless_role.py").write_text(HOPELESS_ROLE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    supervised = supervise(tmp_path, said, "hopeless_role")
+    supervised.start()
+    with pytest.raises(RunError) as failed:
+        wait_for(supervised, lambda: False)
+    assert str(failed.value) == f"role: env.id=Bad-v0 returned reward=nan (log: {tmp_path / 'role.log'})"
+    assert said == []
+    assert "Traceback" not in (tmp_path / "role.log").read_text()
+
+
+def test_a_first_failure_is_not_put_down_to_the_start(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STARTUP_SECONDS", 120.0)
+    (tmp_path / "failing_role.py").write_text("import sys\nsys.exit('sbrl: error: no such luck')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    supervised = supervise(tmp_path, said, "failing_role")
+    supervised.start()
+    with pytest.raises(RunError, match=r"role failed \d+ s after its start: no such luck \(log: "):
+        wait_for(supervised, lambda: False)

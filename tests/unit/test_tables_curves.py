@@ -182,6 +182,8 @@ def test_a_row_that_the_disk_has_no_place_for_is_not_left_in_part(tmp_path: Path
         ("", "expected actor,incarnation"),
         ("{header}\n1,2,3\n", "line 2: not a row of 10 numbers"),
         ("{header}\n1,2,3,4,?,6,0,8,9,1.5\n", "line 2: not a row of 10 numbers"),
+        ("{header}\n1,2,3,4,5,6,0,8,9,1.5\n1,2,3,4,nan,6,0,8,9,1.5\n", "line 3: episode_return is nan, not a finite number"),
+        ("{header}\n1,2,3,4,5,6,0,8,9,-inf\n", "line 2: time is -inf"),
         (None, "cannot read"),
     ],
 )
@@ -196,6 +198,12 @@ def test_a_file_that_is_no_such_table_is_refused_by_line(tmp_path: Path, content
 def test_the_running_mean_is_over_the_last_values():
     assert running_mean(np.array([2.0, 4.0, 6.0, 8.0]), window=2).tolist() == [2, 3, 5, 7]
     assert running_mean(np.array([]), window=2).tolist() == []
+    assert running_mean(np.array([1.0]), window=2).tolist() == [1]
+
+
+def test_a_huge_value_is_out_of_the_running_mean_with_its_window():
+    values = np.array([1.0, 1e45, 2.0, 4.0, 6.0])
+    assert running_mean(values, window=2).tolist() == [1, 5e44, 5e44, 3, 5]
 
 
 @pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "CartPole-v1"])
