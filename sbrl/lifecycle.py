@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -22,37 +23,48 @@ from sbrl.errors import FinalError, RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
 from sbrl.logs import Context, configure_logging, report_bug, report_failure
 from sbrl.metadata import run_id_of
+from sbrl.output import outlive_output, secure_output
 from sbrl.tether import end_with_parent
 
 START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
 GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
+# What a file system says that cannot be written to, whatever the program did.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 _log = logging.getLogger(__name__)
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C.
+    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C, 141 without a reader.
 
-    An SbrlError is one line on standard error and its exit code; any other exception is a bug and keeps its traceback.
+    An SbrlError is one line on standard error and its exit code, and so is a file system that is full or refuses to be written
+    to; any other exception is a bug and keeps its traceback.
     """
+    secure_output()
     end_with_parent()
+    code = _exit_code(lambda: main(sys.argv[1:]))
+    logging.shutdown()
+    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
+    os._exit(_exit_code(sys.stdout.flush) or code)
+
+
+def _exit_code(action: Callable[[], int | None]) -> int:
+    """What a program ends with that does this last; says what went wrong."""
     try:
-        code = main(sys.argv[1:]) or 0
+        return action() or 0
     except SbrlError as error:
         report_failure(error)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
-        code = 130
+        return 130
     except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
-        code = exit_request.code if isinstance(exit_request.code, int) else 2
-    except Exception:
-        report_bug()
-        code = 1
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
-    os._exit(code)
+        return exit_request.code if isinstance(exit_request.code, int) else 2
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            report_failure(RunError(f"cannot write {error.filename or 'a file'}: {error.strerror}"))
+        else:
+            report_bug()
+        return 1
 
 
 def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
@@ -158,6 +170,7 @@ class RoleRuntime:
         Raises:
             RunError: a port is taken.
         """
+        outlive_output()
         configure_logging(self._context, self._log_level)
         self._catch_signals()
         health_port, metrics_port = self._ports

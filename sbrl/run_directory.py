@@ -20,10 +20,13 @@ LOCK_SECONDS = 660.0  # a shard may take ten minutes for its last checkpoint
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file, all or nothing."""
+    """Writes a text file, all or nothing. Raises RunError when the file system refuses."""
     unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
 
 
 class RunDirectory:
