@@ -155,7 +155,10 @@ def _train(arguments: argparse.Namespace) -> int:
         run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
     print_warnings(config)
     complete = train(config, run_directory, arguments.resume, arguments.prometheus)
-    print(closing_lines(run_directory, complete))
+    if run_directory.summary.exists():
+        print(closing_lines(run_directory, complete))
+    else:
+        print(f"Interrupted before there were results. Go on with: sbrl train --resume --run-dir {run_directory.path}")
     return 0 if complete else EXIT_INTERRUPTED
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import NoReturn, Self
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -24,7 +24,8 @@ from sbrl.health import HealthServer
 from sbrl.logs import Context, configure_logging, report_bug, report_failure
 from sbrl.metadata import run_id_of
 from sbrl.output import outlive_output, secure_output
-from sbrl.tether import end_with_parent
+from sbrl.stop_signals import catch_stop_signals
+from sbrl.tether import Turn, end_with_parent
 
 START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
 GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
@@ -120,8 +121,9 @@ def load_role(
 class RoleRuntime:
     """What surrounds a role's work: logging, signals, the health service and the Prometheus endpoint.
 
-    As a context manager, entered on the main thread and once a process. SIGTERM or SIGINT sets `stop` and turns health to
-    NOT_SERVING; further ones change nothing, so that none breaks the drain. The handlers outlive the exit for the same reason.
+    As a context manager, entered on the main thread and once a process. SIGTERM, SIGINT or SIGHUP (unless ignored at first)
+    sets `stop` and turns health to NOT_SERVING; further ones change nothing, so that none breaks the drain. Handlers outlive
+    the exit for the same reason.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class RoleRuntime:
         self._ports = (health_port, metrics_port)
         self._stay = stay
         self._health = HealthServer()
+        self._turn = Turn.from_environment()
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, config: Config, registry: CollectorRegistry) -> Self:
@@ -172,7 +175,7 @@ class RoleRuntime:
         """
         outlive_output()
         configure_logging(self._context, self._log_level)
-        self._catch_signals()
+        catch_stop_signals(self._signalled)
         health_port, metrics_port = self._ports
         self.health_address = rpc.reachable_address(self._host, self._health.start(self._host, health_port))
         try:
@@ -209,28 +212,11 @@ class RoleRuntime:
             report_failure(error)
             raise SystemExit(GIVE_UP) from None
 
-    def _catch_signals(self) -> None:
-        # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call;
-        # a thread takes it from there, because Event.set in a handler can deadlock with the Event.wait it interrupts.
-        read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _ignore)
-        threading.Thread(target=self._await_signals, args=(read_end,), name="signals", daemon=True).start()
-
-    def _await_signals(self, read_end: int) -> None:
-        while received := os.read(read_end, 1):
-            number = received[0]
-            if number not in (signal.SIGTERM, signal.SIGINT):
-                continue
-            if self.stop.is_set():
-                _log.info("received %s again: still draining", signal.Signals(number).name)
-                continue
-            _log.info("received %s: draining", signal.Signals(number).name)
-            self._health.drain()  # first, so that nobody is sent here while the role stops
-            self.stop.set()
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Only keeps the default action from happening: the wake-up pipe carries the signal."""
+    def _signalled(self, number: signal.Signals) -> None:
+        if self.stop.is_set():
+            _log.info("received %s again: still draining", number.name)
+            return
+        _log.info("received %s: draining", number.name)
+        self._turn.wait()
+        self._health.drain()  # first, so that nobody is sent here while the role stops
+        self.stop.set()

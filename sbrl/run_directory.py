@@ -138,5 +138,10 @@ def _is_running(process_id: int) -> bool:
         return False
 
 
+def any_checkpoint(directory: Path) -> bool:
+    """Whether a role's folder of checkpoints holds one, whole or not."""
+    return directory.is_dir() and any(entry.is_dir() for entry in directory.iterdir())
+
+
 def _has_entries(directory: Path) -> bool:
     return directory.is_dir() and any(directory.iterdir())
