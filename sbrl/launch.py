@@ -8,7 +8,7 @@ import time
 from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
-from sbrl.errors import UsageError
+from sbrl.errors import RunError, UsageError
 from sbrl.guard import Guard
 from sbrl.local_prometheus import LocalPrometheus, NoPrometheus
 from sbrl.local_run import LocalRun
@@ -116,7 +116,7 @@ def check_incomplete(config: Config, run_directory: RunDirectory) -> None:
 def check_trainable(config: Config, run_directory: RunDirectory) -> None:
     """
     Raises:
-        UsageError: all is collected, samples are due, and there is no shard left that they could come from.
+        RunError: all is collected, samples are due, and there is no shard left that they could come from.
     """
     summary = run_so_far(run_directory.summary)
     trained = summary.samples_trained if any_checkpoint(run_directory.learner_checkpoints) else 0.0
@@ -126,7 +126,7 @@ def check_trainable(config: Config, run_directory: RunDirectory) -> None:
         and falls_short(summary.samples_due, trained, config.learner.batch_size)
         and not any(map(any_checkpoint, shards))
     ):
-        raise UsageError(f"the run in {run_directory.path} cannot go on: {missing_samples(summary.samples_due, trained)}")
+        raise RunError(f"the run in {run_directory.path} cannot go on: {missing_samples(summary.samples_due, trained)}")
 
 
 def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sbrl.config import Config, load
-from sbrl.errors import UsageError
+from sbrl.errors import RunError, UsageError
 from sbrl.launch import check_resumable_with, check_trainable, place, role_commands
 from sbrl.run_directory import RunDirectory
 
@@ -91,7 +91,7 @@ def test_what_can_never_be_complete_is_refused(
         (directory.checkpoints / name).mkdir(parents=True)
     directory.summary.write_text(json.dumps({"env_steps": env_steps, "samples_due": 20_000, "samples_trained": trained}))
     if is_refused:
-        with pytest.raises(UsageError, match=r"of the 20,000 samples"):
+        with pytest.raises(RunError, match=r"of the 20,000 samples"):
             check_trainable(config(), directory)
     else:
         check_trainable(config(), directory)
