@@ -28,7 +28,7 @@ from sbrl.errors import FinalError, RunError
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch, all_collected, total
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics, Totals
-from sbrl.ratio_books import samples_due
+from sbrl.ratio_books import falls_short, missing_samples, samples_due
 from sbrl.replay.items import Items
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.weights import StaleEpochError
@@ -106,7 +106,7 @@ class LearnerLoop:
 
         Raises:
             StaleEpochError: another learner has taken over.
-            FinalError: training has come to what is not finite.
+            FinalError: training has come to what is not finite, or the shards have nothing left of what is to be trained on.
         """
         complete, last = False, time.monotonic()
         while not self._stop.is_set():
@@ -375,7 +375,11 @@ class LearnerLoop:
         return self._collected_time is None or self._samples_left() >= self._config.learner.batch_size / 2
 
     def _is_complete(self) -> bool:
-        """Whether all is collected and every sample that the ratio allows is trained: the achieved ratio is then the target."""
+        """Whether all is collected and every sample that the ratio allows is trained: the achieved ratio is then the target.
+
+        Raises:
+            FinalError: more is missing than the ratio's promise allows, and cannot be had any more.
+        """
         status, now = self._watch.status, time.monotonic()
         if not all_collected(status):
             self._collected_time = None
@@ -393,6 +397,9 @@ class LearnerLoop:
                 self._settled += 1
                 self.settle(least_correction(self._config))
                 return False
-            logger.warning("shards serve no more: %.0f samples that the ratio allows are missing", self._samples_left())
+            due, trained = samples_due(status), self.samples_trained
+            if falls_short(due, trained, self._config.learner.batch_size):
+                raise FinalError(missing_samples(due, trained))
+            logger.warning("shards serve no more: %.0f samples that the ratio allows are missing", due - trained)
             return True
         return False

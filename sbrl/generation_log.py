@@ -57,9 +57,9 @@ class GenerationLog:
         content = {"timeline": self.timeline, "checkpoints": {str(key): name for key, name in self._checkpoints.items()}}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(self._path, json.dumps(content, indent=2))
         except OSError as error:
             raise RunError(f"cannot write {self._path}: {error.strerror}") from None
+        replace_text(self._path, json.dumps(content, indent=2))
 
 
 def _whole(value: Any) -> int:

@@ -8,6 +8,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 INSERTED, TRAINED, LOST = "transitions_inserted", "samples_trained", "samples_lost"
 DUE = "replay.samples_due"
+SHORTFALL = 0.01  # of the samples due: the ratio is promised to so much
 LOST_WITH_ACTORS = "transitions_dropped.member_lost"
 
 
@@ -29,6 +30,20 @@ def inserted_after_all(collected: float, confirmed: float, dropped: float, lost:
 def samples_due(status: GetStatusResponse) -> float:
     """Samples that all insertions after warm-up are worth, each at the ratio that held when it was made."""
     return float(status.totals.get(DUE, 0.0))
+
+
+def falls_short(due: float, trained: float, batch_size: int) -> bool:
+    """Whether a run that ends so has not kept its ratio; a batch is less than can be told."""
+    return due - trained > max(batch_size, SHORTFALL * due)
+
+
+def missing_samples(due: float, trained: float) -> str:
+    """What is to be said of such a run."""
+    return (
+        f"all env steps are collected, but only {trained:,.0f} of the {due:,.0f} samples that they are worth were trained on, "
+        f"and the shards hold nothing more to train on: their data or the learner's checkpoints are lost; put back "
+        f"checkpoints/, or go on with a larger run.env_steps"
+    )
 
 
 def limiters_astray(status: GetStatusResponse) -> tuple[float, int]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sbrl.config import Config
 from sbrl.fleet_watch import total
 from sbrl.progress import mean
-from sbrl.ratio_books import LOST_WITH_ACTORS, inserted_after_all, samples_due
+from sbrl.ratio_books import LOST_WITH_ACTORS, falls_short, inserted_after_all, missing_samples, samples_due
 from sbrl.run_directory import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
@@ -72,6 +72,16 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
     }
 
 
+def shortfall(config: Config, status: GetStatusResponse) -> str:
+    """What a run whose learner has ended lacks of being complete; empty: nothing."""
+    env_steps, updates = total(status, "actor.env_steps"), total(status, "learner.updates")
+    if env_steps < config.run.env_steps:
+        return f"{env_steps:,.0f} of {config.run.env_steps:,} env steps are collected"
+    if falls_short(samples_due(status), total(status, "learner.samples_trained"), config.learner.batch_size):
+        return missing_samples(samples_due(status), total(status, "learner.samples_trained"))
+    return "" if updates else "no update was made"
+
+
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Writes the summary, all or nothing."""
     replace_text(path, json.dumps(summary, indent=2) + "\n")
@@ -92,6 +102,8 @@ class RunSoFar(NamedTuple):
     complete: bool = False
     env_steps: int = 0
     wall_seconds: float = 0.0  # of training
+    samples_due: float = 0.0
+    samples_trained: float = 0.0
 
 
 def run_so_far(path: Path) -> RunSoFar:
@@ -99,8 +111,10 @@ def run_so_far(path: Path) -> RunSoFar:
     summary = read_summary(path)
     try:
         found = RunSoFar(
-            summary.get("complete") is True, int(summary.get("env_steps", 0)), float(summary.get("wall_seconds", 0.0))
+            summary.get("complete") is True,
+            int(summary.get("env_steps", 0)),
+            *(float(summary.get(name, 0.0)) for name in ("wall_seconds", "samples_due", "samples_trained")),
         )
     except (ValueError, TypeError, OverflowError):
         return RunSoFar()
-    return found if found.env_steps >= 0 and 0 <= found.wall_seconds < math.inf else RunSoFar()
+    return found if all(0 <= number < math.inf for number in found[1:]) else RunSoFar()
