@@ -59,9 +59,8 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         log_client = LogClient(config.network.coordinator_address)
         closing.callback(log_client.close)
         sender = EpisodeSender(log_client)
-        weights_client = WeightsClient(config.network.coordinator_address)
-        closing.callback(weights_client.close)
-        follower = WeightsFollower(weights_client, config.actors.weights_interval_seconds, runtime.stop)
+        follower = WeightsFollower(WeightsClient(config.network.coordinator_address), config.actors.weights_interval_seconds)
+        closing.callback(follower.close)
         probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
         streams = [

@@ -12,6 +12,8 @@ from sbrl.errors import RunError
 from sbrl.networks.serialization import Weights, decode
 from sbrl.weights import WeightsClient
 
+CALL_BEGINS_SECONDS = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,10 +23,13 @@ class NewWeights(NamedTuple):
 
 
 class WeightsFollower:
-    """Looks for newer weights every `interval_seconds` on a daemon thread."""
+    """Looks for newer weights every `interval_seconds` on a daemon thread, until it is closed."""
 
-    def __init__(self, client: WeightsClient, interval_seconds: float, stop: threading.Event) -> None:
-        self._client, self._interval, self._stop = client, interval_seconds, stop
+    def __init__(self, client: WeightsClient, interval_seconds: float) -> None:
+        """Args: client: closed with the follower."""
+        self._client, self._interval = client, interval_seconds
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
         self._lock = threading.Lock()
         self._new: NewWeights | None = None
         self._version = 0
@@ -32,7 +37,14 @@ class WeightsFollower:
         self.lag_versions = 0  # that the newest weights were ahead of those known, when last looked for
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="weights", daemon=True).start()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Looks no more, and closes the connection, which ends a call under way."""
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join(CALL_BEGINS_SECONDS)  # lest it begin a call on a connection that is closed
+        self._client.close()
 
     def take(self) -> NewWeights | None:
         """The newest weights, once; None if there are none newer than those taken last."""
@@ -46,7 +58,7 @@ class WeightsFollower:
         return time.time() - self._published_time if self._published_time else 0.0
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._closing.is_set():
             try:
                 fetched = self._client.fetch(newer_than_version=self._version)
                 self.lag_versions = fetched.version - self._version if fetched is not None and self._version else 0
@@ -60,4 +72,4 @@ class WeightsFollower:
                 logger.debug("no weights: %s", error)  # the fleet member's beats warn of the outage
             except RunError as error:  # the next ones may do better, and the age of the weights shows meanwhile
                 logger.error("weights version %d: %s", self._version, error)
-            self._stop.wait(self._interval)
+            self._closing.wait(self._interval)

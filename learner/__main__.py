@@ -141,6 +141,7 @@ def learn(
             replay.receipts,
             metrics,
             max_priority=replay.batches.max_priority,
+            env_steps=lambda: member.instructions.env_steps,
             check=check,
         )
         parts = Parts(

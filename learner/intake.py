@@ -39,9 +39,9 @@ class _Arrival(NamedTuple):
 class Intake:
     """Takes what readers bring.
 
-    From a shard's queue only as long as the ratio wants more: then readers wait, the queues fill, and actors wait. From a shard's
-    log, after a restart, whatever comes: it was wanted before. A log is read newest first beside the queue, so of a segment that
-    comes twice the second one is left out, and a log's are older than all that was taken before.
+    From a shard's queue only as long as the ratio wants more: then readers wait, the queues fill, and actors wait. From a
+    shard's log, after a restart, whatever comes: it was wanted before. A log is read newest first beside the queue, so of a
+    segment that comes twice the second one is left out, and a log's are older than all that was taken before.
     """
 
     def __init__(self, shape: SegmentShape, receipts: Receipts, ratio: Ratio, store: Store, num_shards: int) -> None:
@@ -49,7 +49,8 @@ class Intake:
         self._fresh: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._logged: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._arrived, self._closed = threading.Event(), threading.Event()
-        self._held: set[tuple[int, ...]] | None = set()  # stream and first step of what is stored; None once no log is read any more
+        # Stream and first step of what is stored; None once no log is read any more.
+        self._held: set[tuple[int, ...]] | None = set()
         self._settled: tuple[tuple[int, int], ...] = ()
         self.segments = 0
         self.filled = 0  # transitions taken from logs
@@ -85,7 +86,7 @@ class Intake:
             self._arrived.wait(timeout)
 
     def settle(self, ended_actors: tuple[tuple[int, int], ...]) -> None:
-        """Counts as lost what actors that are gone had collected and what did not come. Args: (incarnation, env_steps) of each."""
+        """Counts as lost what actors that are gone had collected and did not come. Args: (incarnation, env_steps) of each."""
         if ended_actors == self._settled:
             return
         for incarnation, env_steps in ended_actors:
@@ -101,6 +102,8 @@ class Intake:
         self._held = None
 
     def _take_fresh(self, arrival: _Arrival) -> None:
+        if self._held is not None and _name(arrival.segment) in self._held:
+            return  # its shard's log has brought it a moment ago
         steps = int(arrival.segment.valid(self._shape).sum())
         new = self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps)
         self.segments += 1

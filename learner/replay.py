@@ -80,15 +80,18 @@ class Replay(NamedTuple):
         batches: Batches
         if sampling == "cached":
             memory = ReplayMemory(
-                shape, replay.capacity, device, seed=sampling_seed(config.run.seed, fill), prioritized=replay.prioritized, max_priority=max_priority
+                shape,
+                replay.capacity,
+                device,
+                seed=sampling_seed(config.run.seed, fill),
+                prioritized=replay.prioritized,
+                max_priority=max_priority,
             )
             batches = MemoryBatches(memory, config.agent, config.learner.batch_size)
         else:
             shape = shape.without_frames()
             items = ItemShape.of(spec, config.agent.stored_steps)
-            batches = ReverbBatches(
-                addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority
-            )
+            batches = ReverbBatches(addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority)
         intake = Intake(shape, receipts, ratio, memory, num_shards)
         readers = [SegmentReader(address, shard, shape, intake.put_fresh) for shard, address in enumerate(addresses)]
         return cls(sampling, ratio, receipts, memory, intake, readers, batches, fill)

@@ -34,15 +34,17 @@ class Saver:
         receipts: Receipts,
         metrics: LearnerMetrics,
         max_priority: Callable[[], float],
+        env_steps: Callable[[], int],
         check: Callable[[], None],
     ) -> None:
         """
         Args:
             max_priority: the highest priority computed.
+            env_steps: of the run so far.
             check: called before anything is written; raises where it must not be: StaleEpochError, FinalError.
         """
         self._store, self._interval, self._step, self._ratio, self._receipts = store, interval_seconds, step, ratio, receipts
-        self._metrics, self._max_priority, self._check = metrics, max_priority, check
+        self._metrics, self._max_priority, self._env_steps, self._check = metrics, max_priority, env_steps, check
         self._saved_time, self._failed_time = time.monotonic(), -math.inf
         self._may_save: Callable[[], bool] = lambda: True
         metrics.checkpoint_age_seconds.set_function(lambda: time.monotonic() - self._saved_time)
@@ -85,6 +87,7 @@ class Saver:
         counters: dict[str, int | float] = {
             "samples_trained": self._ratio.trained,
             "max_priority": self._max_priority(),
+            "env_steps": self._env_steps(),
             **self._step.diagnostics.counters(),
         }
         received: dict[str, Any] = {"ratio": self._ratio.state(), "receipts": self._receipts.state()}

@@ -19,6 +19,7 @@ from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import JSON, WARNING_MARK, Context, log_format
 from sbrl.metadata import run_id_of
+from sbrl.output import outlive_output
 from sbrl.presets import DEFAULT_PRESET
 from sbrl.run_directory import RunDirectory
 from sbrl.view import duration
@@ -137,6 +138,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    outlive_output()
     if arguments.serial:
         _exec_serial(arguments)
     from sbrl.launch import load_for_resume, train  # loads gymnasium and ALE: `sbrl --help` should not
@@ -153,7 +155,10 @@ def _train(arguments: argparse.Namespace) -> int:
         run_directory = RunDirectory(arguments.run_dir or _default_run_directory(config.env.id))
     print_warnings(config)
     complete = train(config, run_directory, arguments.resume, arguments.prometheus)
-    print(closing_lines(run_directory, complete))
+    if run_directory.summary.exists():
+        print(closing_lines(run_directory, complete))
+    else:
+        print(f"Interrupted before there were results. Go on with: sbrl train --resume --run-dir {run_directory.path}")
     return 0 if complete else EXIT_INTERRUPTED
 
 

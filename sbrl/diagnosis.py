@@ -190,8 +190,12 @@ def _flow(run: Observation, status: RunStatus, settings: Settings) -> Iterator[F
     actors_wait = run.rates.get("actor.blocked_seconds.replay", 0.0) / max(1, len(actors))
     for_answers = run.rates.get("actor.blocked_seconds.coordinator", 0.0) / max(1, len(actors))
     if run.state is RunState.RUNNING and for_answers > STARVED:
-        text = f"the actors wait for the coordinator {min(1.0, for_answers):.0%} of their time: it does not allow them more steps"
-        yield Finding("coordinator", text, "see its log; near the end of a run the last steps are shared out, which takes a moment")
+        text = (
+            f"the actors wait for the coordinator {min(1.0, for_answers):.0%} of their time: it does not allow them more steps"
+        )
+        yield Finding(
+            "coordinator", text, "see its log; near the end of a run the last steps are shared out, which takes a moment"
+        )
     if run.state is RunState.RUNNING and updates > 0 and learner_waits > STARVED:
         text = (
             f"the learner waits for the actors {min(1.0, learner_waits):.0%} of its time: {len(actors)} "

@@ -11,6 +11,8 @@ from sbrl.fleet import FleetClient, RunState
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
+CALL_BEGINS_SECONDS = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,14 +22,18 @@ class FleetWatch:
     def __init__(self, client: FleetClient, interval_seconds: float) -> None:
         self._client, self._interval = client, interval_seconds
         self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fleet-watch", daemon=True)
         self._status = GetStatusResponse()
         self._answer_time = time.monotonic()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="fleet-watch", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
+        """Asks no more: the client may be closed, which ends a call under way."""
         self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join(CALL_BEGINS_SECONDS)  # lest it begin a call on a connection that is closed
 
     @property
     def status(self) -> GetStatusResponse:

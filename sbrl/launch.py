@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from sbrl import config as configs
 from sbrl.config import Config
-from sbrl.curves import write_learning_curve
 from sbrl.envs.make import make_spec
-from sbrl.episode_log import LogClient
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import FleetWatch, run_state
-from sbrl.local_prometheus import LocalPrometheus, NoPrometheus, Prometheus
+from sbrl.guard import Guard
+from sbrl.local_prometheus import LocalPrometheus, NoPrometheus
+from sbrl.local_run import LocalRun
 from sbrl.metadata import new_run_id, run_id_of, run_metadata
 from sbrl.networks.checks import check_network
 from sbrl.ports import check_port_free, free_ports
-from sbrl.progress import ProgressMeter
-from sbrl.results import RunResults
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_directory import RunDirectory, replace_text
-from sbrl.summary import run_so_far
-from sbrl.supervisor import RoleCommand, Supervisor
-from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
+from sbrl.run_directory import RunDirectory, any_checkpoint, replace_text
+from sbrl.stop_signals import StopRequest, catch_stop_signals
+from sbrl.summary import falls_short, missing_samples, run_so_far
+from sbrl.supervisor import RoleCommand
 from sbrl.view import View, make_view
 from sbrl.weights_and_biases import check_wandb
 
-LOOK_SECONDS = 0.5
-LAST_STATUS_SECONDS = 10.0
 CORES_PER_ACTOR = 2
+# What is said of the first request to stop, the second and any more.
+STOPPING = (
+    "stopping: actors drain, the learner and the shards save; again after a second: in a hurry",
+    "stopping in a hurry: what has not ended in a moment is killed; again: at once",
+    "killing what is left",
+)
 
 
 def train(config: Config, run_directory: RunDirectory, resume: bool, with_prometheus: bool = False) -> bool:
@@ -56,6 +46,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
     check_network(config, make_spec(config.env))
     if resume:
         check_incomplete(config, run_directory)
+        check_trainable(config, run_directory)
     else:
         run_directory.check_new()
         config = place(config)
@@ -64,15 +55,18 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
             config = place(config)  # now that no role of an earlier session holds a port any more
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
         replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
-        with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
-            prometheus = make_prometheus(run_directory, view) if with_prometheus else NoPrometheus()
+        stop = StopRequest()
+        with make_view(config, f"{config.env.id} in {run_directory.path}") as view:
+            catch_stop_signals(lambda number: view.message(f"{number.name}: {STOPPING[min(stop.ask(), len(STOPPING)) - 1]}"))
+            guard = Guard(run_directory.log("guard"))
+            prometheus = make_prometheus(run_directory, view, guard) if with_prometheus else NoPrometheus()
             commands = role_commands(config, run_directory)
-            return _LocalRun(config, run_directory, stop, view, lock, prometheus, commands).run()
+            return LocalRun(config, run_directory, stop, view, lock, prometheus, commands, guard).run()
 
 
-def make_prometheus(run_directory: RunDirectory, view: View) -> LocalPrometheus:
+def make_prometheus(run_directory: RunDirectory, view: View, guard: Guard) -> LocalPrometheus:
     """The run's Prometheus, which names the run by its folder."""
-    return LocalPrometheus(run_directory.prometheus, run_directory.path.resolve().name, view.message)
+    return LocalPrometheus(run_directory.prometheus, run_directory.path.resolve().name, view.message, guard.watch)
 
 
 def place(config: Config) -> Config:
@@ -115,6 +109,22 @@ def check_incomplete(config: Config, run_directory: RunDirectory) -> None:
             f"the run in {run_directory.path} is complete with {summary.env_steps} env steps: "
             f"to go on, ask for more than these with run.env_steps=N"
         )
+
+
+def check_trainable(config: Config, run_directory: RunDirectory) -> None:
+    """
+    Raises:
+        RunError: all is collected, samples are due, and there is no shard left that they could come from.
+    """
+    summary = run_so_far(run_directory.summary)
+    trained = summary.samples_trained if any_checkpoint(run_directory.learner_checkpoints) else 0.0
+    shards = map(run_directory.replay_checkpoints, range(config.replay.num_shards))
+    if (
+        summary.env_steps >= config.run.env_steps
+        and falls_short(summary.samples_due, trained, config.learner.batch_size)
+        and not any(map(any_checkpoint, shards))
+    ):
+        raise RunError(f"the run in {run_directory.path} cannot go on: {missing_samples(summary.samples_due, trained)}")
 
 
 def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config:
@@ -160,160 +170,16 @@ def check_resumable_with(before: Config, after: Config) -> None:
 
 
 def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
-    """Every role process of a local run; stopped in this order: those who write before those who are written to."""
+    """Every role process of a local run."""
     common = ["--config", str(run_directory.config), "--run-dir", str(run_directory.path)]
 
-    def command(name: str, module: str, stop_order: int, *extra: str) -> RoleCommand:
-        # A shard's last checkpoint takes as long as its data is large.
-        drain_seconds = 600.0 if module == "services.replay" else 60.0
-        return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name), stop_order, drain_seconds)
+    def command(name: str, module: str, *extra: str) -> RoleCommand:
+        return RoleCommand(name, module, [*common, "--name", name, *extra], run_directory.log(name))
 
     return [
-        command("coordinator", "services.coordinator", 3),
-        *(command(f"replay-{k}", "services.replay", 2, "--shard", str(k)) for k in range(config.replay.num_shards)),
-        command("learner", "learner", 1),
-        *(command(f"actor-{k}", "actors", 0) for k in range(config.actors.num_actors or 1)),
-        command("evaluator", "services.evaluator", 0),
+        command("coordinator", "services.coordinator"),
+        *(command(f"replay-{k}", "services.replay", "--shard", str(k)) for k in range(config.replay.num_shards)),
+        command("learner", "learner"),
+        *(command(f"actor-{k}", "actors") for k in range(config.actors.num_actors or 1)),
+        command("evaluator", "services.evaluator"),
     ]
-
-
-class _LocalRun:
-    def __init__(
-        self,
-        config: Config,
-        run_directory: RunDirectory,
-        stop: threading.Event,
-        view: View,
-        lock: int,
-        prometheus: Prometheus,
-        commands: list[RoleCommand],
-    ) -> None:
-        self._prometheus = prometheus
-        self._config, self._directory, self._stop, self._view = config, run_directory, stop, view
-        self._fleet = FleetClient(config.network.coordinator_address)
-        self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
-        self._supervisor = Supervisor(commands, self._may_end, view.message, keep_open=lock)
-        self._start = time.monotonic()
-        self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
-        self._earlier_seconds = run_so_far(run_directory.summary).wall_seconds
-        self._results = RunResults(config, run_directory, self._fleet, self._wall_seconds, view.message)
-
-    def run(self) -> bool:
-        try:
-            self._prometheus.start()
-            self._supervisor.start()
-            self._watch.start()
-            self._results.start()
-            complete = self._supervise()
-            self._end = time.monotonic()
-            if complete:
-                self._supervisor.stop_only("evaluator")
-                self._evaluate()
-            else:
-                self._view.message("stopping: actors drain, the learner and the shards save ...")
-                self._supervisor.stop_only("actor")
-                self._supervisor.stop_only("evaluator")
-                self._supervisor.stop_only("learner")
-            status = self._last_status()
-            self._results.finish(status, complete)
-            directory = self._directory
-            write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, self._config)
-        finally:
-            self._watch.stop()
-            self._results.close()
-            self._supervisor.stop()
-            self._fleet.close()
-            self._prometheus.stop()  # last, so that it has seen the end
-        return complete
-
-    def _supervise(self) -> bool:
-        """Keeps the roles alive until the run is complete (True) or told to stop (False)."""
-        meter = ProgressMeter(self._config)
-        while not self._stop.wait(LOOK_SECONDS):
-            self._supervisor.check()
-            self._prometheus.look(self._watch.status)
-            if self._watch.status.members:
-                self._view.show(meter.read(self._watch.status))
-            if self._supervisor.is_done("learner"):
-                return True
-        return False
-
-    def _wall_seconds(self) -> float:
-        """Of training, over all sessions of the run."""
-        return self._earlier_seconds + (self._end or time.monotonic()) - self._start
-
-    def _may_end(self, name: str) -> bool:
-        """Whether a role that exited with code 0 is done: actors when all is collected, learner and evaluator at the end."""
-        try:
-            # Asked now: the learner ends the run and its own process within less than the watch's interval.
-            state = run_state(self._fleet.status())
-        except CoordinatorUnavailable:
-            state = run_state(self._watch.status)
-        if name.startswith("actor"):
-            return state in (RunState.COLLECTED, RunState.FINISHED)
-        return name in ("learner", "evaluator") and state is RunState.FINISHED
-
-    def _evaluate(self) -> None:
-        """The final evaluation, on the last checkpoint, and the video."""
-        self._view.message("evaluating the final agent ...")
-        result = self._directory.logs / "final-evaluation.json"
-        if self._run_tool("services.evaluator.evaluate", "--json", str(result)):
-            evaluation = Evaluation(**json.loads(result.read_text(encoding="utf-8")))
-            evaluation.weights_version = self._watch.status.weights_version  # the last ones published are the checkpoint's
-            log = LogClient(self._config.network.coordinator_address)
-            try:
-                log.append_evaluation(evaluation)
-            except RunError as error:
-                self._view.message(f"the final evaluation is not in the log, only in {result}: {error}")
-            finally:
-                log.close()
-        self._view.message("recording a video ...")
-        self._run_tool("services.evaluator.play", "--output", str(self._directory.video))
-
-    def _run_tool(self, module: str, *arguments: str) -> bool:
-        """Runs a program on the run directory; a failure is said, and costs the run no more than this program's result."""
-        log_path = self._directory.log(module.rpartition(".")[2])
-        with log_path.open("ab") as log:
-            command = [sys.executable, "-P", "-m", module, str(self._directory.path), *arguments]
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:
-                while process.poll() is None:
-                    self._supervisor.check()
-                    if self._stop.wait(LOOK_SECONDS):
-                        process.terminate()
-                        break
-        if process.returncode != 0:
-            self._view.message(f"{module} failed with exit code {process.returncode}: see {log_path}")
-        return process.returncode == 0
-
-    def _last_status(self) -> GetStatusResponse:
-        """The coordinator's newest answer, waited for while it is being restarted.
-
-        Raises:
-            RunError: it does not answer any more.
-        """
-        deadline = time.monotonic() + LAST_STATUS_SECONDS
-        while True:
-            try:
-                return self._fleet.status()
-            except CoordinatorUnavailable as error:
-                if time.monotonic() > deadline:
-                    raise RunError(f"no results: {error}; resume the run with --resume to get them") from None
-                self._supervisor.check()
-                time.sleep(LOOK_SECONDS)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second one kills the launcher (and the kernel then stops the roles)."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import NoReturn, Self
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -22,37 +23,49 @@ from sbrl.errors import FinalError, RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
 from sbrl.logs import Context, configure_logging, report_bug, report_failure
 from sbrl.metadata import run_id_of
-from sbrl.tether import end_with_parent
+from sbrl.output import outlive_output, secure_output
+from sbrl.stop_signals import catch_stop_signals
+from sbrl.tether import Turn, end_with_parent
 
 START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
 GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
+# What a file system says that cannot be written to, whatever the program did.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 _log = logging.getLogger(__name__)
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C.
+    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C, 141 without a reader.
 
-    An SbrlError is one line on standard error and its exit code; any other exception is a bug and keeps its traceback.
+    An SbrlError is one line on standard error and its exit code, and so is a file system that is full or refuses to be written
+    to; any other exception is a bug and keeps its traceback.
     """
+    secure_output()
     end_with_parent()
+    code = _exit_code(lambda: main(sys.argv[1:]))
+    logging.shutdown()
+    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
+    os._exit(_exit_code(sys.stdout.flush) or code)
+
+
+def _exit_code(action: Callable[[], int | None]) -> int:
+    """What a program ends with that does this last; says what went wrong."""
     try:
-        code = main(sys.argv[1:]) or 0
+        return action() or 0
     except SbrlError as error:
         report_failure(error)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
-        code = 130
+        return 130
     except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
-        code = exit_request.code if isinstance(exit_request.code, int) else 2
-    except Exception:
-        report_bug()
-        code = 1
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
-    os._exit(code)
+        return exit_request.code if isinstance(exit_request.code, int) else 2
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            report_failure(RunError(f"cannot write {error.filename or 'a file'}: {error.strerror}"))
+        else:
+            report_bug()
+        return 1
 
 
 def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
@@ -108,8 +121,9 @@ def load_role(
 class RoleRuntime:
     """What surrounds a role's work: logging, signals, the health service and the Prometheus endpoint.
 
-    As a context manager, entered on the main thread and once a process. SIGTERM or SIGINT sets `stop` and turns health to
-    NOT_SERVING; further ones change nothing, so that none breaks the drain. The handlers outlive the exit for the same reason.
+    As a context manager, entered on the main thread and once a process. SIGTERM, SIGINT or SIGHUP (unless ignored at first)
+    sets `stop` and turns health to NOT_SERVING; further ones change nothing, so that none breaks the drain. Handlers outlive
+    the exit for the same reason.
     """
 
     def __init__(
@@ -138,6 +152,7 @@ class RoleRuntime:
         self._ports = (health_port, metrics_port)
         self._stay = stay
         self._health = HealthServer()
+        self._turn = Turn.from_environment()
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, config: Config, registry: CollectorRegistry) -> Self:
@@ -158,8 +173,9 @@ class RoleRuntime:
         Raises:
             RunError: a port is taken.
         """
+        outlive_output()
         configure_logging(self._context, self._log_level)
-        self._catch_signals()
+        catch_stop_signals(self._signalled)
         health_port, metrics_port = self._ports
         self.health_address = rpc.reachable_address(self._host, self._health.start(self._host, health_port))
         try:
@@ -196,28 +212,11 @@ class RoleRuntime:
             report_failure(error)
             raise SystemExit(GIVE_UP) from None
 
-    def _catch_signals(self) -> None:
-        # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call;
-        # a thread takes it from there, because Event.set in a handler can deadlock with the Event.wait it interrupts.
-        read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _ignore)
-        threading.Thread(target=self._await_signals, args=(read_end,), name="signals", daemon=True).start()
-
-    def _await_signals(self, read_end: int) -> None:
-        while received := os.read(read_end, 1):
-            number = received[0]
-            if number not in (signal.SIGTERM, signal.SIGINT):
-                continue
-            if self.stop.is_set():
-                _log.info("received %s again: still draining", signal.Signals(number).name)
-                continue
-            _log.info("received %s: draining", signal.Signals(number).name)
-            self._health.drain()  # first, so that nobody is sent here while the role stops
-            self.stop.set()
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Only keeps the default action from happening: the wake-up pipe carries the signal."""
+    def _signalled(self, number: signal.Signals) -> None:
+        if self.stop.is_set():
+            _log.info("received %s again: still draining", number.name)
+            return
+        _log.info("received %s: draining", number.name)
+        self._turn.wait()
+        self._health.drain()  # first, so that nobody is sent here while the role stops
+        self.stop.set()

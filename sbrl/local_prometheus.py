@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from sbrl.errors import RunError
 from sbrl.ports import free_ports
 from sbrl.prometheus import CONFIG, RULES, TARGETS, write_config, write_targets
 from sbrl.supervisor import describe
@@ -22,7 +23,7 @@ PROGRAM = "prometheus"
 HOW_TO_GET = "apt-get install prometheus on Debian and Ubuntu, elsewhere https://prometheus.io/download"
 DATA, LOG = "data", "prometheus.log"
 RETENTION = ("--storage.tsdb.retention.time=90d", "--storage.tsdb.retention.size=4GB")
-STOP_SECONDS = 30.0  # it writes what it has in memory
+STOP_SECONDS = 4.0  # what it has in memory is in its log on the disk, too
 AGAIN_SECONDS = 60.0
 
 
@@ -53,16 +54,24 @@ class LocalPrometheus:
     The run goes on without it: that it is not installed, or has ended, is said and no more than that.
     """
 
-    def __init__(self, directory: Path, release: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        release: str,
+        say: Callable[[str], None],
+        guarded: Callable[[int], None] = lambda process_id: None,
+    ) -> None:
         """
         Args:
             directory: where it keeps all of its files.
             release: the run's name, a label of all its series.
             say: tells the user where to look, and what happened.
+            guarded: is told the server's process, which must not outlive this one.
         """
-        self._directory, self._release, self._say = directory, release, say
+        self._directory, self._release, self._say, self._guarded = directory, release, say, guarded
         self._process: subprocess.Popen[bytes] | None = None
         self._again_at: float | None = None
+        self._problem = ""
 
     def start(self) -> None:
         """Writes the configuration and starts the server."""
@@ -80,7 +89,7 @@ class LocalPrometheus:
     def look(self, status: GetStatusResponse) -> None:
         """Keeps the targets up to date, and starts a server again that has ended; to be called about once a second."""
         if status.members:
-            write_targets(self._directory / TARGETS, status, self._release)
+            self._keep_targets(status)
         now = time.monotonic()
         if self._again_at is not None and now >= self._again_at:
             self._spawn()
@@ -103,6 +112,17 @@ class LocalPrometheus:
             process.kill()
             process.wait()
 
+    def _keep_targets(self, status: GetStatusResponse) -> None:
+        """A disk that is full, say, is no reason to end the run."""
+        problem = ""
+        try:
+            write_targets(self._directory / TARGETS, status, self._release)
+        except (RunError, OSError) as error:
+            problem = f"prometheus goes on with old targets: {error}"
+        if problem and problem != self._problem:  # not twice a second
+            self._say(problem)
+        self._problem = problem
+
     def _spawn(self) -> None:
         self._again_at = None
         (port,) = free_ports(HOST, 1)
@@ -123,6 +143,7 @@ class LocalPrometheus:
                 start_new_session=True,  # Ctrl-C reaches the launcher alone
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
             )
+        self._guarded(self._process.pid)
         self._say(
             f"prometheus: http://{HOST}:{port}/alerts and /graph, until the run ends; its data stays in {directory / DATA}"
         )

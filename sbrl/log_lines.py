@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from sbrl.logs import ERROR_MARK, WARNING_MARK, Context, json_line
+from sbrl.output import secure_output
 from sbrl.tether import PARENT_VARIABLE
 
 NATIVE = "output"  # the logger that lines are from which nobody logged
@@ -23,6 +24,7 @@ HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 
 
 def main() -> int:
+    secure_output()
     role, name, run_id, *command = sys.argv[1:]
     context = Context(role, name, run_id)
     received: list[int] = []
@@ -35,7 +37,8 @@ def main() -> int:
             program.send_signal(number)
 
     for number in HANDED_ON:
-        signal.signal(number, hand_on)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, say: the program ignores it, too
+            signal.signal(number, hand_on)
     program = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

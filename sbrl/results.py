@@ -11,14 +11,14 @@ from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import summarize, write_summary
-from sbrl.tables import GrowingEpisodes, write_episodes, write_evaluations
+from sbrl.tables import GrowingEpisodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse
 
-RESULTS_SECONDS = 60.0  # between two times that the results are brought up to date while the run goes on
+RESULTS_SECONDS = 10.0  # between two times that the results are brought up to date while the run goes on
 
 
 class RunResults:
-    """Brings the results up to date every minute, for whoever looks while the run goes on, and writes them whole at its end.
+    """Brings the results up to date every ten seconds, for whoever looks while the run goes on, and again at its end.
 
     In the background, for a log of millions of episodes takes a minute to read, and the launcher has roles to restart.
     """
@@ -43,21 +43,37 @@ class RunResults:
         self._log = LogClient(config.network.coordinator_address)
         self._episodes = GrowingEpisodes(run_directory.episodes, self._read)
         self._ending = threading.Event()
+        self._may_go_on: Callable[[], bool] = lambda: not self._ending.is_set()
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
     def start(self) -> None:
         """Begins to bring the results up to date."""
         self._thread.start()
 
-    def finish(self, status: GetStatusResponse, complete: bool) -> None:
-        """After `start`: writes all results anew, of a run that stands as `status` says, and no more after that.
+    def begin_end(self) -> None:
+        """Begins no further update: `finish` does not wait for one."""
+        self._ending.set()
+
+    def finish(self, status: GetStatusResponse, complete: bool, has_log: bool, may_go_on: Callable[[], bool]) -> None:
+        """After `start`: brings all results up to date with a run that stands as `status` says, and no more after that.
+
+        Args:
+            has_log: whether there is a coordinator to read episodes and evaluations from; if not, these stay as they are.
+            may_go_on: whether there is time to read more of the log.
 
         Raises:
-            RunError: the coordinator does not answer, or the file system refuses; the files stay as they were.
+            RunError: not all of them could be written, for the coordinator does not answer, the file system refuses, or there
+                was no time; the files that could not stay as they were.
         """
         self._end()
-        write_episodes(self._directory.episodes, (episode for _, page in self._log.read_episodes() for episode in page))
-        self._write_others(status, complete)
+        write_summary(self._directory.summary, summarize(self._config, status, self._wall_seconds(), complete))
+        if has_log:
+            self._may_go_on = may_go_on
+            write_evaluations(self._directory.evaluations, self._log.read_evaluations())
+            try:
+                self._episodes.follow()
+            except _Ended:
+                raise RunError(f"{self._directory.episodes} lacks the newest episodes: no time was left to read them") from None
 
     def close(self) -> None:
         """Writes no more, and closes the connection."""
@@ -74,7 +90,8 @@ class RunResults:
             try:
                 status = self._fleet.status()
                 self._episodes.follow()
-                self._write_others(status, complete=False)
+                write_evaluations(self._directory.evaluations, self._log.read_evaluations())
+                write_summary(self._directory.summary, summarize(self._config, status, self._wall_seconds(), False))
             except _Ended:
                 return
             except (RunError, OSError) as error:  # the files stay as they are
@@ -82,14 +99,10 @@ class RunResults:
 
     def _read(self, after_row: int) -> Iterator[tuple[int, list[Episode]]]:
         for page in self._log.read_episodes(after_row, CALL_SECONDS):
-            if self._ending.is_set():
+            if not self._may_go_on():
                 raise _Ended
             yield page
 
-    def _write_others(self, status: GetStatusResponse, complete: bool) -> None:
-        write_evaluations(self._directory.evaluations, self._log.read_evaluations())
-        write_summary(self._directory.summary, summarize(self._config, status, self._wall_seconds(), complete))
-
 
 class _Ended(Exception):
-    """The results are to be written whole: what was begun is left."""
+    """There is no time for more of the log: what was begun is left."""

@@ -20,10 +20,13 @@ LOCK_SECONDS = 660.0  # a shard may take ten minutes for its last checkpoint
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file, all or nothing."""
+    """Writes a text file, all or nothing. Raises RunError when the file system refuses."""
     unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
 
 
 class RunDirectory:
@@ -133,6 +136,11 @@ def _is_running(process_id: int) -> bool:
         return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def any_checkpoint(directory: Path) -> bool:
+    """Whether a role's folder of checkpoints holds one, whole or not."""
+    return directory.is_dir() and any(entry.is_dir() for entry in directory.iterdir())
 
 
 def _has_entries(directory: Path) -> bool:

@@ -14,6 +14,8 @@ from sbrl.run_directory import replace_text
 from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
+LEAST_RECEIVED = 0.5  # of what was collected: a network that has seen less is not what was asked for
+
 
 def frames_per_step(config: Config) -> int:
     """Emulator frames in one agent step: `env.frame_skip` for ALE games, 1 elsewhere."""
@@ -63,6 +65,32 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
     }
 
 
+def shortfall(config: Config, status: GetStatusResponse) -> str:
+    """What a run whose learner has ended lacks of being complete; empty: nothing."""
+    run = RunStatus.of(status, config.min_replay_size)
+    if run.env_steps < config.run.env_steps:
+        return f"{run.env_steps:,} of {config.run.env_steps:,} env steps are collected"
+    if run.received < LEAST_RECEIVED * run.env_steps or not run.updates:
+        return missing_samples(config.samples_per_insert * (run.env_steps - config.min_replay_size), run.samples_trained)
+    if falls_short(run.samples_due, run.samples_trained, config.learner.batch_size):
+        return missing_samples(run.samples_due, run.samples_trained)
+    return ""
+
+
+def falls_short(due: float, trained: float, batch_size: int) -> bool:
+    """Whether a run that ends so has not kept its ratio; a batch is less than can be told."""
+    return due - trained > batch_size
+
+
+def missing_samples(due: float, trained: float) -> str:
+    """What is to be said of such a run."""
+    return (
+        f"all env steps are collected, but only {trained:,.0f} of the {due:,.0f} samples that they are worth were trained on, "
+        f"and the shards hold nothing more to train on: their data or the learner's checkpoints are lost; put back "
+        f"checkpoints/, or go on with a larger run.env_steps"
+    )
+
+
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Writes the summary, all or nothing."""
     replace_text(path, json.dumps(summary, indent=2) + "\n")
@@ -83,6 +111,8 @@ class RunSoFar(NamedTuple):
     complete: bool = False
     env_steps: int = 0
     wall_seconds: float = 0.0  # of training
+    samples_due: float = 0.0
+    samples_trained: float = 0.0
 
 
 def run_so_far(path: Path) -> RunSoFar:
@@ -90,8 +120,10 @@ def run_so_far(path: Path) -> RunSoFar:
     summary = read_summary(path)
     try:
         found = RunSoFar(
-            summary.get("complete") is True, int(summary.get("env_steps", 0)), float(summary.get("wall_seconds", 0.0))
+            summary.get("complete") is True,
+            int(summary.get("env_steps", 0)),
+            *(float(summary.get(name, 0.0)) for name in ("wall_seconds", "samples_due", "samples_trained")),
         )
     except (ValueError, TypeError, OverflowError):
         return RunSoFar()
-    return found if found.env_steps >= 0 and 0 <= found.wall_seconds < math.inf else RunSoFar()
+    return found if all(0 <= number < math.inf for number in found[1:]) else RunSoFar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbrl.errors import RunError
+from sbrl.guard import kill_session
 from sbrl.lifecycle import GIVE_UP, START_AGAIN
 from sbrl.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
-from sbrl.tether import PARENT_VARIABLE
+from sbrl.tether import IN_ORDER, PARENT_VARIABLE, TURN_VARIABLE
 
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
 HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
 STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a message, will not do better the second time
 TAIL_BYTES = 4096
+POLL_SECONDS = 0.1
 
 
 class RoleCommand(NamedTuple):
@@ -29,14 +32,13 @@ class RoleCommand(NamedTuple):
     module: str  # python -m <module>
     arguments: Sequence[str]
     log: Path
-    stop_order: int  # lower ones are stopped first
-    drain_seconds: float  # a process that has not ended so long after SIGTERM is killed
 
 
 class _Role:
     def __init__(self, command: RoleCommand) -> None:
         self.command = command
         self.process: subprocess.Popen[bytes] | None = None
+        self.turn: int | None = None  # see `sbrl.tether.Turn`
         self.started = 0.0
         self.failures = 0  # in a row
         self.restarts = 0
@@ -53,14 +55,17 @@ class Supervisor:
         may_end: Callable[[str], bool],
         say: Callable[[str], None],
         keep_open: int,
+        guarded: Callable[[int], None],
     ) -> None:
         """
         Args:
             may_end: says of a role's name whether its exit with code 0 is its end; else it is started again.
             say: tells the user what happened.
             keep_open: a file descriptor that every role inherits: the run directory's lock.
+            guarded: is told every process that must not outlive this one.
         """
-        self._keep_open = keep_open
+        self._keep_open, self._guarded = keep_open, guarded
+        self._stopping = False
         self._roles = [_Role(command) for command in commands]
         self._may_end, self._say = may_end, say
 
@@ -74,6 +79,8 @@ class Supervisor:
         Raises:
             RunError: a role cannot be kept alive; says why, in the role's own words, and where its log is.
         """
+        if self._stopping:
+            return
         now = time.monotonic()
         for role in self._roles:
             if role.done:
@@ -95,42 +102,71 @@ class Supervisor:
         """Whether the role called `name` has ended for good."""
         return any(role.done for role in self._roles if role.command.name == name)
 
-    def stop(self) -> None:
-        """SIGTERMs all, group by group in stop order, waits for their drain, and kills what does not end in time."""
-        for order in sorted({role.command.stop_order for role in self._roles}):
-            group = [role for role in self._roles if role.command.stop_order == order]
-            living = [(role.command, role.process) for role in group if role.process and role.process.poll() is None]
-            for _, process in living:
-                process.terminate()
-            start = time.monotonic()
-            for command, process in living:
-                try:
-                    process.wait(max(0.1, start + command.drain_seconds - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    self._say(f"{command.name} did not stop within {command.drain_seconds:.0f} s: killing it")
-                    process.kill()
-                    process.wait()
-            for role in group:
-                role.done = True
+    def begin_stop(self) -> None:
+        """From now on nothing is started, and a role that is sent SIGTERM by anybody else waits for its turn."""
+        self._stopping = True
+        for role in self._roles:
+            role.restart_at = None
+            if role.turn is not None:
+                with contextlib.suppress(BrokenPipeError):  # it has ended
+                    os.write(role.turn, IN_ORDER)
 
-    def stop_only(self, prefix: str) -> None:
-        """Stops the roles whose names begin with `prefix`, and leaves the others running."""
-        others = self._roles
-        self._roles = [role for role in others if role.command.name.startswith(prefix)]
-        try:
-            self.stop()
-        finally:
-            self._roles = others
+    def terminate(self, *kinds: str) -> None:
+        """SIGTERMs the roles whose names begin with one of `kinds`: it is their turn."""
+        for role in self._of(kinds):
+            role.done = True  # and is not started again
+            self._end_turn(role)
+            if role.process is not None:
+                role.process.terminate()  # nothing happens to one that has ended
+
+    def await_end(self, may_wait: Callable[[], bool], *kinds: str) -> bool:
+        """Waits until the roles of these kinds have ended, for as long as `may_wait` says; returns whether they have."""
+        while self._living(kinds):
+            if not may_wait():
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def kill(self, *kinds: str) -> None:
+        """Kills what is left of the roles of these kinds, and what they have started."""
+        for role in self._living(kinds):
+            self._say(f"{role.command.name} did not stop in time: killing it")
+            assert role.process is not None
+            role.done = True
+            kill_session(role.process.pid)
+            role.process.wait()
+
+    def can_save(self) -> bool:
+        """Whether the shards can save together: in a stop, only as long as they and the coordinator all live."""
+        roles = self._of(("replay", "coordinator"))
+        return not self._stopping or len(self._living(("replay", "coordinator"))) == len(roles)
+
+    def process_ids(self, kind: str) -> list[int]:
+        """Of the living roles of a kind."""
+        return [role.process.pid for role in self._living((kind,)) if role.process is not None]
+
+    def _living(self, kinds: Sequence[str]) -> list[_Role]:
+        return [role for role in self._of(kinds) if role.process is not None and role.process.poll() is None]
+
+    def _of(self, kinds: Sequence[str]) -> list[_Role]:
+        return [role for role in self._roles if role.command.name.startswith(tuple(kinds))]
+
+    def _end_turn(self, role: _Role) -> None:
+        if role.turn is not None:
+            os.close(role.turn)
+            role.turn = None
 
     def _spawn(self, role: _Role) -> None:
         command = role.command
+        self._end_turn(role)
+        turn, role.turn = os.pipe()
         with command.log.open("ab") as log:
             role.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", command.module, *command.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(self._keep_open,),
+                pass_fds=(self._keep_open, turn),
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops the roles in order
                 env={
                     # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
@@ -138,8 +174,11 @@ class Supervisor:
                     **os.environ,
                     FORMAT_VARIABLE: TEXT,  # the logs of a local run are for people, and read by `_plan_restart`
                     PARENT_VARIABLE: str(os.getpid()),
+                    TURN_VARIABLE: str(turn),
                 },
             )
+        os.close(turn)
+        self._guarded(role.process.pid)
         role.started, role.restart_at = time.monotonic(), None
 
     def _plan_restart(self, role: _Role, code: int, now: float) -> None:

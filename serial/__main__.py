@@ -18,6 +18,7 @@ from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import Context, configure_logging
 from sbrl.metadata import new_run_id, run_metadata
+from sbrl.output import outlive_output
 from sbrl.progress import ProgressMeter
 from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.summary import summarize, write_summary
@@ -32,6 +33,7 @@ SHOW_SECONDS = 0.5
 
 
 def main(argv: Sequence[str]) -> None:
+    outlive_output()
     parser = argparse.ArgumentParser(prog="sbrl train --serial", description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="where results go")

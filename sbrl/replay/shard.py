@@ -163,6 +163,4 @@ class ShardServer:
 
 def _sampled(tables: dict[str, reverb.TableInfo]) -> int:
     """Transitions that the learner has sampled, where there is a table of them."""
-    return sum(
-        table.rate_limiter_info.sample_stats.completed for name, table in tables.items() if name not in (LOG, QUEUE)
-    )
+    return sum(table.rate_limiter_info.sample_stats.completed for name, table in tables.items() if name not in (LOG, QUEUE))

@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> None:
     evaluation = make_evaluation(
         result, weights_version=0, updates=agent.updates, env_steps=agent.env_steps, epsilon=settings.epsilon, seed=seed
     )
-    print(report(result, evaluation))
-    if arguments.json is not None:
+    if arguments.json is not None:  # first: whoever reads the rest may have gone
         write_json(arguments.json, evaluation)
+    print(report(result, evaluation))
 
 
 @contextmanager

@@ -147,7 +147,9 @@ class ShardSaver:
         start = self._tried_time = time.monotonic()
         checkpoints = self._server.checkpoints
         try:
-            checkpoints.prune(self._config.keep_checkpoints)  # first, so that at most one beyond those that are kept is ever there
+            checkpoints.prune(
+                self._config.keep_checkpoints
+            )  # first, so that at most one beyond those that are kept is ever there
             path = self._server.checkpoint()
             checkpoints.prune(self._config.keep_checkpoints)
         except (RuntimeError, OSError, ValueError, RunError) as error:

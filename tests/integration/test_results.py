@@ -73,7 +73,7 @@ def test_results_follow_the_log_and_are_whole_at_the_end(tmp_path: Path) -> None
         now = episodes(range(1200)) + episodes(range(400), incarnation=2)
         until(lambda: is_followed(now))
         assert not read_summary(directory.summary)["complete"]
-        results.finish(fleet.status(), complete=True)
+        results.finish(fleet.status(), complete=True, has_log=True, may_go_on=lambda: True)
         whole = tmp_path / "whole.csv"
         write_episodes(whole, now)
         assert directory.episodes.read_bytes() == whole.read_bytes()

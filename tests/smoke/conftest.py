@@ -44,19 +44,31 @@ class LocalRun:
     """A `sbrl train` in the background."""
 
     def __init__(
-        self, directory: Path, *arguments: str, module: str = "sbrl.cli", environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *arguments: str,
+        module: str = "sbrl.cli",
+        environment: Mapping[str, str] | None = None,
+        has_reader: bool = True,
     ) -> None:
-        """Args: module: whose command `train` is run. environment: None: this process's."""
+        """
+        Args:
+            module: whose command `train` is run.
+            environment: None: this process's.
+            has_reader: False: its output is a pipe that nobody reads.
+        """
         self.directory = directory
         self.output = directory.with_name(f"{directory.name}.out")
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, "train", "--run-dir", str(directory), *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=output if has_reader else subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     @property
     def process_id(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,14 @@ import yaml
 
 from sbrl.fleet_watch import total
 from sbrl.metadata import run_id_of
+from sbrl.observation import processes_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.smoke.conftest import FAST, POLL_SECONDS, LocalRun, kill, member, sbrl
 
 START_SECONDS = 90.0
 RECOVER_SECONDS = 60.0
 RUN_SECONDS = 180.0
+STOP_SECONDS = 30.0
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -121,3 +125,26 @@ def test_interrupted_run_resumes_where_it_stopped(start_run: Callable[..., Local
     complete = sbrl("train", "--resume", "--run-dir", str(first.directory))
     assert complete.returncode == 2
     assert "is complete" in complete.stderr
+
+
+def test_sigterm_to_all_at_once_stops_in_order(tmp_path: Path) -> None:
+    """As service managers and batch systems stop a run, here one whose output nobody reads any more."""
+    run = LocalRun(tmp_path / "run", *FAST, "run.env_steps=1000000", "replay.min_size=500", has_reader=False)
+    try:
+        run.wait_for(lambda status: total(status, "learner.updates") > 100, "first updates", START_SECONDS)
+        start = time.monotonic()
+        for process_id in (run.process_id, *(process.process_id for process in processes_of(run.directory))):
+            os.kill(process_id, signal.SIGTERM)
+        assert run.wait(STOP_SECONDS) == 130
+        assert time.monotonic() - start < STOP_SECONDS
+        assert processes_of(run.directory) == []
+    finally:
+        run.close()
+    assert "generation 1 is complete" in run.log("coordinator")
+    for name in ("coordinator", "replay-0", "replay-1", "learner", "actor-0", "evaluator"):
+        assert run.log(name).count(" health on ") == 1, f"{name} was started again"
+    summary = run.summary()
+    assert not summary["complete"]
+    assert summary["transitions_collected"] == summary["transitions_inserted"] + summary["transitions_dropped"]
+    for name in ("episodes.csv", "evaluations.csv", "learning_curve.png"):
+        assert (run.directory / name).stat().st_size > 0, name

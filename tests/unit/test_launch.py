@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from sbrl.config import Config, load
-from sbrl.errors import UsageError
-from sbrl.launch import check_resumable_with, place, role_commands
+from sbrl.errors import RunError, UsageError
+from sbrl.launch import check_resumable_with, check_trainable, place, role_commands
 from sbrl.run_directory import RunDirectory
 
 
@@ -69,3 +70,28 @@ def test_place_chooses_a_port_for_each_server_and_actors_for_the_machine() -> No
 def test_place_refuses_one_port_for_all_processes() -> None:
     with pytest.raises(UsageError, match=r"network\.metrics_port=9000"):
         place(config("network.metrics_port=9000"))
+
+
+@pytest.mark.parametrize(
+    ("there", "trained", "env_steps", "is_refused"),
+    [
+        ((), 0, 10_000, True),
+        (("learner/updates-000000000010",), 80, 10_000, True),
+        (("learner/updates-000000000010",), 20_000, 10_000, False),
+        ((), 20_000, 10_000, True),  # trained, and the network is lost
+        (("replay-1/2026",), 0, 10_000, False),
+        ((), 0, 9_000, False),  # there is more to collect
+    ],
+)
+def test_what_can_never_be_complete_is_refused(
+    tmp_path: Path, there: tuple[str, ...], trained: int, env_steps: int, is_refused: bool
+) -> None:
+    directory = RunDirectory(tmp_path)
+    for name in there:
+        (directory.checkpoints / name).mkdir(parents=True)
+    directory.summary.write_text(json.dumps({"env_steps": env_steps, "samples_due": 20_000, "samples_trained": trained}))
+    if is_refused:
+        with pytest.raises(RunError, match=r"of the 20,000 samples"):
+            check_trainable(config(), directory)
+    else:
+        check_trainable(config(), directory)

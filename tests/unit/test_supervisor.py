@@ -25,8 +25,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def supervise(folder: Path, said: list[str], module: str, *arguments: str) -> Supervisor:
-    role = RoleCommand("role", module, list(arguments), folder / "role.log", stop_order=0, drain_seconds=WAIT)
-    return Supervisor([role], lambda name: False, said.append, keep_open=os.open(folder, os.O_RDONLY))
+    role = RoleCommand("role", module, list(arguments), folder / "role.log")
+    lock = os.open(folder, os.O_RDONLY)
+    return Supervisor([role], lambda name: False, said.append, keep_open=lock, guarded=lambda process_id: None)
 
 
 def wait_for(supervised: Supervisor, condition: Callable[[], object]) -> None:
@@ -55,8 +56,8 @@ def test_a_role_that_is_killed_again_and_again_is_started_every_time(tmp_path: P
         for _ in range(7):
             kill_the_server(supervised, said)
     finally:
-        supervised.stop()
-    assert said == ["role died (signal SIGKILL): starting it again"] * 7
+        supervised.kill("role")
+    assert said[:7] == ["role died (signal SIGKILL): starting it again"] * 7
 
 
 def test_a_role_that_ends_by_itself_again_and_again_ends_the_run(tmp_path: Path, said: list[str]) -> None:
