@@ -14,7 +14,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-beats clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 min
 bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minutes; fails above 2 % (ARGS go to the benchmark)
 	$(BIN)/python -m bench.overhead $(ARGS)
 
+bench-segments: $(READY) ## Measure segments through a shard, half a minute; fails where a fill is slow (ARGS go to the benchmark)
+	$(BIN)/python -m bench.segments $(ARGS)
+
 bench-sampler: $(READY) ## Measure batches from a shard and what they leave in memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.sampler $(ARGS)
 
@@ -113,6 +116,9 @@ image: ## Build both container images and try them (CONTAINER names the tool, IM
 e2e: $(READY) image ## Run the chart's pods with podman, as root: they train, scale, fail and recover (ARGS go to it)
 	scripts/tools.sh
 	$(BIN)/python -m tests.e2e $(ARGS)
+
+bench-beats: $(READY) ## Measure what a large fleet's heartbeats cost the coordinator (ARGS go to the benchmark)
+	$(BIN)/python -m bench.beats $(ARGS)
 
 clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
 	rm -rf .venv .venv-oracles build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
