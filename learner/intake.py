@@ -122,7 +122,7 @@ class Intake:
             self._store.prepend(arrival.segment)
             self._held.add(name)
         self.filled += steps
-        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps))
+        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps, again=True))
 
     def _put(self, into: queue.Queue[_Arrival], arrival: _Arrival) -> bool:
         while not self._closed.is_set():

@@ -98,11 +98,12 @@ class Receipts:
         """Over all shards."""
         return Counts(*(sum(column) for column in zip(*self._counts.values(), strict=True))) if self._counts else Counts()
 
-    def take(self, shard: int, stream: Stream, first: int, steps: int) -> int:
+    def take(self, shard: int, stream: Stream, first: int, steps: int, again: bool = False) -> int:
         """Books the steps `first` to `first + steps - 1` of a stream; returns how many of them are new, 0 for duplicates.
 
         Args:
             shard: that served them.
+            again: they are from its log, which has what was received before as well: that is no duplicate.
 
         Raises:
             ValueError: these numbers cannot be of that stream; nothing is booked.
@@ -111,7 +112,7 @@ class Receipts:
             raise ValueError(f"steps {first} to {first + steps - 1} cannot be of a stream that starts at {stream.start}")
         writer = _Writer(stream.actor, stream.env, stream.incarnation)
         if stream.incarnation <= self._forgotten.get(writer[:2], -1):
-            self._add(shard, duplicates=steps)
+            self._add(shard, duplicates=0 if again else steps)
             return 0
         received = self._hear_of(writer)
         if not steps:
@@ -124,7 +125,7 @@ class Receipts:
         new = max(0, end - max(first, mark)) + self._recover(received, first, min(end, mark))
         received.mark = max(mark, end)
         self._advance(stream.incarnation, received.mark - mark)
-        self._add(shard, received=new, duplicates=steps - new)
+        self._add(shard, received=new, duplicates=0 if again else steps - new)
         return new
 
     def state(self) -> dict[str, Any]:
