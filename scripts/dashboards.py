@@ -9,7 +9,7 @@ from typing import Any
 from scripts.grafana import Panel, dashboard, stat, value_mappings
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "deploy" / "dashboards"
-LIMITER_COLORS = {"filling": "purple", "open": "green", "waiting_for_actors": "yellow", "waiting_for_learner": "blue"}
+STATE_COLORS = {"filling": "purple", "warming": "blue", "waiting": "yellow", "training": "green"}
 RUN = 'namespace="$namespace", release="$release"'
 
 
@@ -51,7 +51,7 @@ def overview() -> list[list[Panel]]:
             Panel(
                 "Samples per insert",
                 {"achieved": f"max({achieved})", "target": target},
-                description="How often a transition is trained on: the ratio that the limiters hold.",
+                description="How often a transition is trained on: the ratio that the learner holds.",
                 width=12,
             ),
         ],
@@ -93,12 +93,11 @@ def overview() -> list[list[Panel]]:
 def data_flow() -> list[list[Panel]]:
     """Who waits for whom, and where transitions are."""
     waiting = "Near 100 % all the time: the other side is the bottleneck."
-    # One number a shard: the state that is 1.
-    limiter = " + ".join(
-        f'{number} * sum by (pod) (sbrl_replay_limiter_state{{state="{state}", {RUN}}})'
-        for number, (state, _) in enumerate(LIMITER_COLORS.items())
+    # One number: the state that is 1.
+    states = " + ".join(
+        f'{number} * max by (pod) (sbrl_learner_state{{state="{state}", {RUN}}})'
+        for number, (state, _) in enumerate(STATE_COLORS.items())
     )
-    limiter_states = value_mappings(dict(enumerate(LIMITER_COLORS.items())))
     return [
         [
             Panel(
@@ -114,7 +113,7 @@ def data_flow() -> list[list[Panel]]:
                 description=waiting,
             ),
             Panel(
-                "Share of time that limiters hold calls back",
+                "Share of time that queues hold calls back",
                 {
                     "{{pod}}, for the {{waiting_for}}": (
                         f"sum by (pod, waiting_for) (rate(sbrl_replay_blocked_seconds_total{{{RUN}}}[5m]))"
@@ -123,35 +122,41 @@ def data_flow() -> list[list[Panel]]:
                 "percentunit",
             ),
             Panel(
-                "What each shard's limiter waits for",
-                {"{{pod}}": limiter},
+                "What the learner does",
+                {"{{pod}}": states},
                 kind="state-timeline",
-                mappings=limiter_states,
-                description="Yellow: the learner is held back until actors insert; blue: actors, until the learner samples.",
+                mappings=value_mappings(dict(enumerate(STATE_COLORS.items()))),
+                description="Yellow: it waits for transitions; purple: it fills its memory from the shards' logs after a restart.",
             ),
         ],
         [
             Panel(
-                "Transitions inserted",
-                {"{{pod}}": f"sum by (pod) (rate(sbrl_replay_transitions_inserted_total{{{RUN}}}[5m]))"},
+                "Segments through the shards",
+                {
+                    "{{pod}}, written": f"sum by (pod) (rate(sbrl_replay_segments_inserted_total{{{RUN}}}[5m]))",
+                    "{{pod}}, read": f"sum by (pod) (rate(sbrl_replay_segments_served_total{{{RUN}}}[5m]))",
+                },
+                "cps",
+                description="A segment is 32 steps of one environment.",
+            ),
+            Panel(
+                "Transitions received",
+                {"shard {{shard}}": f"sum by (shard) (rate(sbrl_learner_transitions_received_total{{{RUN}}}[5m]))"},
                 "cps",
             ),
-            Panel("Samples served", {"{{pod}}": f"sum by (pod) (rate(sbrl_replay_samples_served_total{{{RUN}}}[5m]))"}, "cps"),
             Panel(
                 "Lost",
                 {
-                    "transitions dropped by actors, {{reason}}": (
-                        f"sum by (reason) (rate(sbrl_actor_transitions_dropped_total{{{RUN}}}[5m]))"
+                    "lost, shard {{shard}}": f"sum by (shard) (rate(sbrl_learner_transitions_lost_total{{{RUN}}}[5m]))",
+                    "arrived after all, shard {{shard}}": (
+                        f"sum by (shard) (rate(sbrl_learner_transitions_recovered_total{{{RUN}}}[5m]))"
                     ),
-                    "samples discarded by the learner, {{reason}}": (
-                        f"sum by (reason) (rate(sbrl_learner_samples_discarded_total{{{RUN}}}[5m]))"
-                    ),
-                    "priorities dropped, {{reason}}": (
-                        f"sum by (reason) (rate(sbrl_learner_priority_updates_dropped_total{{{RUN}}}[5m]))"
+                    "came twice, shard {{shard}}": (
+                        f"sum by (shard) (rate(sbrl_learner_transitions_duplicate_total{{{RUN}}}[5m]))"
                     ),
                 },
                 "cps",
-                description="Zero, but for crashes of a shard.",
+                description="Zero, but for crashes of a shard or an actor.",
             ),
         ],
         [
@@ -159,7 +164,7 @@ def data_flow() -> list[list[Panel]]:
                 "In flight",
                 {
                     "transitions to replay": f"sum(sbrl_actor_transitions_in_flight{{{RUN}}})",
-                    "samples to the learner": f"sum(sbrl_learner_samples_in_flight{{{RUN}}})",
+                    "samples due and not trained": f"max(sbrl_learner_samples_due{{{RUN}}})",
                 },
             ),
             Panel(
@@ -326,21 +331,27 @@ def replay() -> list[list[Panel]]:
         ],
         [
             Panel(
-                "Samples per insert",
+                "Queues",
                 {
-                    "{{pod}}": f"max by (pod) (sbrl_replay_samples_per_insert_achieved{{{RUN}}})",
-                    "target": f"max(sbrl_replay_samples_per_insert_target{{{RUN}}})",
+                    "{{pod}}": f"max by (pod) (sbrl_replay_queue_segments{{{RUN}}})",
+                    "full": f"max(sbrl_replay_queue_capacity{{{RUN}}})",
                 },
+                description="Segments that wait for the learner. Full: actors wait.",
             ),
             Panel(
-                "Samples until the limiter waits for actors",
-                {"{{pod}}": f"max by (pod) (sbrl_replay_limiter_room_samples{{{RUN}}})"},
-                description="Zero: it holds the learner back.",
+                "Logs",
+                {
+                    "{{pod}}": f"max by (pod) (sbrl_replay_log_segments{{{RUN}}})",
+                    "full": f"max(sbrl_replay_log_capacity{{{RUN}}})",
+                },
+                description="Segments that the learner's memory is filled from after a restart.",
             ),
             Panel(
-                "Insertions until the limiter waits for the learner",
-                {"{{pod}}": f"max by (pod) (sbrl_replay_limiter_room_transitions{{{RUN}}})"},
-                description="Zero: it holds the actors back. Large at first, while the shard fills.",
+                "The learner's memory",
+                {
+                    "transitions": f"max(sbrl_learner_memory_transitions{{{RUN}}})",
+                    "capacity": f"max(sbrl_learner_memory_capacity{{{RUN}}})",
+                },
             ),
         ],
         [
