@@ -126,7 +126,7 @@ def data_flow() -> list[list[Panel]]:
                 {"{{pod}}": states},
                 kind="state-timeline",
                 mappings=value_mappings(dict(enumerate(STATE_COLORS.items()))),
-                description="Yellow: it waits for transitions; purple: it fills its memory from the shards' logs after a restart.",
+                description="Yellow: it waits for transitions; purple: it fills its memory from the logs after a restart.",
             ),
         ],
         [
@@ -311,7 +311,7 @@ def replay() -> list[list[Panel]]:
                 "Transitions",
                 {
                     "{{pod}}": f"max by (pod) (sbrl_replay_transitions{{{RUN}}})",
-                    "capacity of one": f"max(sbrl_replay_capacity{{{RUN}}})",
+                    "capacity of one": f"32 * max(sbrl_replay_log_capacity{{{RUN}}})",
                 },
             ),
             Panel(
