@@ -86,11 +86,11 @@ class Intake:
             self._arrived.wait(timeout)
 
     def settle(self, ended_actors: tuple[tuple[int, int], ...]) -> None:
-        """Counts as lost what actors that are gone had collected and did not come. Args: (incarnation, env_steps) of each."""
+        """Counts as lost what actors that are gone had collected and did not come. Args: (incarnation, transitions) of each."""
         if ended_actors == self._settled:
             return
-        for incarnation, env_steps in ended_actors:
-            self._receipts.settle(incarnation, env_steps)
+        for incarnation, transitions in ended_actors:
+            self._receipts.settle(incarnation, transitions)
         self._settled = ended_actors
 
     @property

@@ -12,6 +12,7 @@ from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 CALL_SECONDS = 5.0
 ROLES = ("replay", "coordinator", "actor", "learner", "evaluator")
 STEPS_COUNTER = "env_steps"
+CUT_COUNTER = "episodes_cut"  # each costs the step at which the environment returned a bad value: it is no transition
 
 
 class RunState(enum.IntEnum):
@@ -43,7 +44,7 @@ class Instructions(NamedTuple):
     step_limit: int  # actors: step while the process's own env_steps counter is below this
     initial_priority: float = 1.0  # actors: of new items, where replay is sampled from Reverb
     sampling: str = ""  # "cached" or "remote", as the learner has chosen; empty until it has
-    ended_actors: tuple[tuple[int, int], ...] = ()  # learners: (incarnation, env_steps) of actors that are gone
+    ended_actors: tuple[tuple[int, int], ...] = ()  # learners: (incarnation, transitions) of actors that are gone
 
     @classmethod
     def of(cls, response: fleet_pb2.BeatResponse, step_base: float) -> Self:
@@ -55,7 +56,7 @@ class Instructions(NamedTuple):
             step_limit=int(step_base) + response.step_allowance,
             initial_priority=response.initial_priority,
             sampling=SAMPLING_NAMES[response.sampling],
-            ended_actors=tuple((actor.incarnation, actor.env_steps) for actor in response.ended_actors),
+            ended_actors=tuple((actor.incarnation, actor.transitions) for actor in response.ended_actors),
         )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from sbrl import config as configs
 from sbrl.config import Config
-from sbrl.fleet import SAMPLING_NAMES, RunState
+from sbrl.fleet import CUT_COUNTER, SAMPLING_NAMES, STEPS_COUNTER, RunState
 from sbrl.fleet_watch import run_state, total
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
@@ -36,11 +36,12 @@ class ShardStatus(NamedTuple):
 class RunStatus(NamedTuple):
     """A run at one time.
 
-    env_steps = received + lost + in_flight, and with the ratio r that held throughout r * (received - min_size) = samples_due.
+    env_steps - cut = received + lost + in_flight, and with a ratio r that held throughout r * (received - min_size) =
+    samples_due. `cut` are steps at which the environment returned bad values.
     """
 
     state: RunState | None  # None before the coordinator's first answer
-    env_steps: int  # transitions collected: one a step
+    env_steps: int  # a transition each, but for those at which an episode was cut
     received: int  # transitions that the learner has received, each counted once
     lost: int  # transitions that are missing
     in_flight: int  # transitions that are on their way, or whose loss is not known yet
@@ -63,7 +64,8 @@ class RunStatus(NamedTuple):
             ShardStatus(shard.received, shard.duplicates, shard.lost - shard.recovered, shard.answers)
             for shard in progress.shards
         )
-        env_steps, received = int(total(status, "actor.env_steps")), sum(shard.received for shard in shards)
+        env_steps, cut = (int(total(status, f"actor.{counter}")) for counter in (STEPS_COUNTER, CUT_COUNTER))
+        received = sum(shard.received for shard in shards)
         lost = sum(shard.lost for shard in shards) + progress.lost_with_actors
         warm = received - min_size
         return cls(
@@ -71,7 +73,7 @@ class RunStatus(NamedTuple):
             env_steps=env_steps,
             received=received,
             lost=lost,
-            in_flight=env_steps - received - lost,
+            in_flight=env_steps - cut - received - lost,
             duplicates=sum(shard.duplicates for shard in shards),
             updates=progress.updates,
             samples_trained=progress.samples_trained,

@@ -132,12 +132,12 @@ class BeatResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[RunState, str]] = ..., env_steps: _Optional[int] = ..., step_allowance: _Optional[int] = ..., initial_priority: _Optional[float] = ..., ended_actors: _Optional[_Iterable[_Union[EndedActor, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, str]] = ...) -> None: ...
 
 class EndedActor(_message.Message):
-    __slots__ = ("incarnation", "env_steps")
+    __slots__ = ("incarnation", "transitions")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
-    env_steps: int
-    def __init__(self, incarnation: _Optional[int] = ..., env_steps: _Optional[int] = ...) -> None: ...
+    transitions: int
+    def __init__(self, incarnation: _Optional[int] = ..., transitions: _Optional[int] = ...) -> None: ...
 
 class LearnerProgress(_message.Message):
     __slots__ = ("updates", "samples_trained", "samples_due", "max_priority", "shards", "state", "memory_transitions", "memory_capacity", "sampling", "lost_with_actors")

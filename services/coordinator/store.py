@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbrl.errors import RunError
-from sbrl.fleet import STEPS_COUNTER
+from sbrl.fleet import CUT_COUNTER, STEPS_COUNTER
 from sbrl.v1.fleet_pb2 import EndedActor, Episode, Evaluation, LearnerProgress
 
 SCHEMA_VERSION = 3
@@ -197,16 +197,17 @@ class Store:
             execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (progress.SerializeToString(),))
 
     def ended_actors(self, since: float) -> list[EndedActor]:
-        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with the steps of all their leases.
+        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with what they collected under all their leases.
 
         An actor is a process, named by its first incarnation, as in the streams that it writes.
         """
-        query = f"""SELECT origin, COALESCE(SUM(json_extract(counters, '$.{STEPS_COUNTER}')), 0) FROM leases
+        query = f"""SELECT origin, COALESCE(SUM(json_extract(counters, '$.{STEPS_COUNTER}')), 0)
+                           - COALESCE(SUM(json_extract(counters, '$.{CUT_COUNTER}')), 0) FROM leases
                     WHERE role = 'actor' AND origin IN (SELECT origin FROM leases WHERE role = 'actor' AND seen_time > ?)
                     GROUP BY origin HAVING MIN(ended) = 1 ORDER BY origin"""
         with self._lock:
             rows = self._connection.execute(query, (since,)).fetchall()
-        return [EndedActor(incarnation=origin, env_steps=int(steps)) for origin, steps in rows]
+        return [EndedActor(incarnation=origin, transitions=int(steps)) for origin, steps in rows]
 
     # Weights
 
