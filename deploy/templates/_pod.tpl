@@ -18,7 +18,7 @@
 {{- end -}}
 
 {{- define "sbrl.priorityClass" -}}
-{{- $created := printf "%s-%s-%s" .root.Release.Namespace (include "sbrl.fullname" .root) (ternary "actors" "state" (eq .role "actor")) -}}
+{{- $created := include "sbrl.clusterName" (dict "root" .root "name" (ternary "actors" "state" (eq .role "actor"))) -}}
 {{- default (ternary $created "" .root.Values.priorityClasses.create) .settings.priorityClassName -}}
 {{- end -}}
 
