@@ -70,6 +70,9 @@ Takes (dict "root" $ "role" "replay").
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
 {{- fail (printf "\n\n%s cannot be part of a Service's name, which begins with a letter and has letters, digits and hyphens: set fullnameOverride, or choose another release name.\n" $fullname) -}}
 {{- end -}}
+{{- if and .Values.token.existingSecret .Values.token.seed -}}
+{{- fail "\n\ntoken.existingSecret and token.seed are both set: a token that is yours needs no seed, leave one of the two out.\n" -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range $name, $port := .Values.ports -}}
 {{- if hasKey $seen (toString $port) -}}

@@ -50,6 +50,8 @@ BAD = {
     "least above most": ("actors: {minReplicas: 9, maxReplicas: 3}", "actors.minReplicas is 9"),
     "no name for a Service": ("fullnameOverride: 2.runs", "2.runs cannot be part of a Service's name"),
     "one port twice": ("ports: {metrics: 7003}", "ports.health and ports.metrics are both 7003"),
+    "a seed that can be guessed": ("token: {seed: secret}", "/token/seed"),
+    "two tokens": ("token: {seed: 0123456789abcdef, existingSecret: mine}", "token.existingSecret and token.seed are both set"),
     "addresses": ("run: {network: {health_port: 1234}}", "run.network.health_port"),
 }
 
