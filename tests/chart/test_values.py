@@ -41,7 +41,7 @@ BAD = {
     "a list that is text": ("learner: {tolerations: nvidia.com/gpu}", "/learner/tolerations"),
     "a toleration misspelt": ("learner: {tolerations: [{keys: a}]}", "keys"),
     "environment without a name": ("defaults: {extraEnv: [{value: a}]}", "/defaults/extraEnv/0"),
-    "a percentage above all": ("actors: {maxUnavailable: 250%}", "/actors/maxUnavailable"),
+    "a percentage above all": ("replay: {maxUnavailable: 250%}", "/replay/maxUnavailable"),
     "unknown pull policy": ("image: {pullPolicy: Sometimes}", "/image/pullPolicy"),
     "negative grace": ("replay: {terminationGracePeriodSeconds: -5}", "/replay/terminationGracePeriodSeconds"),
     "policies for strangers": ("networkPolicy: {metricsFrom: [{}]}", "/networkPolicy/metricsFrom/0"),
