@@ -1,7 +1,8 @@
 """Runs a program whose every line of output becomes one JSON object: `python -m sbrl.log_lines ROLE NAME RUN_ID COMMAND...`.
 
 Native libraries (Reverb, TensorFlow, CUDA) write to standard error as they like, and most of all when they abort. This process
-outlives the program, so that its last line is not lost; it hands on signals and ends with the program's exit code.
+outlives the program, so that its last line is not lost; it hands on signals and ends with the program's exit code. A program
+that only wants to be started again is, at once: Kubernetes would take it for a crash and wait longer each time.
 """
 
 from __future__ import annotations
@@ -15,22 +16,27 @@ import time
 from types import FrameType
 from typing import Any
 
+from sbrl.errors import START_AGAIN
 from sbrl.logs import ERROR_MARK, WARNING_MARK, Context, json_line
 from sbrl.output import secure_output
 from sbrl.tether import PARENT_VARIABLE
 
 NATIVE = "output"  # the logger that lines are from which nobody logged
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+GOES_ON = (signal.SIGUSR1, signal.SIGUSR2)  # ask a program for something, not to end
 
 
 def main() -> int:
     secure_output()
     role, name, run_id, *command = sys.argv[1:]
     context = Context(role, name, run_id)
-    received: list[int] = []
+    received: list[int] = []  # while no program runs
+    told_to_end = False
     program: subprocess.Popen[str] | None = None
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        nonlocal told_to_end
+        told_to_end = told_to_end or number not in GOES_ON
         if program is None:
             received.append(number)
         else:
@@ -39,7 +45,22 @@ def main() -> int:
     for number in HANDED_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, say: the program ignores it, too
             signal.signal(number, hand_on)
-    program = subprocess.Popen(
+    while True:
+        program = _start(command)
+        while received:
+            program.send_signal(received.pop(0))
+        assert program.stdout is not None
+        for line in program.stdout:
+            if wrapped := as_json(context, line.rstrip("\n")):
+                print(wrapped, file=sys.stderr, flush=True)
+        code = program.wait()
+        program = None  # before the question: a signal that comes after it is the next program's
+        if code != START_AGAIN or told_to_end:
+            return 128 - code if code < 0 else code  # as shells report a signal
+
+
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -49,14 +70,6 @@ def main() -> int:
         errors="backslashreplace",
         env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
     )
-    for early in received:  # while it was being started
-        program.send_signal(early)
-    assert program.stdout is not None
-    for line in program.stdout:
-        if wrapped := as_json(context, line.rstrip("\n")):
-            print(wrapped, file=sys.stderr, flush=True)
-    code = program.wait()
-    return 128 - code if code < 0 else code  # as shells report a signal
 
 
 def as_json(context: Context, line: str) -> str:
