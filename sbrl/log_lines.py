@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -50,7 +52,7 @@ def main() -> int:
         while received:
             program.send_signal(received.pop(0))
         assert program.stdout is not None
-        for line in program.stdout:
+        for line in without_repeats(program.stdout):
             if wrapped := as_json(context, line.rstrip("\n")):
                 print(wrapped, file=sys.stderr, flush=True)
         code = program.wait()
@@ -70,6 +72,25 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
         errors="backslashreplace",
         env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
     )
+
+
+def without_repeats(lines: Iterable[str]) -> Iterator[str]:
+    """Leaves out lines that nobody logged and that differ from the one before in numbers alone, and says how many they were.
+
+    Reverb, for one, tells of a restore some hundred times a minute that it is still reading.
+    """
+    before, left_out = "", 0
+    for line in lines:
+        shape = "" if _event(line) is not None else re.sub(r"\d+", "0", line.strip())
+        if shape and shape == before:
+            left_out += 1
+            continue
+        if left_out:
+            yield f"the line before came {left_out} more times with other numbers\n"
+        before, left_out = shape, 0
+        yield line
+    if left_out:
+        yield f"the line before came {left_out} more times with other numbers\n"
 
 
 def as_json(context: Context, line: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from sbrl.config import build, dump
 from sbrl.errors import UsageError
-from sbrl.log_lines import as_json
+from sbrl.log_lines import as_json, without_repeats
 from sbrl.logs import FORMAT_VARIABLE, Context, JsonFormatter, TextFormatter, configure_logging, json_line, log_format
 from sbrl.metadata import new_run_id, run_id_of, run_metadata
 from sbrl.ports import free_ports
@@ -256,3 +256,20 @@ def test_a_process_that_wants_to_be_started_again_is_at_once(
     assert done.returncode == exit_code, done.stderr
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
     assert messages == [f"start {number}" for number in range(1, starts + 1)]
+
+
+def test_what_native_code_repeats_is_said_once() -> None:
+    still = [f"[table.cc:{n}] Still reading compressed trajectory data. {n} records have been read." for n in range(1, 755)]
+    own = ['{"message": "restored 1"}', '{"message": "restored 1"}']  # events are nobody's to leave out
+    last = ["Aborted 1", "Aborted 2"]
+    lines = [f"{line}\n" for line in ["begins", *still, *own, *last]]
+    repeats = "the line before came {} more times with other numbers\n"
+    expected = [
+        "begins\n",
+        f"{still[0]}\n",
+        repeats.format(753),
+        *(f"{line}\n" for line in own),
+        "Aborted 1\n",
+        repeats.format(1),
+    ]
+    assert list(without_repeats(lines)) == expected
