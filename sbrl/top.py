@@ -146,7 +146,7 @@ def doing(member: Member) -> str:
             return (
                 f"{gauges.get('transitions', 0):,.0f} of {gauges.get('capacity', 0):,.0f} transitions, "
                 f"{gauges.get('samples_per_insert_achieved', 0):.3f} samples per insert, "
-                f"{gauges.get('resident_bytes', 0) / 2**30:.1f} GiB"
+                f"{gauges.get('memory_used_bytes', 0) / 2**30:.1f} GiB"
             )
         case "learner":
             return (

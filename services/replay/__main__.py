@@ -17,7 +17,7 @@ from sbrl.fleet import Instructions
 from sbrl.fleet_member import FleetMember
 from sbrl.generation_log import GenerationLog
 from sbrl.lifecycle import START_AGAIN, RoleRuntime, load_role, role_arguments, run_program
-from sbrl.memory import memory_limit_bytes, resident_bytes
+from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.metrics import LIMITER_STATES, ReplayMetrics, Totals, export_disk, make_registry
 from sbrl.replay.items import ItemShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints, size_and_digest
@@ -196,7 +196,7 @@ class ShardReporter:
         metrics.limiter_room_samples.set(0 if state == "filling" else room_for_samples)
         metrics.limiter_room_transitions.set(room_for_inserts)
         resident = resident_bytes()
-        metrics.resident_bytes.set(resident)
+        metrics.memory_used_bytes.set(memory_used_bytes())
         if info.size >= MIN_TRANSITIONS:
             metrics.bytes_per_transition.set(max(0, resident - self._resident_before) / info.size)
         after_warm_up = info.inserted - limits.min_size
