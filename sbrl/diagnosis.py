@@ -253,15 +253,15 @@ def _shards(run: Observation) -> Iterator[Finding]:
         if full and run.updates_per_second > 0 and shard.rates.get("segments_served", 1.0) == 0:
             text = f"{shard.name} waits for the learner, which trains and takes nothing from this shard's full queue"
             yield Finding("queue", text, "restart the learner: its stream from this shard hangs")
-        resident, each = gauges.get("resident_bytes", 0.0), gauges.get("bytes_per_transition", 0.0)
+        used, each = gauges.get("memory_used_bytes", 0.0), gauges.get("bytes_per_transition", 0.0)
         capacity = gauges.get("log_capacity", 0.0) * SEGMENT_STEPS
-        if limit and resident / limit > MEMORY_HIGH:
-            text = f"{shard.name} occupies {_gb(resident)} of the {_gb(limit)} it may: at the limit it is killed"
+        if limit and used / limit > MEMORY_HIGH:
+            text = f"{shard.name} occupies {_gb(used)} of the {_gb(limit)} it may: at the limit it is killed"
             yield Finding(
                 "memory", text, "raise its memory limit, or start a run with a smaller replay.capacity or more shards"
             )
-        elif limit and size > FILLED * capacity and resident + each * (capacity - size) > limit:
-            needs = resident + each * (capacity - size)
+        elif limit and size > FILLED * capacity and used + each * (capacity - size) > limit:
+            needs = used + each * (capacity - size)
             text = f"{shard.name} may have {_gb(limit)} and will need {_gb(needs)} when full, at {each:,.0f} bytes a transition"
             yield Finding("memory", text, "raise its memory limit before then, or start a run with a smaller replay.capacity")
 

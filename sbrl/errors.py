@@ -6,6 +6,7 @@ Every message names the value, the rule it breaks and the remedy. Programs turn 
 
 from __future__ import annotations
 
+START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
 SHOWN_CHARACTERS = 200
 
 

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from sbrl import rpc
 from sbrl.arguments import port
 from sbrl.config import Config, load
+from sbrl.errors import START_AGAIN as START_AGAIN
 from sbrl.errors import FinalError, RunError, SbrlError, UsageError
 from sbrl.health import HealthServer
 from sbrl.logs import Context, configure_logging, report_bug, report_failure
@@ -27,7 +28,6 @@ from sbrl.output import outlive_output, secure_output
 from sbrl.stop_signals import catch_stop_signals
 from sbrl.tether import Turn, end_with_parent
 
-START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
 GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
 # What a file system says that cannot be written to, whatever the program did.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})

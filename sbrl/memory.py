@@ -40,17 +40,50 @@ def memory_limit_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP)
             sees its own as the root) at the root.
         own_cgroup: the file that names the process's own.
     """
+    return _nearest_limit(cgroups, own_cgroup)[0]
+
+
+def memory_used_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
+    """What counts towards `memory_limit_bytes`: the working set of the control group that has the limit, as kubelets reckon it.
+
+    Pages of libraries that another container has loaded are not charged to it, and file pages that could be dropped at once are
+    no reason to be killed. Without a control group's limit, what this process occupies.
+    """
+    _, folder = _nearest_limit(cgroups, own_cgroup)
+    if folder is not None:
+        for usage, inactive in (("memory.current", "inactive_file"), ("memory.usage_in_bytes", "total_inactive_file")):
+            for used in _read(folder / usage):
+                return max(0, used - _statistic(folder / "memory.stat", inactive))
+    return resident_bytes()
+
+
+def _nearest_limit(cgroups: Path, own_cgroup: Path) -> tuple[int, Path | None]:
+    """The limit, and the control group that has it; None for the machine."""
     group = cgroups
     for line in own_cgroup.read_text(encoding="utf-8").splitlines() if own_cgroup.exists() else ():
         if line.startswith("0::"):
             group = cgroups / line.removeprefix("0::").lstrip("/")
-    limits = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(cgroups)]
-    return min([psutil.virtual_memory().total, *(limit for path in (*limits, cgroups / _V1_LIMIT) for limit in _read(path))])
+    files = [folder / "memory.max" for folder in (group, *group.parents) if folder.is_relative_to(cgroups)]
+    least, where = int(psutil.virtual_memory().total), None
+    for file in (*files, cgroups / _V1_LIMIT):
+        for limit in _read(file):
+            if limit < least:
+                least, where = limit, file.parent
+    return least, where
 
 
 def _read(path: Path) -> list[int]:
-    """The limit in a file; none where there is no such file, or it says max."""
+    """The number in a file; none where there is no such file, or it says max."""
     try:
         return [int(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         return []
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A line of memory.stat; 0 where there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)

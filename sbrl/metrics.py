@@ -225,7 +225,9 @@ class ReplayMetrics(RoleMetrics):
             ["waiting_for"],
             ["learner", "actors"],
         )
-        self.resident_bytes = self._gauge("resident_bytes", "Memory the process occupies")
+        self.memory_used_bytes = self._gauge(
+            "memory_used_bytes", "Memory that counts towards the limit: the container's working set, else what the process has"
+        )
         self.memory_limit_bytes = self._gauge(
             "memory_limit_bytes", "Memory the process may occupy: its container's limit, else the machine's memory"
         )

@@ -129,7 +129,7 @@ def doing(member: Member) -> str:
             return (
                 f"{gauges.get('log_segments', 0):,.0f} of {gauges.get('log_capacity', 0):,.0f} segments, "
                 f"{gauges.get('queue_segments', 0):.0f} waiting for the learner, "
-                f"{gauges.get('resident_bytes', 0) / 2**30:.1f} GiB"
+                f"{gauges.get('memory_used_bytes', 0) / 2**30:.1f} GiB"
             )
         case "learner":
             return (

@@ -317,7 +317,7 @@ def replay() -> list[list[Panel]]:
             Panel(
                 "Memory",
                 {
-                    "{{pod}}": f"max by (pod) (sbrl_replay_resident_bytes{{{RUN}}})",
+                    "{{pod}}": f"max by (pod) (sbrl_replay_memory_used_bytes{{{RUN}}})",
                     "limit of one": f"min(sbrl_replay_memory_limit_bytes{{{RUN}}})",
                 },
                 "bytes",

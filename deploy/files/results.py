@@ -19,6 +19,7 @@ from sbrl.episode_log import LogClient
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import run_state
 from sbrl.lifecycle import run_program
+from sbrl.rpc import reachable_address
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import summarize, write_summary
 from sbrl.tables import write_episodes, write_evaluations
@@ -30,7 +31,9 @@ def main(argv: Sequence[str]) -> None:
         "--config", type=Path, default=Path("/etc/sbrl/config/run.yaml"), metavar="FILE", help="the run's config"
     )
     config = load(parser.parse_args(argv).config)
-    address = config.network.coordinator_address
+    # The pod's own coordinator, as that calls itself: no policy lets a pod reach itself through its own Service.
+    network = config.network
+    address = reachable_address(network.bind_host, int(network.coordinator_address.rpartition(":")[2]))
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(FleetClient(address)) as fleet,

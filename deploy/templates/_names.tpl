@@ -1,17 +1,70 @@
-{{/* Names and labels. A StatefulSet's name may have 52 characters (its pods get a label with a hash after it). */}}
+{{/*
+Names and labels. The release's part of a name may have 40 characters: a StatefulSet's whole name may have 52 (its pods get a label
+with a hash after it), and all others 63.
+*/}}
+
+{{/* A text within a limit. What is cut gets a hash of the whole, so that two that begin alike stay two. Takes (dict "text" "limit"). */}}
+{{- define "sbrl.within" -}}
+{{- if gt (len .text) (int .limit) -}}
+{{- include "sbrl.hashed" (dict "text" .text "of" .text "limit" .limit) -}}
+{{- else -}}
+{{- .text -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A text with a hash of `of` after it, both within a limit. Takes (dict "text" "of" "limit"). */}}
+{{- define "sbrl.hashed" -}}
+{{- printf "%s-x%s" (trunc (sub (int .limit) 10 | int) .text) (sha256sum .of | trunc 8) -}}
+{{- end -}}
 
 {{- define "sbrl.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "sbrl.within" (dict "text" (default .Chart.Name .Values.nameOverride) "limit" 40) -}}
 {{- end -}}
 
+{{/* The release's part of a name before anything is cut or told apart. */}}
+{{- define "sbrl.plainName" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- end -}}
+
+{{/*
+What the names of all of the release's objects begin with: the plain name, and a hash where another release of the namespace could
+have the same, or objects of the same name. With the chart's own name these are releases called like
+  pong-sbrl                       which is the plain name of pong
+  sbrl-controller                 whose ServiceAccount's name is that of sbrl's controller
+  sbrl-x0123abcd                  which has a hash's form
+and with nameOverride those whose plain name has more than one reading.
+*/}}
 {{- define "sbrl.fullname" -}}
-{{- $name := include "sbrl.name" . -}}
-{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- if .Values.fullnameOverride -}}
+{{- include "sbrl.within" (dict "text" .Values.fullnameOverride "limit" 40) -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $plain := include "sbrl.plainName" . -}}
+{{- $other := ne $name .Chart.Name -}}
+{{- if or (gt (len $plain) 40)
+  (hasSuffix (printf "-%s" $name) .Release.Name)
+  (regexMatch "-(controller|prometheus|x[0-9a-f]{8})$" $plain)
+  (and $other (or (contains "-" $name) (contains $name .Release.Name) (contains .Chart.Name $plain))) -}}
+{{- include "sbrl.hashed" (dict "text" $plain "of" (printf "%s/%s" .Release.Name $name) "limit" 40) -}}
+{{- else -}}
+{{- $plain -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
-{{- define "sbrl.tokenSecret" -}}
-{{- default (printf "%s-token" (include "sbrl.fullname" .)) .Values.token.existingSecret -}}
+{{/*
+A name among all of the cluster's. A namespace and a name with one hyphen between them have one reading as long as neither has
+another; a dot, which neither can have, tells all others apart. Takes (dict "root" $ "name" "actors").
+*/}}
+{{- define "sbrl.clusterName" -}}
+{{- $fullname := include "sbrl.fullname" .root -}}
+{{- list .root.Release.Namespace $fullname .name | join (ternary "." "-" (contains "-" (print .root.Release.Namespace $fullname))) -}}
+{{- end -}}
+
+{{/* A version as a label's value. */}}
+{{- define "sbrl.labelValue" -}}
+{{- include "sbrl.within" (dict "text" (replace "+" "_" .) "limit" 63) -}}
 {{- end -}}
 
 {{/* What selects the release's pods, and never changes. */}}
@@ -29,10 +82,10 @@ app.kubernetes.io/component: {{ .component }}
 {{/* The labels of an object. Takes (dict "root" $ "component" "actor"). */}}
 {{- define "sbrl.labels" -}}
 {{ include "sbrl.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "sbrl.labelValue" .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: {{ include "sbrl.name" .root }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+helm.sh/chart: {{ include "sbrl.labelValue" (printf "%s-%s" .root.Chart.Name .root.Chart.Version) }}
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}

@@ -18,7 +18,7 @@
 {{- end -}}
 
 {{- define "sbrl.priorityClass" -}}
-{{- $created := printf "%s-%s-%s" .root.Release.Namespace (include "sbrl.fullname" .root) (ternary "actors" "state" (eq .role "actor")) -}}
+{{- $created := include "sbrl.clusterName" (dict "root" .root "name" (ternary "actors" "state" (eq .role "actor"))) -}}
 {{- default (ternary $created "" .root.Values.priorityClasses.create) .settings.priorityClassName -}}
 {{- end -}}
 
@@ -201,6 +201,10 @@ metadata:
     {{- end }}
   annotations:
     checksum/run: {{ include "sbrl.runChecksum" . }}
+    {{- if $root.Values.token.seed }}
+    # Another seed is another token, which a role reads when it starts.
+    checksum/token: {{ include "sbrl.token" $root | sha256sum }}
+    {{- end }}
     {{- if $root.Values.metrics.annotations }}
     prometheus.io/scrape: "true"
     prometheus.io/port: {{ $root.Values.ports.metrics | quote }}

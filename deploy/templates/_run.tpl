@@ -70,6 +70,9 @@ Takes (dict "root" $ "role" "replay").
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
 {{- fail (printf "\n\n%s cannot be part of a Service's name, which begins with a letter and has letters, digits and hyphens: set fullnameOverride, or choose another release name.\n" $fullname) -}}
 {{- end -}}
+{{- if and .Values.token.existingSecret .Values.token.seed -}}
+{{- fail "\n\ntoken.existingSecret and token.seed are both set: a token that is yours needs no seed, leave one of the two out.\n" -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range $name, $port := .Values.ports -}}
 {{- if hasKey $seen (toString $port) -}}
@@ -135,6 +138,21 @@ updates per step, capacity and error buffer. Knows nothing where there is no clu
 {{- end -}}
 {{- end -}}
 {{- include "sbrl.guardClaims" . -}}
+{{- include "sbrl.guardNames" . -}}
+{{- end -}}
+
+{{/* An older chart cut long names without a hash and took every release's plain name: refuses to leave such a run behind. */}}
+{{- define "sbrl.guardNames" -}}
+{{- $fullname := include "sbrl.fullname" . -}}
+{{- $older := include "sbrl.plainName" . | trunc 40 | trimSuffix "-" -}}
+{{- if and (not .Values.fullnameOverride) (ne $older $fullname) -}}
+{{- range list (list "ConfigMap" "%s-run") (list "PersistentVolumeClaim" "data-%s-coordinator-0") -}}
+{{- $live := lookup "v1" (first .) $.Release.Namespace (printf (last .) $older) -}}
+{{- if eq $.Release.Name (dig "metadata" "labels" "app.kubernetes.io/instance" "" $live) -}}
+{{- fail (printf "\n\nThe objects of release %s are called %s-*, as an older chart named them, and would now be %s-*: add `--set fullnameOverride=%s` to go on with them and their volumes.\n" $.Release.Name $older $fullname $older) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* A role's storage in a few words. Takes the role's `persistence`. */}}

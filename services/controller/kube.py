@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -190,6 +191,7 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
         UsageError: neither is to be had.
     """
     settings = client.Configuration()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each try; what comes of them all is in our own message
     # A connection that could not be made is tried again at once; what was sent is not, for it may have been carried out.
     settings.retries = urllib3.Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.2)
     try:

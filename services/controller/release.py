@@ -62,6 +62,11 @@ def pods(cluster: Cluster, release: str) -> list[Any]:
     return sorted(found.items, key=lambda pod: (role(pod), str(pod.metadata.name)))
 
 
+def current(found: Iterable[Any]) -> list[Any]:
+    """The pods that are there to work: without a test that is over, and those that ended and have been replaced."""
+    return [pod for pod in found if pod.status.phase not in ("Succeeded", "Failed")]
+
+
 def role(pod: Any) -> str:
     return str(pod.metadata.labels[COMPONENT])
 

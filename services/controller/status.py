@@ -26,6 +26,7 @@ from services.controller.release import (
     Release,
     add_release_argument,
     coordinator_pod,
+    current,
     find_release,
     pods,
     role,
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(f"--seconds {arguments.seconds:g} must be more than 0: rates need two looks")
     with contextlib.closing(connect(arguments.kubeconfig, arguments.context, arguments.namespace)) as cluster:
         release = find_release(cluster, arguments.release)
-        rows = [pod_row(pod, datetime.now(UTC)) for pod in pods(cluster, release.name)]
+        rows = [pod_row(pod, datetime.now(UTC)) for pod in current(pods(cluster, release.name))]
         wanted = cluster.scale(release.actors).replicas
         title = f"release {release.name} in namespace {cluster.namespace} of context {cluster.context}"
         if not arguments.json:  # at once: the rest takes some seconds, and may not come at all
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         if arguments.json:
             print(json.dumps(as_tree(release, rows, wanted, config, progress, reading, state), indent=2))
         else:
-            print("\n".join(run_lines(config, progress, state, last, event)))
+            print("\n".join(run_lines(config, progress, state, gone(last, rows), event)))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -167,9 +168,13 @@ def pod_lines(rows: Iterable[PodRow], actors_wanted: int, everything: bool) -> l
     return lines
 
 
-def run_lines(
-    config: Config, progress: Progress, state: str, status: fleet_pb2.GetStatusResponse, event: str | None
-) -> list[str]:
+def gone(status: fleet_pb2.GetStatusResponse, rows: Iterable[PodRow]) -> list[str]:
+    """Members that have fallen silent though their pod is there: who has lost his pod was replaced, and stays in the list."""
+    there = {row.name for row in rows}
+    return sorted(member.name for member in status.members if not member.alive and member.name in there)
+
+
+def run_lines(config: Config, progress: Progress, state: str, silent: Sequence[str], event: str | None) -> list[str]:
     """The run, a fact a line."""
     share = progress.env_steps / progress.target_env_steps
     speed = f"{progress.env_steps_per_second:,.0f} steps/s, {progress.updates_per_second:,.1f} updates/s"
@@ -184,7 +189,7 @@ def run_lines(
         "returns": f"training {number(progress.return_mean)} ({progress.num_episodes:,} episodes), evaluation "
         f"{number(progress.evaluation[0] if progress.evaluation else None)}",
         "members": ", ".join(f"{count} {name}" for name, count in progress.alive.items() if count) or "none",
-        "gone": ", ".join(sorted(member.name for member in status.members if not member.alive)[:10]),
+        "gone": ", ".join(silent[:10]),
         "last scaled": event or "",
     }
     return [f"{name:12} {value}" for name, value in rows.items() if value]

@@ -12,7 +12,7 @@ from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
-from sbrl.memory import memory_limit_bytes, resident_bytes
+from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.metrics import ReplayMetrics, Totals, export_disk, make_registry
 from sbrl.replay.shard import ShardServer
 from sbrl.run_directory import RunDirectory
@@ -106,7 +106,7 @@ class ShardReporter:
         metrics.transitions.set(info.transitions)
         metrics.queue_segments.set(info.queue_segments)
         resident = resident_bytes()
-        metrics.resident_bytes.set(resident)
+        metrics.memory_used_bytes.set(memory_used_bytes())
         if info.transitions >= MIN_TRANSITIONS:
             metrics.bytes_per_transition.set(max(0, resident - self._resident_before) / info.transitions)
 

@@ -100,3 +100,10 @@ def test_the_commands_are_commands_of_sbrl():
     roles = {role for role, _ in pod_templates(render())} - {"check"}
     assert {"status", "scale"} <= named
     assert (named | roles) - {"train", "config"} <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("values", ["token: {seed: 0123456789abcdef}", "token: {existingSecret: mine}"])
+def test_the_notes_warn_of_a_token_that_changes_and_of_no_other(values):
+    warned = "make another one each time they render: set token.seed or token.existingSecret"
+    assert warned in notes()
+    assert "they render" not in notes(values)

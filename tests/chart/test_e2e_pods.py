@@ -95,6 +95,8 @@ def test_containers_are_confined_as_their_pods(tmp_path, monkeypatch):
         assert word in words
     assert f"--memory={832 * 2**20}" in words
     assert "--network-alias=sbrl-replay-0.sbrl-replay.rl.svc.cluster.local" in words
+    nowhere = [word.partition("=")[2] for word in words if word.startswith("--add-host=")]
+    assert nowhere == ["sbrl-replay.rl.svc.cluster.local:192.0.2.1"]
     assert not any(word.startswith("--entrypoint") for word in words)
     assert list(words[words.index("sbrl:0.1.0") + 1 :]) == container_arguments(objects)
     claim = tmp_path / "claims/data-sbrl-replay-0"

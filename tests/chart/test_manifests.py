@@ -289,14 +289,6 @@ def test_pods_have_time_to_end(arguments, values):
     assert stops["actor"] == stops["learner"] < stops["replay"] < stops["coordinator"]
 
 
-def test_disruption_budgets():
-    objects = render()
-    budgets = {
-        name: manifest["spec"]["maxUnavailable"] for (kind, name), manifest in objects.items() if kind == "PodDisruptionBudget"
-    }
-    assert budgets == {"sbrl-replay": 1, "sbrl-coordinator": 1, "sbrl-learner": 1, "sbrl-actors": "50%"}
-
-
 def test_shards_are_spread():
     (constraint,) = pod(render(), "replay")["spec"]["topologySpreadConstraints"]
     assert constraint["topologyKey"] == "kubernetes.io/hostname"

@@ -130,3 +130,13 @@ def test_long_names_stay_within_kubernetes_limits():
     for manifest in yaml.safe_load_all(done.stdout):
         limit = 52 if manifest["kind"] == "StatefulSet" else 63
         assert len(manifest["metadata"]["name"]) <= limit, manifest["metadata"]["name"]
+
+
+@pytest.mark.parametrize("binary", ["helm", "helm3"])
+@pytest.mark.parametrize("values", ["token: {seed: 0123456789abcdef}", "token: {existingSecret: mine}"])
+def test_a_token_that_is_given_renders_the_same_each_time(binary, values):
+    """As Argo CD renders: without a cluster, again at every sync."""
+    first, second = (template(binary=binary, values=values + "\npriorityClasses: {create: true}") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert template(binary=binary).stdout != template(binary=binary).stdout  # one that is generated does not

@@ -135,7 +135,10 @@ def test_a_stranger_is_refused(run, monkeypatch, tmp_path):
 
 
 def test_results_come_as_a_tar_archive(run, monkeypatch):
+    """From the coordinator of the pod itself: its Service cannot be reached from there under the network policies."""
     beat(run)
+    service = f"sbrl-coordinator.rl.svc.invalid:{run.address.rpartition(':')[2]}"
+    run.path.write_text(run.path.read_text(encoding="utf-8").replace(run.address, service), encoding="utf-8")
     log = LogClient(run.address)
     log.append_episodes(
         [Episode(number=n, incarnation=1, episode_return=n, length=5, env_steps=10 * n, time=100.0 + n) for n in range(3)]

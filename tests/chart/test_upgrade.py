@@ -5,6 +5,7 @@ The cluster is a stand-in (tests/chart/api_server.py) that holds what an earlier
 
 from __future__ import annotations
 
+import base64
 import re
 
 import pytest
@@ -14,7 +15,7 @@ from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.launch import check_resumable_with
 from tests.chart.api_server import api_server
-from tests.chart.helm import NAMESPACE, by_name, render, template
+from tests.chart.helm import CHART, NAMESPACE, by_name, helm, pod, render, template
 
 # The stand-in has no schemas; scripts/kubernetes_schemas.py does that.
 SERVER = ("--dry-run=server", "--disable-openapi-validation", "--kubeconfig")
@@ -38,6 +39,34 @@ def test_the_token_is_kept(tmp_path, binary):
     done = upgrade(tmp_path, objects, "actors: {maxReplicas: 3}", binary=binary)
     assert done.returncode == 0, done.stderr
     assert by_name(done.stdout)["Secret", "sbrl-token"]["data"] == render(values="")["Secret", "sbrl-token"]["data"]
+
+
+def token_of(objects):
+    """The token, and what the learner's pod says of it."""
+    annotations = pod(objects, "learner")["metadata"]["annotations"]
+    return base64.b64decode(objects["Secret", "sbrl-token"]["data"]["token"]), annotations.get("checksum/token")
+
+
+def test_a_seed_is_the_token_with_and_without_a_cluster(tmp_path):
+    seed, other = "token: {seed: 0123456789abcdef}", "token: {seed: 0123456789abcdeF}"
+    done = upgrade(tmp_path, release(), seed)
+    assert done.returncode == 0, done.stderr
+    with_cluster, without = token_of(by_name(done.stdout)), token_of(render(values=seed))
+    assert with_cluster == without
+    # Another seed, release or namespace is another token, and other pods.
+    elsewhere = [
+        helm("template", name, str(CHART), "-n", place, "--values", "-", values=seed)
+        for name, place in (("sbrl", "a"), ("sbrl2", NAMESPACE))
+    ]
+    tokens = {
+        secret["data"]["token"] for done in elsewhere for (kind, _), secret in by_name(done.stdout).items() if kind == "Secret"
+    }
+    assert len(tokens) == 2
+    assert base64.b64encode(without[0]).decode() not in tokens
+    changed_seed = token_of(render(values=other))
+    assert changed_seed[0] != without[0]
+    assert len({changed_seed[1], without[1], token_of(render())[1]}) == 3
+    assert token_of(render())[1] is None  # pods of before are not replaced
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ BAD = {
     "a list that is text": ("learner: {tolerations: nvidia.com/gpu}", "/learner/tolerations"),
     "a toleration misspelt": ("learner: {tolerations: [{keys: a}]}", "keys"),
     "environment without a name": ("defaults: {extraEnv: [{value: a}]}", "/defaults/extraEnv/0"),
-    "a percentage above all": ("actors: {maxUnavailable: 250%}", "/actors/maxUnavailable"),
+    "a percentage above all": ("replay: {maxUnavailable: 250%}", "/replay/maxUnavailable"),
     "unknown pull policy": ("image: {pullPolicy: Sometimes}", "/image/pullPolicy"),
     "negative grace": ("replay: {terminationGracePeriodSeconds: -5}", "/replay/terminationGracePeriodSeconds"),
     "policies for strangers": ("networkPolicy: {metricsFrom: [{}]}", "/networkPolicy/metricsFrom/0"),
@@ -50,6 +50,8 @@ BAD = {
     "least above most": ("actors: {minReplicas: 9, maxReplicas: 3}", "actors.minReplicas is 9"),
     "no name for a Service": ("fullnameOverride: 2.runs", "2.runs cannot be part of a Service's name"),
     "one port twice": ("ports: {metrics: 7003}", "ports.health and ports.metrics are both 7003"),
+    "a seed that can be guessed": ("token: {seed: secret}", "/token/seed"),
+    "two tokens": ("token: {seed: 0123456789abcdef, existingSecret: mine}", "token.existingSecret and token.seed are both set"),
     "addresses": ("run: {network: {health_port: 1234}}", "run.network.health_port"),
 }
 

@@ -23,6 +23,7 @@ from sbrl.credentials import CERT_FILE, KEY_FILE, TOKEN_FILE
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
+from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 from services.controller import scale, status
 from services.coordinator.server import Coordinator
 from tests.integration.kubernetes_stand_in import ADMIN, ApiStandIn, labels, stand_in
@@ -124,7 +125,9 @@ def test_no_kubeconfig_is_one_line(tmp_path):
 # sbrl status
 
 
-def pod(api: ApiStandIn, component: str, name: str, ready: bool = True, restarts: int = 0, **spec: object) -> None:
+def pod(
+    api: ApiStandIn, component: str, name: str, ready: bool = True, restarts: int = 0, phase: str = "Running", **spec: object
+) -> None:
     container_state = {"running": {}} if ready else {"waiting": {"reason": "CrashLoopBackOff"}}
     status = {
         "name": component,
@@ -140,7 +143,7 @@ def pod(api: ApiStandIn, component: str, name: str, ready: bool = True, restarts
         labels=labels(component),
         spec={"nodeName": "node-1", "containers": [{"name": component}], **spec},
         status={
-            "phase": "Running",
+            "phase": phase,
             "containerStatuses": [status],
             "conditions": [{"type": "Ready", "status": str(ready)}, {"type": "PodScheduled", "status": "True"}],
         },
@@ -256,6 +259,22 @@ def test_status_for_programs(api, tool, coordinator):
     assert 0.1 < tree["learner_waiting_ratio"] <= 1.0
     assert tree["progress"]["samples_per_insert"] == 2.0
     assert {one["name"]: one["state"] for one in tree["pods"]}["sbrl-actors-2"] == "CrashLoopBackOff"
+
+
+def test_status_leaves_out_what_is_over(api, tool, coordinator):
+    """The pod of a test that has passed, and one that was evicted and has been replaced."""
+    release(api)
+    pod(api, "check", "sbrl-check", ready=False, phase="Succeeded")
+    pod(api, "actor", "sbrl-actors-0", ready=False, phase="Failed")
+    coordinator()
+    tree = json.loads(tool(status.main, "--json", "--seconds", "1.5"))
+    assert [one["name"] for one in tree["pods"]] == ["sbrl-actors-1", "sbrl-actors-2", "sbrl-coordinator-0", "sbrl-replay-0"]
+
+
+def test_gone_is_who_is_silent_in_a_pod_that_is_there():
+    rows = [status.PodRow("actor", f"sbrl-actors-{n}", "Ready", 0, 1.0, "node-1") for n in (1, 2)]
+    members = [Member(name=f"sbrl-actors-{n}", alive=n == 1) for n in (1, 2, 3)]
+    assert status.gone(GetStatusResponse(members=members), rows) == ["sbrl-actors-2"]
 
 
 @pytest.mark.parametrize(

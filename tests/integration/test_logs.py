@@ -19,7 +19,7 @@ import pytest
 
 from sbrl.config import build, dump
 from sbrl.errors import UsageError
-from sbrl.log_lines import as_json
+from sbrl.log_lines import as_json, without_repeats
 from sbrl.logs import FORMAT_VARIABLE, Context, JsonFormatter, TextFormatter, configure_logging, json_line, log_format
 from sbrl.metadata import new_run_id, run_id_of, run_metadata
 from sbrl.ports import free_ports
@@ -229,3 +229,47 @@ def test_the_last_words_of_a_process_and_its_exit_code_are_kept(code: str, exit_
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert events[-1]["message"] == last
     assert len(events) == 1
+
+
+COUNT = """
+import os, pathlib, signal, sys, time
+file = pathlib.Path(sys.argv[1])
+starts = int(file.read_text()) + 1 if file.exists() else 1
+file.write_text(str(starts))
+print("start", starts, flush=True)
+if starts == int(sys.argv[2]):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+sys.exit(75 if starts < 3 else 4)
+"""
+
+
+@pytest.mark.parametrize(("told_to_end_at", "starts", "exit_code"), [(0, 3, 4), (2, 2, 75)])
+def test_a_process_that_wants_to_be_started_again_is_at_once(
+    tmp_path: Path, told_to_end_at: int, starts: int, exit_code: int
+) -> None:
+    """No container restarts for it, which Kubernetes would delay; one that was told to end is not started again."""
+    program = [sys.executable, "-c", COUNT, str(tmp_path / "starts"), str(told_to_end_at)]
+    command = [sys.executable, "-m", "sbrl.log_lines", "learner", "learner", "run-1", *program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=JSON_ENVIRONMENT, check=False)
+    assert done.returncode == exit_code, done.stderr
+    messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert messages == [f"start {number}" for number in range(1, starts + 1)]
+
+
+def test_what_native_code_repeats_is_said_once() -> None:
+    still = [f"[table.cc:{n}] Still reading compressed trajectory data. {n} records have been read." for n in range(1, 755)]
+    own = ['{"message": "restored 1"}', '{"message": "restored 1"}']  # events are nobody's to leave out
+    last = ["Aborted 1", "Aborted 2"]
+    lines = [f"{line}\n" for line in ["begins", *still, *own, *last]]
+    repeats = "the line before came {} more times with other numbers\n"
+    expected = [
+        "begins\n",
+        f"{still[0]}\n",
+        repeats.format(753),
+        *(f"{line}\n" for line in own),
+        "Aborted 1\n",
+        repeats.format(1),
+    ]
+    assert list(without_repeats(lines)) == expected

@@ -28,7 +28,7 @@ SHARD = {
     "min_size": 10_000.0,
     "limiter_room_samples": 30.0,
     "limiter_room_transitions": 30.0,
-    "resident_bytes": 2 * GB,
+    "memory_used_bytes": 2 * GB,
     "memory_limit_bytes": 16 * GB,
     "bytes_per_transition": 8000.0,
     "checkpoint_age_seconds": 100.0,
@@ -218,7 +218,7 @@ OUTAGE = "coordinator at 127.0.0.1:5 is unavailable: Deadline Exceeded"
             id="the learner takes nothing from a shard",
         ),
         pytest.param(
-            observed({"replay-0": {"gauges": {"resident_bytes": 15 * GB}}}),
+            observed({"replay-0": {"gauges": {"memory_used_bytes": 15 * GB}}}),
             *("memory", "replay-0 occupies 15.0 GiB of the 16.0 GiB it may", "raise its memory limit"),
             id="a shard is near its memory limit",
         ),

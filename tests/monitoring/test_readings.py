@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from sbrl import rpc
 from sbrl.config import load
 from sbrl.credentials import Credentials
-from sbrl.memory import memory_limit_bytes, resident_bytes
+from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.metrics import LIMITER_STATES, ActorMetrics, CoordinatorMetrics, LearnerMetrics
 from sbrl.sharding import limiter_room, limiter_state, shard_limits
 from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest
@@ -69,6 +69,27 @@ def test_memory_is_limited_by_the_nearest_control_group_that_says_so(tmp_path: P
     (root / "memory" / "memory.limit_in_bytes").write_text("500000\n")
     assert memory_limit_bytes(root, own) == 500_000, "control groups of version 1"
     assert 1_000_000 < resident_bytes() < total
+
+
+def test_memory_is_what_the_limits_control_group_counts(tmp_path: Path) -> None:
+    """Not the resident size: that has pages of libraries which another container is charged for."""
+    own, root = tmp_path / "cgroup", tmp_path / "fs"
+    own.write_text("0::/pod/container\n")
+    container = root / "pod" / "container"
+    container.mkdir(parents=True)
+    assert memory_used_bytes(root, own) == pytest.approx(resident_bytes(), rel=0.2), "no limit but the machine's"
+    for folder, current, inactive in ((container, 300_000, 50_000), (container.parent, 700_000, 100_000)):
+        (folder / "memory.current").write_text(f"{current}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_anon 7\ninactive_file {inactive}\nactive_file 9\n")
+    (container.parent / "memory.max").write_text("1000000\n")
+    assert memory_used_bytes(root, own) == 600_000, "of the group above, whose limit it is"
+    (container / "memory.max").write_text("900000\n")
+    assert memory_used_bytes(root, own) == 250_000
+    (root / "memory").mkdir()
+    (root / "memory" / "memory.limit_in_bytes").write_text("500000\n")
+    (root / "memory" / "memory.usage_in_bytes").write_text("400000\n")
+    (root / "memory" / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 30000\n")
+    assert memory_used_bytes(root, own) == 370_000, "control groups of version 1"
 
 
 def test_series_with_known_labels_are_there_from_the_start() -> None:
