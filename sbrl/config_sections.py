@@ -12,9 +12,9 @@ from pydantic_core import PydanticKnownError
 from sbrl.algorithms import ALGORITHMS
 from sbrl.config_errors import nearest
 
-# host:port, with a port of at most 65535
+# host:port, with a port of at most 65535; an IPv6 address is in brackets
 _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
-Address = Annotated[str, Field(pattern=rf"^[^:\s]+:{_PORT}$")]
+Address = Annotated[str, Field(pattern=rf"^([^:\s]+|\[[0-9A-Fa-f:.]+\]):{_PORT}$")]
 
 
 class Section(BaseModel):
@@ -297,9 +297,10 @@ class Network(Section):
     """Where the roles meet. A local run fills in free loopback ports; on Kubernetes the chart sets fixed ones."""
 
     bind_host: str = "127.0.0.1"
-    """Address servers listen on (0.0.0.0 in a pod)."""
+    """Address servers listen on, IPv4 or IPv6: one of the machine's, 0.0.0.0 for all of IPv4, or :: for all of both (a pod's
+    is the chart's `bindHost`). Replay shards listen on all of both whatever this says, for Reverb offers no choice."""
     coordinator_address: Address = "127.0.0.1:0"
-    """The coordinator's host:port; port 0 lets a local run choose."""
+    """The coordinator's host:port ([host]:port with an IPv6 address); port 0 lets a local run choose."""
     replay_addresses: tuple[Address, ...] = ()
     """Each shard's host:port, in order; empty lets a local run choose."""
     health_port: int = Field(0, ge=0, le=65535)

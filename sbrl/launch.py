@@ -20,11 +20,11 @@ from sbrl.envs.make import make_spec
 from sbrl.episode_log import LogClient
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import FleetWatch, run_state
+from sbrl.fleet_watch import FleetWatch, SilenceNotice, run_state
 from sbrl.local_prometheus import LocalPrometheus, NoPrometheus, Prometheus
 from sbrl.metadata import new_run_id, run_id_of, run_metadata
 from sbrl.networks.checks import check_network
-from sbrl.ports import check_port_free, free_ports
+from sbrl.ports import check_host, check_port_free, free_ports, host_port, split_address
 from sbrl.progress import ProgressMeter
 from sbrl.results import RunResults
 from sbrl.rpc import CoordinatorUnavailable
@@ -80,7 +80,7 @@ def place(config: Config) -> Config:
     """The config with what was left open decided for this machine: ports of loopback and the number of actors.
 
     Raises:
-        UsageError: one port for the health or metrics of all processes.
+        UsageError: one port for the health or metrics of all processes, or an address that this machine does not have.
         RunError: a port that was asked for is taken.
     """
     network, host = config.network, config.network.bind_host
@@ -90,14 +90,14 @@ def place(config: Config) -> Config:
                 f"network.{name}={getattr(network, name)} would be every process's in a run on one machine: leave it 0, and "
                 f"each takes a free one, which its log names"
             )
+    check_host(host)
     chosen = free_ports(host, 1 + config.replay.num_shards)
     coordinator = network.coordinator_address
     if coordinator.endswith(":0"):
-        coordinator = f"{host}:{chosen[0]}"
-    shards = network.replay_addresses or tuple(f"{host}:{port}" for port in chosen[1:])
+        coordinator = host_port(host, chosen[0])
+    shards = network.replay_addresses or tuple(host_port(host, port) for port in chosen[1:])
     for address in (coordinator, *shards):
-        name, _, port = address.rpartition(":")
-        check_port_free(name, int(port))
+        check_port_free(*split_address(address))
     num_actors = config.actors.num_actors or max(1, len(os.sched_getaffinity(0)) // CORES_PER_ACTOR)
     tree = config.model_dump(mode="json")
     tree["network"].update(coordinator_address=coordinator, replay_addresses=list(shards))
@@ -235,8 +235,10 @@ class _LocalRun:
     def _supervise(self) -> bool:
         """Keeps the roles alive until the run is complete (True) or told to stop (False)."""
         meter = ProgressMeter(self._config)
+        silence = SilenceNotice(self._watch, self._view.message)
         while not self._stop.wait(LOOK_SECONDS):
             self._supervisor.check()
+            silence.look()
             self._prometheus.look(self._watch.status)
             if self._watch.status.members:
                 self._view.show(meter.read(self._watch.status))

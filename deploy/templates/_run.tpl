@@ -6,7 +6,7 @@
 {{- $open := dict "bind_host" "127.0.0.1" "coordinator_address" "127.0.0.1:0" "replay_addresses" list "health_port" 0 "metrics_port" 0 -}}
 {{- range $key, $value := $run.network -}}
 {{- if ne (toJson $value) (toJson (get $open $key)) -}}
-{{- fail (printf "\n\nrun.network.%s is laid out by the chart: leave run.network out, and see ports and clusterDomain.\n" $key) -}}
+{{- fail (printf "\n\nrun.network.%s is laid out by the chart: leave run.network out, and see ports, bindHost and clusterDomain.\n" $key) -}}
 {{- end -}}
 {{- end -}}
 {{- $replay := $run.replay -}}
@@ -21,7 +21,7 @@
 {{- $addresses = append $addresses (printf "%s:%d" $host (int $.Values.ports.replay)) -}}
 {{- end -}}
 {{- $_ := set $run "network" (dict
-  "bind_host" "0.0.0.0"
+  "bind_host" .Values.bindHost
   "coordinator_address" (printf "%s:%d" (include "sbrl.coordinatorHost" .) (int .Values.ports.coordinator))
   "replay_addresses" $addresses
   "health_port" (int .Values.ports.health)
