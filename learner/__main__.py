@@ -24,7 +24,7 @@ from learner.wandb_sink import wandb_sinks
 from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint
 from sbrl.config import Config
-from sbrl.envs.make import make_spec
+from sbrl.envs.probe import try_out
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.fleet_member import FleetMember
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     run_directory = RunDirectory(arguments.run_dir)
     configure_torch(config.learner.num_threads)
     seed_torch(learner_seed(config.run.seed))
-    spec = make_spec(config.env)
+    spec = try_out(config.env)
     step = make_update_step(config, spec)
     registry = make_registry("learner")
     metrics = LearnerMetrics(registry)

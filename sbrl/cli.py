@@ -18,7 +18,7 @@ from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import JSON, WARNING_MARK, Context, log_format
-from sbrl.metadata import run_id_of
+from sbrl.metadata import game_of, run_id_of
 from sbrl.presets import DEFAULT_PRESET
 from sbrl.run_directory import RunDirectory
 from sbrl.view import duration
@@ -139,7 +139,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.serial:
         _exec_serial(arguments)
-    from sbrl.launch import load_for_resume, train  # loads gymnasium and ALE: `sbrl --help` should not
+    from sbrl.launch import load_for_resume, train  # loads gRPC and matplotlib: `sbrl --help` should not
 
     if arguments.resume:
         if arguments.run_dir is None:
@@ -197,8 +197,7 @@ def print_warnings(config: Config) -> None:
 
 
 def _default_run_directory(env_id: str) -> Path:
-    game = env_id.rpartition("/")[2].partition("-")[0].lower()
-    return Path("runs") / f"{game}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / f"{game_of(env_id)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def closing_lines(directory: RunDirectory, complete: bool) -> str:

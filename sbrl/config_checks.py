@@ -15,6 +15,7 @@ def check(config: Config) -> None:
     Raises:
         ValueError: the first rule that is broken, with the keys, their values, the consequence and the remedy.
     """
+    _check_environment(config)
     _check_steps(config)
     _check_exploration(config)
     _check_algorithm(config)
@@ -31,6 +32,14 @@ def warn(config: Config) -> tuple[str, ...]:
         for rule in (_warn_support, _warn_munchausen, _warn_self_prediction, _warn_weights, _warn_resets)
         for sentence in rule(config)
     )
+
+
+def _check_environment(config: Config) -> None:
+    if config.env.is_atari and config.env.kwargs:
+        raise ValueError(
+            f"env.kwargs is {config.env.kwargs} with env.id {config.env.id}: ALE games are not made by gymnasium.make, their "
+            f"settings are the other keys of env; leave env.kwargs out"
+        )
 
 
 def _check_steps(config: Config) -> None:

@@ -30,6 +30,8 @@ _RULES = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "tuple_type": "must be a list",
+    "dict_type": "must be a mapping: names with values",
+    "invalid-json-value": "must be plain: text, a number, true, false, null, or a list or mapping of such",
     "model_type": "must be a section: keys with values",
 }
 

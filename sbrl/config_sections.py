@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
 from sbrl.algorithms import ALGORITHMS
 from sbrl.config_errors import nearest
 
+ATARI_PREFIX = "ALE/"  # of the names of ALE's games
 # host:port, with a port of at most 65535; an IPv6 address is in brackets
 _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 Address = Annotated[str, Field(pattern=rf"^([^:\s]+|\[[0-9A-Fa-f:.]+\]):{_PORT}$")]
@@ -56,6 +57,9 @@ class Env(Section):
     id: str = Field("ALE/Pong-v5", min_length=1)
     """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions; one of your
     own is written as Gymnasium does, package.module:Name-v0, where importing the module registers it."""
+    kwargs: dict[str, JsonValue] = {}
+    """Arguments of `gymnasium.make` and the environment's constructor, by name: plain values, lists and mappings. Not for ALE
+    games, whose settings are the keys below."""
     frame_skip: int = Field(4, ge=1, le=100)
     """ALE only: frames an action is repeated for; what is seen is the maximum over the last two. At zero no time would pass."""
     frame_size: int = Field(84, ge=36)
@@ -76,9 +80,25 @@ class Env(Section):
     clip_rewards: bool | None = None
     """Clip rewards for the learner to [-1, 1]; unset: yes for ALE games, no elsewhere. Logged returns are never clipped."""
 
+    @field_validator("id")
+    @classmethod
+    def _names_a_module_in_full(cls, value: str) -> str:
+        module, colon, name = value.rpartition(":")
+        if colon and not (name and all(module.split("."))):  # none, or a relative one
+            raise ValueError(
+                f"env.id={value!r} must be an environment's name, or package.module:Name-v0: the full name of the module that "
+                f"registers it, a colon and its name"
+            )
+        return value
+
+    @property
+    def name(self) -> str:
+        """The id without the module that registers it: ale_py:ALE/Pong-v5 is ALE/Pong-v5."""
+        return self.id.rpartition(":")[2]
+
     @property
     def is_atari(self) -> bool:
-        return self.id.startswith("ALE/")
+        return self.name.startswith(ATARI_PREFIX)
 
     @property
     def clips_rewards(self) -> bool:

@@ -16,14 +16,14 @@ from types import FrameType
 from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
-from sbrl.envs.make import make_spec
+from sbrl.envs.probe import probe
 from sbrl.episode_log import LogClient
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import FleetWatch, SilenceNotice, run_state
 from sbrl.local_prometheus import LocalPrometheus, NoPrometheus, Prometheus
-from sbrl.metadata import new_run_id, run_id_of, run_metadata
-from sbrl.networks.checks import check_network
+from sbrl.metadata import check_same_environment, new_run_id, run_id_of, run_metadata
+from sbrl.networks.checks import check_device, check_network
 from sbrl.ports import check_host, check_port_free, free_ports, host_port, split_address
 from sbrl.progress import ProgressMeter
 from sbrl.results import RunResults
@@ -54,8 +54,11 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
     """
     # All that can be found out before anything is made.
     check_wandb(config.run)
-    check_network(config, make_spec(config.env))
+    check_device(config.learner.device)
+    spec = probe(config.env)
+    check_network(config, spec)
     if resume:
+        check_same_environment(run_directory.config, config.env.id, spec)
         check_incomplete(config, run_directory)
     else:
         run_directory.check_new()
@@ -64,7 +67,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         if resume:
             config = place(config)  # now that no role of an earlier session holds a port any more
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
-        replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
+        replace_text(run_directory.config, configs.dump(config, run_metadata(run_id, spec)))
         with _stop_on_signals() as stop, make_view(config, f"{config.env.id} in {run_directory.path}") as view:
             prometheus = make_prometheus(run_directory, view) if with_prometheus else NoPrometheus()
             commands = role_commands(config, run_directory, resume=time.time_ns() if resume else None)

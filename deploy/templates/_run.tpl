@@ -27,7 +27,10 @@
   "health_port" (int .Values.ports.health)
   "metrics_port" (int .Values.ports.metrics)
 ) -}}
-{{- toYaml $run -}}
+{{- /* As JSON, which is YAML, too: toYaml writes 1000000 as 1e+06, and an environment's whole number would be none. */ -}}
+{{- $kwargs := toJson (get $run.env "kwargs" | default dict) -}}
+{{- $_ := set $run.env "kwargs" "KWARGS" -}}
+{{- toYaml $run | replace "kwargs: KWARGS" (printf "kwargs: %s" $kwargs) -}}
 {{- end -}}
 
 {{/*
@@ -88,7 +91,7 @@ updates per step, capacity and error buffer. Knows nothing where there is no clu
 {{- $fixed := dict
   "run" (list "seed")
   "env" (list "id" "frame_skip" "frame_size" "frame_stack" "repeat_action_probability" "noop_max" "terminal_on_life_loss"
-    "full_action_space" "max_episode_steps" "clip_rewards")
+    "full_action_space" "max_episode_steps" "clip_rewards" "kwargs")
   "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
     "v_max" "num_quantiles" "tau_embedding_size")
   "learner" (list "batch_size" "updates_per_step")

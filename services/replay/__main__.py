@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sbrl.checkpoint_reports import CheckpointReports
 from sbrl.config_sections import Replay
-from sbrl.envs.make import make_spec
+from sbrl.envs.probe import try_out
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet import Instructions
 from sbrl.fleet_member import FleetMember
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     shard = ordinal(arguments.name) if arguments.shard is None else arguments.shard
     if not 0 <= shard < config.replay.num_shards:
         raise UsageError(f"--shard {shard} is not one of the config's {config.replay.num_shards} shards, which count from 0")
-    shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
+    shape = ItemShape.of(try_out(config.env), config.agent.stored_steps)
     registry = make_registry("replay")
     metrics = ReplayMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:

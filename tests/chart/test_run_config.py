@@ -65,6 +65,14 @@ def test_ports_and_domain_are_followed(tmp_path):
     assert {"name": "replay", "containerPort": 9002} in container(objects, "replay")["ports"]
 
 
+def test_an_environments_arguments_arrive_as_they_are(tmp_path):
+    kwargs = {"size": 5_000_000, "share": 1e-8, "text": "a<b & 'c' {{ x }}", "nested": {"list": [1, 2.5, None, True]}}
+    values = yaml.safe_dump({"run": {"env": {"id": "CartPole-v1", "kwargs": kwargs}}})
+    read = config_of(render(values=values), tmp_path).env.kwargs
+    assert read == kwargs
+    assert isinstance(read["size"], int)
+
+
 def test_pods_listen_on_ipv6_where_they_are_told_to(tmp_path):
     assert config_of(render(values="bindHost: '::'"), tmp_path).network.bind_host == "::"
     assert rolled("bindHost: '::'") == set(WORKLOADS)
