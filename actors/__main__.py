@@ -13,6 +13,7 @@ from actors.weights import WeightsFollower
 from sbrl.black_box import BlackBox
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
+from sbrl.envs.probe import try_out
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
@@ -30,6 +31,7 @@ DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("actor", __doc__ or ""), argv)
+    try_out(config.env)  # one that does not work is found out before the fleet counts on this actor
     give_back_large_blocks()
     use_one_thread()
     registry = make_registry("actor")

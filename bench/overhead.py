@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
+from learner.books import TrainingBooks
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -33,7 +33,6 @@ from actors.loop import ActorLoop
 from bench.update import random_batch
 from learner.batches import SampledBatch
 from learner.boards import Board
-from learner.books import TrainingBooks
 from learner.diagnostics import NUM_STATES
 from learner.loop import LearnerLoop
 from learner.tensorboard import TensorBoard
@@ -44,6 +43,7 @@ from sbrl.envs.spec import EnvSpec
 from sbrl.fleet import Instructions, RunState
 from sbrl.metrics import ActorMetrics, LearnerMetrics, RoleMetrics, make_registry
 from sbrl.networks.build import build_network
+from sbrl.observation import DIRECT
 from sbrl.policy import EpsilonGreedyPolicy
 from sbrl.prometheus import SCRAPE_SECONDS
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -114,7 +114,7 @@ class Readers:
             self._until_scrape -= 1
             if self._until_scrape < 0:
                 self._until_scrape = round(SCRAPE_SECONDS / BEAT_SECONDS)
-                urllib.request.urlopen(self._url, timeout=10).read()
+                DIRECT.open(self._url, timeout=10).read()
 
 
 class Nothing:

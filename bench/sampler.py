@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from sbrl.replay.probe import ShardProbe
 
 from bench.sinks import into
 from sbrl import config as configs
@@ -34,7 +35,6 @@ from sbrl.memory import resident_bytes
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
-from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.segments import Transition
 from sbrl.replay.writer import EpisodeWriter

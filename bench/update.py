@@ -21,10 +21,11 @@ from torch import nn
 from learner.losses.quantile import quantile_targets
 from learner.losses.selection import select_action
 from learner.records import Batch
-from learner.update import UpdateStep, configure_torch, find_device
+from learner.update import UpdateStep, configure_torch
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
+from sbrl.networks.devices import find_device
 from sbrl.networks.network import ValueNetwork
 
 NUM_BATCHES = 8

@@ -22,9 +22,9 @@ from learner.spr import NoSelfPrediction, SelfPrediction, make_self_prediction
 from learner.target_network import TargetUpdate
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.networks.checks import check_network
+from sbrl.networks.devices import find_device
 from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import all_finite, copy_tensors
 
@@ -190,8 +190,8 @@ def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
     """An update step with fresh parameters from run.seed on learner.device.
 
     Raises:
-        RunError: CUDA was asked for and is absent.
-        UsageError: agent.torso cannot take the environment's observations, or what is to be done to them.
+        UsageError: CUDA was asked for and is absent; or agent.torso cannot take the environment's observations, or what is to
+            be done to them.
     """
     return UpdateStep(config, spec, find_device(config.learner.device))
 
@@ -201,19 +201,3 @@ def configure_torch(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
     # Adam's moments decay into denormal numbers, which a CPU handles many times slower than others.
     torch.set_flush_denormal(True)
-
-
-def find_device(name: str) -> torch.device:
-    """The device called `name` (cpu, cuda, cuda:N).
-
-    Raises:
-        RunError: it is absent.
-    """
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise RunError(
-                f"learner.device={name}: this machine or this build of torch has {count} CUDA devices; set learner.device=cpu"
-            )
-    return device

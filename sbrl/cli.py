@@ -18,7 +18,7 @@ from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import JSON, WARNING_MARK, Context, log_format
-from sbrl.metadata import run_id_of
+from sbrl.metadata import game_of, run_id_of
 from sbrl.output import outlive_output
 from sbrl.presets import DEFAULT_PRESET
 from sbrl.run_directory import RunDirectory
@@ -141,7 +141,7 @@ def _train(arguments: argparse.Namespace) -> int:
     outlive_output()
     if arguments.serial:
         _exec_serial(arguments)
-    from sbrl.launch import load_for_resume, train  # loads gymnasium and ALE: `sbrl --help` should not
+    from sbrl.launch import load_for_resume, train  # loads gRPC and matplotlib: `sbrl --help` should not
 
     if arguments.resume:
         if arguments.run_dir is None:
@@ -202,8 +202,7 @@ def print_warnings(config: Config) -> None:
 
 
 def _default_run_directory(env_id: str) -> Path:
-    game = env_id.rpartition("/")[2].partition("-")[0].lower()
-    return Path("runs") / f"{game}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / f"{game_of(env_id)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def closing_lines(directory: RunDirectory, complete: bool) -> str:

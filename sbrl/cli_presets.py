@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -62,11 +61,13 @@ def preset_rows() -> tuple[list[PresetRow], list[str]]:
     from sbrl.networks.checks import torso_name
 
     rows, problems = [], {}
+    specs: dict[str, EnvSpec] = {}
     for name, preset in PRESETS.items():
         config = configs.load(preset=name)
         torso, parameters = None, None
         try:
-            spec = _spec(config.env)
+            key = config.env.model_dump_json()
+            spec = specs[key] = specs.get(key) or _spec(config.env)
         except UsageError as error:  # most often an optional package that is not installed
             problems[config.env.id] = str(error)
         else:
@@ -142,7 +143,6 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@cache
 def _spec(env: Env) -> EnvSpec:
     from sbrl.envs.make import make_spec  # loads gymnasium and ALE
 

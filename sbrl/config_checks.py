@@ -15,6 +15,7 @@ def check(config: Config) -> None:
     Raises:
         ValueError: the first rule that is broken, with the keys, their values, the consequence and the remedy.
     """
+    _check_environment(config)
     _check_steps(config)
     _check_exploration(config)
     _check_algorithm(config)
@@ -31,6 +32,14 @@ def warn(config: Config) -> tuple[str, ...]:
         for rule in (_warn_support, _warn_munchausen, _warn_self_prediction, _warn_weights, _warn_resets)
         for sentence in rule(config)
     )
+
+
+def _check_environment(config: Config) -> None:
+    if config.env.is_atari and config.env.kwargs:
+        raise ValueError(
+            f"env.kwargs is {config.env.kwargs} with env.id {config.env.id}: ALE games are not made by gymnasium.make, their "
+            f"settings are the other keys of env; leave env.kwargs out"
+        )
 
 
 def _check_steps(config: Config) -> None:
@@ -115,8 +124,8 @@ def _check_replay(config: Config) -> None:
     replay, min_size = config.replay, config.min_replay_size
     if min_size < replay.num_shards:
         raise ValueError(
-            f"replay.min_size is {min_size}, below replay.num_shards {replay.num_shards}: training would begin before every shard "
-            f"has a transition; raise replay.min_size or lower replay.num_shards"
+            f"replay.min_size is {min_size}, below replay.num_shards {replay.num_shards}: training would begin before every "
+            f"shard has a transition; raise replay.min_size or lower replay.num_shards"
         )
     if config.run.env_steps <= min_size:
         raise ValueError(
@@ -131,8 +140,8 @@ def _check_replay(config: Config) -> None:
     least = 1 / config.learner.updates_per_step
     if replay.ahead is not None and replay.ahead < least:
         raise ValueError(
-            f"replay.ahead is {replay.ahead:g}, below {least:g} (1 / learner.updates_per_step): the learner would wait for ever for "
-            f"the transitions of its next update; raise it or leave it unset"
+            f"replay.ahead is {replay.ahead:g}, below {least:g} (1 / learner.updates_per_step): the learner would wait for ever "
+            f"for the transitions of its next update; raise it or leave it unset"
         )
 
 

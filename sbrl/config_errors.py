@@ -30,6 +30,8 @@ _RULES = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "tuple_type": "must be a list",
+    "dict_type": "must be a mapping: names with values",
+    "invalid-json-value": "must be plain: text, a number, true, false, null, or a list or mapping of such",
     "model_type": "must be a section: keys with values",
 }
 
@@ -47,7 +49,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str:
-    path = [str(part) for part in item["loc"]]
+    path = [str(part) for part in item["loc"]][:3]  # an argument in env.kwargs may nest without end: its name will do
     field = ".".join(path)
     if item["type"] == "extra_forbidden":
         return f"unknown key {shown(field)}{_nearest_key(path, known)}"

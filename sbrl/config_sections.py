@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
 from sbrl.algorithms import ALGORITHMS
 from sbrl.config_errors import nearest
 
-# host:port, with a port of at most 65535
+ATARI_PREFIX = "ALE/"  # of the names of ALE's games
+# host:port, with a port of at most 65535; an IPv6 address is in brackets
 _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
-Address = Annotated[str, Field(pattern=rf"^[^:\s]+:{_PORT}$")]
+Address = Annotated[str, Field(pattern=rf"^([^:\s]+|\[[0-9A-Fa-f:.]+\]):{_PORT}$")]
 
 
 class Section(BaseModel):
@@ -56,6 +57,9 @@ class Env(Section):
     id: str = Field("ALE/Pong-v5", min_length=1)
     """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions; one of your
     own is written as Gymnasium does, package.module:Name-v0, where importing the module registers it."""
+    kwargs: dict[str, JsonValue] = {}
+    """Arguments of `gymnasium.make` and the environment's constructor, by name: plain values, lists and mappings. Not for ALE
+    games, whose settings are the keys below."""
     frame_skip: int = Field(4, ge=1, le=100)
     """ALE only: frames an action is repeated for; what is seen is the maximum over the last two. At zero no time would pass."""
     frame_size: int = Field(84, ge=36)
@@ -80,9 +84,25 @@ class Env(Section):
     32-bit floats or of another shape): stop ends the run; drop_episode drops the episode's rest and its return, counts it and
     goes on."""
 
+    @field_validator("id")
+    @classmethod
+    def _names_a_module_in_full(cls, value: str) -> str:
+        module, colon, name = value.rpartition(":")
+        if colon and not (name and all(module.split("."))):  # none, or a relative one
+            raise ValueError(
+                f"env.id={value!r} must be an environment's name, or package.module:Name-v0: the full name of the module that "
+                f"registers it, a colon and its name"
+            )
+        return value
+
+    @property
+    def name(self) -> str:
+        """The id without the module that registers it: ale_py:ALE/Pong-v5 is ALE/Pong-v5."""
+        return self.id.rpartition(":")[2]
+
     @property
     def is_atari(self) -> bool:
-        return self.id.startswith("ALE/")
+        return self.name.startswith(ATARI_PREFIX)
 
     @property
     def clips_rewards(self) -> bool:
@@ -249,7 +269,8 @@ class Replay(Section):
     capacity: int = Field(1_000_000, ge=1)
     """Transitions kept over all shards; the oldest are evicted first."""
     min_size: int | None = Field(None, ge=1)
-    """Transitions that the learner receives before the first update; unset: 20,000, or a tenth of run.env_steps if that is less."""
+    """Transitions that the learner receives before the first update; unset: 20,000, or a tenth of run.env_steps if that is
+    less."""
     prioritized: bool = True
     """Sample in proportion to priority (Schaul et al. 2016); uniformly otherwise."""
     priority_exponent: float = Field(0.5, gt=0, le=1)
@@ -260,11 +281,12 @@ class Replay(Section):
     importance_exponent: float = Field(0.5, gt=0, le=1)
     """The exponent of importance weights (beta; Dopamine: 0.5); at zero they would all be 1."""
     sampling: Literal["auto", "cached", "remote"] = "auto"
-    """Where batches are drawn: cached, in the learner's own memory, which receives every transition once; remote, in Reverb, for
-    replays that do not fit there; auto: cached where replay.capacity fits into what the learner may use."""
+    """Where batches are drawn: cached, in the learner's own memory, which receives every transition once; remote, in Reverb,
+    for replays that do not fit there; auto: cached where replay.capacity fits into what the learner may use."""
     ahead: float | None = Field(None, gt=0)
-    """Transitions that the learner may receive beyond those that its updates have earned, at least 1 / learner.updates_per_step,
-    or it would wait for ever for its next batch; unset: 64, or what two updates need if that is more."""
+    """Transitions that the learner may receive beyond those that its updates have earned, at least 1 /
+    learner.updates_per_step, or it would wait for ever for its next batch; unset: 64, or what two updates need if that is
+    more."""
     checkpoint_interval_seconds: float = Field(600.0, gt=0)
     """Seconds between two checkpoints of a shard; at zero shards would do nothing but save."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -302,9 +324,10 @@ class Network(Section):
     """Where the roles meet. A local run fills in free loopback ports; on Kubernetes the chart sets fixed ones."""
 
     bind_host: str = "127.0.0.1"
-    """Address servers listen on (0.0.0.0 in a pod)."""
+    """Address servers listen on, IPv4 or IPv6: one of the machine's, 0.0.0.0 for all of IPv4, or :: for all of both (a pod's
+    is the chart's `bindHost`). Replay shards listen on all of both whatever this says, for Reverb offers no choice."""
     coordinator_address: Address = "127.0.0.1:0"
-    """The coordinator's host:port; port 0 lets a local run choose."""
+    """The coordinator's host:port ([host]:port with an IPv6 address); port 0 lets a local run choose."""
     replay_addresses: tuple[Address, ...] = ()
     """Each shard's host:port, in order; empty lets a local run choose."""
     health_port: int = Field(0, ge=0, le=65535)

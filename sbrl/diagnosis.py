@@ -323,7 +323,7 @@ def _losses(run: Observation, status: RunStatus) -> Iterator[Finding]:
         text = f"{cut:,} {'episode was' if cut == 1 else 'episodes were'} dropped at a bad value that the environment returned"
         yield Finding("values", text, "the actors' logs name the value: mend the environment", wrong=False)
     if status.lost:
-        text = f"{status.lost:,} transitions of {status.env_steps:,} were lost since the run began, with actors or shards that died"
+        text = f"{status.lost:,} transitions of {status.env_steps:,} were lost since the run began, with actors or shards"
         yield Finding("lost", text, wrong=False)
 
 

@@ -146,7 +146,7 @@ class FleetMember:
             return self._instructions
 
     def wait_sampling(self, configured: str, stop: threading.Event) -> str:
-        """Where batches are drawn, cached or remote: what the config says, or for auto what the learner says, which is waited for.
+        """Where batches are drawn, cached or remote: what the config says, or for auto the learner, who is waited for.
 
         Returns an empty string if `stop` was set first.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient, RunState
@@ -14,6 +15,8 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 CALL_BEGINS_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
+
+SILENT_SECONDS = 10.0  # without an answer, which is then said: a coordinator that dies is back within less
 
 
 class FleetWatch:
@@ -25,6 +28,7 @@ class FleetWatch:
         self._thread = threading.Thread(target=self._run, name="fleet-watch", daemon=True)
         self._status = GetStatusResponse()
         self._answer_time = time.monotonic()
+        self._problem = "it has not been asked"
 
     def start(self) -> None:
         self._thread.start()
@@ -46,7 +50,11 @@ class FleetWatch:
         Raises:
             CoordinatorUnavailable: there was none in time.
         """
-        self._status = self._client.status()
+        try:
+            self._status = self._client.status()
+        except RunError as error:
+            self._problem = str(error)
+            raise
         self._answer_time = time.monotonic()
         return self._status
 
@@ -54,6 +62,11 @@ class FleetWatch:
     def age_seconds(self) -> float:
         """Since the newest answer."""
         return time.monotonic() - self._answer_time
+
+    @property
+    def problem(self) -> str:
+        """Why the newest question that had no answer had none; names the coordinator's address."""
+        return self._problem
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -64,6 +77,23 @@ class FleetWatch:
             except RunError:  # refused: this thread goes on asking all the same
                 logger.exception("no status")
             self._stopped.wait(self._interval)
+
+
+class SilenceNotice:
+    """Says it once when the coordinator has given no answer for `SILENT_SECONDS`, and why; and when it answers again."""
+
+    def __init__(self, watch: FleetWatch, say: Callable[[str], None]) -> None:
+        self._watch, self._say = watch, say
+        self._said = False
+
+    def look(self) -> None:
+        """To be called about once a second."""
+        is_silent = self._watch.age_seconds >= SILENT_SECONDS
+        if is_silent and not self._said:
+            self._say(f"no answer for {SILENT_SECONDS:.0f} s: {self._watch.problem}; asking on (see logs/coordinator.log)")
+        elif self._said and not is_silent:
+            self._say("the coordinator answers again")
+        self._said = is_silent
 
 
 def total(status: GetStatusResponse, name: str) -> float:

@@ -6,14 +6,14 @@ import os
 
 from sbrl import config as configs
 from sbrl.config import Config
-from sbrl.envs.make import make_spec
+from sbrl.envs.probe import probe
 from sbrl.errors import RunError, UsageError
 from sbrl.guard import Guard
 from sbrl.local_prometheus import LocalPrometheus, NoPrometheus
 from sbrl.local_run import LocalRun
-from sbrl.metadata import new_run_id, run_id_of, run_metadata
-from sbrl.networks.checks import check_network
-from sbrl.ports import check_port_free, free_ports
+from sbrl.metadata import check_same_environment, new_run_id, run_id_of, run_metadata
+from sbrl.networks.checks import check_device, check_network
+from sbrl.ports import check_host, check_port_free, free_ports, host_port, split_address
 from sbrl.run_directory import RunDirectory, any_checkpoint, replace_text
 from sbrl.stop_signals import StopRequest, catch_stop_signals
 from sbrl.summary import falls_short, missing_samples, run_so_far
@@ -43,8 +43,11 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
     """
     # All that can be found out before anything is made.
     check_wandb(config.run)
-    check_network(config, make_spec(config.env))
+    check_device(config.learner.device)
+    spec = probe(config.env)
+    check_network(config, spec)
     if resume:
+        check_same_environment(run_directory.config, config.env.id, spec)
         check_incomplete(config, run_directory)
         check_trainable(config, run_directory)
     else:
@@ -54,7 +57,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         if resume:
             config = place(config)  # now that no role of an earlier session holds a port any more
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
-        replace_text(run_directory.config, configs.dump(config, run_metadata(run_id)))
+        replace_text(run_directory.config, configs.dump(config, run_metadata(run_id, spec)))
         stop = StopRequest()
         with make_view(config, f"{config.env.id} in {run_directory.path}") as view:
             catch_stop_signals(lambda number: view.message(f"{number.name}: {STOPPING[min(stop.ask(), len(STOPPING)) - 1]}"))
@@ -73,7 +76,7 @@ def place(config: Config) -> Config:
     """The config with what was left open decided for this machine: ports of loopback and the number of actors.
 
     Raises:
-        UsageError: one port for the health or metrics of all processes.
+        UsageError: one port for the health or metrics of all processes, or an address that this machine does not have.
         RunError: a port that was asked for is taken.
     """
     network, host = config.network, config.network.bind_host
@@ -83,14 +86,14 @@ def place(config: Config) -> Config:
                 f"network.{name}={getattr(network, name)} would be every process's in a run on one machine: leave it 0, and "
                 f"each takes a free one, which its log names"
             )
+    check_host(host)
     chosen = free_ports(host, 1 + config.replay.num_shards)
     coordinator = network.coordinator_address
     if coordinator.endswith(":0"):
-        coordinator = f"{host}:{chosen[0]}"
-    shards = network.replay_addresses or tuple(f"{host}:{port}" for port in chosen[1:])
+        coordinator = host_port(host, chosen[0])
+    shards = network.replay_addresses or tuple(host_port(host, port) for port in chosen[1:])
     for address in (coordinator, *shards):
-        name, _, port = address.rpartition(":")
-        check_port_free(name, int(port))
+        check_port_free(*split_address(address))
     num_actors = config.actors.num_actors or max(1, len(os.sched_getaffinity(0)) // CORES_PER_ACTOR)
     tree = config.model_dump(mode="json")
     tree["network"].update(coordinator_address=coordinator, replay_addresses=list(shards))

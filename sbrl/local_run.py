@@ -15,7 +15,7 @@ from sbrl.draining import Draining
 from sbrl.episode_log import LogClient
 from sbrl.errors import RunError, SbrlError
 from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import FleetWatch, run_state
+from sbrl.fleet_watch import FleetWatch, SilenceNotice, run_state
 from sbrl.guard import Guard, kill_session
 from sbrl.local_prometheus import Prometheus
 from sbrl.progress import ProgressMeter
@@ -105,9 +105,11 @@ class LocalRun:
     def _supervise(self) -> bool:
         """Keeps the roles alive until the learner has ended (True) or the run is told to stop (False)."""
         meter = ProgressMeter(self._config)
+        silence = SilenceNotice(self._watch, self._view.message)
         while not self._stop.wait(LOOK_SECONDS):
             self._supervisor.check()
             self._prometheus.look(self._watch.status)
+            silence.look()
             if self._watch.status.members:
                 self._view.show(meter.read(self._watch.status))
             if self._supervisor.is_done("learner"):

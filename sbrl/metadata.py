@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import secrets
 import subprocess
 import time
@@ -12,37 +13,69 @@ from typing import Any
 
 import yaml
 
+from sbrl.envs.spec import EnvSpec
+from sbrl.errors import UsageError
 from sbrl.yaml_text import read_yaml_text
 
 PACKAGES = ("sbrl", "torch", "dm-reverb", "tensorflow-cpu", "numpy", "gymnasium", "ale-py")
 
 
-def run_metadata(run_id: str) -> dict[str, Any]:
-    """The run's id, versions of what matters, the git commit and the time."""
+def run_metadata(run_id: str, spec: EnvSpec) -> dict[str, Any]:
+    """The run's id, what its environment was like, versions of what matters, the git commit and the time."""
     return {
         "run_id": run_id,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "git_commit": git_commit(),
         "platform": platform.platform(),
+        "environment": spec.to_plain(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
 
 def new_run_id(env_id: str) -> str:
     """A name that no other run has, and that people can tell from others': game, time, four random digits."""
-    game = env_id.rpartition("/")[2].partition("-")[0].lower()
-    return f"{game}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    return f"{game_of(env_id)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def game_of(env_id: str) -> str:
+    """What people call an environment: ale_py:ALE/Pong-v5 is pong."""
+    return re.split("[:/]", env_id)[-1].partition("-")[0].lower()
 
 
 def run_id_of(config: Path) -> str:
     """The id of the run that a run.yaml belongs to; its folder's name where it has none, for it was written by hand."""
+    return str(_metadata_of(config).get("run_id") or config.resolve().parent.name)
+
+
+def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
+    """
+    Raises:
+        UsageError: `spec` is not what the environment of the run with this run.yaml was like when it began.
+    """
+    try:
+        before = EnvSpec.of_plain(_metadata_of(config)["environment"])
+    except (LookupError, TypeError, ValueError):  # begun by a version that did not write it down
+        return
+    changed = [
+        f"{name} {was!r} is now {now!r}"
+        for name, was, now in zip(spec._fields, before.to_plain().values(), spec.to_plain().values(), strict=True)
+        if was != now
+    ]
+    if changed:
+        raise UsageError(
+            f"env.id={env_id} has changed since the run began: {', '.join(changed)}; the run's network and its stored "
+            f"transitions were made with it: put the environment back as it was, or start a new run"
+        )
+
+
+def _metadata_of(config: Path) -> dict[str, Any]:
+    """The metadata in a run.yaml; nothing where there is none that can be read: whoever loads the config says so."""
     try:
         tree = read_yaml_text(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # whoever loads the config says so
-        tree = None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
-    found = metadata.get("run_id") if isinstance(metadata, dict) else None
-    return str(found or config.resolve().parent.name)
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def version(package: str) -> str:

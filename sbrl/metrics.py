@@ -47,8 +47,8 @@ class ActorMetrics(RoleMetrics):
         self.transitions_confirmed = self._counter("transitions_confirmed", "Transitions that a shard has confirmed")
         self.transitions_dropped = self._counter(
             "transitions_dropped",
-            "Transitions given up before a shard confirmed them, by reason: shard_lost, their shard was away and the stream went "
-            "on with another; stopped, the actor ended",
+            "Transitions given up before a shard confirmed them, by reason: shard_lost, their shard was away and the stream "
+            "went on with another; stopped, the actor ended",
             ["reason"],
             ["shard_lost", "stopped"],
         )
@@ -80,8 +80,8 @@ class LearnerMetrics(RoleMetrics):
         self.samples_due = self._gauge("samples_due", "Samples that may be trained on now and are not yet")
         self.state = self._gauge(
             "state",
-            "1 for the state the learner is in: filling its memory from the shards' logs, warming up to replay.min_size, waiting "
-            "for transitions, or training",
+            "1 for the state the learner is in: filling its memory from the shards' logs, warming up to replay.min_size, "
+            "waiting for transitions, or training",
             ["state"],
             LEARNER_STATES,
         )
@@ -127,8 +127,8 @@ class LearnerMetrics(RoleMetrics):
         self.td_error = self._gauge("td_error", "Mean absolute temporal difference error of a recent batch", unit="reward")
         self.phase_seconds = self._histogram(
             "phase_seconds",
-            "Time of each phase: waiting for transitions, taking segments into the memory, drawing a batch, the update, handing "
-            "weights over",
+            "Time of each phase: waiting for transitions, taking segments into the memory, drawing a batch, the update, "
+            "handing weights over",
             _PHASE_BUCKETS,
             ["phase"],
             LEARNER_PHASES,

@@ -26,6 +26,8 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 ANSWER_SECONDS = 3.0  # for one question to one role
 THREADS = 16
+# Metrics are on loopback or in the cluster, where no proxy that the environment names would find them.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SERVING, NOT_SERVING, SILENT = "serving", "not serving", "no answer"
 
 
@@ -169,7 +171,7 @@ def processes_of(run_directory: Path) -> list[Process]:
 def scrape(address: str, timeout: float) -> dict[str, float]:
     """The unlabelled metrics of the process at host:port by name; empty if it gives no answer in time."""
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=timeout) as response:
+        with DIRECT.open(f"http://{address}/metrics", timeout=timeout) as response:
             text = response.read().decode()
     except OSError:
         return {}

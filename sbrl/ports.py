@@ -6,10 +6,52 @@ import contextlib
 import random
 import socket
 from pathlib import Path
+from typing import Any
 
-from sbrl.errors import RunError
+from sbrl.errors import RunError, UsageError
 
 LOWEST_PORT = 10_240  # below are the ports that well-known services use
+
+
+def host_port(host: str, port: int) -> str:
+    """host:port, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """The host, without brackets, and the port of host:port."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """The kind of address that `host` is, IPv4 or IPv6, and what a socket of that kind binds.
+
+    Raises:
+        OSError: it is no address, and no name of one.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError:  # a name that no resolver could be asked for
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+    return family, place
+
+
+def check_host(host: str) -> None:
+    """Finds out whether a server could listen on an address at all.
+
+    Raises:
+        UsageError: it is none of this machine's.
+    """
+    try:
+        family, place = resolve(host, 0)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(place)
+    except OSError as error:
+        raise UsageError(
+            f"network.bind_host={host!r} is no address that this machine can listen on ({error.strerror}): give one that it "
+            f"has, such as 127.0.0.1, 0.0.0.0 for all of IPv4, or :: for all of IPv6 and IPv4"
+        ) from None
 
 
 def check_port_free(host: str, port: int) -> None:
@@ -18,14 +60,15 @@ def check_port_free(host: str, port: int) -> None:
     Raises:
         RunError: something else listens there, or the address is not this machine's.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise RunError(
-                f"port {port} on {host} cannot be used ({error.strerror}): stop what holds it, or choose another port"
-            ) from None
+    try:
+        family, place = resolve(host, port)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise RunError(
+            f"port {port} on {host} cannot be used ({error.strerror}): stop what holds it, or choose another port"
+        ) from None
 
 
 def free_ports(host: str, count: int) -> list[int]:

@@ -15,6 +15,7 @@ import grpc
 
 from sbrl.credentials import Credentials, TokenCheck, TokenSender
 from sbrl.errors import RunError
+from sbrl.ports import check_host, host_port, resolve
 
 # gRPC's own default lets two minutes pass between attempts: too long for a coordinator that restarts in one second.
 _CHANNEL_OPTIONS = (
@@ -26,6 +27,8 @@ _CHANNEL_OPTIONS = (
     # A peer whose machine is gone says nothing, and TCP takes a quarter of an hour to give it up. So do these.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # A proxy in the environment is for what is outside: it knows no pod and no port of loopback.
+    ("grpc.enable_http_proxy", 0),
 )
 # With SO_REUSEPORT two servers would share a port in silence, each seeing half of the calls.
 _SERVER_OPTIONS = (
@@ -117,18 +120,21 @@ def bind(server: grpc.Server, host: str, port: int, service: str, credentials: C
         credentials: with a certificate, the port speaks TLS.
 
     Raises:
-        RunError: the port is taken or the address is not this machine's.
+        UsageError: the host is no address of this machine.
+        RunError: the port is taken.
     """
-    where = f"cannot listen on {host}:{port} for the {service}"
+    check_host(host)
+    address = host_port(host, port)
+    where = f"cannot listen on {address} for the {service}"
     try:
         # Tried with a plain socket first: gRPC does not say why it failed, and writes lines of its own to standard error.
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        family, place = resolve(host, port)
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: a restart takes its port back at once
-            probe.bind((host, port))
+            probe.bind(place)
         if credentials.server is None:
-            return int(server.add_insecure_port(f"{host}:{port}"))
-        return int(server.add_secure_port(f"{host}:{port}", credentials.server))
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, credentials.server))
     except OSError as error:
         raise RunError(f"{where}: {error.strerror}") from None
     except RuntimeError as error:
@@ -137,9 +143,12 @@ def bind(server: grpc.Server, host: str, port: int, service: str, credentials: C
 
 def reachable_address(host: str, port: int) -> str:
     """host:port that other machines can connect to, for a server bound to `host`: a wildcard becomes this machine's address."""
-    if host not in ("0.0.0.0", "::", "[::]"):
-        return f"{host}:{port}"
+    if host not in ("0.0.0.0", "::"):
+        return host_port(host, port)
+    name = socket.gethostname()
     try:
-        return f"{socket.gethostbyname(socket.gethostname())}:{port}"
+        # A wildcard of IPv6 takes both kinds of address.
+        found = socket.getaddrinfo(name, port, socket.AF_INET if host == "0.0.0.0" else 0, socket.SOCK_STREAM)
     except OSError:
-        return f"{socket.gethostname()}:{port}"
+        return f"{name}:{port}"
+    return host_port(str(found[0][4][0]), port)

@@ -19,7 +19,7 @@ LEAST_RECEIVED = 0.5  # of what was collected: a network that has seen less is n
 
 def frames_per_step(config: Config) -> int:
     """Emulator frames in one agent step: `env.frame_skip` for ALE games, 1 elsewhere."""
-    return config.env.frame_skip if config.env.id.startswith("ALE/") else 1
+    return config.env.frame_skip if config.env.is_atari else 1
 
 
 def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, complete: bool) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def doing(member: Member) -> str:
             )
         case "learner":
             return (
-                f"{counters.get('updates', 0):,.0f} updates, {gauges.get('memory_transitions', 0):,.0f} transitions, loss {gauges.get('loss', 0):.4g}, "
+                f"{counters.get('updates', 0):,.0f} updates, {gauges.get('memory_transitions', 0):,.0f} transitions, "
+                f"loss {gauges.get('loss', 0):.4g}, "
                 f"waited {duration(counters.get('blocked_seconds', 0))}, {gauges.get('shards_ready', 0):.0f} shards answer"
             )
         case "evaluator":

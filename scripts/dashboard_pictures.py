@@ -13,7 +13,6 @@ import sys
 import textwrap
 import time
 import urllib.parse
-import urllib.request
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from sbrl.observation import DIRECT
 from scripts.dashboards import dashboards
 
 WINDOW_SECONDS = 3600.0
@@ -86,7 +86,7 @@ def series_of(address: str, panel: dict[str, Any], names: dict[str, str], second
 def query_range(address: str, expression: str, seconds: float, end: float) -> list[dict[str, Any]]:
     """Prometheus' answer for the last `seconds` seconds before `end`."""
     question = urllib.parse.urlencode({"query": expression, "start": end - seconds, "end": end, "step": seconds / POINTS})
-    with urllib.request.urlopen(f"http://{address}/api/v1/query_range?{question}", timeout=30) as response:
+    with DIRECT.open(f"http://{address}/api/v1/query_range?{question}", timeout=30) as response:
         result: list[dict[str, Any]] = json.load(response)["data"]["result"]
     return result
 

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from sbrl.doctor import WRONG
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import total
-from sbrl.observation import processes_of
+from sbrl.observation import DIRECT, processes_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,7 +129,7 @@ class Watched:
 
     def alerts(self) -> dict[str, str]:
         """The state of each alert that is pending or firing."""
-        with urllib.request.urlopen(f"http://{self.prometheus}/api/v1/alerts", timeout=10) as response:
+        with DIRECT.open(f"http://{self.prometheus}/api/v1/alerts", timeout=10) as response:
             found: list[dict[str, Any]] = json.load(response)["data"]["alerts"]
         states: dict[str, str] = {}
         for alert in found:

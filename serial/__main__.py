@@ -13,11 +13,13 @@ from sbrl import config as configs
 from sbrl.cli import add_config_arguments, closing_lines
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
-from sbrl.envs.make import make_spec
+from sbrl.envs.probe import probe
 from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import Context, configure_logging
 from sbrl.metadata import new_run_id, run_metadata
+from sbrl.networks.checks import check_network
+from sbrl.networks.devices import find_device
 from sbrl.output import outlive_output
 from sbrl.progress import ProgressMeter
 from sbrl.run_directory import RunDirectory, replace_text
@@ -44,13 +46,16 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(
             f"run.wandb_mode={config.run.wandb_mode}: --serial keeps no logs but its results; leave out one of the two"
         )
-    make_spec(config.env)  # an unknown game is found out before anything is made
-    configure_torch(num_threads=1)
     directory.check_new()
+    # What would end the run is found out before anything is made.
+    spec = probe(config.env)
+    check_network(config, spec)
+    find_device(config.learner.device)
+    configure_torch(num_threads=1)
     with directory.lock():
         run_id = new_run_id(config.env.id)
         configure_logging(Context("serial", "serial", run_id), config.run.log_level)
-        replace_text(directory.config, configs.dump(config, run_metadata(run_id)))
+        replace_text(directory.config, configs.dump(config, run_metadata(run_id, spec)))
         with make_view(config, f"{config.env.id}, serial, in {directory.path}") as view:
             train(config, directory, view)
     print(closing_lines(directory, complete=True))

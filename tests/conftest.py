@@ -11,6 +11,9 @@ from hypothesis import settings
 
 # Read when torch is loaded: a second thread makes small networks many times slower on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests ask servers on loopback by other means than the programs, which take no proxy: behind one they would wait for it.
+_given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+os.environ["no_proxy"] = f"{_given},127.0.0.1,localhost"
 
 # The same examples every time, and no limit on one example's time: these machines are shared.
 settings.register_profile("sbrl", deadline=None, derandomize=True)

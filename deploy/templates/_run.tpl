@@ -6,7 +6,7 @@
 {{- $open := dict "bind_host" "127.0.0.1" "coordinator_address" "127.0.0.1:0" "replay_addresses" list "health_port" 0 "metrics_port" 0 -}}
 {{- range $key, $value := $run.network -}}
 {{- if ne (toJson $value) (toJson (get $open $key)) -}}
-{{- fail (printf "\n\nrun.network.%s is laid out by the chart: leave run.network out, and see ports and clusterDomain.\n" $key) -}}
+{{- fail (printf "\n\nrun.network.%s is laid out by the chart: leave run.network out, and see ports, bindHost and clusterDomain.\n" $key) -}}
 {{- end -}}
 {{- end -}}
 {{- $replay := $run.replay -}}
@@ -21,13 +21,16 @@
 {{- $addresses = append $addresses (printf "%s:%d" $host (int $.Values.ports.replay)) -}}
 {{- end -}}
 {{- $_ := set $run "network" (dict
-  "bind_host" "0.0.0.0"
+  "bind_host" .Values.bindHost
   "coordinator_address" (printf "%s:%d" (include "sbrl.coordinatorHost" .) (int .Values.ports.coordinator))
   "replay_addresses" $addresses
   "health_port" (int .Values.ports.health)
   "metrics_port" (int .Values.ports.metrics)
 ) -}}
-{{- toYaml $run -}}
+{{- /* As JSON, which is YAML, too: toYaml writes 1000000 as 1e+06, and an environment's whole number would be none. */ -}}
+{{- $kwargs := toJson (get $run.env "kwargs" | default dict) -}}
+{{- $_ := set $run.env "kwargs" "KWARGS" -}}
+{{- toYaml $run | replace "kwargs: KWARGS" (printf "kwargs: %s" $kwargs) -}}
 {{- end -}}
 
 {{/*
@@ -91,7 +94,7 @@ updates per step, capacity and error buffer. Knows nothing where there is no clu
 {{- $fixed := dict
   "run" (list "seed")
   "env" (list "id" "frame_skip" "frame_size" "frame_stack" "repeat_action_probability" "noop_max" "terminal_on_life_loss"
-    "full_action_space" "max_episode_steps" "clip_rewards")
+    "full_action_space" "max_episode_steps" "clip_rewards" "kwargs")
   "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
     "v_max" "num_quantiles" "tau_embedding_size")
   "learner" (list "batch_size" "updates_per_step")

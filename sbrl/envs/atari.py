@@ -27,8 +27,6 @@ from sbrl.envs.spec import EnvSpec, StepResult
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for every environment
 
-PREFIX = "ALE/"
-
 
 def make_vector_env(env: Env, rom: str, num_envs: int, num_threads: int, picture: Mapping[str, Any]) -> AtariVectorEnv:
     """ALE's vector environment; `picture` says what is seen of the game and has no influence on how it goes.

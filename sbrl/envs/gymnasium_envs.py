@@ -11,18 +11,24 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sbrl.config import Env
+from sbrl.envs.answers import fault, read_reset, read_step
 from sbrl.envs.spec import EnvSpec, StepResult
+from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, call, refusal
 from sbrl.envs.values import BadValueError, check_observation, to_flag, to_reward
 from sbrl.errors import FinalError, UsageError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 BAD_IN_A_ROW = 10  # values, without a good step in between: such an environment has nothing to learn from
 LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense network is the wrong one
 
 
 class GymnasiumEnvs:
-    """E environments stepped one after the other."""
+    """E environments stepped one after the other.
+
+    Whatever their code raises, and whatever they return that Gymnasium's API or their spaces do not allow, is a UsageError. A
+    value that cannot be learned from is a FinalError, or costs the rest of its episode (env.on_bad_value).
+    """
 
     def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool, render_mode: str | None = None) -> None:
         """
@@ -33,17 +39,16 @@ class GymnasiumEnvs:
             UsageError: the environment cannot be made (a package is missing, say), its actions are not discrete, or its
                 observations are of no kind that is supported.
         """
-        self.num_envs = num_envs
+        self.num_envs, self._id = num_envs, env.id
         rendering: dict[str, Any] = (
             {} if render_mode is None else {"render_mode": render_mode}
         )  # not every environment knows the argument
         # Gymnasium's checker only slows steps down and warns of what the environment's authors could change.
+        arguments = {"disable_env_checker": True, **env.kwargs, **rendering}
         try:
-            self._envs = [gymnasium.make(env.id, disable_env_checker=True, **rendering) for _ in range(num_envs)]
-        except (gymnasium.error.Error, ImportError) as error:  # most often a package that is missing: the error names it
-            raise UsageError(f"env.id={env.id} cannot be made: {error}") from None
-        except TypeError as error:
-            if render_mode is None or "render_mode" not in str(error):
+            self._envs = [call(env.id, MADE, gymnasium.make, env.name, **arguments) for _ in range(num_envs)]
+        except UsageError as error:
+            if render_mode is None or not isinstance(error.__cause__, TypeError) or "render_mode" not in str(error.__cause__):
                 raise
             raise UsageError(f"env.id={env.id} draws no picture: it takes no render_mode, as Gymnasium's own do") from None
         self._env = env
@@ -51,7 +56,11 @@ class GymnasiumEnvs:
         self._bad_in_a_row = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
-        self.spec = make_gymnasium_spec(env.id, self._envs[0], clip_rewards)
+        self.spec = call(env.id, MADE, make_gymnasium_spec, env.id, self._envs[0], clip_rewards)
+        # Kept, for each look-up goes through all wrappers.
+        self._space, actions = self._envs[0].observation_space, self._envs[0].action_space
+        assert isinstance(actions, spaces.Discrete)  # or there were no spec
+        self._start = int(actions.start)
         self._observation = np.zeros((num_envs, *self.spec.observation_shape), self.spec.frame_dtype)
 
     def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
@@ -68,9 +77,13 @@ class GymnasiumEnvs:
         terminated, truncated, bad = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
         self._steps += 1
         for k, env in enumerate(self._envs):
-            reached, gained, ended, cut, _ = env.step(self._start + int(actions[k]))
+            answer = call(self._id, STEPPED, env.step, self._start + int(actions[k]))
+            reached, gained, ended, cut = read_step(self._id, answer)
             try:
-                checked = to_reward(gained), to_flag("terminated", ended), to_flag("truncated", cut), self._frame(reached)
+                checked = (
+                    *(to_reward(gained), to_flag("terminated", ended), to_flag("truncated", cut)),
+                    self._frame(reached, STEPPED),
+                )
             except BadValueError as error:
                 self._refuse(k, error, f"in step {self._steps[k]} of an episode")
                 bad[k], observation[k] = True, self._observation[k]
@@ -83,21 +96,18 @@ class GymnasiumEnvs:
 
     def close(self) -> None:
         for env in self._envs:
-            env.close()
-
-    @property
-    def _start(self) -> int:
-        space = self._envs[0].action_space
-        assert isinstance(space, spaces.Discrete)
-        return int(space.start)
+            try:
+                call(self._id, CLOSED, env.close)
+            except UsageError as error:  # nothing that was collected is the worse for it
+                _log.warning("%s", error)
 
     def _first_frame(self, k: int) -> NDArray[Any]:
         """Begins an episode of environment `k`; its first observation as `_frame` has it."""
         while True:
-            first, _ = self._envs[k].reset(seed=self._seeds[k])
+            answer = call(self._id, RESET, self._envs[k].reset, seed=self._seeds[k])
             self._seeds[k] = None  # later episodes go on from the generator that the first one seeded
             try:
-                return self._frame(first)
+                return self._frame(read_reset(self._id, answer), RESET)
             except BadValueError as error:
                 self._refuse(k, error, "at a reset")
 
@@ -121,19 +131,22 @@ class GymnasiumEnvs:
                 f"mend the environment"
             )
         if self._bad.bit_count() == 1:  # the first, the second, the fourth, ...: a line each would fill the log
-            logger.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
+            _log.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
 
-    def _frame(self, observation: Any) -> NDArray[Any]:
+    def _frame(self, observation: Any, what: str) -> NDArray[Any]:
         """[1, *frame_shape]: channels first for grids, all else flat (numbers one-hot).
 
         Raises:
+            UsageError: it is not what the environment's space says; `what` was done to get it.
             BadValueError: it cannot be learned from.
         """
-        check_observation(self._envs[0].observation_space, observation)
+        if found := fault(self._space, observation):
+            raise refusal(self._id, what, f"its observation {found}")
+        check_observation(self._space, observation)
         if self.spec.kind == "grid":
             frame = np.moveaxis(np.asarray(observation), -1, 0)
         else:
-            frame = np.asarray(spaces.flatten(self._envs[0].observation_space, observation))
+            frame = np.asarray(spaces.flatten(self._space, observation))
         return frame.astype(self.spec.frame_dtype)[None]
 
 
@@ -155,9 +168,10 @@ def make_gymnasium_spec(env_id: str, env: gymnasium.Env[Any, Any], clip_rewards:
         height, width, channels = observations.shape
         if max(height, width) <= 32 and float(np.max(observations.high)) <= 1:
             return EnvSpec(int(actions.n), (channels, height, width), np.dtype(np.uint8), 1, "grid", clip_rewards)
-    if observations.is_np_flattenable and spaces.flatdim(observations) <= LARGEST_VECTOR:
+    if isinstance(observations, spaces.Space) and observations.is_np_flattenable:
         size = spaces.flatdim(observations)
-        return EnvSpec(int(actions.n), (size,), np.dtype(np.float32), 1, "vector", clip_rewards)
+        if size <= LARGEST_VECTOR:
+            return EnvSpec(int(actions.n), (size,), np.dtype(np.float32), 1, "vector", clip_rewards)
     raise UsageError(
         f"env.id={env_id}: its observation space is {observations}; supported are ALE games, grids of 0/1 planes up to 32 x 32 "
         f"(MinAtar) and whatever Gymnasium flattens to a vector of at most {LARGEST_VECTOR} numbers: wrap the environment"

@@ -11,9 +11,11 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as Registration
 
 from sbrl.config import Env
-from sbrl.envs.atari import PREFIX, AtariEnvs
+from sbrl.config_sections import ATARI_PREFIX
+from sbrl.envs.atari import AtariEnvs
 from sbrl.envs.gymnasium_envs import GymnasiumEnvs
 from sbrl.envs.spec import EnvSpec, VectorEnv
+from sbrl.envs.user_code import MADE, call
 from sbrl.errors import UsageError
 
 MINATAR_PREFIX = "MinAtar/"
@@ -29,11 +31,9 @@ def make_envs(env: Env, num_envs: int, seed: int, num_threads: int = 1) -> Vecto
         UsageError: unknown id, actions that are not discrete, observations that are not supported.
     """
     registration = look_up(env.id)
-    is_atari = env.id.startswith(PREFIX)
-    clip_rewards = is_atari if env.clip_rewards is None else env.clip_rewards
-    if is_atari:
-        return AtariEnvs(env, registration.kwargs["game"], num_envs, seed, num_threads, clip_rewards)
-    return GymnasiumEnvs(env, num_envs, seed, clip_rewards)
+    if env.is_atari:
+        return AtariEnvs(env, registration.kwargs["game"], num_envs, seed, num_threads, env.clips_rewards)
+    return GymnasiumEnvs(env, num_envs, seed, env.clips_rewards)
 
 
 def make_spec(env: Env) -> EnvSpec:
@@ -49,21 +49,26 @@ def look_up(env_id: str) -> Registration:
     """Gymnasium's registration of an id, which may name the module that registers it: module:Name-v0.
 
     Raises:
-        UsageError: there is none; names the nearest ones.
+        UsageError: there is none, and names the nearest ones; or its module cannot be imported.
     """
-    module, _, env_id = env_id.rpartition(":")
+    module, _, name = env_id.rpartition(":")
     if module:
-        _import_module(module, env_id)
+        call(env_id, MADE, _import_module, module, name)
+    env_id = name
     if env_id.startswith(MINATAR_PREFIX):
         _register_minatar()
     registry = gymnasium.envs.registry
     # ALE's games are registered under older ids too, with other protocols: one form is enough, and its settings are ours.
     known = [name for name, spec in registry.items() if not _is_ale(spec) or re.fullmatch(r"ALE/\w+-v5", name)]
     if env_id in known:
+        if env_id.startswith(ATARI_PREFIX) and not _is_ale(registry[env_id]):
+            raise UsageError(
+                f"env.id={env_id} is no ALE game: register it under a name without {ATARI_PREFIX} at its beginning"
+            )
         return registry[env_id]
     # People write Pong, pong or PongNoFrameskip-v4: compare by the bare name as well, ALE's games first.
     bare: dict[str, str] = {}
-    for name in sorted(known, key=lambda name: (not name.startswith(PREFIX), len(name))):
+    for name in sorted(known, key=lambda name: (not name.startswith(ATARI_PREFIX), len(name))):
         bare.setdefault(_bare_name(name), name)
     near = [bare[name] for name in difflib.get_close_matches(_bare_name(env_id), list(bare), n=3, cutoff=0.6)]
     near = list(dict.fromkeys(near + difflib.get_close_matches(env_id, known, n=3, cutoff=0.6)))[:3]
@@ -74,7 +79,7 @@ def look_up(env_id: str) -> Registration:
 def _import_module(module: str, env_id: str) -> None:
     try:
         importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UsageError(
             f"env.id={module}:{env_id} cannot be made: {error}; the module that registers {env_id} must be installed, or on "
             f"PYTHONPATH"

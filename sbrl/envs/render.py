@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import ale_py
 import numpy as np
 from ale_py import roms
-from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from sbrl.config import Env
-from sbrl.envs.atari import PREFIX, make_vector_env
+from sbrl.envs.atari import make_vector_env
 from sbrl.envs.gymnasium_envs import GymnasiumEnvs
 from sbrl.envs.make import look_up, make_envs
 from sbrl.envs.spec import EnvSpec, StepResult
+from sbrl.envs.user_code import describe
 from sbrl.errors import RunError, UsageError
 
 ALE_FRAMES_PER_SECOND = 60
@@ -48,7 +48,7 @@ def make_rendered_env(env: Env, seed: int) -> RenderedEnv:
         UsageError: as `make_envs` does, or the environment draws no pictures.
     """
     registration = look_up(env.id)
-    if env.id.startswith(PREFIX):
+    if env.is_atari:
         return RenderedAtari(env, registration.kwargs["game"], seed)
     return RenderedGymnasium(env, seed)
 
@@ -107,11 +107,11 @@ class RenderedGymnasium(GymnasiumEnvs):
         env = self._envs[0]
         try:
             drawn = env.render()
-        except (DependencyNotInstalled, NotImplementedError) as error:
-            raise UsageError(f"{env.spec.id if env.spec else env} draws no picture: {error}") from None
+        except Exception as error:  # a package is missing, most often: the error names it
+            raise UsageError(f"env.id={self._id} draws no picture: {describe(error)}") from error
         picture = np.asarray(drawn)
         if picture.ndim != 3 or picture.shape[2] != 3:
-            raise UsageError(f"{env.spec.id if env.spec else env} draws no picture: its render() gives {type(drawn).__name__}")
+            raise UsageError(f"env.id={self._id} draws no picture: its render() gives {type(drawn).__name__}")
         if picture.dtype != np.uint8:  # MinAtar's are fractions
             picture = np.round(255 * picture).astype(np.uint8)
         return picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,19 @@ class EnvSpec(NamedTuple):
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation, without a batch dimension: [stack, *frame_shape]."""
         return (self.stack, *self.frame_shape)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON and YAML can hold it."""
+        return {**self._asdict(), "frame_shape": list(self.frame_shape), "frame_dtype": self.frame_dtype.name}
+
+    @classmethod
+    def of_plain(cls, plain: Any) -> Self:
+        """
+        Raises:
+            TypeError, ValueError: it is nothing that `to_plain` gives.
+        """
+        spec = cls(**plain)
+        return spec._replace(frame_shape=tuple(spec.frame_shape), frame_dtype=np.dtype(spec.frame_dtype))
 
 
 class StepResult(NamedTuple):

@@ -197,7 +197,7 @@ class Store:
             execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (progress.SerializeToString(),))
 
     def ended_actors(self, since: float) -> list[EndedActor]:
-        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with what they collected under all their leases.
+        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with what they collected in all.
 
         An actor is a process, named by its first incarnation, as in the streams that it writes.
         """

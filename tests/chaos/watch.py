@@ -6,7 +6,6 @@ import itertools
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import FleetWatch
-from sbrl.observation import processes_of
+from sbrl.observation import DIRECT, processes_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 LOOK_SECONDS = 0.5
@@ -113,7 +112,7 @@ class Watch:
             if member.role != role:
                 continue
             try:
-                with urllib.request.urlopen(f"http://{member.metrics_address}/metrics", timeout=ANSWER_SECONDS) as response:
+                with DIRECT.open(f"http://{member.metrics_address}/metrics", timeout=ANSWER_SECONDS) as response:
                     found = pattern.search(response.read().decode())
             except OSError:  # it is stopped, or has just ended
                 return

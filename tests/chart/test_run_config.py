@@ -9,7 +9,7 @@ import yaml
 
 from sbrl.config import Config, build, load
 from sbrl.presets import PRESETS
-from tests.chart.helm import OVERLAYS, ROOT, container, pod_templates, render, template
+from tests.chart.helm import OVERLAYS, ROOT, WORKLOADS, container, pod_templates, render, template
 
 SECTIONS = ("run", "env", "agent", "learner", "replay", "actors", "evaluator", "network")
 
@@ -63,6 +63,20 @@ def test_ports_and_domain_are_followed(tmp_path):
     assert (network.health_port, network.metrics_port) == (9003, 9004)
     assert container(objects, "actor")["livenessProbe"]["grpc"]["port"] == 9003
     assert {"name": "replay", "containerPort": 9002} in container(objects, "replay")["ports"]
+
+
+def test_an_environments_arguments_arrive_as_they_are(tmp_path):
+    kwargs = {"size": 5_000_000, "share": 1e-8, "text": "a<b & 'c' {{ x }}", "nested": {"list": [1, 2.5, None, True]}}
+    values = yaml.safe_dump({"run": {"env": {"id": "CartPole-v1", "kwargs": kwargs}}})
+    read = config_of(render(values=values), tmp_path).env.kwargs
+    assert read == kwargs
+    assert isinstance(read["size"], int)
+
+
+def test_pods_listen_on_ipv6_where_they_are_told_to(tmp_path):
+    assert config_of(render(values="bindHost: '::'"), tmp_path).network.bind_host == "::"
+    assert rolled("bindHost: '::'") == set(WORKLOADS)
+    assert "bindHost" in template(values="bindHost: 10.0.0.1").stderr
 
 
 def rolled(values):

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sbrl.config import build, dump
+from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
 from sbrl.log_lines import as_json, without_repeats
 from sbrl.logs import FORMAT_VARIABLE, Context, JsonFormatter, TextFormatter, configure_logging, json_line, log_format
@@ -28,6 +30,7 @@ CONTEXT = Context("replay", "replay-0", "pong-1")
 KEYS = ["time", "level", "role", "name", "run_id", "message", "logger"]
 JSON_ENVIRONMENT = {**os.environ, FORMAT_VARIABLE: "json"}
 LIMIT = 100.0
+SPEC = EnvSpec(2, (4,), np.dtype(np.float32), 1, "vector", False)
 
 
 def record(message: str, *arguments: object, error: bool = False) -> logging.LogRecord:
@@ -119,7 +122,7 @@ def test_a_run_has_one_id(tmp_path: Path) -> None:
     assert first != second
     assert re.fullmatch(r"pong-\d{8}-\d{6}-[0-9a-f]{4}", first)
     path = tmp_path / "run.yaml"
-    path.write_text(dump(build({}), run_metadata(first)), encoding="utf-8")
+    path.write_text(dump(build({}), run_metadata(first, SPEC)), encoding="utf-8")
     assert run_id_of(path) == first
     path.write_text(dump(build({})), encoding="utf-8")
     assert run_id_of(path) == tmp_path.name
@@ -132,7 +135,7 @@ def write_config(directory: Path) -> Path:
     network = {"coordinator_address": f"127.0.0.1:{coordinator}", "replay_addresses": [f"127.0.0.1:{shard}"]}
     path = directory / "run.yaml"
     config = build({"env": {"id": "CartPole-v1"}, "replay": {"num_shards": 1}, "network": network})
-    path.write_text(dump(config, run_metadata("cartpole-7")), encoding="utf-8")
+    path.write_text(dump(config, run_metadata("cartpole-7", SPEC)), encoding="utf-8")
     return path
 
 

@@ -23,6 +23,9 @@ USAGE, FAILURE = 2, 1
         (["env.id=ALE/Pomg-v5"], ["ALE/Pomg-v5", "ALE/Pong-v5"]),
         (["env.id=Pong"], ["ALE/Pong-v5"]),
         (["env.id=Pendulum-v1"], ["discrete"]),
+        (["env.id=.relative:Own-v0"], ["'.relative:Own-v0'", "package.module:Name-v0"]),
+        (["env.id=CartPole-v1", "env.kwargs.colour=red"], ["cannot be made", "'colour'", "env.kwargs"]),
+        (["network.bind_host=locahlost.invalid"], ["network.bind_host='locahlost.invalid'", "127.0.0.1"]),
         (["learner.bach_size=4"], ["unknown key 'learner.bach_size'", "learner.batch_size"]),
         (["learner.batch_size=0"], ["learner.batch_size", "at least 1"]),
         (["run.env_steps"], ["section.key=value"]),
@@ -82,7 +85,42 @@ def test_taken_port(tmp_path: Path) -> None:
 
 def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
     done = sbrl("train", "--run-dir", str(tmp_path / "run"), *FAST, "learner.device=cuda:63", timeout=100)
-    check(done.returncode, done.stderr, FAILURE, ["learner.device=cuda:63", "CUDA"])
+    check(done.returncode, done.stderr, USAGE, ["learner.device=cuda:63", "CUDA"])
+    assert not (tmp_path / "run").exists()
+
+
+OLD_API = """
+import gymnasium, numpy
+
+class Old(gymnasium.Env):
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Box(0, 1, (4,))
+    def reset(self, *, seed=None, options=None):
+        return numpy.zeros(4), {}
+    def step(self, action):
+        return numpy.zeros(4), 0.0, False, {}
+
+gymnasium.register("Old-v0", entry_point=Old)
+"""
+
+
+def test_an_environment_that_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old_api.py").write_text(OLD_API, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    setting, words = (
+        "env.id=old_api:Old-v0",
+        ["env.id=old_api:Old-v0 cannot be stepped", "it returned 4 values", "truncated, info"],
+    )
+    for mode in ((), ("--serial",)):
+        done = sbrl("train", "--run-dir", str(tmp_path / "run"), *FAST, setting, *mode)
+        check(done.returncode, done.stderr, USAGE, words)
+        assert not (tmp_path / "run").exists()
+    config = tmp_path / "run.yaml"
+    network = ("network.coordinator_address=127.0.0.1:9", "network.replay_addresses=['127.0.0.1:10','127.0.0.1:11']")
+    config.write_text(sbrl("config", "show", *FAST, setting, *network).stdout, encoding="utf-8")
+    for role in ("actor", "evaluator"):
+        done = sbrl(role, "--config", str(config))
+        check(done.returncode, done.stderr, USAGE, words)
 
 
 def test_run_directory_of_another_schema(tmp_path: Path) -> None:

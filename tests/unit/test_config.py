@@ -62,6 +62,13 @@ def test_override_values_have_the_types_people_mean(override: str, value: object
     assert getattr(getattr(config.load(overrides=[override]), section), key) == value
 
 
+def test_arguments_of_an_environment_are_plain_values_that_merge_and_are_read_back(tmp_path: Path):
+    path = write(tmp_path, "env: {id: CartPole-v1, kwargs: {size: 8, walls: {left: 1}}}")
+    loaded = config.load(path, overrides=["env.kwargs.walls.right=[2.5, null]", "env.kwargs.name=yes"])
+    assert loaded.env.kwargs == {"size": 8, "walls": {"left": 1, "right": [2.5, None]}, "name": True}
+    assert config.load(write(tmp_path, config.dump(loaded))) == loaded
+
+
 def test_a_file_reads_numbers_as_overrides_do(tmp_path: Path):
     assert config.load(write(tmp_path, "run: {env_steps: 60e3}")).run.env_steps == 60_000
 
@@ -108,6 +115,13 @@ def test_unknown_key_names_the_nearest(override: str, unknown: str, near: str):
         ("agent.algorithm=qrdqn", "did you mean 'qr-dqn'", "algorithms: dqn, m-dqn, c51"),
         ("env.frame_size=20", "must be at least 36", "least the Nature CNN can take"),
         ("env.id=''", "must not be empty", "Gymnasium id"),
+        ("env.id=:Own-v0", "must be an environment's name", "package.module:Name-v0"),
+        ("env.id=.own:Own-v0", "must be an environment's name", "package.module:Name-v0"),
+        ("env.id='own:'", "must be an environment's name", "package.module:Name-v0"),
+        ("env.kwargs=5", "must be a mapping", "gymnasium.make"),
+        ("env.kwargs.when=2020-01-01", "must be plain", "gymnasium.make"),
+        ("env.kwargs.size=[.inf]", "must be a finite number", "gymnasium.make"),
+        ("env.kwargs={1: 2}", "must be text", "gymnasium.make"),
         ("network.replay_addresses=[here]", "must match", "host:port"),
         ("run=5", "must be a section", ""),
     ],
@@ -123,6 +137,7 @@ def test_a_bad_value_names_field_rule_and_consequence(override: str, rule: str, 
 @pytest.mark.parametrize(
     ("overrides", "fields", "consequence"),
     [
+        (["env.kwargs.size=4"], ["env.kwargs", "env.id"], "not made by gymnasium.make"),
         (["replay.capacity=10"], ["replay.capacity", "replay.min_size"], "would wait for ever"),
         (["replay.min_size=1"], ["replay.min_size", "replay.num_shards"], "every shard needs one"),
         (["run.env_steps=500", "replay.min_size=500"], ["run.env_steps", "replay.min_size"], "end before its first update"),
@@ -219,7 +234,7 @@ def test_a_file_of_another_schema(tmp_path: Path):
     env_steps=st.integers(100, 10**9),
     learning_rate=st.floats(1e-12, 1.0),
     batch_size=st.integers(1, 4096),
-    env_id=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
+    env_id=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters=":"), min_size=1),
     num_actors=st.none() | st.integers(1, 1024),
     clip_rewards=st.none() | st.booleans(),
 )
@@ -289,6 +304,8 @@ def test_stored_steps():
 
 def test_the_schema_describes_every_key():
     schema = json.loads(config.json_schema())
+    anything = schema["$defs"].pop("JsonValue")  # of env.kwargs
+    assert anything == {}
     described = [("", schema), *schema["$defs"].items()]
     missing = [
         f"{name}.{key}"
@@ -301,6 +318,7 @@ def test_the_schema_describes_every_key():
 
 
 def test_a_message_shows_no_more_of_a_long_value_than_helps():
+    assert len(refusal(f"env.kwargs.a={'[' * 300}{']' * 300}")) < 1000
     for override in (f"run.seed={'x' * 10_000}", "y" * 10_000, f"run.{'z' * 10_000}=1"):
         with pytest.raises(UsageError) as caught:
             config.load(overrides=[override])

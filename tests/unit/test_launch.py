@@ -21,6 +21,7 @@ def config(*overrides: str) -> Config:
     ("override", "field"),
     [
         ("env.id=ALE/Breakout-v5", "env.id"),
+        ("env.kwargs={size: 4}", "env.kwargs"),
         ("agent.n_step=5", "agent.stored_steps"),
         ("agent.hidden_size=64", "agent.hidden_size"),
         ("replay.num_shards=3", "replay.num_shards"),
@@ -30,7 +31,7 @@ def config(*overrides: str) -> Config:
 )
 def test_a_resumed_run_keeps_what_it_was_made_with(override: str, field: str) -> None:
     with pytest.raises(UsageError, match="cannot become") as error:
-        check_resumable_with(config(), config(override))
+        check_resumable_with(config("env.id=CartPole-v1"), config("env.id=CartPole-v1", override))
     assert field in str(error.value)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from learner.records import Batch, HostCopy, Sequence, UpdateResult
-from learner.update import UpdateStep, find_device, make_update_step
+from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import RunError
+from sbrl.errors import RunError, UsageError
 from sbrl.networks.build import build_network
+from sbrl.networks.devices import find_device
 
 FRAMES = EnvSpec(3, (36, 36), np.dtype(np.uint8), 4, "frames", True)
 VECTOR = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
@@ -262,7 +263,7 @@ def test_gradient_norm_before_the_first_update() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_asked_for_and_absent() -> None:
-    with pytest.raises(RunError, match=r"learner.device=cuda:1: .* 0 CUDA devices; set learner.device=cpu"):
+    with pytest.raises(UsageError, match=r"learner.device=cuda:1: .* 0 CUDA devices; set learner.device=cpu"):
         find_device("cuda:1")
 
 
