@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticKnownError
 
 from sbrl.algorithms import ALGORITHMS
-from sbrl.config_errors import nearest
+from sbrl.errors import nearest
 
 # host:port, with a port of at most 65535
 _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"

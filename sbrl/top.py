@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sbrl import config as configs
+from sbrl.arguments import Parser
 from sbrl.config import Config
 from sbrl.doctor import add_run_arguments, find_run
 from sbrl.errors import RunError
@@ -35,7 +36,7 @@ SUBTITLE = "Ctrl-C ends this view, not the run"
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="sbrl top", description=__doc__)
+    parser = Parser(prog="sbrl top", description=__doc__)
     add_run_arguments(parser)
     add_view_arguments(parser)
     arguments = parser.parse_args(argv)
