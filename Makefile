@@ -34,6 +34,7 @@ run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEE
 		evaluator.interval_env_steps=20000 evaluator.episodes=5 $(ARGS)
 
 test: $(READY) $(ORACLES) ## Run the tests (ARGS go to pytest)
+	@scripts/prometheus.sh
 	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes (ARGS go to pytest)
@@ -103,6 +104,10 @@ fuzz: $(READY) ## Feed 10,000 wrong inputs to every reader and service (ARGS go 
 
 soak: $(READY) ## Sample every role's memory over hours and see whether it grows (ARGS='--hours 2' and so on)
 	$(BIN)/python -m bench.soak $(ARGS)
+
+.PHONY: bare
+bare: ## Set up and test on a bare Debian 12 made by debootstrap, as root, 20 minutes (ARGS go to the script)
+	scripts/bare_machine.sh $(ARGS)
 
 .PHONY: chart image e2e
 chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)

@@ -32,7 +32,7 @@ import numpy as np
 
 from bench.runs import BenchRun, random_returns, run_all
 from sbrl.curves import running_mean
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, nearest
 from sbrl.lifecycle import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import read_summary
@@ -154,7 +154,7 @@ def choose(names: str | None) -> list[Task]:
     known = {task.agent: task for task in TASKS}
     unknown = [name for name in names.split(",") if name not in known]
     if unknown:
-        raise UsageError(f"--agents: unknown {', '.join(unknown)}; there are {', '.join(known)}")
+        raise UsageError(f"--agents: unknown {', '.join(unknown)}{nearest(unknown[0], known)}; there are {', '.join(known)}")
     return [known[name] for name in names.split(",")]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,19 @@ def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
         ) from None
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
-    return [WandbSink(run)]
+    return [WandbSink(run, wandb.teardown)]
 
 
 class WandbSink:
     """Writes to a run of Weights & Biases that is under way."""
 
-    def __init__(self, run: Any) -> None:
-        """Args: run: a wandb.Run; this sink's own, `close` ends it."""
-        self._run = run
+    def __init__(self, run: Any, end_service: Callable[[], None]) -> None:
+        """
+        Args:
+            run: a wandb.Run; this sink's own, `close` ends it.
+            end_service: ends the process that writes for it, once that has written all.
+        """
+        self._run, self._end_service = run, end_service
 
     def write(self, scalars: Mapping[str, float], env_steps: int) -> None:
         self._run.log({STEP: env_steps, **scalars})
@@ -94,6 +98,8 @@ class WandbSink:
     def close(self) -> None:
         """Waits until all is written and, online, uploaded; but no longer than FINISH_SECONDS."""
         self._run.finish()
+        if self._run.offline:  # finish() comes back a moment before the file is whole; online the rest may never be uploaded
+            self._end_service()
 
 
 def _run_id(path: Path) -> str:

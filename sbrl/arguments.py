@@ -1,10 +1,48 @@
-"""Types of command-line arguments: numbers of a range, refused by argparse in one line that names it."""
+"""Command lines: a parser that names what was meant, and numbers of a range, refused in one line that names it."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from sbrl.errors import nearest, plain, shown
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; for a command or an option that there is not, which is nearest to it."""
+
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """Ends the program for words that no argument takes, with exit code 2."""
+        known = list(self._options())
+        hints = [nearest(word.partition("=")[0], known) if word.startswith("-") else "" for word in words]
+        self.error(f"unrecognized arguments: {' '.join(words)}{next(filter(None, hints), '')}")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does, but for the message."""
+        arguments, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.refuse_unknown(rest)
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse prints how the whole program is used as well."""
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` says what there is\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            hint = nearest(value, known) or f"; there are {', '.join(known)}"
+            raise argparse.ArgumentError(None, f"unknown {str(action.metavar).lower()} {shown(value)}{hint}")
+
+    def _options(self) -> Iterator[str]:
+        """Those of this parser and of its commands."""
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._options() if isinstance(parser, Parser) else ()
 
 
 def whole_number(least: int, below: int) -> Callable[[str], int]:
@@ -21,7 +59,7 @@ def whole_number(least: int, below: int) -> Callable[[str], int]:
 
 def number(above: float = -math.inf, *, least: float = -math.inf) -> Callable[[str], float]:
     """Reads finite numbers, above one or from one on. The reader raises argparse.ArgumentTypeError for anything else."""
-    rule = f"from {least:g} on" if least > -math.inf else f"above {above:g}"
+    rule = f"from {plain(least)} on" if least > -math.inf else f"above {plain(above)}"
 
     def read(text: str) -> float:
         try:

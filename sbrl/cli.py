@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sbrl import config as configs
+from sbrl.arguments import Parser
 from sbrl.cli_presets import add_presets_command
 from sbrl.config import Config
 from sbrl.errors import UsageError
@@ -63,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one piece only; people write options between overrides.
     if rest and not (hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.refuse_unknown(rest)
     if rest:
         arguments.overrides += rest
     code: int = arguments.command(arguments)
@@ -87,8 +88,8 @@ def _log_context(role: str, argv: Sequence[str]) -> Context:
         return Context(role, role)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sbrl", description="Small-batch deep reinforcement learning on Atari.")
+def make_parser() -> Parser:
+    parser = Parser(prog="sbrl", description="Small-batch deep reinforcement learning on Atari.")
     parser.add_argument("--version", action="version", version=f"sbrl {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sbrl import config as configs
+from sbrl.arguments import Parser
 from sbrl.config import Config, Env
-from sbrl.config_errors import nearest
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, nearest
 from sbrl.presets import PRESETS
 
 UNKNOWN = "?"
@@ -38,7 +38,7 @@ class PresetRow(NamedTuple):
     description: str
 
 
-def add_presets_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_presets_command(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds `presets` to the program's commands."""
     presets = commands.add_parser(
         "presets",

@@ -15,9 +15,9 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from sbrl.config_checks import check, warn
-from sbrl.config_errors import explain, nearest
+from sbrl.config_errors import explain
 from sbrl.config_sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run, Section
-from sbrl.errors import UsageError, shown
+from sbrl.errors import UsageError, nearest, shown
 from sbrl.presets import DEFAULT_PRESET, PRESETS
 from sbrl.yaml_text import read_yaml_text
 
@@ -239,7 +239,7 @@ def json_schema() -> str:
 
 def _preset(name: str) -> Mapping[str, Any]:
     if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
+        raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)}; `sbrl presets` lists them all")
     return PRESETS[name].settings
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from sbrl.errors import plain
+
 if TYPE_CHECKING:
     from sbrl.config import Config
 
@@ -71,8 +73,8 @@ def _check_exploration(config: Config) -> None:
         )
     if agent.exploration == "linear-epsilon" and agent.epsilon_end > agent.epsilon_start:
         raise ValueError(
-            f"agent.epsilon_end is {agent.epsilon_end:g}, above agent.epsilon_start {agent.epsilon_start:g}: exploration would "
-            f"grow while the agent learns; swap them"
+            f"agent.epsilon_end is {plain(agent.epsilon_end)}, above agent.epsilon_start {plain(agent.epsilon_start)}: "
+            f"exploration would grow while the agent learns; swap them"
         )
 
 
@@ -93,8 +95,8 @@ def _check_algorithm(config: Config) -> None:
         )
     if agent.v_min >= agent.v_max:
         raise ValueError(
-            f"agent.v_min is {agent.v_min:g}, not below agent.v_max {agent.v_max:g}: the return distribution would have no "
-            f"support; lower v_min or raise v_max"
+            f"agent.v_min is {plain(agent.v_min)}, not below agent.v_max {plain(agent.v_max)}: the return distribution "
+            f"would have no support; lower v_min or raise v_max"
         )
 
 
@@ -108,7 +110,7 @@ def _check_images(config: Config) -> None:
         ("learner.intensity_jitter", config.learner.intensity_jitter, "only images have a brightness"),
     ):
         if value:
-            raise ValueError(f"{key} is {value:g} with agent.torso mlp: {why}; set {key}=0, or another torso")
+            raise ValueError(f"{key} is {plain(value)} with agent.torso mlp: {why}; set {key}=0, or another torso")
 
 
 def _check_resets(config: Config) -> None:
@@ -140,8 +142,8 @@ def _check_replay(config: Config) -> None:
     least = 1 / config.learner.updates_per_step
     if replay.ahead is not None and replay.ahead < least:
         raise ValueError(
-            f"replay.ahead is {replay.ahead:g}, below {least:g} (1 / learner.updates_per_step): the learner would wait for ever "
-            f"for the transitions of its next update; raise it or leave it unset"
+            f"replay.ahead is {plain(replay.ahead)}, below {plain(least)} (1 / learner.updates_per_step): the learner would wait "
+            f"for ever for the transitions of its next update; raise it or leave it unset"
         )
 
 
@@ -164,13 +166,13 @@ def _warn_support(config: Config) -> list[str]:
         return []
     if config.env.is_atari:
         return [
-            f"rewards of {config.env.id} are not clipped, and agent.v_max is {agent.v_max:g}: C51 cannot tell returns above it "
-            f"from v_max itself; set env.clip_rewards=true, or an algorithm without a fixed support such as qr-dqn"
+            f"rewards of {config.env.id} are not clipped, and agent.v_max is {plain(agent.v_max)}: C51 cannot tell returns "
+            f"above it from v_max itself; set env.clip_rewards=true, or an algorithm without a fixed support such as qr-dqn"
         ]
     if agent.v_max < bound:
         return [
-            f"agent.v_max is {agent.v_max:g}, and rewards are not clipped: with 1 a step returns reach {bound:.1f}, and C51 "
-            f"cannot tell those above v_max from v_max itself; raise agent.v_max if {config.env.id} pays that much"
+            f"agent.v_max is {plain(agent.v_max)}, and rewards are not clipped: with 1 a step returns reach {bound:.1f}, and "
+            f"C51 cannot tell those above v_max from v_max itself; raise agent.v_max if {config.env.id} pays that much"
         ]
     return []
 
@@ -187,7 +189,7 @@ def _warn_munchausen(config: Config) -> list[str]:
 def _warn_self_prediction(config: Config) -> list[str]:
     if config.agent.algorithm == "iqn" and config.agent.predicts_itself:
         return [
-            f"agent.spr_weight is {config.agent.spr_weight:g} with agent.algorithm iqn, whose dense layer comes after the "
+            f"agent.spr_weight is {plain(config.agent.spr_weight)} with agent.algorithm iqn, whose dense layer comes after the "
             f"quantile fractions: self-prediction compares whole latents, and its predictor is as large as their square"
         ]
     return []

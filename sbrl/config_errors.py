@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from sbrl.errors import shown
+from sbrl.errors import did_you_mean, near, nearest, plain, shown
 
 # Pydantic's error types in this project's words; filled in from the error's context (the bound, the choices, the pattern).
 _RULES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
     "finite_number": "must be a finite number",
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
@@ -42,12 +42,6 @@ def explain(error: ValidationError, tree: type[BaseModel]) -> str:
     return "\n".join(_explain_one(item, known) for item in error.errors())
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known names most like `name`, or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
-
-
 def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str:
     path = [str(part) for part in item["loc"]][:3]  # an argument in env.kwargs may nest without end: its name will do
     field = ".".join(path)
@@ -56,19 +50,33 @@ def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str
     if item["type"] == "value_error":  # from a check across fields, which names them itself
         return str(item["msg"]).removeprefix("Value error, ")
     template = _RULES.get(item["type"])
-    rule = template.format(**item.get("ctx", {})) if template else item["msg"]
+    context = {name: plain(bound) if isinstance(bound, int | float) else bound for name, bound in item.get("ctx", {}).items()}
+    rule = template.format(**context) if template else item["msg"]
+    if item["type"] == "literal_error" and isinstance(item["input"], str):
+        rule += nearest(item["input"], re.findall(r"'([^']*)'", context["expected"]))
     info = known.get(".".join(path[:2]))  # an element of a list is described by the list's field
     meaning = f" ({' '.join(info.description.split())})" if info and info.description else ""
     return f"{field}={shown(item['input'])} {rule}{meaning}"
 
 
 def _nearest_key(path: list[str], known: Mapping[str, FieldInfo]) -> str:
-    """The same key of another section, else the nearest keys of this section, else the nearest section."""
-    namesakes = [key for key in known if "." in key and key.split(".")[-1] == path[-1]]
-    if namesakes:
-        return f"; did you mean {namesakes[0]!r}?"
-    siblings = [key for key in known if key.split(".")[:-1] == path[:-1]]
-    return nearest(".".join(path), siblings)
+    """The same key of other sections, else the nearest key of this section (or section), else the nearest of any."""
+    section, _, name = ".".join(path).rpartition(".")
+    names = {key: key.rpartition(".")[2] for key in known}
+    for candidates in (
+        [key for key in known if "." in key and names[key] == name],
+        _keys_near(name, {key: names[key] for key in known if key.rpartition(".")[0] == section}),
+        _keys_near(name, {key: names[key] for key in known if "." in key}),
+    ):
+        if candidates:
+            return did_you_mean(candidates)
+    return "; `sbrl config schema` lists them all"
+
+
+def _keys_near(name: str, keys: Mapping[str, str]) -> list[str]:
+    """Args: keys: what each key is called in its section."""
+    names = near(name, keys.values())
+    return [key for key, called in keys.items() if called in names]
 
 
 def _fields(tree: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:

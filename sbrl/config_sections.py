@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, fi
 from pydantic_core import PydanticKnownError
 
 from sbrl.algorithms import ALGORITHMS
-from sbrl.config_errors import nearest
+from sbrl.errors import nearest
 
 ATARI_PREFIX = "ALE/"  # of the names of ALE's games
 # host:port, with a port of at most 65535; an IPv6 address is in brackets

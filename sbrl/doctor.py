@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl import config as configs
+from sbrl.arguments import Parser
 from sbrl.config import Config
 from sbrl.diagnosis import Finding, diagnose
 from sbrl.errors import UsageError
@@ -26,7 +27,7 @@ UNKNOWN_CAUSES = frozenset({"unreachable", "unknown"})
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="sbrl doctor", description=__doc__)
+    parser = Parser(prog="sbrl doctor", description=__doc__)
     add_run_arguments(parser)
     add_time_argument(parser)
     arguments = parser.parse_args(argv)

@@ -17,7 +17,7 @@ from typing import NoReturn, Self
 from prometheus_client import CollectorRegistry, start_http_server
 
 from sbrl import rpc
-from sbrl.arguments import port
+from sbrl.arguments import Parser, port
 from sbrl.config import Config, load
 from sbrl.errors import START_AGAIN as START_AGAIN
 from sbrl.errors import FinalError, RunError, SbrlError, UsageError
@@ -70,7 +70,7 @@ def _exit_code(action: Callable[[], int | None]) -> int:
 
 def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
     """The arguments that every role program takes."""
-    parser = argparse.ArgumentParser(prog=f"sbrl {role}", description=description)
+    parser = Parser(prog=f"sbrl {role}", description=description)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run's config, as YAML")
     parser.add_argument(
         "--run-dir", type=Path, metavar="DIR", help="where the run's state lives (default: the config's folder)"

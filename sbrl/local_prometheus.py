@@ -20,11 +20,17 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 HOST = "127.0.0.1"
 PROGRAM = "prometheus"
+TOOLS = Path(sys.prefix) / "tools" / "bin"  # where scripts/prometheus.sh puts it, and promtool, without installing anything
 HOW_TO_GET = "apt-get install prometheus on Debian and Ubuntu, elsewhere https://prometheus.io/download"
 DATA, LOG = "data", "prometheus.log"
 RETENTION = ("--storage.tsdb.retention.time=90d", "--storage.tsdb.retention.size=4GB")
 STOP_SECONDS = 4.0  # what it has in memory is in its log on the disk, too
 AGAIN_SECONDS = 60.0
+
+
+def find_program(name: str) -> str | None:
+    """Where a program of Prometheus' is: installed, or among this environment's tools; None if it is not here."""
+    return shutil.which(name) or shutil.which(name, path=TOOLS)
 
 
 class Prometheus(Protocol):
@@ -78,7 +84,7 @@ class LocalPrometheus:
         config = write_config(self._directory)
         if not any((self._directory / RULES).iterdir()):
             self._say("no alert rules: this installation of sbrl has no deploy/ folder beside it")
-        if shutil.which(PROGRAM) is None:
+        if find_program(PROGRAM) is None:
             self._say(
                 f"prometheus is not installed, so nothing scrapes the run ({HOW_TO_GET}); once it is: "
                 f"prometheus --config.file={config} --storage.tsdb.path={self._directory / DATA}"
@@ -128,7 +134,13 @@ class LocalPrometheus:
         (port,) = free_ports(HOST, 1)
         directory = self._directory
         command = [
-            *(sys.executable, "-P", "-m", "sbrl.tether", PROGRAM),  # a launcher that is killed leaves no server behind
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "sbrl.tether",
+                find_program(PROGRAM) or PROGRAM,
+            ),  # a launcher that is killed leaves no server behind
             f"--config.file={directory / CONFIG}",
             f"--storage.tsdb.path={directory / DATA}",
             *RETENTION,

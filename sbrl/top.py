@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sbrl.arguments import Parser
 from sbrl.config import Config
 from sbrl.doctor import add_run_arguments, find_run
 from sbrl.errors import RunError
@@ -34,7 +35,7 @@ SUBTITLE = "Ctrl-C ends this view, not the run"
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="sbrl top", description=__doc__)
+    parser = Parser(prog="sbrl top", description=__doc__)
     add_run_arguments(parser)
     add_view_arguments(parser)
     arguments = parser.parse_args(argv)

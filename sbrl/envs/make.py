@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import warnings
+from collections.abc import Iterable
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as Registration
@@ -16,7 +16,7 @@ from sbrl.envs.atari import AtariEnvs
 from sbrl.envs.gymnasium_envs import GymnasiumEnvs
 from sbrl.envs.spec import EnvSpec, VectorEnv
 from sbrl.envs.user_code import MADE, call
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, did_you_mean, near
 
 MINATAR_PREFIX = "MinAtar/"
 
@@ -66,13 +66,7 @@ def look_up(env_id: str) -> Registration:
                 f"env.id={env_id} is no ALE game: register it under a name without {ATARI_PREFIX} at its beginning"
             )
         return registry[env_id]
-    # People write Pong, pong or PongNoFrameskip-v4: compare by the bare name as well, ALE's games first.
-    bare: dict[str, str] = {}
-    for name in sorted(known, key=lambda name: (not name.startswith(ATARI_PREFIX), len(name))):
-        bare.setdefault(_bare_name(name), name)
-    near = [bare[name] for name in difflib.get_close_matches(_bare_name(env_id), list(bare), n=3, cutoff=0.6)]
-    near = list(dict.fromkeys(near + difflib.get_close_matches(env_id, known, n=3, cutoff=0.6)))[:3]
-    hint = f"; near it: {', '.join(near)}" if near else "; ALE games are written ALE/Pong-v5, others by their Gymnasium id"
+    hint = _nearest_id(env_id, known) or "; ALE games are written ALE/Pong-v5, others by their Gymnasium id"
     raise UsageError(f"env.id={env_id!r} is no known environment{hint}")
 
 
@@ -84,6 +78,24 @@ def _import_module(module: str, env_id: str) -> None:
             f"env.id={module}:{env_id} cannot be made: {error}; the module that registers {env_id} must be installed, or on "
             f"PYTHONPATH"
         ) from None
+
+
+def _nearest_id(env_id: str, known: Iterable[str]) -> str:
+    """People write Pong, pong or PongNoFrameskip-v4, and old versions: compares bare names, and gives their newest version.
+
+    Where several have the bare name, it is that of the namespace which was asked for, else ALE's, else one without a namespace.
+    """
+    namespace = env_id.rpartition("/")[0]
+
+    def order(name: str) -> tuple[bool, bool, bool, int]:
+        version = name.rpartition("-v")[2]
+        is_asked_for = bool(namespace) and name.startswith(f"{namespace}/")
+        return not is_asked_for, not name.startswith(ATARI_PREFIX), "/" in name, -int(version) if version.isdecimal() else 0
+
+    by_bare_name: dict[str, str] = {}
+    for name in sorted(known, key=order):
+        by_bare_name.setdefault(_bare_name(name), name)
+    return did_you_mean(by_bare_name[name] for name in near(_bare_name(env_id), by_bare_name))
 
 
 def _is_ale(registration: Registration) -> bool:

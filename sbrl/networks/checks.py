@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, plain
 from sbrl.trial import TrialFailed, run_trial
 
 DEVICE_SECONDS = 120.0  # for torch to load and a GPU to wake up, on a machine that is busy with others
@@ -51,8 +51,8 @@ def check_network(tree: config.Config, spec: EnvSpec) -> None:
         image_shape(torso, spec)
     elif tree.agent.spr_weight > 0:
         raise UsageError(
-            f"agent.spr_weight={tree.agent.spr_weight:g}: self-prediction predicts the latent images of a convolutional torso, "
-            f"but the torso is mlp; set agent.spr_weight=0, or choose an environment with images"
+            f"agent.spr_weight={plain(tree.agent.spr_weight)}: self-prediction predicts the latent images of a convolutional "
+            f"torso, but the torso is mlp; set agent.spr_weight=0, or choose an environment with images"
         )
     for name, value in (
         ("random_shift", tree.learner.random_shift),
@@ -60,7 +60,7 @@ def check_network(tree: config.Config, spec: EnvSpec) -> None:
     ):
         if value > 0 and not _is_image(spec):
             raise UsageError(
-                f"learner.{name}={value:g} changes images, but the observation has shape {spec.frame_shape}; "
+                f"learner.{name}={plain(value)} changes images, but the observation has shape {spec.frame_shape}; "
                 f"set learner.{name}=0"
             )
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, plain
 from sbrl.fleet import FleetClient
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import ControllerMetrics, make_registry
@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> None:
     spec = make_spec(arguments)
     if not 0 < arguments.interval_seconds <= MAX_GAP_SECONDS / 2:
         raise UsageError(
-            f"--interval-seconds {arguments.interval_seconds:g} must be more than 0 and at most {MAX_GAP_SECONDS / 2:g}: "
-            f"readings that lie further apart say nothing together"
+            f"--interval-seconds {plain(arguments.interval_seconds)} must be more than 0 and at most "
+            f"{plain(MAX_GAP_SECONDS / 2)}: readings that lie further apart say nothing together"
         )
     registry = make_registry("controller")
     metrics = ControllerMetrics(registry)

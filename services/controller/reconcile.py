@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from sbrl.errors import UsageError
+from sbrl.errors import UsageError, plain
 from sbrl.fleet import RunState
 
 MAX_GAP_SECONDS = 30.0  # two readings further apart do not belong together: too much can have happened in between
@@ -137,7 +137,7 @@ def check(spec: Spec) -> None:
     ]
     broken = [rule for holds, rule in rules if not holds]
     if broken:
-        values = ", ".join(f"{name}={value:g}" for name, value in spec._asdict().items())
+        values = ", ".join(f"{name}={plain(value)}" for name, value in spec._asdict().items())
         raise UsageError(f"the controller needs {'; '.join(broken)}; it was given {values}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from kubernetes import client
 
+from sbrl.arguments import Parser
 from sbrl.errors import RunError, UsageError
 from sbrl.lifecycle import run_program
 from services.controller.kube import REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sbrl scale", description="Asks for another number of actors of a run on Kubernetes.")
+    parser = Parser(prog="sbrl scale", description="Asks for another number of actors of a run on Kubernetes.")
     parser.add_argument("actors", type=int, metavar="N", help="how many there are to be")
     add_release_argument(parser)
     add_cluster_arguments(parser)

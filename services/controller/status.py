@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sbrl import rpc
+from sbrl.arguments import Parser
 from sbrl.config import Config
 from sbrl.credentials import Credentials
-from sbrl.errors import RunError, UsageError
+from sbrl.errors import RunError, UsageError, plain
 from sbrl.fleet_watch import run_state
 from sbrl.lifecycle import run_program
 from sbrl.progress import Progress, ProgressMeter
@@ -53,7 +54,7 @@ class PodRow(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     arguments = make_parser().parse_args(argv)
     if arguments.seconds <= 0:
-        raise UsageError(f"--seconds {arguments.seconds:g} must be more than 0: rates need two looks")
+        raise UsageError(f"--seconds {plain(arguments.seconds)} must be more than 0: rates need two looks")
     with contextlib.closing(connect(arguments.kubeconfig, arguments.context, arguments.namespace)) as cluster:
         release = find_release(cluster, arguments.release)
         rows = [pod_row(pod, datetime.now(UTC)) for pod in current(pods(cluster, release.name))]
@@ -70,9 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sbrl status", description="Shows how a run on Kubernetes stands: pods, ratio, who waits for whom."
-    )
+    parser = Parser(prog="sbrl status", description="Shows how a run on Kubernetes stands: pods, ratio, who waits for whom.")
     add_release_argument(parser)
     add_cluster_arguments(parser)
     parser.add_argument("--pods", action="store_true", help="name every pod, not only those that are not ready")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sbrl import doctor, top
+from sbrl.arguments import Parser
 from sbrl.config import Config
 from sbrl.credentials import Credentials
 from sbrl.diagnosis import Finding, diagnose
@@ -68,7 +69,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
     """
     if command not in ("top", "doctor"):
         raise UsageError(f"{command!r} is not to be had of a release: top and doctor are")
-    parser = argparse.ArgumentParser(prog=f"sbrl {command}", description=__doc__)
+    parser = Parser(prog=f"sbrl {command}", description=__doc__)
     add_release_argument(parser)
     add_cluster_arguments(parser)
     (top.add_view_arguments if command == "top" else doctor.add_time_argument)(parser)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sbrl.arguments import seed, whole_number
+from sbrl.arguments import Parser, seed, whole_number
 from sbrl.checkpoints import (
     CorruptCheckpointError,
     find_checkpoint,
@@ -18,7 +18,7 @@ from sbrl.checkpoints import (
     updates_of,
 )
 from sbrl.config import Config, load
-from sbrl.errors import RunError, UsageError
+from sbrl.errors import RunError, UsageError, plain
 from sbrl.networks.serialization import Weights, decode
 from sbrl.run_directory import RunDirectory
 
@@ -34,7 +34,7 @@ class TrainedAgent(NamedTuple):
 
 def agent_arguments(command: str, description: str) -> argparse.ArgumentParser:
     """The arguments of programs that take the agent of a run directory."""
-    parser = argparse.ArgumentParser(prog=f"sbrl {command}", description=description)
+    parser = Parser(prog=f"sbrl {command}", description=description)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run directory of `sbrl train`")
     parser.add_argument(
         "--checkpoint",
@@ -68,7 +68,7 @@ def load_agent(run_directory: RunDirectory, updates: int | None, overrides: Iter
     if not checkpoints:
         raise RunError(
             f"{run_directory.path} has no checkpoint in {directory}: the learner writes its first one after "
-            f"{config.run.checkpoint_interval_seconds:g} s of training, and one when it stops"
+            f"{plain(config.run.checkpoint_interval_seconds)} s of training, and one when it stops"
         )
     for checkpoint in reversed(checkpoints):
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sbrl.errors import RunError
+from sbrl.errors import RunError, plain
 from sbrl.lifecycle import run_program
 from sbrl.policy import use_one_thread
 from sbrl.run_directory import RunDirectory
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     seed = evaluation_seed(agent.config.run.seed) if arguments.seed is None else arguments.seed
     print(
         f"{agent.config.env.id}: checkpoint of update {agent.updates:,} (env step {agent.env_steps:,}), "
-        f"{settings.episodes} episodes, epsilon {settings.epsilon:g}, seed {seed}",
+        f"{settings.episodes} episodes, epsilon {plain(settings.epsilon)}, seed {seed}",
         flush=True,
     )
     with progress_bar(settings.episodes) as advance:
@@ -61,14 +61,14 @@ def progress_bar(episodes: int) -> Iterator[Callable[[], None]]:
 def report(result: EvaluationResult, evaluation: Evaluation) -> str:
     """Every episode, then the mean and the spread."""
     lines = [
-        f"episode {number}: return {episode_return:g} in {length:,} steps"
+        f"episode {number}: return {plain(episode_return)} in {length:,} steps"
         for number, (episode_return, length) in enumerate(zip(result.returns, result.lengths, strict=True), start=1)
     ]
     if result.cut:
         lines.append(f"{result.cut} more ended at a bad value of the environment and are left out")
     lines.append(
         f"return: mean {evaluation.return_mean:.2f}, std {evaluation.return_std:.2f}, "
-        f"min {evaluation.return_min:g}, max {evaluation.return_max:g} over {evaluation.episodes} episodes "
+        f"min {plain(evaluation.return_min)}, max {plain(evaluation.return_max)} over {evaluation.episodes} episodes "
         f"of {evaluation.length_mean:,.0f} steps on average"
     )
     return "\n".join(lines)

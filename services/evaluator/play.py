@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sbrl.arguments import whole_number
 from sbrl.envs.render import RenderedEnv, make_rendered_env
+from sbrl.errors import plain
 from sbrl.lifecycle import run_program
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     ended = "the episode ended" if playback.complete else "cut off"
     print(
         f"{config.env.id}, checkpoint of update {updates:,}: "
-        f"return {playback.episode_return:g} after {playback.length:,} steps ({ended})"
+        f"return {plain(playback.episode_return)} after {playback.length:,} steps ({ended})"
     )
     print(f"video: {output}")
 

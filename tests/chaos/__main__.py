@@ -126,7 +126,7 @@ def inject(session: Session, injector: Injector, plan: Plan, chance: random.Rand
     after_each("Ctrl-C, and --resume")
     for _ in range(plan.resumptions):
         session.kill_and_resume(injector)
-        injector.pause(chance.uniform(5.0, 15.0))
+        injector.pause(chance.uniform(15.0, 25.0))  # for enough readings of the loss
         after_each("kill -9 of everything, and --resume")
 
 

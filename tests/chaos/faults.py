@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from sbrl.observation import ANSWER_SECONDS, SERVING, health_of, processes_of
@@ -57,12 +58,14 @@ class Injector:
         """The run's living role processes by name."""
         return {process.name: process.process_id for process in processes_of(self._run.directory)}
 
-    def kill(self, victim: str) -> None:
-        """SIGKILL, and waits for the successor."""
-        with self._fault("kill -9", victim):
-            process = self._process(victim)
-            os.kill(process, signal.SIGKILL)
-            self._wait(lambda: self._is_back(victim, process), f"return of {victim}", BACK_SECONDS)
+    def kill(self, *victims: str) -> None:
+        """SIGKILL to all of them at once, and waits for their successors."""
+        with self._fault("kill -9", " and ".join(victims)):
+            processes = [self._process(victim) for victim in victims]
+            for process in processes:
+                os.kill(process, signal.SIGKILL)
+            for victim, process in zip(victims, processes, strict=True):
+                self._wait(partial(self._is_back, victim, process), f"return of {victim}", BACK_SECONDS)
 
     def stop(self, victim: str, seconds: float) -> None:
         """SIGSTOP for so long."""

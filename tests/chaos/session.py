@@ -32,6 +32,7 @@ START_SECONDS = 600.0  # a dozen programs load TensorFlow or torch at once, on a
 END_SECONDS = 300.0
 GENERATION_INTERVALS, GENERATION_SECONDS = 2.0, 30.0  # in which there must be another generation when all goes well
 LAST_STEPS = 3000  # collected undisturbed after the faults, so that the run can end as every run does
+LEARNED_STEPS = 10_000  # of a whole run that is to have learned, however slow the machine was under faults
 SETTINGS = (
     f"env.id={ENV_ID}",
     "agent.hidden_size=32",
@@ -127,15 +128,20 @@ class Session:
         self._resume(self._interrupt(), ENDLESS, self.run.summary())
         injector.continue_with(self.run)
 
+    def kill_and_finish(self, injector: Injector, last_steps: int) -> dict[str, Any]:
+        """As `kill_and_resume`, but the run ends by itself `last_steps` later, having learned; returns its summary."""
+        injector.settle()
+        self._wait_for_generation()
+        before = self.watch.status
+        kill_everything(self.run)
+        self._resume(before, max(int(total(before, "actor.env_steps")) + last_steps, LEARNED_STEPS), None)
+        return self._end()
+
     def finish(self) -> dict[str, Any]:
         """Stops the run as a user does, lets it collect a little more undisturbed and end by itself; returns its summary."""
         before = self._interrupt()
         self._resume(before, self.run.summary()["env_steps"] + LAST_STEPS, self.run.summary())
-        code = self.run.wait(END_SECONDS)
-        assert code == 0, f"exit code {code}:\n{self.run.text()[-3000:]}\n{self.run.logs()}"
-        self.watch.stop()
-        self.check_items()
-        return self.run.summary()
+        return self._end()
 
     def check_items(self) -> None:
         """Reads back what the shards' newest checkpoints hold, and checks every window."""
@@ -163,6 +169,14 @@ class Session:
             if run.is_running:
                 kill_everything(run)
         self._proxies.close()
+
+    def _end(self) -> dict[str, Any]:
+        """Waits until the run has ended; returns its summary."""
+        code = self.run.wait(END_SECONDS)
+        assert code == 0, f"exit code {code}:\n{self.run.text()[-3000:]}\n{self.run.logs()}"
+        self.watch.stop()
+        self.check_items()
+        return self.run.summary()
 
     def _train(self, *arguments: str) -> None:
         addresses = {client: {name: link.address for name, link in ways.items()} for client, ways in self._links.items()}

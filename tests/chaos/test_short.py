@@ -1,6 +1,6 @@
 """A short run under faults: each role is killed, shards hang, are cut off and slow, all is killed and resumed; nothing is lost.
 
-`make chaos` does the same for half an hour and more.
+`make chaos` does the same for half an hour and more, and stops and resumes as users do, too (tests/smoke/test_train.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tests.chaos.judge import fault_table, judge, verdict_table
 from tests.chaos.session import Session
 
 HOLD_SECONDS = 3.0
+LAST_STEPS = 1000  # after those that the last kill takes back
 EPISODES = 100
 # In place of a twin's, for which there is no time: a random agent earns half a reward a step, a perfect one a whole.
 LEARNED = Episode(episode_return=86.0, length=100)
@@ -25,15 +26,12 @@ def test_a_run_under_faults_loses_nothing_but_time(tmp_path: Path) -> None:
     session = Session(tmp_path, 1, 2, 1, "replay.checkpoint_interval_seconds=5", "run.checkpoint_interval_seconds=5")
     try:
         injector = session.start()
-        for role in ("replay-1", "learner", "actor-0", "coordinator", "evaluator"):
-            injector.kill(role)
+        for roles in (["replay-1"], ["learner"], ["actor-0", "evaluator"], ["coordinator"]):
+            injector.kill(*roles)
         injector.stop("replay-0", HOLD_SECONDS)
         injector.cut("replay-1", HOLD_SECONDS)
         injector.slow("replay-0", HOLD_SECONDS, measured_seconds=1.0)
-        session.stop_and_resume(injector)
-        injector.pause(HOLD_SECONDS)
-        session.kill_and_resume(injector)
-        summary = session.finish()
+        summary = session.kill_and_finish(injector, LAST_STEPS)
     finally:
         session.close()
     verdicts = judge(session, injector.outcomes, summary, session.episodes(EPISODES), [LEARNED] * EPISODES)

@@ -19,5 +19,6 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def tools():
-    done = subprocess.run([ROOT / "scripts/tools.sh"], capture_output=True, text=True, timeout=1200, check=False)
-    assert done.returncode == 0, f"scripts/tools.sh: {done.stdout}{done.stderr}"
+    for script in ("scripts/tools.sh", "scripts/prometheus.sh"):
+        done = subprocess.run([ROOT / script], capture_output=True, text=True, timeout=1200, check=False)
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"

@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 import yaml
 
+from sbrl.local_prometheus import find_program
 from sbrl.metadata import run_id_of
 from sbrl.ports import free_ports
 from tests.chart.helm import CHART, WORKLOADS, container, helm, matches, pod, pod_templates, render, template
@@ -149,7 +150,9 @@ def test_the_real_prometheus_makes_of_pods_the_targets_that_the_rules_expect(tmp
     ]
     (tmp_path / "pods.json").write_text(json.dumps(pods), encoding="utf-8")
     (port,) = free_ports("127.0.0.1", 1)
-    command = ["prometheus", f"--config.file={path}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    program = find_program("prometheus")
+    assert program, "prometheus is not here: scripts/prometheus.sh fetches it"
+    command = [program, f"--config.file={path}", f"--storage.tsdb.path={tmp_path / 'data'}"]
     with subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=subprocess.DEVNULL) as server:
         try:
             targets = active_targets(port, len(pods) // 2)

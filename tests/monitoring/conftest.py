@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from sbrl.fleet_watch import total
 from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.monitoring.promql import ROOT
 from tests.smoke.conftest import FAST, LocalRun, member
 
 START_SECONDS = 300.0  # some ten seconds on an idle machine, minutes on one that others use
 NAMES = ("coordinator", "replay-0", "replay-1", "learner", "actor-0", "evaluator")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prometheus() -> None:
+    """prometheus and promtool, fetched the first time where they are not installed."""
+    done = subprocess.run([ROOT / "scripts/prometheus.sh"], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="package")

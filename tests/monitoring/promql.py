@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
+from sbrl.local_prometheus import find_program
 from scripts.metrics_docs import definitions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,8 +83,8 @@ def labels_of(metric: str) -> set[str] | None:
 
 def promtool(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
     """Runs promtool with `text` as its input. It must be there: without it nobody would know that the rules are rules."""
-    program = shutil.which("promtool")
-    assert program, "promtool is not installed: apt-get install prometheus (Debian 12), which brings it"
+    program = find_program("promtool")
+    assert program, "promtool is not here: scripts/prometheus.sh fetches it"
     return subprocess.run([program, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=100, check=False)
 
 

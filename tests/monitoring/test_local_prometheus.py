@@ -149,6 +149,7 @@ def test_where_there_is_none_the_run_is_told_how_to_get_it_and_goes_on(
     server: LocalPrometheus, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(local_prometheus, "TOOLS", tmp_path)
     server.start()
     server.look(STATUS)
     server.stop()

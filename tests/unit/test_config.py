@@ -90,16 +90,32 @@ def test_override_that_is_no_yaml():
         ("lerner.batch_size=1", "lerner", "learner"),
         ("batch_size=1", "batch_size", "learner.batch_size"),  # the right key without its section
         ("env.batch_size=1", "env.batch_size", "learner.batch_size"),  # the right key in the wrong section
+        ("env.batch_sise=1", "env.batch_sise", "learner.batch_size"),  # neither
+        ("learner.BatchSize=1", "learner.BatchSize", "learner.batch_size"),
+        ("learner.target_update_perod=1", "learner.target_update_perod", "learner.target_update_period"),  # not .._rate
+        ("replay.keep_checkpoint=1", "replay.keep_checkpoint", "replay.keep_checkpoints"),  # of run, too, but not as near
     ],
 )
 def test_unknown_key_names_the_nearest(override: str, unknown: str, near: str):
     assert refusal(override) == f"unknown key '{unknown}'; did you mean '{near}'?"
 
 
+def test_an_unknown_key_names_several_only_where_they_are_equally_near():
+    assert refusal("agent.keep_checkpoints=1").endswith("; did you mean 'run.keep_checkpoints' or 'replay.keep_checkpoints'?")
+
+
+def test_an_unknown_key_that_is_like_none_names_none():
+    assert refusal("learner.xyzzy=1") == "unknown key 'learner.xyzzy'; `sbrl config schema` lists them all"
+
+
 @pytest.mark.parametrize(
     ("override", "rule", "consequence"),
     [
         ("learner.batch_size=0", "must be at least 1", "train nothing"),
+        ("run.seed=2147483648", "must be below 2147483648 ", ""),
+        ("env.max_episode_steps=10000001", "must be at most 10000000 ", ""),
+        ("learner.updates_per_step=0.01", "must be at least 0.015625 ", ""),
+        ("agent.torso=natrue-cnn", "did you mean 'nature-cnn'", ""),
         ("learner.batch_size=5000", "must be at most 4096", "few"),
         ("learner.batch_size=many", "must be a whole number", "Transitions per gradient update"),
         ("actors.num_actors=2.5", "must be a whole number", "Actor processes"),

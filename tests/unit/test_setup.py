@@ -1,10 +1,13 @@
-"""`make setup` and `make oracles` where they cannot work: one clear sentence with the remedy, and nothing left behind."""
+"""The scripts that fetch things, where they cannot: one clear sentence with the remedy, and nothing left behind."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from sbrl.local_prometheus import find_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,3 +83,68 @@ def test_oracles_say_what_to_do_when_pip_fails(oracles_tree: Path):
     assert "put right what pip says and run 'make oracles' again" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (oracles_tree / ".venv-oracles").exists()
+
+
+@pytest.fixture
+def prometheus_tree(tmp_path: Path) -> Path:
+    """A tree to run scripts/prometheus.sh in, with a `bin` of what a bare machine has: all but apt and Prometheus."""
+    for directory in ("scripts", ".venv", "bin"):
+        (tmp_path / directory).mkdir()
+    executable(tmp_path / "scripts" / "prometheus.sh", (ROOT / "scripts" / "prometheus.sh").read_text(encoding="utf-8"))
+    for name in ("sh", "bash", "dirname", "mkdir", "flock", "mktemp", "rm", "mv", "grep", "tail", "touch", "chmod"):
+        found = shutil.which(name)
+        assert found
+        (tmp_path / "bin" / name).symlink_to(found)
+    return tmp_path
+
+
+def run_prometheus(tree: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(tree / "bin" / "bash"), "scripts/prometheus.sh"]
+    environment = {"PATH": str(tree / "bin")}
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=20, check=False)
+
+
+APT = 'echo "$@" >> "$HOME/calls.txt"; case "$*" in *download*) touch prometheus_1_amd64.deb ;; *update*) exit 100 ;; esac'
+DPKG = 'mkdir -p "$3/usr/bin"; for name in prometheus promtool; do touch "$3/usr/bin/$name"; chmod +x "$3/usr/bin/$name"; done'
+
+
+def test_prometheus_is_unpacked_beside_the_other_tools_once(prometheus_tree: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = prometheus_tree / "calls.txt"
+    executable(prometheus_tree / "bin" / "apt-get", APT.replace("$HOME", str(prometheus_tree)))
+    executable(prometheus_tree / "bin" / "dpkg-deb", DPKG)
+    for _ in range(2):
+        done = run_prometheus(prometheus_tree)
+        assert done.returncode == 0, done.stderr
+        # A source that cannot be reached is no failure as long as the package comes; the second time nothing is asked.
+        assert len(calls.read_text(encoding="utf-8").splitlines()) == 2
+    assert {path.name for path in (prometheus_tree / ".venv/tools/bin").iterdir()} == {"prometheus", "promtool"}
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sbrl.local_prometheus.TOOLS", prometheus_tree / ".venv/tools/bin")
+    assert find_program("promtool") == str(prometheus_tree / ".venv/tools/bin/promtool")
+
+
+def test_an_installed_prometheus_is_not_fetched_again(prometheus_tree: Path):
+    for name in ("prometheus", "promtool"):
+        executable(prometheus_tree / "bin" / name, "exit 0")
+    assert run_prometheus(prometheus_tree).returncode == 0
+    assert not (prometheus_tree / ".venv/tools").exists()
+
+
+@pytest.mark.parametrize(
+    ("apt", "sentence"),
+    [
+        (None, "no apt here"),
+        ("echo 'E: Unable to locate package' >&2; exit 100", "(E: Unable to locate package)"),
+    ],
+    ids=["no apt", "no package"],
+)
+def test_prometheus_says_what_to_do_where_it_cannot_be_fetched(prometheus_tree: Path, apt: str | None, sentence: str):
+    if apt is not None:
+        executable(prometheus_tree / "bin" / "apt-get", apt)
+        executable(prometheus_tree / "bin" / "dpkg-deb", "exit 1")
+    done = run_prometheus(prometheus_tree)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "apt-get install prometheus" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((prometheus_tree / ".venv/tools").glob("bin/*"))
