@@ -1,0 +1,205 @@
+"""What travels from an actor to the learner: streams of rows, cut into segments of one fixed shape. Pure NumPy.
+
+A stream is what one environment of one actor's incarnation writes to one shard. It is a sequence of rows, one a step:
+
+    frame: the newest frame of the observation     action: what was done then     reward, discount: what followed
+
+An episode of T steps is `stack - 1` rows of context (the older frames of its first observation), T rows with its steps, and one row
+with its last observation. Rows that are no step have the action PADDING: context, last observations, and what fills a stream's end.
+So a window that starts at a step and reads on until the first PADDING never leaves its episode. Where an episode was
+truncated its last discount is 1, and the learner bootstraps from the last observation.
+
+A segment is W = (stack - 1) + L + n_max consecutive rows, one segment every L rows:
+
+    row:       0 .. stack-2    stack-1 .. stack+L-2    stack+L-1 .. W-1
+               context         L anchors               n_max rows to look ahead
+
+Anchor j is row j + stack - 1. If it is a step, transition j of the segment is rows j .. j + stack - 1 + n for any n <= n_max: the
+observation's stack, and what followed. So a segment stands alone, every step of a stream is the anchor of one segment,
+and only the overlap of neighbours, stack - 1 + n_max rows of W, is stored twice.
+
+The steps of a stream are numbered from 0. A segment says which stream it is of and the number of its first step: that is how a reader
+tells what it has had already (a resend, a shard restored from its checkpoint) and what is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbrl.envs.spec import EnvSpec
+
+PADDING = -1  # the action of a row that is no step
+SEGMENT_STEPS = 32  # L
+STREAM_FIELDS = ("actor", "incarnation", "env", "stream", "number")
+
+
+class Stream(NamedTuple):
+    """Who writes. Within an incarnation `stream` counts the streams of an environment: each change of shard begins a new one."""
+
+    actor: int
+    incarnation: int
+    env: int
+    stream: int
+
+
+class SegmentShape(NamedTuple):
+    """Shapes and dtypes of a segment's columns."""
+
+    stack: int
+    n_max: int
+    frame_shape: tuple[int, ...]
+    frame_dtype: np.dtype[Any]
+    steps: int = SEGMENT_STEPS  # L
+
+    @classmethod
+    def of(cls, spec: EnvSpec, n_max: int) -> SegmentShape:
+        return cls(spec.stack, n_max, spec.frame_shape, np.dtype(spec.frame_dtype))
+
+    @property
+    def rows(self) -> int:
+        """W."""
+        return self.stack - 1 + self.steps + self.n_max
+
+    @property
+    def anchors(self) -> slice:
+        """The rows of the L anchors."""
+        return slice(self.stack - 1, self.stack - 1 + self.steps)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one segment, uncompressed."""
+        return sum(int(np.prod(dims)) * dtype.itemsize for dims, dtype in self.columns().values())
+
+    def columns(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Column name -> (shape, dtype) of a segment."""
+        return {
+            "frame": ((self.rows, *self.frame_shape), self.frame_dtype),
+            "action": ((self.rows,), np.dtype(np.int32)),
+            "reward": ((self.rows,), np.dtype(np.float32)),
+            "discount": ((self.rows,), np.dtype(np.float32)),
+            "weights_version": ((self.rows,), np.dtype(np.int32)),
+            "stream": ((1, len(STREAM_FIELDS)), np.dtype(np.int64)),
+        }
+
+
+class Segment(NamedTuple):
+    """One segment; W rows."""
+
+    frame: NDArray[Any]  # frame_dtype[W, *frame_shape]
+    action: NDArray[np.int32]  # [W], PADDING where the row is no step
+    reward: NDArray[np.float32]  # [W], as the learner sees it: clipped if the environment's rewards are
+    discount: NDArray[np.float32]  # [W], before the discount factor: 0 where the step ended in a terminal state, else 1
+    weights_version: NDArray[np.int32]  # [W], acted with
+    stream: NDArray[
+        np.int64
+    ]  # [1, len(STREAM_FIELDS)]: the stream, and the number of its first step at or after the first anchor
+
+    @property
+    def of(self) -> Stream:
+        return Stream(*(int(field) for field in self.stream[0, :-1]))
+
+    @property
+    def first(self) -> int:
+        """The number of its first step."""
+        return int(self.stream[0, -1])
+
+    def valid(self, shape: SegmentShape) -> NDArray[np.bool_]:
+        """bool[L]: which anchors are steps, and so the anchors of a transition."""
+        return self.action[shape.anchors] != PADDING
+
+
+class Row(NamedTuple):
+    """One row of a stream."""
+
+    frame: NDArray[Any]  # frame_dtype[*frame_shape]
+    action: int
+    reward: float
+    discount: float
+    weights_version: int
+    number: int  # of the step in its stream; for a row that is no step, of the next one
+
+
+class Transition(NamedTuple):
+    """What a stream needs of one step."""
+
+    action: int
+    reward: float  # as the learner sees it: clipped if the environment's rewards are
+    terminal: bool  # the state reached is terminal for the learner (not: the episode was truncated)
+    frame: NDArray[Any]  # frame_dtype[*frame_shape], the newest frame of the observation reached
+    weights_version: int
+
+
+class RowSink(Protocol):
+    """Where a stream's rows go."""
+
+    def row(self, row: Row) -> None:
+        """Takes the next row."""
+        ...
+
+    def segment(self) -> None:
+        """The last W rows are a segment."""
+        ...
+
+
+class StreamRows:
+    """Turns the episodes of one stream into rows and says where segments are complete.
+
+    `begin` an episode, `append` every step, `end` it; `fill` completes the segments of what is written so far.
+    """
+
+    def __init__(self, shape: SegmentShape, sink: RowSink) -> None:
+        self._shape, self._sink = shape, sink
+        self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
+        self._version = 0
+        self._rows = 0  # written
+        self._last_step_row = -1
+        self.steps = 0  # written: the number of the next step
+
+    def begin(self, observation: NDArray[Any]) -> None:
+        """Starts an episode, or what is left of one, with `observation`, frame_dtype[stack, *frame_shape]."""
+        for frame in observation[:-1]:
+            self._pad(frame)
+        self._frame = observation[-1]
+
+    def append(self, transition: Transition) -> None:
+        """Writes one step."""
+        self._version = transition.weights_version
+        self._last_step_row = self._rows
+        discount = 0.0 if transition.terminal else 1.0
+        row = Row(self._frame, transition.action, transition.reward, discount, self._version, self.steps)
+        self.steps += 1
+        self._frame = transition.frame
+        self._write(row)
+
+    def end(self) -> None:
+        """Writes the last observation: the episode is over, or cut off here."""
+        self._pad(self._frame)
+
+    def fill(self) -> None:
+        """Writes padding until every step is the anchor of a segment; call it after `end`, when nothing more is coming for a while."""
+        zeros = np.zeros_like(self._frame)
+        while self._completed_anchors <= self._last_step_row:
+            self._pad(zeros)
+
+    @property
+    def unmade(self) -> bool:
+        """Whether there are steps that are not in a segment yet."""
+        return self._completed_anchors <= self._last_step_row
+
+    @property
+    def _completed_anchors(self) -> int:
+        """The first row that is no anchor of a complete segment."""
+        segments = max(0, (self._rows - self._shape.rows) // self._shape.steps + 1)
+        return self._shape.stack - 1 + segments * self._shape.steps
+
+    def _pad(self, frame: NDArray[Any]) -> None:
+        self._write(Row(frame, PADDING, 0.0, 0.0, self._version, self.steps))
+
+    def _write(self, row: Row) -> None:
+        self._sink.row(row)
+        self._rows += 1
+        if self._rows >= self._shape.rows and (self._rows - self._shape.rows) % self._shape.steps == 0:
+            self._sink.segment()
