@@ -4,22 +4,22 @@ A stream is what one environment of one actor's incarnation writes to one shard.
 
     frame: the newest frame of the observation     action: what was done then     reward, discount: what followed
 
-An episode of T steps is `stack - 1` rows of context (the older frames of its first observation), T rows with its steps, and one row
-with its last observation. Rows that are no step have the action PADDING: context, last observations, and what fills a stream's end.
-So a window that starts at a step and reads on until the first PADDING never leaves its episode. Where an episode was
-truncated its last discount is 1, and the learner bootstraps from the last observation.
+An episode of T steps is `stack - 1` rows of context (the older frames of its first observation), T rows with its steps, and one
+row with its last observation. Rows that are no step have the action PADDING: context, last observations, and what fills a
+stream's end. So a window that starts at a step and reads on until the first PADDING never leaves its episode. Where an episode
+was truncated its last discount is 1, and the learner bootstraps from the last observation.
 
 A segment is W = (stack - 1) + L + n_max consecutive rows, one segment every L rows:
 
     row:       0 .. stack-2    stack-1 .. stack+L-2    stack+L-1 .. W-1
                context         L anchors               n_max rows to look ahead
 
-Anchor j is row j + stack - 1. If it is a step, transition j of the segment is rows j .. j + stack - 1 + n for any n <= n_max: the
-observation's stack, and what followed. So a segment stands alone, every step of a stream is the anchor of one segment,
+Anchor j is row j + stack - 1. If it is a step, transition j of the segment is rows j .. j + stack - 1 + n for any n <= n_max:
+the observation's stack, and what followed. So a segment stands alone, every step of a stream is the anchor of one segment,
 and only the overlap of neighbours, stack - 1 + n_max rows of W, is stored twice.
 
-The steps of a stream are numbered from 0. A segment says which stream it is of and the number of its first step: that is how a reader
-tells what it has had already (a resend, a shard restored from its checkpoint) and what is missing.
+The steps of a stream are numbered from 0. A segment says which stream it is of and the number of its first step: that is how a
+reader tells what it has had already (a resend, a shard restored from its checkpoint) and what is missing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STREAM_FIELDS = ("actor", "incarnation", "env", "stream", "number")
 
 
 class Stream(NamedTuple):
-    """Who writes. Within an incarnation `stream` counts the streams of an environment: each change of shard begins a new one."""
+    """Who writes. Within an incarnation `stream` counts an environment's streams: each change of shard begins a new one."""
 
     actor: int
     incarnation: int
@@ -93,9 +93,7 @@ class Segment(NamedTuple):
     reward: NDArray[np.float32]  # [W], as the learner sees it: clipped if the environment's rewards are
     discount: NDArray[np.float32]  # [W], before the discount factor: 0 where the step ended in a terminal state, else 1
     weights_version: NDArray[np.int32]  # [W], acted with
-    stream: NDArray[
-        np.int64
-    ]  # [1, len(STREAM_FIELDS)]: the stream, and the number of its first step at or after the first anchor
+    stream: NDArray[np.int64]  # [1, len(STREAM_FIELDS)]: the stream, and the number of the first step from the first anchor on
 
     @property
     def of(self) -> Stream:
@@ -179,7 +177,7 @@ class StreamRows:
         self._pad(self._frame)
 
     def fill(self) -> None:
-        """Writes padding until every step is the anchor of a segment; call it after `end`, when nothing more is coming for a while."""
+        """Writes padding until every step is the anchor of a segment; for after `end`, when nothing comes for a while."""
         zeros = np.zeros_like(self._frame)
         while self._completed_anchors <= self._last_step_row:
             self._pad(zeros)
