@@ -24,6 +24,8 @@ reader tells what it has had already (a resend, a shard restored from its checkp
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -106,7 +108,7 @@ class Segment(NamedTuple):
 
     def valid(self, shape: SegmentShape) -> NDArray[np.bool_]:
         """bool[L]: which anchors are steps, and so the anchors of a transition."""
-        return self.action[shape.anchors] != PADDING
+        return np.not_equal(self.action[shape.anchors], PADDING)
 
 
 class Row(NamedTuple):
@@ -134,7 +136,7 @@ class RowSink(Protocol):
     """Where a stream's rows go."""
 
     def row(self, row: Row) -> None:
-        """Takes the next row."""
+        """Takes the next row; its frame is the caller's, who may go on using it."""
         ...
 
     def segment(self) -> None:
@@ -145,25 +147,31 @@ class RowSink(Protocol):
 class StreamRows:
     """Turns the episodes of one stream into rows and says where segments are complete.
 
-    `begin` an episode, `append` every step, `end` it; `fill` completes the segments of what is written so far.
+    `begin` an episode, `append` every step, `end` it; `fill` completes the segments of what is written so far. A segment
+    without a step is left out: there are some where `fill` has written much. A call is O(stack), `fill` O(W).
     """
 
     def __init__(self, shape: SegmentShape, sink: RowSink) -> None:
         self._shape, self._sink = shape, sink
         self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
         self._version = 0
+        self._is_open = False  # an episode is under way
         self._rows = 0  # written
+        self._is_step: deque[bool] = deque(maxlen=shape.rows)  # of the last W rows
         self._last_step_row = -1
         self.steps = 0  # written: the number of the next step
 
     def begin(self, observation: NDArray[Any]) -> None:
         """Starts an episode, or what is left of one, with `observation`, frame_dtype[stack, *frame_shape]."""
+        assert not self._is_open, "an episode is under way: its last observation is missing"
+        self._is_open = True
         for frame in observation[:-1]:
             self._pad(frame)
         self._frame = observation[-1]
 
     def append(self, transition: Transition) -> None:
         """Writes one step."""
+        assert self._is_open, "no episode was begun"
         self._version = transition.weights_version
         self._last_step_row = self._rows
         discount = 0.0 if transition.terminal else 1.0
@@ -174,24 +182,22 @@ class StreamRows:
 
     def end(self) -> None:
         """Writes the last observation: the episode is over, or cut off here."""
+        assert self._is_open, "no episode was begun"
+        self._is_open = False
         self._pad(self._frame)
 
     def fill(self) -> None:
         """Writes padding until every step is the anchor of a segment; for after `end`, when nothing comes for a while."""
+        assert not self._is_open, "an episode is under way: its windows would end in padding, not in its last observation"
         zeros = np.zeros_like(self._frame)
-        while self._completed_anchors <= self._last_step_row:
+        while self.unmade:
             self._pad(zeros)
 
     @property
     def unmade(self) -> bool:
         """Whether there are steps that are not in a segment yet."""
-        return self._completed_anchors <= self._last_step_row
-
-    @property
-    def _completed_anchors(self) -> int:
-        """The first row that is no anchor of a complete segment."""
         segments = max(0, (self._rows - self._shape.rows) // self._shape.steps + 1)
-        return self._shape.stack - 1 + segments * self._shape.steps
+        return self._last_step_row >= self._shape.stack - 1 + segments * self._shape.steps
 
     def _pad(self, frame: NDArray[Any]) -> None:
         self._write(Row(frame, PADDING, 0.0, 0.0, self._version, self.steps))
@@ -199,5 +205,7 @@ class StreamRows:
     def _write(self, row: Row) -> None:
         self._sink.row(row)
         self._rows += 1
-        if self._rows >= self._shape.rows and (self._rows - self._shape.rows) % self._shape.steps == 0:
+        self._is_step.append(row.action != PADDING)
+        is_complete = self._rows >= self._shape.rows and (self._rows - self._shape.rows) % self._shape.steps == 0
+        if is_complete and any(islice(self._is_step, self._shape.anchors.start, self._shape.anchors.stop)):
             self._sink.segment()
