@@ -14,7 +14,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minu
 
 bench-sampler: $(READY) ## Measure batches from a shard and what they leave in memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.sampler $(ARGS)
+
+bench-memory: $(READY) ## Measure the learner's replay memory, half a minute (ARGS go to the benchmark)
+	$(BIN)/python -m bench.memory $(ARGS)
 
 .PHONY: chaos ratio-grid fuzz soak
 chaos: $(READY) ## Train under kills, hangs, cuts and slow links, 45 minutes, and check what is promised (ARGS go to the program)

@@ -1,0 +1,202 @@
+"""The replay memory on the learner's device: segments in, batches of transitions out.
+
+Pure torch; may import torch, NumPy, learner.records and sbrl.replay.segments: no I/O, no threads, no Reverb. `sample`, `gather`
+and `set_priorities` have shapes that follow from the batch size alone and read nothing back to the host: a GPU works through
+them without waiting, and a graph may capture them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.memory.priorities import Draw, Priorities
+from learner.memory.ring import Ring
+from learner.memory.storage import Storage, slots_for
+from learner.memory.transitions import Windows
+from learner.records import Batch
+from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
+
+
+class Sample(NamedTuple):
+    """Transitions drawn from the memory, with replacement; B of them."""
+
+    slot: Tensor  # int64[B]
+    anchor: Tensor  # int64[B], in the slot
+    generation: Tensor  # int64[B], of the slot when it was sampled
+    probability: Tensor  # float64[B], with which each was sampled
+    transitions: Tensor  # int64[], in the memory when it was sampled
+
+
+class ReplayMemory:
+    """Keeps the newest segments. A step is a transition from when it is an anchor of a segment here until that is evicted.
+
+    Eviction is by segment, and rows that are no step take room, stack rows an episode: so a full memory holds some less than
+    `capacity` transitions.
+    """
+
+    def __init__(
+        self,
+        shape: SegmentShape,
+        capacity: int,
+        device: torch.device,
+        seed: int,
+        prioritized: bool,
+        max_priority: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            capacity: anchors it has room for, rounded up to whole segments.
+            device: where it lies; `memory_bytes` says how much it takes there.
+            seed: of what is sampled.
+            prioritized: sample in proportion to the priorities that are set; uniformly otherwise.
+            max_priority: the largest so far, which new transitions are given.
+        """
+        slots = slots_for(shape, capacity)
+        self.shape, self.capacity, self._prioritized = shape, slots * shape.steps, prioritized
+        self._ring = Ring(slots)
+        self._counts: NDArray[np.int64] = np.zeros(slots, np.int64)  # transitions of each slot
+        self._held: NDArray[np.int64] = np.zeros((slots, len(STREAM_FIELDS)), np.int64)  # which segment each slot holds
+        self._storage = Storage.empty(shape, slots, device)
+        self._windows = Windows(self._storage, shape)
+        self._priorities = Priorities(slots, shape.steps, device, max_priority)
+        self._transitions = torch.zeros((), dtype=torch.int64, device=device)
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self.size = 0  # transitions
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `append` evicts, and `prepend` is refused."""
+        return self._ring.is_full
+
+    @property
+    def resident_bytes(self) -> int:
+        """What it takes of its device's memory now."""
+        return self._storage.resident_bytes(self.shape, self._ring.filled)
+
+    @property
+    def max_priority(self) -> float:
+        """The largest so far. Waits for the device: for checkpoints and reports."""
+        return float(self._priorities.largest.item())
+
+    @property
+    def priorities_outdated(self) -> int:
+        """Priorities not set, for their transitions were evicted meanwhile. Waits for the device."""
+        return int(self._priorities.outdated.item())
+
+    @property
+    def priorities_unusable(self) -> int:
+        """Priorities not set, for they were not positive and finite. Waits for the device."""
+        return int(self._priorities.unusable.item())
+
+    def append(self, segment: Segment, valid: NDArray[np.bool_] | None = None) -> int:
+        """Takes a segment as the newest, evicts the oldest where there is no room, and returns its slot. O(W) frames.
+
+        Args:
+            valid: bool[L], the anchors that have a transition, one at least; None: all steps.
+
+        Raises:
+            ValueError: the segment has no transition.
+        """
+        valid = self._checked(segment, valid)
+        return self._fill(self._ring.append(), segment, valid)
+
+    def prepend(self, segment: Segment) -> int:
+        """Takes a segment as the oldest, where there is room, and returns its slot. O(W) frames.
+
+        Raises:
+            ValueError: the segment has no transition, or the memory is full.
+        """
+        valid = self._checked(segment, None)
+        return self._fill(self._ring.prepend(), segment, valid)
+
+    def rewrite(self, slot: int, segment: Segment, valid: NDArray[np.bool_]) -> None:
+        """Puts more of the same segment into its slot. O(W) frames.
+
+        Args:
+            slot: where it is.
+            valid: bool[L]; those that were valid before are so still, and keep their priorities.
+
+        Raises:
+            ValueError: it was evicted since.
+        """
+        if not np.array_equal(self._held[slot], segment.stream[0]):
+            raise ValueError(f"slot {slot} holds another segment than {segment.first} of {segment.of}, which was evicted")
+        self._storage.write(slot, segment)
+        self._priorities.grow(slot, self._on_device(valid))
+        self._count(slot, valid)
+
+    def sample(self, batch_size: int) -> Sample:
+        """Draws B = `batch_size` transitions. O(S + B (log S + L)).
+
+        Raises:
+            ValueError: the memory is empty.
+        """
+        if self.size == 0:
+            raise ValueError("the memory is empty: there is nothing to sample")
+        uniform = torch.rand((2, batch_size), dtype=torch.float64, device=self._transitions.device, generator=self._generator)
+        return self.draw(uniform)
+
+    def draw(self, uniform: Tensor) -> Sample:
+        """As `sample`, with the random numbers given: float64[2, B] in [0, 1)."""
+        return Sample(*self._priorities.draw(uniform), self._transitions.clone())
+
+    def gather(self, sample: Sample, n_step: int | Tensor, discount: float | Tensor, jumps: int = 0) -> Batch:
+        """The transitions of a sample, of which nothing was evicted since. O(B) windows.
+
+        Args:
+            n_step: n, from 1 to n_max, as a number or a tensor of no dimensions.
+            discount: of one step, as a number or a tensor of no dimensions.
+            jumps: K, observations that follow, for self-prediction; 0: none.
+
+        Raises:
+            ValueError: rows for so many steps are not kept.
+        """
+        if max(jumps, 0 if isinstance(n_step, Tensor) else n_step) > self.shape.n_max:
+            raise ValueError(f"n_step={n_step}, jumps={jumps}: segments have rows for {self.shape.n_max} steps")
+        first = self._first_rows(sample)
+        batch = self._windows.n_step(first, sample.probability, n_step, discount)
+        return batch._replace(sequence=self._windows.sequence(first, jumps)) if jumps else batch
+
+    def weights_version(self, sample: Sample) -> Tensor:
+        """int32[B]: the version of the weights that each transition was collected with."""
+        return self._windows.weights_version(self._first_rows(sample))
+
+    def set_priorities(self, sample: Sample, priorities: Tensor) -> None:
+        """New priorities, float[B], of what was sampled; of several for one transition the largest holds. O(B L).
+
+        Those of what was evicted since, and those that are not positive and finite, are counted and change nothing. Where
+        sampling is uniform, none does.
+        """
+        if self._prioritized:
+            self._priorities.set(Draw(*sample[:-1]), priorities.double())
+
+    def _first_rows(self, sample: Sample) -> Tensor:
+        """int64[B]: where the windows begin, counted through all slots."""
+        return sample.slot * self.shape.rows + sample.anchor
+
+    def _checked(self, segment: Segment, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        valid = segment.valid(self.shape) if valid is None else valid
+        if not valid.any():
+            raise ValueError(f"segment {segment.first} of {segment.of} has no transition: it would take room for nothing")
+        return valid
+
+    def _fill(self, slot: int, segment: Segment, valid: NDArray[np.bool_]) -> int:
+        self._storage.write(slot, segment)
+        self._held[slot] = segment.stream[0]
+        self._priorities.fill(slot, self._on_device(valid))
+        self._count(slot, valid)
+        return slot
+
+    def _count(self, slot: int, valid: NDArray[np.bool_]) -> None:
+        count = int(valid.sum())
+        self.size += count - int(self._counts[slot])
+        self._counts[slot] = count
+        self._transitions.fill_(self.size)
+
+    def _on_device(self, valid: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(valid).to(self._transitions.device)

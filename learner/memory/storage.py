@@ -1,0 +1,80 @@
+"""Where segments lie: columns of S slots on one device. May import torch, NumPy and sbrl.replay.segments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbrl.replay.segments import PADDING, Segment, SegmentShape
+
+_SMALL_BYTES = 4 * 4  # of a row: action, reward, discount, weights_version
+_ANCHOR_BYTES = 8  # priority
+_SLOT_BYTES = 8 + 8  # sum of priorities, generation
+
+
+def slots_for(shape: SegmentShape, capacity: int) -> int:
+    """S: the segments that hold `capacity` anchors."""
+    return math.ceil(capacity / shape.steps)
+
+
+def memory_bytes(shape: SegmentShape, capacity: int) -> int:
+    """What a memory of this capacity takes on its device when it is full."""
+    return slots_for(shape, capacity) * (shape.rows * _frame_bytes(shape) + _small_bytes(shape))
+
+
+class Storage(NamedTuple):
+    """The columns. S slots of W rows; what a slot holds is a segment.
+
+    Frames are not written before they are needed. On a CPU the system commits their pages only then, so that memory is taken as
+    it fills; CUDA has no such pages, and the whole memory is taken at the start: it fits from the beginning, or never.
+    """
+
+    frame: Tensor  # frame_dtype[S, W, *frame_shape]
+    action: Tensor  # int32[S, W]
+    reward: Tensor  # float32[S, W]
+    discount: Tensor  # float32[S, W]
+    weights_version: Tensor  # int32[S, W]
+
+    @classmethod
+    def empty(cls, shape: SegmentShape, slots: int, device: torch.device) -> Storage:
+        """O(S W) without the frames."""
+        rows = (slots, shape.rows)
+        frame_dtype = torch.from_numpy(np.zeros(0, shape.frame_dtype)).dtype
+        return cls(
+            frame=torch.empty((*rows, *shape.frame_shape), dtype=frame_dtype, device=device),
+            action=torch.full(rows, PADDING, dtype=torch.int32, device=device),
+            reward=torch.zeros(rows, device=device),
+            discount=torch.zeros(rows, device=device),
+            weights_version=torch.zeros(rows, dtype=torch.int32, device=device),
+        )
+
+    def write(self, slot: int, segment: Segment) -> None:
+        """Puts a segment into a slot. O(W) frames."""
+        *columns, _ = segment  # its stream is the reader's
+        for column, values in zip(self, columns, strict=True):
+            column[slot].copy_(_tensor(values))
+
+    def resident_bytes(self, shape: SegmentShape, used_slots: int) -> int:
+        """What is taken now that so many slots have ever been written."""
+        slots = len(self.frame)
+        if self.frame.is_cuda:
+            used_slots = slots
+        return used_slots * shape.rows * _frame_bytes(shape) + slots * _small_bytes(shape)
+
+
+def _frame_bytes(shape: SegmentShape) -> int:
+    return math.prod(shape.frame_shape) * shape.frame_dtype.itemsize
+
+
+def _small_bytes(shape: SegmentShape) -> int:
+    """Of a slot, without its frames."""
+    return shape.rows * _SMALL_BYTES + shape.steps * _ANCHOR_BYTES + _SLOT_BYTES
+
+
+def _tensor(values: Any) -> Tensor:
+    """The same values; copied where they are read-only, as TensorFlow's are."""
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
