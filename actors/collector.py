@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.envs.spec import VectorEnv
-from sbrl.replay.writer import Transition
+from sbrl.replay.segments import Transition
 
 
 class Policy(Protocol):

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from sbrl.replay.probe import ShardProbe
-from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
+from sbrl.replay.segments import Transition
+from sbrl.replay.writer import BlockedError, EpisodeWriter
 from sbrl.sharding import episode_shard
 
 logger = logging.getLogger(__name__)

@@ -36,7 +36,8 @@ from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.segments import Transition
+from sbrl.replay.writer import EpisodeWriter
 
 ROUNDS, WARM_UP, STEPS = 3, 300, 2000
 WAIT_SECONDS = 120.0

@@ -339,7 +339,8 @@ class LearnerLoop:
         env_steps = self._member.instructions.env_steps
         self._ages.published(self._publisher.version, env_steps)
         if self._last_sampled is not None:
-            for lag, age in zip(*self._ages.of(self._last_sampled.items, env_steps), strict=True):
+            versions = self._last_sampled.items.weights_version
+            for lag, age in zip(*self._ages.of(versions, env_steps), strict=True):
                 self._metrics.policy_lag_versions.observe(lag)
                 self._metrics.sample_age_env_steps.observe(age)
 

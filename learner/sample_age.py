@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sbrl.replay.items import META_FIELDS, Items
-
 # Kept at least, of the newest: more than a day of one a second. Transitions that replay holds for longer are seldom sampled.
 KEPT_VERSIONS = 100_000
-
-_VERSION = META_FIELDS.index("weights_version")
 
 
 class SampleAges:
@@ -32,14 +29,17 @@ class SampleAges:
         if len(self._versions) > 2 * KEPT_VERSIONS:  # half of them at once, so that what is left is seldom moved
             del self._versions[:-KEPT_VERSIONS], self._env_steps[:-KEPT_VERSIONS]
 
-    def of(self, items: Items, env_steps: int) -> tuple[NDArray[np.int64], list[int]]:
-        """(versions published since the ones that the items were collected with, agent steps since those were published).
+    def of(self, versions: NDArray[np.integer[Any]], env_steps: int) -> tuple[NDArray[np.int64], list[int]]:
+        """(versions published since the ones that transitions were collected with, agent steps since those were published).
 
-        Steps are an upper bound on the items' age. Those of items that are older than every version kept, or from before this
-        process, are counted from the oldest one kept, a lower bound.
+        Steps are an upper bound on the transitions' age. Those of transitions that are older than every version kept, or from
+        before this process, are counted from the oldest one kept, a lower bound.
+
+        Args:
+            versions: [B], of the weights that each transition was collected with.
         """
         if not self._versions:
             return np.zeros(0, np.int64), []
-        versions = items.meta[:, 0, _VERSION]
         places = [max(0, bisect_right(self._versions, version) - 1) for version in versions]
-        return np.maximum(0, self._versions[-1] - versions), [max(0, env_steps - self._env_steps[place]) for place in places]
+        lags = np.maximum(0, self._versions[-1] - versions.astype(np.int64))
+        return lags, [max(0, env_steps - self._env_steps[place]) for place in places]

@@ -12,9 +12,9 @@ import numpy as np
 
 from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
-from learner.batches import to_batch
 from learner.checkpoint import CheckpointStore
 from learner.divergence import divergence
+from learner.memory.replay import ReplayMemory
 from learner.records import Batch, LearnerState, capture_random
 from learner.schedules import HorizonSchedule
 from learner.update import make_update_step
@@ -23,44 +23,38 @@ from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import encode
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch
-from sbrl.ports import free_ports
-from sbrl.replay.deterministic import ClockSampler
-from sbrl.replay.items import ItemShape
-from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter
+from sbrl.replay.segments import SegmentShape
 from sbrl.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse, Member
-from serial.stream import SerialStream
+from serial.stream import SerialStream, segment_steps
 
 RECENT_EPISODES = 100
 
 
 class SerialRun:
-    """Bit-reproducible from run.seed on one machine: one thread, one shard whose sampling is seeded, everything in turn."""
+    """Bit-reproducible from run.seed on one machine: one thread, everything in turn, no Reverb."""
 
     def __init__(self, config: Config, directory: RunDirectory) -> None:
-        """Builds all parts and starts the in-process Reverb server."""
         self._config, self._directory = config, directory
         environment_seed, policy_seed, sampler_seed, torch_seed = (
             int(state >> 1) for state in np.random.SeedSequence(config.run.seed).generate_state(4)
         )
         seed_torch(torch_seed)
         envs = make_envs(config.env, config.actors.envs_per_actor, environment_seed)
-        shape = ItemShape.of(envs.spec, config.agent.stored_steps)
-        port = free_ports("127.0.0.1", 1)[0]
-        self._server = ShardServer(config, shape, 0, port, directory.replay_checkpoints(0), deterministic=True)
-        self._sampler = ClockSampler(self._server, config.replay.capacity, config.replay.prioritized, sampler_seed)
-        address = f"127.0.0.1:{port}"
-        self._streams = [
-            SerialStream(EpisodeWriter([address], shape, self._sampler.insertion_priority), env) for env in range(envs.num_envs)
-        ]
         network = build_network(config.agent, envs.spec, seed=config.run.seed)
         self._policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True)
         self._step = make_update_step(config, envs.spec)
+        shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
+        shape = shape._replace(steps=segment_steps(config.replay.capacity, envs.num_envs, shape.stack, shape.n_max))
+        self._memory = ReplayMemory(
+            shape, config.replay.capacity, self._step.device, seed=sampler_seed, prioritized=config.replay.prioritized
+        )
+        self._streams = [SerialStream(self._memory, env) for env in range(envs.num_envs)]
         self._policy.load(self._step.acting_weights())
         self._horizons = HorizonSchedule.of(config)
         self._collector = Collector(envs, self._policy, self._streams, self._on_episode)
-        self._envs, self._stack = envs, envs.spec.stack
+        self._jumps = config.agent.spr_jumps if config.agent.spr_weight > 0 else 0
+        self._envs = envs
         self._trained = 0
         self._losses = hashlib.sha256()
         self.episodes: list[Episode] = []
@@ -108,9 +102,8 @@ class SerialRun:
     def status(self) -> GetStatusResponse:
         """How the run stands, as the coordinator of a distributed run would say it."""
         inserted = sum(stream.created for stream in self._streams)
-        size = min(inserted, self._config.replay.capacity)
         return GetStatusResponse(
-            members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": size})],
+            members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": self._memory.size})],
             totals={
                 "actor.env_steps": self._collector.env_steps,
                 "actor.episodes_cut": self._collector.episodes_cut,
@@ -124,10 +117,7 @@ class SerialRun:
         )
 
     def close(self) -> None:
-        for stream in self._streams:
-            stream.close()
         self._envs.close()
-        self._server.stop()
 
     @property
     def _version(self) -> int:
@@ -139,15 +129,15 @@ class SerialRun:
         return self._config.samples_per_insert * (inserted - self._config.min_replay_size)
 
     def _update(self) -> None:
-        items = self._sampler.sample(self._config.learner.batch_size)
+        sample = self._memory.sample(self._config.learner.batch_size)
         horizon = self._horizons.at(self._step.updates)
-        batch = to_batch(items, self._stack, self._config.agent, horizon, shard_share=1.0)
+        batch = self._memory.gather(sample, horizon.n_step, horizon.discount, self._jumps)
         result = self._step.update(batch)
-        priorities = result.priorities.numpy()
-        if not math.isfinite(priorities.sum() + result.loss.item() + result.spr_loss.item()):
+        priorities = result.priorities.tensor
+        if not math.isfinite(priorities.sum().item() + result.loss.item() + result.spr_loss.item()):
             self._diverge("the loss is not finite", batch)
-        self._sampler.update_priorities(items.key, priorities)
-        self._trained += len(items.key)
+        self._memory.set_priorities(sample, priorities)
+        self._trained += self._config.learner.batch_size
         self._losses.update(np.float32(result.loss.item()).tobytes())
         if self._step.updates % self._config.learner.publish_period == 0:
             self._require_finite(batch)
@@ -178,7 +168,7 @@ class SerialRun:
 
 
 def serial_config(config: Config) -> Config:
-    """The config of a serial run: one shard, one actor, one thread. Its shard has no limiter: the run itself takes turns."""
+    """The config of a serial run: one memory, one actor, one thread."""
     return config.model_copy(
         update={
             "replay": config.replay.model_copy(update={"num_shards": 1}),

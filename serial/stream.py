@@ -1,36 +1,99 @@
-"""One environment's stream to the single shard of a serial run: every item is confirmed before the next thing happens."""
+"""One environment's stream into the replay memory of a serial run, without the network between them."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from sbrl.replay.writer import EpisodeWriter, Transition
-
-FLUSH_SECONDS = 60.0
+from learner.memory.replay import ReplayMemory
+from sbrl.replay.segments import PADDING, SEGMENT_STEPS, Row, Segment, SegmentShape, Stream, StreamRows, Transition
 
 
 class SerialStream:
-    """A `actors.collector.Stream` without faults to survive: shard and learner are this very process."""
+    """A `actors.collector.Stream`: a step is in the memory as soon as its n_max rows are there, or its episode has ended."""
 
-    def __init__(self, writer: EpisodeWriter, env: int) -> None:
-        self._writer, self._env = writer, env
-
-    @property
-    def created(self) -> int:
-        return self._writer.items_created
+    def __init__(self, memory: ReplayMemory, env: int) -> None:
+        self._memory = memory
+        self._rows = StreamRows(memory.shape, self)
+        self._stream = Stream(actor=0, incarnation=1, env=env, stream=0)
+        self._growing: deque[_GrowingSegment] = deque()  # oldest first
+        self._written = 0  # rows
+        self.created = 0  # transitions, those evicted since included
 
     def begin(self, observation: NDArray[Any]) -> None:
-        self._writer.begin(0, observation, actor=0, incarnation=1, env=self._env)
+        self._rows.begin(observation)
 
     def append(self, transition: Transition, observation: NDArray[Any]) -> None:
-        self._writer.append(transition)
-        self._writer.flush(0, FLUSH_SECONDS)
+        self._rows.append(transition)
 
     def end(self) -> None:
-        self._writer.end()
-        self._writer.close_episode(FLUSH_SECONDS)
+        self._rows.end()
 
-    def close(self) -> None:
-        self._writer.close()
+    def row(self, row: Row) -> None:
+        """Puts a row where it belongs: at the end of one segment, mostly, and near the beginning of the next."""
+        shape = self._memory.shape
+        if self._written % shape.steps == 0:
+            self._growing.append(_GrowingSegment(shape, self._stream))
+        self._written += 1
+        for segment in self._growing:
+            self.created += segment.write(row, self._memory)
+        if self._growing[0].is_complete:
+            self._growing.popleft()
+
+    def segment(self) -> None:
+        """A complete segment is in the memory already."""
+
+
+class _GrowingSegment:
+    """A segment whose rows come one by one; those to come are padding."""
+
+    def __init__(self, shape: SegmentShape, stream: Stream) -> None:
+        columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in shape.columns().items()}
+        columns["action"][:] = PADDING
+        columns["stream"][0, :-1] = stream
+        self._shape, self._segment = shape, Segment(**columns)
+        self._valid: NDArray[np.bool_] = np.zeros(shape.steps, np.bool_)
+        self._written = 0
+        self._closed = shape.anchors.start  # what follows the rows before is known
+        self._slot: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self._written == self._shape.rows
+
+    def write(self, row: Row, memory: ReplayMemory) -> int:
+        """Takes the next row, and brings the transitions that it completes into the memory; returns how many."""
+        shape, segment, at = self._shape, self._segment, self._written
+        segment.frame[at], segment.action[at], segment.reward[at] = row.frame, row.action, row.reward
+        segment.discount[at], segment.weights_version[at] = row.discount, row.weights_version
+        if at == shape.anchors.start:
+            segment.stream[0, -1] = row.number
+        self._written += 1
+        known = at if row.action == PADDING else at + 1 - shape.n_max
+        closed = min(known, shape.anchors.stop)
+        if closed <= self._closed:
+            return 0
+        fresh = segment.action[self._closed : closed] != PADDING
+        self._valid[self._closed - shape.anchors.start : closed - shape.anchors.start] = fresh
+        self._closed = closed
+        count = int(fresh.sum())
+        if count and self._slot is None:
+            self._slot = memory.append(segment, self._valid)
+        elif count:
+            assert self._slot is not None
+            memory.rewrite(self._slot, segment, self._valid)
+        return count
+
+
+def segment_steps(capacity: int, num_envs: int, stack: int, n_max: int) -> int:
+    """L, smaller where the replay is: a segment that grows must not be the oldest, and evicted.
+
+    It grows for L + stack - 1 + n_max rows at most. Meanwhile the other environments may write stack + 1 times as many, if
+    their episodes have one step. All of that, and a segment each, is to fit into half of the capacity. A segment of one step
+    is complete as it comes, and needs no such room.
+    """
+    overlap = stack - 1 + n_max
+    return max(1, min(SEGMENT_STEPS, (capacity // (2 * num_envs) - (stack + 1) * overlap) // (stack + 2)))

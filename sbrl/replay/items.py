@@ -73,6 +73,11 @@ class Items(NamedTuple):
     shard: int
     sampled_time: float = math.nan  # seconds of the monotonic clock
 
+    @property
+    def weights_version(self) -> NDArray[np.int64]:
+        """[B], acted with."""
+        return self.meta[:, 0, META_FIELDS.index("weights_version")]
+
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:
         """From an item's columns by name, and the fields that are not columns."""

@@ -123,7 +123,7 @@ class Row(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What a stream needs of one step."""
+    """What whoever writes needs of one step."""
 
     action: int
     reward: float  # as the learner sees it: clipped if the environment's rewards are

@@ -63,11 +63,11 @@ class ShardCheckpoints:
         """Finished checkpoints, oldest first. Raises OSError where that cannot be told: glob would leave those out."""
         return sorted(path for path in self.directory.iterdir() if path.name[0].isdigit() and (path / MANIFEST).exists())
 
-    def adopt(self, written: Path, zero: float | None) -> Path:
+    def adopt(self, written: Path, zero: float) -> Path:
         """Takes over what Reverb has just written: checksums, a manifest, and a place of its own, all of it on disk.
 
         Args:
-            zero: what the limiter's `inserts * samples_per_insert - samples` is where nothing is owed; None: it keeps no ratio.
+            zero: what the limiter's `inserts * samples_per_insert - samples` is where nothing is owed.
 
         Raises:
             ValueError: Reverb's files are not whole, or cannot be read.
@@ -77,9 +77,7 @@ class ShardCheckpoints:
             if not _is_whole(file):
                 raise ValueError(f"{file.name} is not whole: Reverb could not write all of it, as on a full disk")
         limiter = read_table(written).rate_limiter
-        owed = 0.0
-        if zero is not None:
-            owed = limiter.insert_count * limiter.samples_per_insert - limiter.sample_count - zero
+        owed = limiter.insert_count * limiter.samples_per_insert - limiter.sample_count - zero
         for file in written.iterdir():
             sync(file)
         write_manifest(written, Contents(limiter.insert_count, limiter.sample_count, owed))
@@ -89,11 +87,10 @@ class ShardCheckpoints:
         sync(self.directory)
         return path
 
-    def stage(self, checkpoint: Path, limits: ShardLimits | None, owed: float | None) -> None:
+    def stage(self, checkpoint: Path, limits: ShardLimits, owed: float | None) -> None:
         """Puts a checkpoint where Reverb loads it from, with these limits in place of its own.
 
         Args:
-            limits: None leaves it as it was made.
             owed: samples due and not trained, which the limiter is to admit; None: what it counted itself.
 
         Raises:
@@ -106,9 +103,7 @@ class ShardCheckpoints:
         folder.mkdir()
         table = read_table(checkpoint)
         _check_table(table, contents)
-        excess = 0
-        if limits is not None:
-            excess = _set_limits(table, limits, contents.owed if owed is None else owed)
+        excess = _set_limits(table, limits, contents.owed if owed is None else owed)
         _write_records(folder / _TABLES, [table.SerializeToString()])
         for path in checkpoint.iterdir():
             if path.name == _ITEMS and excess > 0:

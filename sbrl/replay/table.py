@@ -13,7 +13,7 @@ from sbrl.ports import check_port_free
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.shard_checkpoints import Contents, ShardCheckpoints, read_manifest
-from sbrl.sharding import ShardLimits, limiter_bounds, shard_limits
+from sbrl.sharding import limiter_bounds, shard_limits
 
 # A shard starts again where no insertion can be lost by it: none is admitted, or none came for so long.
 QUIET_SECONDS, QUIET_PATIENCE_SECONDS = 1.0, 10.0
@@ -31,14 +31,10 @@ class ShardInfo(NamedTuple):
     waited_for_inserts_seconds: float  # samples were blocked: the limiter waited for the actors
 
 
-def make_table(
-    config: Config, shape: ItemShape, shard: int, deterministic: bool = False, owed: float | None = None
-) -> reverb.Table:
+def make_table(config: Config, shape: ItemShape, shard: int, owed: float | None = None) -> reverb.Table:
     """The shard's table, empty.
 
     Args:
-        deterministic: the item with the lowest priority is sampled next; `sbrl.replay.deterministic` draws those priorities so
-            that this is prioritized sampling, bit-reproducible from a seed.
         owed: samples due for what the shard has inserted before, and lost; None: it never had anything.
     """
     limits = shard_limits(config, shard)
@@ -47,15 +43,10 @@ def make_table(
         min_diff, max_diff = limiter_bounds(limits, inserted=0, sampled=0, owed=owed)
     # SampleToInsertRatio's own equation, without its check: where the learner is ahead of the books a limiter waits for it.
     limiter = reverb.rate_limiters.RateLimiter(limits.samples_per_insert, limits.min_size, min_diff, max_diff)
-    if deterministic:
-        sampler, limiter = reverb.selectors.MinHeap(), reverb.rate_limiters.MinSize(1)
-    elif config.replay.prioritized:
-        sampler = reverb.selectors.Prioritized(priority_exponent=1.0)  # the learner applies the exponent
-    else:
-        sampler = reverb.selectors.Uniform()
+    prioritized = reverb.selectors.Prioritized(priority_exponent=1.0)  # the learner applies the exponent
     return reverb.Table(
         name=TABLE,
-        sampler=sampler,
+        sampler=prioritized if config.replay.prioritized else reverb.selectors.Uniform(),
         remover=reverb.selectors.Fifo(),
         max_size=limits.capacity,
         rate_limiter=limiter,
@@ -73,7 +64,6 @@ class ShardServer:
         shard: int,
         port: int,
         directory: Path,
-        deterministic: bool = False,
         owed: float | None = None,
     ) -> None:
         """Starts serving.
@@ -81,7 +71,6 @@ class ShardServer:
         Args:
             port: to listen on, on all interfaces (Reverb offers no choice).
             directory: of this shard's checkpoints (see `ShardCheckpoints`).
-            deterministic: see `make_table`.
             owed: samples that the limiter is to count as due and not served; None: as its checkpoint did.
 
         Raises:
@@ -89,7 +78,7 @@ class ShardServer:
         """
         check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
         self._config, self._shape, self._shard, self.port = config, shape, shard, port
-        self._deterministic, self._limits = deterministic, shard_limits(config, shard)
+        self._limits = shard_limits(config, shard)
         try:
             self.checkpoints = ShardCheckpoints(directory)
         except OSError as error:
@@ -144,7 +133,7 @@ class ShardServer:
         # What one before left unfinished goes first: on a full disk it would take the room that the next one needs.
         self.checkpoints.clear_reverb_folder()
         try:
-            path = self.checkpoints.adopt(Path(self.client.checkpoint()), None if self._deterministic else self._zero)
+            path = self.checkpoints.adopt(Path(self.client.checkpoint()), self._zero)
         except Exception:
             with contextlib.suppress(OSError):  # it is tried again before the next one; what went wrong first is what to say
                 self.checkpoints.clear_reverb_folder()
@@ -186,14 +175,13 @@ class ShardServer:
         Raises:
             RunError: the file system refuses, or Reverb does; all checkpoints are left where they are.
         """
-        limits = None if self._deterministic else self._limits
         corrupt: list[tuple[Path, Exception]] = []
         try:
             candidates: list[Path | None] = [None, *self.checkpoints.complete()]
             while True:
                 checkpoint = candidates.pop()
                 try:
-                    server = self._serve(checkpoint, limits, owed)
+                    server = self._serve(checkpoint, owed)
                     break
                 except (RuntimeError, ValueError) as error:
                     # One checkpoint whose checksums are right may have been bad when it was written. Where Reverb refuses a
@@ -209,13 +197,13 @@ class ShardServer:
             raise RunError(f"cannot use replay checkpoints in {self.checkpoints.directory}: {error}") from None
         return server
 
-    def _serve(self, checkpoint: Path | None, limits: ShardLimits | None, owed: float | None) -> reverb.Server:
+    def _serve(self, checkpoint: Path | None, owed: float | None) -> reverb.Server:
         """Starts on one checkpoint, or with an empty table."""
         self.checkpoints.clear_reverb_folder()
         if checkpoint is not None:
-            self.checkpoints.stage(checkpoint, limits, owed)
+            self.checkpoints.stage(checkpoint, self._limits, owed)
         return reverb.Server(
-            tables=[make_table(self._config, self._shape, self._shard, self._deterministic, owed)],
+            tables=[make_table(self._config, self._shape, self._shard, owed)],
             port=self.port,
             checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
         )

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import PADDING, TABLE, ItemShape
+from sbrl.replay.segments import Transition
 
 FRAME_CHUNK = 4  # frames compressed together: 2.3 times smaller than one by one, and little is unpacked for nothing
 STEP_CHUNK = 8  # rows of the small columns sent together
-
-
-class Transition(NamedTuple):
-    """What the writer needs of one step."""
-
-    action: int
-    reward: float  # as the learner sees it: clipped if the environment's rewards are
-    terminal: bool  # the state reached is terminal for the learner (not: the episode was truncated)
-    frame: NDArray[Any]  # frame_dtype[*frame_shape], the newest frame of the observation reached
-    weights_version: int
 
 
 class BlockedError(Exception):

@@ -15,6 +15,7 @@ from reverb.cc.checkpointing import checkpoint_pb2
 from sbrl import config as configs
 from sbrl.ports import free_ports
 from sbrl.replay.items import ItemShape
+from sbrl.replay.segments import Transition
 from sbrl.replay.shard_checkpoints import (
     MANIFEST,
     ShardCheckpoints,
@@ -24,7 +25,7 @@ from sbrl.replay.shard_checkpoints import (
     write_manifest,
 )
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 from sbrl.sharding import shard_limits
 from tests.chaos.reading import records, rewrite
 from tests.fuzz.mutations import mutated_bytes, mutated_message

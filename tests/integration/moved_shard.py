@@ -21,8 +21,9 @@ from sbrl.ports import free_ports
 from sbrl.replay.items import Items, ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
+from sbrl.replay.segments import Transition
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
+from sbrl.replay.writer import BlockedError, EpisodeWriter
 
 NAME = "replay-0.replay.test"
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))

@@ -18,8 +18,9 @@ from sbrl.ports import free_ports
 from sbrl.replay.evictions import Evictions
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.sampler import ShardSampler
+from sbrl.replay.segments import Transition
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 from tests.scripted_episodes import frame_of
 
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))

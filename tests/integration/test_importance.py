@@ -16,8 +16,9 @@ from learner.schedules import Horizon
 from sbrl.config import Config, load
 from sbrl.ports import free_ports
 from sbrl.replay.items import ItemShape
+from sbrl.replay.segments import Transition
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 
 TIMEOUT = 20.0
 BATCH_SIZE = 8

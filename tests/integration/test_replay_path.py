@@ -24,8 +24,9 @@ from sbrl.ports import free_ports
 from sbrl.replay.items import TABLE, Items, ItemShape, n_step_transitions
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
+from sbrl.replay.segments import Transition
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 from sbrl.sharding import episode_shard
 from tests.scripted_episodes import (
     NUM_ACTIONS,

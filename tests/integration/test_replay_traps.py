@@ -30,7 +30,8 @@ from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
-from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
+from sbrl.replay.segments import Transition
+from sbrl.replay.writer import BlockedError, EpisodeWriter
 from sbrl.sharding import error_buffer, shard_limits
 from tests.chaos.grid import RandomPolicy, start_replay, wait_for
 from tests.chaos.markers import ENV_ID

@@ -17,8 +17,9 @@ from sbrl.config import load
 from sbrl.ports import free_ports
 from sbrl.replay.items import ItemShape
 from sbrl.replay.probe import ShardProbe
+from sbrl.replay.segments import Transition
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 from tests.chaos.proxy import Link, Proxies
 from tests.chaos.reading import read_items
 from tests.scripted_episodes import frame_of, numbers_of

@@ -19,9 +19,10 @@ from sbrl.ports import free_ports
 from sbrl.replay import shard_checkpoints
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import ItemShape
+from sbrl.replay.segments import Transition
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.writer import EpisodeWriter
 from tests.chaos.reading import TABLES, rewrite
 from tests.scripted_episodes import frame_of
 

@@ -23,7 +23,8 @@ from sbrl.metrics import CoordinatorMetrics
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, ItemShape
-from sbrl.replay.writer import EpisodeWriter, Transition
+from sbrl.replay.segments import Transition
+from sbrl.replay.writer import EpisodeWriter
 from sbrl.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import Member
 from services.coordinator.books import Plan

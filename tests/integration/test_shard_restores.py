@@ -12,9 +12,10 @@ from sbrl.config import Config, load
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, ItemShape
+from sbrl.replay.segments import Transition
 from sbrl.replay.shard_checkpoints import read_table
 from sbrl.replay.table import ShardServer
-from sbrl.replay.writer import BlockedError, EpisodeWriter, Transition
+from sbrl.replay.writer import BlockedError, EpisodeWriter
 from tests.scripted_episodes import frame_of
 
 SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))

@@ -155,11 +155,11 @@ def test_a_loss_that_is_not_finite_is_counted_before_the_learner_ends() -> None:
 
 def test_ages_are_counted_from_the_publication_of_the_weights_that_items_were_collected_with() -> None:
     ages = SampleAges()
-    lags, steps = ages.of(make_items(1, 2), env_steps=50)
+    lags, steps = ages.of(np.array([1, 2]), env_steps=50)
     assert (list(lags), steps) == ([], [])
     for version, env_steps in ((4, 100), (4, 150), (6, 200), (9, 300)):
         ages.published(version, env_steps)
-    lags, steps = ages.of(make_items(9, 8, 6, 5, 4, 1, 12), env_steps=350)
+    lags, steps = ages.of(np.array([9, 8, 6, 5, 4, 1, 12]), env_steps=350)
     assert list(lags) == [0, 1, 3, 4, 5, 8, 0]
     assert steps == [50, 150, 150, 250, 250, 250, 50]
 
@@ -171,11 +171,11 @@ def test_the_versions_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for version in range(1, 31):
         ages.published(version, 10 * version)
         kept.append(len(ages._versions))
-        lags, steps = ages.of(make_items(version, version - 3), env_steps=10 * version)
+        lags, steps = ages.of(np.array([version, version - 3]), env_steps=10 * version)
         assert (list(lags), steps[0]) == ([0, 3], 0)
         assert steps[1] == 30 or version < 4
     assert max(kept) == 8
     # Versions 26 to 30 are left: what is older is counted from the 26th.
-    lags, steps = ages.of(make_items(27, 26, 25, 1), env_steps=300)
+    lags, steps = ages.of(np.array([27, 26, 25, 1]), env_steps=300)
     assert list(lags) == [3, 4, 5, 29]
     assert steps == [30, 40, 40, 40]

@@ -21,7 +21,7 @@ from sbrl.envs.gymnasium_envs import BAD_IN_A_ROW, GymnasiumEnvs
 from sbrl.envs.make import make_envs
 from sbrl.envs.values import LARGEST, BadValueError, check_observation, to_flag, to_reward
 from sbrl.errors import FinalError
-from sbrl.replay.writer import Transition
+from sbrl.replay.segments import Transition
 from tests.bad_env import register
 
 NAN, INF = math.nan, math.inf

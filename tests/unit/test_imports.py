@@ -18,7 +18,7 @@ HEAVY = {"torch", "tensorflow", "reverb", "kubernetes", "matplotlib"}
         ("services.evaluator.__main__", {"torch"}),
         ("actors.__main__", {"torch", "tensorflow", "reverb"}),
         ("learner.__main__", {"torch", "tensorflow", "reverb"}),
-        ("serial.__main__", {"torch", "tensorflow", "reverb"}),
+        ("serial.__main__", {"torch"}),
     ],
 )
 def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
