@@ -16,7 +16,7 @@ from torch import Tensor
 
 from learner.memory.priorities import Draw, Priorities
 from learner.memory.ring import Ring
-from learner.memory.storage import Storage, slots_for
+from learner.memory.storage import Storage, host_tensor, slots_for
 from learner.memory.transitions import Windows
 from learner.records import Batch
 from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
@@ -199,4 +199,5 @@ class ReplayMemory:
         self._transitions.fill_(self.size)
 
     def _on_device(self, valid: NDArray[np.bool_]) -> Tensor:
-        return torch.from_numpy(valid).to(self._transitions.device)
+        device = self._transitions.device
+        return host_tensor(valid, device).to(device, non_blocking=True)

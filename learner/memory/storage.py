@@ -56,7 +56,7 @@ class Storage(NamedTuple):
         """Puts a segment into a slot. O(W) frames."""
         *columns, _ = segment  # its stream is the reader's
         for column, values in zip(self, columns, strict=True):
-            column[slot].copy_(_tensor(values))
+            column[slot].copy_(host_tensor(values, column.device), non_blocking=True)
 
     def resident_bytes(self, shape: SegmentShape, used_slots: int) -> int:
         """What is taken now that so many slots have ever been written."""
@@ -66,6 +66,15 @@ class Storage(NamedTuple):
         return used_slots * shape.rows * _frame_bytes(shape) + slots * _small_bytes(shape)
 
 
+def host_tensor(values: Any, device: torch.device) -> Tensor:
+    """An array as a tensor that `device` can be given without waiting for it; a read-only one, as TensorFlow's are, is copied.
+
+    On the way to CUDA it is page-locked: torch keeps such memory until the device has read it.
+    """
+    tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 def _frame_bytes(shape: SegmentShape) -> int:
     return math.prod(shape.frame_shape) * shape.frame_dtype.itemsize
 
@@ -73,8 +82,3 @@ def _frame_bytes(shape: SegmentShape) -> int:
 def _small_bytes(shape: SegmentShape) -> int:
     """Of a slot, without its frames."""
     return shape.rows * _SMALL_BYTES + shape.steps * _ANCHOR_BYTES + _SLOT_BYTES
-
-
-def _tensor(values: Any) -> Tensor:
-    """The same values; copied where they are read-only, as TensorFlow's are."""
-    return torch.from_numpy(np.require(values, requirements=["C", "W"]))

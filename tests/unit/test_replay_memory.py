@@ -330,6 +330,18 @@ def test_what_has_no_transition_is_refused_and_nothing_changes():
     assert (memory.size, memory.is_full) == (0, False)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_may_not_be_written_are_taken():
+    """TensorFlow's are such; torch warns of those that it is given as they are."""
+    segment = Segment(*(np.array(column) for column in numbered(3, 2)))
+    for column in segment:
+        column.flags.writeable = False
+    memory = make_memory(shape_of())
+    memory.append(segment, np.frombuffer(b"\1\1\0\0", np.bool_))
+    assert memory.size == 2
+    np.testing.assert_array_equal(memory._storage.frame[0], segment.frame)
+
+
 def test_a_slot_that_was_given_to_another_segment_is_not_written():
     memory = make_memory(shape_of(), capacity=4)
     slot = memory.append(numbered(0, 2))
