@@ -18,8 +18,9 @@ Anchor j is row j + stack - 1. If it is a step, transition j of the segment is r
 the observation's stack, and what followed. So a segment stands alone, every step of a stream is the anchor of one segment,
 and only the overlap of neighbours, stack - 1 + n_max rows of W, is stored twice.
 
-The steps of a stream are numbered from 0. A segment says which stream it is of and the number of its first step: that is how a
-reader tells what it has had already (a resend, a shard restored from its checkpoint) and what is missing.
+Steps are numbered from 0 by environment and incarnation, on through all its streams: a stream starts at the number where the
+one before it was left. A segment says which stream it is of and the number of its first step: that is how a reader tells what
+it has had already (a resend, a shard restored from its checkpoint) and what is missing, the tail of a lost stream included.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from sbrl.envs.spec import EnvSpec
 
 PADDING = -1  # the action of a row that is no step
 SEGMENT_STEPS = 32  # L
-STREAM_FIELDS = ("actor", "incarnation", "env", "stream", "number")
+STREAM_FIELDS = ("actor", "incarnation", "env", "stream", "start", "previous_shard", "number")
 
 
 class Stream(NamedTuple):
@@ -45,6 +46,8 @@ class Stream(NamedTuple):
     incarnation: int
     env: int
     stream: int
+    start: int = 0  # the number of its first step: the streams before it were given all lower ones
+    previous_shard: int = -1  # where the stream before it went; -1: it is the first
 
 
 class SegmentShape(NamedTuple):
@@ -119,7 +122,7 @@ class Row(NamedTuple):
     reward: float
     discount: float
     weights_version: int
-    number: int  # of the step in its stream; for a row that is no step, of the next one
+    number: int  # of the step; for a row that is no step, of the next one
 
 
 class Transition(NamedTuple):
@@ -151,7 +154,8 @@ class StreamRows:
     without a step is left out: there are some where `fill` has written much. A call is O(stack), `fill` O(W).
     """
 
-    def __init__(self, shape: SegmentShape, sink: RowSink) -> None:
+    def __init__(self, shape: SegmentShape, sink: RowSink, start: int = 0) -> None:
+        """Args: start: the number of the first step."""
         self._shape, self._sink = shape, sink
         self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
         self._version = 0
@@ -159,7 +163,7 @@ class StreamRows:
         self._rows = 0  # written
         self._is_step: deque[bool] = deque(maxlen=shape.rows)  # of the last W rows
         self._last_step_row = -1
-        self.steps = 0  # written: the number of the next step
+        self.steps = start  # the number of the next step
 
     def begin(self, observation: NDArray[Any]) -> None:
         """Starts an episode, or what is left of one, with `observation`, frame_dtype[stack, *frame_shape]."""

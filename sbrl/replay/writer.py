@@ -138,12 +138,12 @@ class EpisodeWriter:
         self._writer = None
         self._unconfirmed = self._unmade = 0
         if writer is not None:
-            _close(writer)
+            close_writer(writer)
 
     def close(self) -> None:
         """Closes all streams; unconfirmed items are dropped."""
         for writer in self._writers.values():
-            _close(writer)
+            close_writer(writer)
         self._writers.clear()
         self._writer = None
         self._unconfirmed = self._unmade = 0
@@ -191,7 +191,7 @@ class EpisodeWriter:
         self.items_created += 1
 
 
-def _close(writer: Any) -> None:
+def close_writer(writer: Any) -> None:
     """Closes a stream, whatever is on its way, at once.
 
     Reverb's close alone can hang for ever: its worker, about to wait until the chunks of the next item are complete, does not

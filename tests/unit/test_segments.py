@@ -110,5 +110,5 @@ def test_columns_and_bytes_are_those_of_a_segment():
     assert shape.rows == 38
     columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in shape.columns().items()}
     assert tuple(columns) == Segment._fields
-    assert shape.num_bytes == sum(column.nbytes for column in columns.values()) == 38 * (84 * 84 + 16) + 40
-    assert Segment(**columns).of == Stream(0, 0, 0, 0)
+    assert shape.num_bytes == sum(column.nbytes for column in columns.values()) == 38 * (84 * 84 + 16) + 56
+    assert Segment(**columns).of == Stream(0, 0, 0, 0, start=0, previous_shard=0)
