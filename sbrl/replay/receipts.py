@@ -1,0 +1,176 @@
+"""What a learner has received of each environment's steps, and what it has not: pure bookkeeping by numbers.
+
+The steps of an environment are numbered from 0 by incarnation, through all its streams. For each there is a mark, the number
+after the highest received, and below it the holes, the numbers that have not come. At any moment, for each and so for all:
+
+    mark = received + lost - recovered           written = mark + what is still to come
+
+- A step with a number that is received already is a duplicate: a resend, or a shard that was restored from its checkpoint.
+- A step beyond the mark leaves a hole where numbers are left out. They are lost, and counted at once, each with its shard.
+- A step that fills a hole later, from a log, a restored queue or a shard that was slower, is received and recovered.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+from sbrl.replay.segments import Stream
+
+MAX_WRITERS = 65_536  # environments' incarnations whose numbers are kept
+MAX_HOLES = 256  # of one writer
+
+
+class Counts(NamedTuple):
+    """Steps of one shard."""
+
+    received: int = 0
+    duplicates: int = 0
+    lost: int = 0
+    recovered: int = 0
+
+
+class _Writer(NamedTuple):
+    """One environment of one incarnation of an actor."""
+
+    actor: int
+    env: int
+    incarnation: int
+
+
+class _Hole(NamedTuple):
+    """Numbers first to end - 1, which were last seen on their way to `shard`."""
+
+    first: int
+    end: int
+    shard: int
+
+
+class _Received:
+    """The numbers of one writer."""
+
+    def __init__(self, mark: int = 0, holes: list[_Hole] | None = None) -> None:
+        self.mark, self.holes = mark, holes or []  # in ascending order
+
+
+class Receipts:
+    """The books over all writers. Their size is bounded, for runs of weeks:
+
+    - Of a writer, at most `max_holes` holes are remembered; the lowest are forgotten first, and stay lost.
+    - Of all, at most `max_writers` writers; those are forgotten first that were heard of longest ago and whose environment has
+      a newer incarnation. What still comes of one that was forgotten, or of an incarnation before it, is a duplicate.
+    """
+
+    def __init__(self, max_writers: int = MAX_WRITERS, max_holes: int = MAX_HOLES) -> None:
+        self._max_writers, self._max_holes = max_writers, max_holes
+        self._writers: OrderedDict[_Writer, _Received] = OrderedDict()  # heard of longest ago first
+        self._newest: dict[tuple[int, int], int] = {}  # (actor, env): the newest incarnation
+        self._forgotten: dict[tuple[int, int], int] = {}  # (actor, env): the newest incarnation that is forgotten
+        self._counts: dict[int, Counts] = {}
+
+    @property
+    def counts(self) -> dict[int, Counts]:
+        """By shard."""
+        return dict(self._counts)
+
+    @property
+    def total(self) -> Counts:
+        """Over all shards."""
+        return Counts(*(sum(column) for column in zip(*self._counts.values(), strict=True))) if self._counts else Counts()
+
+    def take(self, shard: int, stream: Stream, first: int, steps: int) -> int:
+        """Books the steps `first` to `first + steps - 1` of a stream; returns how many of them are new, 0 for duplicates.
+
+        Args:
+            shard: that served them.
+
+        Raises:
+            ValueError: these numbers cannot be of that stream; nothing is booked.
+        """
+        if not 0 <= stream.start <= first or steps < 0:
+            raise ValueError(f"steps {first} to {first + steps - 1} cannot be of a stream that starts at {stream.start}")
+        writer = _Writer(stream.actor, stream.env, stream.incarnation)
+        if stream.incarnation <= self._forgotten.get(writer[:2], -1):
+            self._add(shard, duplicates=steps)
+            return 0
+        received = self._hear_of(writer)
+        if not steps:
+            return 0
+        end, mark = first + steps, received.mark
+        if first > mark:
+            tail = min(max(mark, stream.start), first)  # what is missing before it is of the streams before
+            self._lose(received, mark, tail, stream.previous_shard if stream.previous_shard >= 0 else shard)
+            self._lose(received, tail, first, shard)
+        new = max(0, end - max(first, mark)) + self._recover(received, first, min(end, mark))
+        received.mark = max(mark, end)
+        self._add(shard, received=new, duplicates=steps - new)
+        return new
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain data, for JSON."""
+        return {
+            "writers": [
+                [*writer, received.mark, [list(hole) for hole in received.holes]] for writer, received in self._writers.items()
+            ],
+            "forgotten": [[*who, incarnation] for who, incarnation in self._forgotten.items()],
+            "counts": {str(shard): list(counts) for shard, counts in self._counts.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], max_writers: int = MAX_WRITERS, max_holes: int = MAX_HOLES) -> Receipts:
+        """Raises ValueError where it is not what `state` makes."""
+        receipts = cls(max_writers, max_holes)
+        try:
+            for actor, env, incarnation, mark, holes in state["writers"]:
+                receipts._hear_of(_Writer(actor, env, incarnation))
+                receipts._writers[_Writer(actor, env, incarnation)] = _Received(mark, [_Hole(*hole) for hole in holes])
+            receipts._forgotten |= {(actor, env): incarnation for actor, env, incarnation in state["forgotten"]}
+            receipts._counts = {int(shard): Counts(*counts) for shard, counts in state["counts"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"receipts cannot be read: {type(error).__name__}: {error}") from None
+        return receipts
+
+    def _hear_of(self, writer: _Writer) -> _Received:
+        """The writer's numbers, which are the ones heard of last now; a new writer takes the room of an old one."""
+        received = self._writers.get(writer)
+        if received is not None:
+            self._writers.move_to_end(writer)
+            return received
+        received = self._writers[writer] = _Received()
+        self._newest[writer[:2]] = max(writer.incarnation, self._newest.get(writer[:2], writer.incarnation))
+        if len(self._writers) > self._max_writers:
+            old = (one for one in self._writers if one.incarnation < self._newest[one[:2]] and one != writer)
+            if (oldest := next(old, None)) is not None:
+                self._forget(oldest)
+        return received
+
+    def _forget(self, writer: _Writer) -> None:
+        del self._writers[writer]
+        who = writer[:2]
+        self._forgotten[who] = max(writer.incarnation, self._forgotten.get(who, -1))
+
+    def _lose(self, received: _Received, first: int, end: int, shard: int) -> None:
+        if first < end:
+            received.holes.append(_Hole(first, end, shard))
+            del received.holes[: -self._max_holes]
+            self._add(shard, lost=end - first)
+
+    def _recover(self, received: _Received, first: int, end: int) -> int:
+        """Fills the holes between two numbers; returns how many steps that is."""
+        left: list[_Hole] = []
+        filled = 0
+        for hole in received.holes:
+            low, high = max(hole.first, first), min(hole.end, end)
+            if low >= high:
+                left.append(hole)
+                continue
+            filled += high - low
+            self._add(hole.shard, recovered=high - low)
+            left += [part for part in (hole._replace(end=low), hole._replace(first=high)) if part.first < part.end]
+        received.holes = left[-self._max_holes :]
+        return filled
+
+    def _add(self, shard: int, received: int = 0, duplicates: int = 0, lost: int = 0, recovered: int = 0) -> None:
+        before = self._counts.get(shard, Counts())
+        added = (received, duplicates, lost, recovered)
+        self._counts[shard] = Counts(*(count + more for count, more in zip(before, added, strict=True)))
