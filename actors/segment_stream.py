@@ -1,0 +1,215 @@
+"""One environment's stream of segments, kept going when shards come and go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sbrl.replay.queue_probe import AWAY_SECONDS, QueueProbe
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import SegmentShape, Stream, StreamRows, Transition
+from sbrl.replay.writer import BlockedError
+
+logger = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.25  # how often one that waits looks whether it should stop, or whether its shard is away
+LOOK_SECONDS = 0.02  # for one that has nothing to wait for, and only takes what is confirmed already
+MAX_UNCONFIRMED = 1  # segments, while the next one is made
+
+
+def preferred_shard(actor: int, env: int, num_envs: int, num_shards: int) -> int:
+    """The shard an environment writes to while that answers: in turn over all environments of all actors."""
+    return (actor * num_envs + env) % num_shards
+
+
+class SegmentStream:
+    """Writes one environment's episodes; waits while the queue is full, bounded in memory, and leaves a shard that is away.
+
+    A shard is away when it has not answered for AWAY_SECONDS, or when its queue has had room for as long and this connection's
+    segments do not get through: the machine is gone that it led to, which nobody tells TCP. What is not confirmed then, and
+    steps that are in no segment yet, are counted as dropped; the next stream begins on a shard that answers, with the
+    observation at hand. At the next episode's beginning it goes back to the preferred shard if that answers again.
+    """
+
+    def __init__(
+        self,
+        writer: SegmentWriter,
+        shape: SegmentShape,
+        probes: Sequence[QueueProbe],
+        first: Stream,
+        preferred: int,
+        stop: threading.Event,
+        drain_seconds: float,
+        while_blocked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            first: the environment's first stream.
+            preferred: the shard to write to while it answers.
+            stop: set when the actor is to stop; from then on only `close` waits, once, for `drain_seconds`.
+            while_blocked: called four times a second of a wait, so that what waits is seen to wait before it is over.
+        """
+        self._writer, self._shape, self._probes = writer, shape, probes
+        self._next, self._preferred = first, preferred
+        self._stop, self._drain_seconds, self._while_blocked = stop, drain_seconds, while_blocked
+        self._rows: StreamRows | None = None  # of the stream under way
+        self._in_episode = False
+        self._left = -1  # the shard that was given up and is not to be taken again at once
+        self.created = 0  # steps written: confirmed, dropped or in flight
+        self.blocked_seconds = 0.0
+        self.inserted = [0] * len(probes)  # steps that each shard has confirmed
+        self.dropped = [0] * len(probes)  # steps given up with each shard
+        self.dropped_at_close = 0  # those of them that a shard did not confirm before the actor ended
+
+    @property
+    def shard(self) -> int:
+        """The shard of the newest stream; -1 before the first."""
+        return self._writer.shard
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that are neither confirmed nor given up."""
+        return self.created - sum(self.inserted) - sum(self.dropped)
+
+    def begin(self, observation: NDArray[Any]) -> None:
+        """Starts an episode with its first observation, frame_dtype[stack, *frame_shape]."""
+        if self._rows is not None and not self._stop.is_set():
+            self._leave_if_better()
+        if self._rows is None:
+            self._rows = self._open()
+        self._rows.begin(observation)
+        self._in_episode = True
+
+    def append(self, transition: Transition, observation: NDArray[Any]) -> None:
+        """Writes one step; blocks while too much is unconfirmed.
+
+        Args:
+            transition: the step.
+            observation: the one it reached, should the stream have to move to another shard.
+        """
+        assert self._rows is not None
+        self._rows.append(transition)
+        self.created += 1
+        self._confirm(MAX_UNCONFIRMED)
+        if self._rows is None:
+            self._rows = self._open()
+            self._rows.begin(observation)
+
+    def end(self) -> None:
+        """Writes the last observation: the episode is over, or cut off here."""
+        self._in_episode = False
+        if self._rows is not None:
+            self._rows.end()
+            self._confirm(MAX_UNCONFIRMED)
+
+    def drain(self) -> None:
+        """Makes segments of all steps, and waits until they are confirmed or the actor is to stop; call it after `end`."""
+        if self._rows is not None:
+            self._rows.fill()
+            self._confirm(0)
+
+    def close(self) -> None:
+        """Gives what is unconfirmed, and an episode under way, one last chance; then drops and counts it."""
+        if self._in_episode:
+            self.end()
+        if self._rows is not None:
+            self._rows.fill()
+            self._flush(0, self._drain_seconds)
+            self.dropped_at_close = self.in_flight
+            self._abandon()
+        self._writer.close()
+
+    def _leave_if_better(self) -> None:
+        """Ends the stream if its shard is away, or if it is not the preferred one and that answers again."""
+        assert self._rows is not None
+        if self._probes[self.shard].is_away:
+            self._give_up()
+        elif self.shard != self._preferred and not self._probes[self._preferred].is_away:
+            self._rows.fill()
+            if self._confirm(0):
+                self._abandon()
+
+    def _open(self) -> StreamRows:
+        """Begins a stream on a shard that answers."""
+        shard = self._answering_shard()
+        self._left = -1
+        stream = self._next._replace(start=self.created, previous_shard=self.shard)
+        self._next = self._next._replace(stream=self._next.stream + 1)
+        self._writer.open(shard, stream)
+        return StreamRows(self._shape, self._writer, start=self.created)
+
+    def _give_up(self) -> None:
+        logger.warning(
+            "left replay shard %d, which does not take segments: %d steps of environment %d are dropped",
+            *(self.shard, self.in_flight, self._next.env),
+        )
+        self._left = self.shard
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Ends the stream; what it has in flight is dropped."""
+        self.dropped[self.shard] += self.in_flight
+        self._writer.close()
+        self._rows = None
+
+    def _confirm(self, max_unconfirmed: int) -> bool:
+        """Waits until so many segments are unconfirmed; returns False if the stream was given up, or is to stop, before."""
+        if self._writer.unconfirmed <= max_unconfirmed:
+            return True
+        start = time.monotonic()
+        while not self._flush(max_unconfirmed, self._turn_seconds):
+            start = self._count_blocked(start)
+            if self._stop.is_set():
+                return False
+            if self._is_lost():
+                self._give_up()
+                return False
+        self.blocked_seconds += time.monotonic() - start
+        return True
+
+    def _flush(self, max_unconfirmed: int, timeout_seconds: float) -> bool:
+        """Waits for confirmation and counts it; returns whether so few are unconfirmed."""
+        before = self._writer.confirmed_steps
+        try:
+            self._writer.flush(max_unconfirmed, timeout_seconds)
+        except BlockedError:
+            return False
+        self.inserted[self.shard] += self._writer.confirmed_steps - before
+        return True
+
+    def _is_lost(self) -> bool:
+        """Whether the shard is away, or this connection to it is of no use."""
+        probe = self._probes[self.shard]
+        return probe.is_away or min(self._writer.oldest_seconds, probe.room_seconds) > AWAY_SECONDS
+
+    @property
+    def _turn_seconds(self) -> float:
+        return LOOK_SECONDS if self._stop.is_set() or self._is_lost() else TURN_SECONDS
+
+    def _count_blocked(self, start: float) -> float:
+        """Counts a wait so far, and returns when the rest of it begins."""
+        now = time.monotonic()
+        self.blocked_seconds += now - start
+        self._while_blocked()
+        return now
+
+    def _answering_shard(self) -> int:
+        """The preferred shard if it answers, else the next one that does; waits for one while none does.
+
+        The shard that was just given up comes last: where it was for a connection of no use, its probe may answer.
+        """
+        start = time.monotonic()
+        order = [(self._preferred + k) % len(self._probes) for k in range(len(self._probes))]
+        order.sort(key=lambda shard: shard == self._left)
+        while not self._stop.is_set():
+            for shard in order:
+                if not self._probes[shard].is_away:
+                    return shard
+            self._probes[self._preferred].wait_answer(TURN_SECONDS)
+            start = self._count_blocked(start)
+        return self._preferred

@@ -1,0 +1,121 @@
+"""The learner's way to one shard's segments, on threads of its own: no shard waits for another, nor for one that is gone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from sbrl.replay.backend import reverb
+from sbrl.replay.log_fill import LogFill
+from sbrl.replay.queue_probe import PROBE_SECONDS, QueueProbe
+from sbrl.replay.segment_tables import QUEUE, segment_of
+from sbrl.replay.segments import Segment, SegmentShape
+
+logger = logging.getLogger(__name__)
+
+# Segments that one stream asks for: it takes no more than these from the queue, so that one that was left behind and gets its
+# connection back loses nothing when it ends. One or two are under way beyond what the sink has taken.
+STREAM_SEGMENTS = 64
+
+QueueSink = Callable[[int, Segment], None]
+LogSink = Callable[[int, Segment], bool]
+
+
+class SegmentReader:
+    """Brings each segment of one shard's queue into a sink, and the log's once, when it is asked to.
+
+    Reverb's sampler retries for ever without a word when its server is gone, and its calls that change priorities have no time
+    limit. So a probe watches the server; when it answers again after a silence, streams are made anew, and a thread that
+    hangs in Reverb is left behind: should it go on one day, it delivers what it was given and ends.
+    """
+
+    def __init__(self, address: str, shard: int, shape: SegmentShape, sink: QueueSink) -> None:
+        """Starts nothing; `start` does.
+
+        Args:
+            sink: takes (shard, segment); blocks while the learner does not want more. It may be called on two threads at once.
+        """
+        self.address, self.shard = address, shard
+        self._shape, self._sink = shape, sink
+        self._stopped = threading.Event()
+        self._cancelled = threading.Event()  # of the threads that read now
+        self._lock = threading.Lock()
+        self._fill: LogFill | None = None
+        self.probe = QueueProbe(address, shard, on_up=self._start_threads)
+        self.filled = threading.Event()  # the log is read, or the sink has enough of it
+        self.segments = 0  # read from the queue
+        self.refused = 0  # of them, those of another shape
+
+    def start(self) -> None:
+        self.probe.start()
+
+    def stop(self) -> None:
+        """Asks all threads to end; what they hold of the queue is in the log. One that hangs ends with the process."""
+        self.probe.stop()
+        self._stopped.set()
+        self._cancelled.set()
+
+    def fill(self, number: int, sink: LogSink) -> None:
+        """Reads the log, newest first, each segment once, and sets `filled`; it goes on when a shard that was away is back.
+
+        Args:
+            number: of the fill, above those of all before, of this learner or an earlier one: its epoch.
+            sink: takes (shard, segment), blocks like the queue's; returns whether the fill is to go on.
+        """
+        with self._lock:
+            self.filled.clear()
+            self._fill = LogFill(number, self._shape, lambda segment: sink(self.shard, segment))
+            if self.probe.wait_answer(0):
+                self._spawn(self._read_log, "log", self._fill, self._cancelled)
+
+    def _spawn(self, target: Callable[..., None], name: str, *args: Any) -> None:
+        threading.Thread(target=target, args=args, name=f"shard-{self.shard}-{name}", daemon=True).start()
+
+    def _start_threads(self) -> None:
+        with self._lock:
+            self._cancelled.set()
+            self._cancelled = threading.Event()
+            if self._stopped.is_set():
+                return
+            self._spawn(self._read_queue, "queue", self._cancelled)
+            if self._fill is not None and not self.filled.is_set():
+                self._spawn(self._read_log, "log", self._fill, self._cancelled)
+
+    def _read_queue(self, cancelled: threading.Event) -> None:
+        # A new client asks for the name's address anew: the shard may be back at another.
+        client = reverb.Client(self.address)
+        while not cancelled.is_set():
+            try:
+                for sample in client.sample(QUEUE, num_samples=STREAM_SEGMENTS, emit_timesteps=False):
+                    if self._stopped.is_set():
+                        return
+                    self._deliver(sample)
+            except RuntimeError as error:
+                logger.warning("stream of replay shard %d ended: %s", self.shard, error)
+                cancelled.wait(PROBE_SECONDS)
+
+    def _deliver(self, sample: Any) -> None:
+        self.segments += 1
+        try:
+            segment = segment_of(sample.data, self._shape)
+        except ValueError as error:
+            self.refused += 1
+            logger.warning("a segment of replay shard %d is left out: %s", self.shard, error)
+            return
+        self._sink(self.shard, segment)
+
+    def _read_log(self, fill: LogFill, cancelled: threading.Event) -> None:
+        client = reverb.Client(self.address)
+        while not cancelled.is_set():
+            try:
+                if fill.go_on(client, cancelled.is_set) and fill is self._fill:
+                    self.filled.set()
+                    logger.info("read %d segments of replay shard %d's log", fill.read, self.shard)
+                    if fill.refused:
+                        logger.warning("%d segments of replay shard %d's log are of another shape", fill.refused, self.shard)
+                return
+            except (RuntimeError, reverb.errors.DeadlineExceededError) as error:
+                logger.warning("the log of replay shard %d could not be read: %s; trying again", self.shard, error)
+                cancelled.wait(PROBE_SECONDS)

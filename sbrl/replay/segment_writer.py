@@ -1,0 +1,124 @@
+"""Writes the segments of one environment's streams, one stream at a time, to the shard that the stream goes to."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sbrl.replay.backend import reverb
+from sbrl.replay.segment_tables import LOG, QUEUE
+from sbrl.replay.segments import PADDING, Row, SegmentShape, Stream
+from sbrl.replay.writer import BlockedError, close_writer
+
+_TABLES = (LOG, QUEUE)  # in this order, so that the log has what the queue has
+
+
+class _Sent(NamedTuple):
+    """A segment that is not confirmed yet."""
+
+    steps: int
+    time: float  # seconds of the monotonic clock
+
+
+class SegmentWriter:
+    """Takes the rows of a stream and sends each segment as one item to the log and one to the queue of its shard.
+
+    `open` a stream, then give it rows; `flush` bounds what is unconfirmed, `close` ends the stream. What is unconfirmed then
+    may or may not have been inserted.
+    """
+
+    def __init__(self, addresses: Sequence[str], shape: SegmentShape, age: Callable[[], int]) -> None:
+        """Makes no connection.
+
+        Args:
+            addresses: host:port of each shard, in order.
+            shape: of the segments.
+            age: the run's environment steps now, which order the log.
+        """
+        self._addresses, self._shape, self._age = addresses, shape, age
+        self._columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in shape.columns().items()}
+        self._numbers = np.zeros(shape.rows, np.int64)
+        self._rows = 0  # in the columns
+        self._stream = Stream(0, 0, 0, 0)
+        self._writer: Any = None
+        self._unconfirmed: deque[_Sent] = deque()
+        self.shard = -1  # of the stream that was opened last
+        self.confirmed_steps = 0  # over all streams
+
+    def open(self, shard: int, stream: Stream) -> None:
+        """Starts a stream to `shard`. What is left of the one before is dropped."""
+        self.close()
+        # Validation would fetch the table's signature with no time limit; SegmentShape is the same on both sides.
+        client = reverb.Client(self._addresses[shard])
+        self._writer = client.trajectory_writer(num_keep_alive_refs=1, validate_items=False)
+        self._stream, self.shard = stream, shard
+
+    def row(self, row: Row) -> None:
+        if self._rows == self._shape.rows:
+            self._keep_overlap()
+        k, columns = self._rows, self._columns
+        columns["frame"][k] = row.frame
+        columns["action"][k] = row.action
+        columns["reward"][k] = row.reward
+        columns["discount"][k] = row.discount
+        columns["weights_version"][k] = row.weights_version
+        self._numbers[k] = row.number
+        self._rows += 1
+
+    def segment(self) -> None:
+        """Sends the last W rows."""
+        shape = self._shape
+        self._columns["stream"][0] = (*self._stream, self._numbers[shape.anchors.start])
+        self._writer.append(self._columns)
+        trajectory = {name: self._writer.history[name][-1:] for name in self._columns}
+        priorities = {LOG: float(self._age()), QUEUE: 1.0}
+        for table in _TABLES:
+            self._writer.create_item(table=table, priority=priorities[table], trajectory=trajectory)
+        steps = int(np.count_nonzero(self._columns["action"][shape.anchors] != PADDING))
+        self._unconfirmed.append(_Sent(steps, time.monotonic()))
+
+    @property
+    def unconfirmed(self) -> int:
+        """The most segments that can be unconfirmed (Reverb does not say how many are)."""
+        return len(self._unconfirmed)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest segment was sent that may be unconfirmed; 0 if there is none."""
+        return time.monotonic() - self._unconfirmed[0].time if self._unconfirmed else 0.0
+
+    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> None:
+        """Waits until at most so many segments are unconfirmed.
+
+        Raises:
+            BlockedError: not within the time limit. Nothing is lost: call again, or `close`.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._writer.flush(
+                block_until_num_items=len(_TABLES) * max_unconfirmed, timeout_ms=max(1, int(timeout_seconds * 1000))
+            )
+        except reverb.errors.DeadlineExceededError as error:
+            raise BlockedError(f"shard {self.shard} at {self._addresses[self.shard]}") from error
+        while len(self._unconfirmed) > max_unconfirmed:
+            self.confirmed_steps += self._unconfirmed.popleft().steps
+
+    def close(self) -> None:
+        """Ends the stream at once; what is unconfirmed, or not a segment yet, is dropped."""
+        if self._writer is not None:
+            close_writer(self._writer)
+        self._writer = None
+        self._unconfirmed.clear()
+        self._rows = 0
+
+    def _keep_overlap(self) -> None:
+        """Keeps the rows that the next segment begins with; Reverb has copied the others."""
+        kept = self._shape.rows - self._shape.steps
+        for column in (self._numbers, *(self._columns[name] for name in self._columns if name != "stream")):
+            column[:kept] = column[self._shape.steps :]
+        self._rows = kept

@@ -1,0 +1,397 @@
+"""The way of segments through real shards: readers get what a plain reference computes, and nothing hangs on the way."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from actors import segment_stream
+from actors.collector import Collector
+from actors.segment_stream import SegmentStream, preferred_shard
+from sbrl.ports import free_ports
+from sbrl.replay import queue_probe
+from sbrl.replay.backend import reverb
+from sbrl.replay.items import PADDING, Items, n_step_transitions
+from sbrl.replay.queue_probe import QueueProbe
+from sbrl.replay.segment_reader import SegmentReader
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import Segment, SegmentShape, Stream
+from tests.chaos.proxy import Proxies
+from tests.integration.segment_shards import SHAPE, TIMEOUT, Actor, ShardProcess, Taken, readers, serve, wait_for
+from tests.integration.test_replay_path import NO_PIECES, VERSION, ScriptedEnvs, ScriptedPolicy, scripts, whole
+from tests.scripted_episodes import Episode, check, reference, terminals
+
+DISCOUNT = 0.9
+ACTOR = 3
+
+
+class Shards:
+    """Two real shards, their readers and probes."""
+
+    def __init__(self, shape: SegmentShape) -> None:
+        self.shape, self.incarnations = shape, itertools.count(1)
+        ports = free_ports("127.0.0.1", 2)
+        self.servers = [serve(shape, port, queue=4) for port in ports]
+        self.addresses = [f"127.0.0.1:{port}" for port in ports]
+        self.taken: list[tuple[int, Segment]] = []
+        self.readers = readers(self.addresses, shape, lambda shard, segment: self.taken.append((shard, segment)))
+        self.probes = [QueueProbe(address, shard) for shard, address in enumerate(self.addresses)]
+        for probe in self.probes:
+            probe.start()
+            assert probe.wait_answer(TIMEOUT)
+
+    def collect(self, script: Sequence[Sequence[Episode]], steps: int) -> list[list[Segment]]:
+        """What an actor's loop makes of `steps` steps of every environment, by environment, in order."""
+        self.taken.clear()
+        incarnation, num_envs = next(self.incarnations), len(script)
+        streams = [
+            SegmentStream(
+                SegmentWriter(self.addresses, self.shape, lambda: 0),
+                self.shape,
+                self.probes,
+                Stream(ACTOR, incarnation, env, 0),
+                preferred_shard(ACTOR, env, num_envs, 2),
+                threading.Event(),
+                drain_seconds=TIMEOUT,
+            )
+            for env in range(num_envs)
+        ]
+        collector = Collector(ScriptedEnvs(script, self.shape.stack), ScriptedPolicy(), streams, lambda episode: None)
+        for _ in range(steps):
+            collector.step(epsilon=0.0, weights_version=VERSION)
+        collector.drain()
+        for env, stream in enumerate(streams):
+            stream.drain()
+            shard = (ACTOR * num_envs + env) % 2
+            assert (stream.shard, stream.created, stream.inserted[shard], sum(stream.dropped)) == (shard, steps, steps, 0)
+            stream.close()
+        wait_for(lambda: sum(self.steps_of(env) for env in range(num_envs)) == steps * num_envs, "segments are missing")
+        of = [[(shard, segment) for shard, segment in self.taken if segment.of.env == env] for env in range(num_envs)]
+        for env, segments in enumerate(of):
+            assert {segment.of for _, segment in segments} == {Stream(ACTOR, incarnation, env, 0)}
+            assert {shard for shard, _ in segments} == {(ACTOR * num_envs + env) % 2}
+            firsts = [segment.first for _, segment in segments]
+            assert firsts == sorted(set(firsts))  # each once, in order
+        return [[segment for _, segment in segments] for segments in of]
+
+    def steps_of(self, env: int) -> int:
+        return sum(int(segment.valid(self.shape).sum()) for _, segment in list(self.taken) if segment.of.env == env)
+
+    def stop(self) -> None:
+        for reader in self.readers:
+            reader.stop()
+        for probe in self.probes:
+            probe.stop()
+        for server in self.servers:
+            server.stop()
+
+
+def windows(segments: Sequence[Segment], shape: SegmentShape) -> Items:
+    """The window of every step, in order, as an item: no window reads on behind the first row that is no step."""
+    rows: list[tuple[NDArray[Any], ...]] = []
+    for segment in segments:
+        for row in np.flatnonzero(segment.valid(shape)) + shape.anchors.start:
+            window = slice(row, row + shape.n_max)
+            over = np.maximum.accumulate(segment.action[window] == PADDING)
+            rows.append(
+                (
+                    segment.frame[row - shape.stack + 1 : row + shape.n_max + 1],
+                    np.where(over, PADDING, segment.action[window]),
+                    np.where(over, 0, segment.reward[window]),
+                    np.where(over, 0, segment.discount[window]),
+                )
+            )
+            assert segment.weights_version[row] == VERSION
+    frame, action, reward, discount = (np.array(column) for column in zip(*rows, strict=True))
+    size = len(rows)
+    return Items(
+        *(frame, action, reward, discount, np.zeros((size, 1, 5), np.int64)),
+        key=np.arange(size, dtype=np.uint64),
+        probability=np.ones(size),
+        table_size=size,
+        shard=0,
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[SegmentShape(1, 1, (2,), np.dtype(np.float32), 4), SegmentShape(3, 10, (2,), np.dtype(np.float32), 6)],
+    ids=["stack1-nmax1", "stack3-nmax10"],
+)
+def path(request: pytest.FixtureRequest) -> Iterator[Shards]:
+    made = Shards(request.param)
+    yield made
+    made.stop()
+
+
+@settings(max_examples=25)
+@given(
+    patterns=st.lists(st.lists(terminals(longest=14), min_size=1, max_size=3), min_size=1, max_size=3),
+    steps=st.integers(1, 40),
+)
+def test_segments_are_what_the_reference_computes(path: Shards, patterns: list[list[tuple[bool, ...]]], steps: int) -> None:
+    """From the actor's loop through the shards to the readers: starts, ends, truncations, lives lost and cuts, for every n."""
+    script = scripts(patterns, steps, NO_PIECES)
+    collected = path.collect([whole(episodes) for episodes in script], steps)
+    for episodes, segments in zip(script, collected, strict=True):
+        items = windows(segments, path.shape)
+        for n_step in range(1, path.shape.n_max + 1):
+            expected = [one for episode in episodes for one in reference(episode, path.shape.stack, n_step, DISCOUNT)]
+            check(n_step_transitions(items, path.shape.stack, n_step, DISCOUNT), expected)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A shard of SHAPE with a queue of four segments, in this process."""
+    (port,) = free_ports("127.0.0.1", 1)
+    server = serve(SHAPE, port, queue=4)
+    yield f"127.0.0.1:{port}"
+    server.stop()
+
+
+def test_a_full_queue_holds_its_writers_until_it_is_read(address: str) -> None:
+    actor, taken = Actor([address]), Taken(room=0)
+    actor.begin()
+    writing = threading.Thread(target=actor.step, args=(20 * SHAPE.steps,), daemon=True)
+    writing.start()
+    assert actor.blocked.wait(TIMEOUT)
+    most = (4 + 2) * SHAPE.steps + SHAPE.rows
+    assert 4 * SHAPE.steps <= actor.created <= most
+    for _ in range(4):  # it waits for as long as that lasts: a shard that answers, with a full queue, is left for no other
+        actor.blocked.clear()
+        assert actor.blocked.wait(TIMEOUT)
+    assert (actor.created <= most, actor.dropped) == (True, 0)
+    assert actor.streams[0].blocked_seconds >= 1.0
+    (reader,) = readers([address], SHAPE, taken.take)
+    wait_for(lambda: reader.segments > 0, "nothing was read")
+    assert actor.created <= most + 3 * SHAPE.steps  # one that waits for room in the sink, and one or two under way
+    taken.more(1000)
+    writing.join(TIMEOUT)
+    assert not writing.is_alive()
+    actor.end()
+    actor.drain()
+    wait_for(lambda: taken.receipts.total.received == 20 * SHAPE.steps, "not all was read")
+    actor.close()
+    reader.stop()
+    assert taken.receipts.total == (20 * SHAPE.steps, 0, 0, 0)
+    assert (actor.dropped, actor.streams[0].inserted) == (0, [20 * SHAPE.steps])
+
+
+def test_an_actor_that_stops_before_a_full_queue_counts_what_is_left(address: str) -> None:
+    actor = Actor([address])
+    actor.begin()
+    writing = threading.Thread(target=actor.step, args=(20 * SHAPE.steps,), daemon=True)
+    writing.start()
+    assert actor.blocked.wait(TIMEOUT)
+    before = actor.created
+    actor.stop.set()
+    writing.join(TIMEOUT)  # what is under way ends without another wait
+    assert not writing.is_alive()
+    actor.end()
+    actor.drain()
+    actor.close()
+    stream = actor.streams[0]
+    assert stream.in_flight == 0
+    assert stream.inserted[0] + stream.dropped[0] == stream.created == 20 * SHAPE.steps
+    assert stream.dropped_at_close == stream.dropped[0] > 0
+    assert stream.inserted[0] <= before
+
+
+def test_an_episode_that_an_error_cut_off_is_written_to_its_end(address: str) -> None:
+    actor, taken = Actor([address]), Taken()
+    (reader,) = readers([address], SHAPE, taken.take)
+    actor.begin()
+    actor.step(11)
+    actor.close()
+    wait_for(lambda: taken.receipts.total.received == 11, "steps are missing")
+    reader.stop()
+    last = taken.segments[-1][1]
+    (row,) = np.flatnonzero(last.action == 11 % 7)[-1:]
+    assert last.frame[row + 1].tolist() == [11.0, -11.0]
+    assert (actor.dropped, actor.streams[0].inserted) == (0, [11])
+
+
+def test_a_connection_that_leads_nowhere_is_left_although_the_shard_answers() -> None:
+    """The machine that it led to is gone, and the shard is back on another: nobody tells TCP."""
+    ports = free_ports("127.0.0.1", 2)
+    servers = [serve(SHAPE, port) for port in ports]
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    proxies = Proxies()
+    proxies.start()
+    link = proxies.open(addresses[0])
+    probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
+    actor, taken = Actor([link.address, addresses[1]], probes=probes), Taken()
+    made = readers(addresses, SHAPE, taken.take)
+    actor.begin()
+    actor.step(4 * SHAPE.steps)
+    assert actor.streams[0].shard == 0
+    link.strand()
+    wait_for(lambda: step_until(actor, shard=1), "the stream stays where nothing gets through")
+    actor.end()
+    actor.begin()  # the next episode makes a new connection
+    assert actor.streams[0].shard == 0
+    actor.step(SHAPE.steps)
+    actor.end()
+    actor.drain()
+    settle(actor, taken)
+    actor.close()
+    for reader in made:
+        reader.stop()
+    proxies.close()
+    for server in servers:
+        server.stop()
+
+
+def test_a_segment_of_another_shape_is_left_out(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    actor, taken = Actor([address]), Taken()
+    longer = SHAPE._replace(n_max=SHAPE.n_max + 1)
+    (reader,) = readers([address], longer, taken.take)
+    actor.begin()
+    actor.step(SHAPE.steps)
+    actor.end()
+    actor.drain()
+    wait_for(lambda: reader.refused == 1, "it was not refused")
+    actor.close()
+    reader.stop()
+    assert "is left out: column frame is float32[12, 2], not float32[13, 2]" in caplog.text
+    assert taken.segments == []
+
+
+def step_until(actor: Actor, shard: int) -> bool:
+    """One step of all environments; returns whether the first one's stream goes to a shard."""
+    actor.step()
+    return actor.streams[0].shard == shard
+
+
+def settle(actor: Actor, taken: Taken) -> None:
+    """Waits until the books balance: what was written is received, or lost and not recovered."""
+
+    def is_settled() -> bool:
+        total = taken.receipts.total
+        return total.received + total.lost - total.recovered == actor.created
+
+    wait_for(is_settled, f"{actor.created} written, {taken.receipts.counts}")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ShardProcess]]:
+    made = [ShardProcess(tmp_path_factory.mktemp("shard")) for _ in range(3)]
+    for shard in made:
+        shard.start()
+    for shard in made:
+        shard.wait_serving()
+    yield made
+    for shard in made:
+        shard.kill()
+
+
+def test_a_shard_that_is_away_is_left_within_two_seconds_and_taken_again(shards: list[ShardProcess]) -> None:
+    """Its process hangs; later it goes on. Environments that write to the other shard wait no longer than that."""
+    assert queue_probe.AWAY_SECONDS + segment_stream.TURN_SECONDS < 2
+    assert queue_probe.PROBE_SECONDS + queue_probe.ANSWER_SECONDS <= queue_probe.AWAY_SECONDS
+    addresses = [shard.address for shard in shards[:2]]
+    actor, taken = Actor(addresses, num_envs=4), Taken()
+    made = readers(addresses, SHAPE, taken.take)
+    actor.begin()
+    actor.step(3 * SHAPE.steps)
+    assert [stream.shard for stream in actor.streams] == [0, 1, 0, 1]
+    assert shards[0].process is not None
+    shards[0].process.send_signal(signal.SIGSTOP)
+    try:
+        blocked = sum(stream.blocked_seconds for stream in actor.streams)
+        began, longest = time.monotonic(), 0.0
+        while [stream.shard for stream in actor.streams] != [1, 1, 1, 1]:
+            before = time.monotonic()
+            actor.step()
+            longest = max(longest, time.monotonic() - before)
+            assert time.monotonic() - began < TIMEOUT
+        print(f"longest step {longest:.2f} s")
+        assert longest < 10  # on a busy machine; 1.6 s else
+        assert sum(stream.blocked_seconds for stream in actor.streams) - blocked < 10
+        actor.step(5 * SHAPE.steps)
+        left = sum(stream.dropped[0] for stream in actor.streams)
+        assert 0 < left <= 2 * (2 * SHAPE.steps + SHAPE.rows)
+    finally:
+        shards[0].process.send_signal(signal.SIGCONT)
+    assert actor.probes[0].wait_answer(TIMEOUT)
+    actor.end()
+    actor.begin()
+    assert [stream.shard for stream in actor.streams] == [0, 1, 0, 1]
+    actor.step(2 * SHAPE.steps)
+    actor.end()
+    actor.drain()
+    settle(actor, taken)
+    wait_for(lambda: taken.receipts.counts[0].received > 3 * SHAPE.steps, "the shard that is back was not read")
+    actor.close()
+    for reader in made:
+        reader.stop()
+    assert taken.receipts.total.lost - taken.receipts.total.recovered <= left
+    assert taken.receipts.counts[1].lost == taken.receipts.counts[1].recovered
+
+
+def test_a_killed_shards_checkpoint_is_served_again_and_what_it_lost_is_a_gap(shards: list[ShardProcess]) -> None:
+    shard = shards[2]
+    actor, taken = Actor([shard.address]), Taken(room=0)
+    (reader,) = readers([shard.address], SHAPE, taken.take)
+    actor.begin()
+    actor.step(10 * SHAPE.steps + SHAPE.rows)
+    assert actor.streams[0]._flush(0, TIMEOUT)
+    confirmed = actor.streams[0].inserted[0]
+    assert confirmed >= 10 * SHAPE.steps
+    taken.more(2)
+    wait_for(lambda: len(taken.segments) == 2, "two segments are not read")
+    reverb.Client(shard.address).checkpoint()
+    taken.more(4)  # read after the checkpoint: they come again
+    wait_for(lambda: len(taken.segments) == 6, "six segments are not read")
+    actor.step(6 * SHAPE.steps)  # written after it: gone, but for what may be under way
+    shard.kill()
+    wait_for(lambda: actor.probes[0].is_away, "the shard is not missed")
+    threading.Timer(0.1, shard.start).start()
+    wait_for(lambda: step_on(actor), "the stream does not go on")
+    taken.more(1000)
+    actor.end()
+    actor.drain()
+    settle(actor, taken)
+    wait_for(lambda: set(numbers_in(taken)) >= set(range(confirmed)), "what was in the checkpoint is missing")
+    actor.close()
+    reader.stop()
+    counts, numbers = taken.receipts.counts[0], numbers_in(taken)
+    assert (len(set(numbers)), len(numbers)) == (counts.received, counts.received + counts.duplicates)
+    assert counts.duplicates >= 3 * SHAPE.steps
+    assert counts.lost - counts.recovered == actor.created - counts.received >= 2 * SHAPE.steps
+
+
+def numbers_in(taken: Taken) -> list[int]:
+    """The numbers of all steps that came, in this order."""
+    return [segment.first + k for _, segment in list(taken.segments) for k in range(int(segment.valid(SHAPE).sum()))]
+
+
+def step_on(actor: Actor) -> bool:
+    """Steps until the stream is a new one and has written some segments."""
+    actor.step(SHAPE.steps)
+    return sum(actor.streams[0].dropped) > 0 and actor.streams[0].in_flight <= 3 * SHAPE.rows
+
+
+def test_a_reader_without_a_shard_uses_little_and_stops_at_once() -> None:
+    (port,) = free_ports("127.0.0.1", 1)
+    server = serve(SHAPE, port)
+    taken = Taken()
+    reader = SegmentReader(f"127.0.0.1:{port}", 0, SHAPE, taken.take)
+    reader.start()
+    assert reader.probe.wait_answer(TIMEOUT)
+    server.stop()
+    wait_for(lambda: reader.probe.is_away, "it is not missed")
+    start, cpu = time.monotonic(), time.process_time()
+    time.sleep(1.0)
+    assert time.process_time() - cpu < 0.5 * (time.monotonic() - start)
+    reader.stop()
