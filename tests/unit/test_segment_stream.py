@@ -125,7 +125,7 @@ def test_a_connection_of_no_use_is_not_made_again_at_once() -> None:
 def test_a_wait_is_counted_while_it_lasts() -> None:
     seen: list[float] = []
     writer = Writer(waits=3)
-    stream = stream_to([Probe(), Probe()], writer, lambda: seen.append(stream.blocked_seconds))
+    stream: SegmentStream = stream_to([Probe(), Probe()], writer, lambda: seen.append(stream.blocked_seconds))
     stream.begin(OBSERVATION)
     while not seen:
         stream.append(STEP, OBSERVATION)
