@@ -26,6 +26,8 @@ LogSink = Callable[[int, Segment], bool]
 class SegmentReader:
     """Brings each segment of one shard's queue into a sink, and the log's once, when it is asked to.
 
+    `client.sample` hands out arrays with no TensorFlow between: nothing is left behind in memory, and it is as fast as needed.
+
     Reverb's sampler retries for ever without a word when its server is gone, and its calls that change priorities have no time
     limit. So a probe watches the server; when it answers again after a silence, streams are made anew, and a thread that
     hangs in Reverb is left behind: should it go on one day, it delivers what it was given and ends.
