@@ -134,7 +134,7 @@ class SegmentStream:
         assert self._rows is not None
         if self._probes[self.shard].is_away:
             self._give_up()
-        elif self.shard != self._preferred and not self._probes[self._preferred].is_away:
+        elif self.shard != self._preferred and self._probes[self._preferred].wait_answer(0):
             self._rows.fill()
             if self._confirm(0):
                 self._abandon()
@@ -204,7 +204,7 @@ class SegmentStream:
         return now
 
     def _answering_shard(self) -> int:
-        """The preferred shard if it answers, else the next one that does; waits for one while none does.
+        """The first shard that is not away, from the preferred one on, once it has answered; waits while all are away.
 
         The shard that was just given up comes last: where it was for a connection of no use, its probe may answer.
         """
@@ -212,9 +212,8 @@ class SegmentStream:
         order = [(self._preferred + k) % len(self._probes) for k in range(len(self._probes))]
         order.sort(key=lambda shard: shard == self._left)
         while not self._stop.is_set():
-            for shard in order:
-                if not self._probes[shard].is_away:
-                    return shard
-            self._probes[self._preferred].wait_answer(TURN_SECONDS)
+            shard = next((shard for shard in order if not self._probes[shard].is_away), self._preferred)
+            if self._probes[shard].wait_answer(TURN_SECONDS):
+                return shard
             start = self._count_blocked(start)
         return self._preferred

@@ -69,6 +69,7 @@ class HostCopy:
     """A tensor on its way from an accelerator to the host; the host goes on meanwhile."""
 
     def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor  # on its device
         self._event: torch.cuda.Event | None = None
         if tensor.is_cuda:
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

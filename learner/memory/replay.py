@@ -40,13 +40,7 @@ class ReplayMemory:
     """
 
     def __init__(
-        self,
-        shape: SegmentShape,
-        capacity: int,
-        device: torch.device,
-        seed: int,
-        prioritized: bool,
-        max_priority: float = 1.0,
+        self, shape: SegmentShape, capacity: int, device: torch.device, seed: int, prioritized: bool, max_priority: float = 1.0
     ) -> None:
         """
         Args:

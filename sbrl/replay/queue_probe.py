@@ -33,6 +33,7 @@ class QueueProbe:
         self.log_segments = 0  # at the last look
 
     def start(self) -> None:
+        self._last_answer = time.monotonic()  # it has as long for the first one
         threading.Thread(target=self._run, name=f"shard-{self.shard}-probe", daemon=True).start()
 
     def stop(self) -> None:
@@ -40,7 +41,7 @@ class QueueProbe:
 
     @property
     def is_away(self) -> bool:
-        """Whether the shard has not answered for AWAY_SECONDS, or never yet.
+        """Whether the shard has not answered for AWAY_SECONDS.
 
         A question must have had no answer: that none was asked, for this process was held up, says nothing of the shard.
         """

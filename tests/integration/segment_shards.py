@@ -118,7 +118,8 @@ class Actor:
         for stream in self.streams:
             stream.begin(np.stack([frame_of(0), frame_of(0)]))
 
-    def step(self, steps: int = 1) -> None:
+    def step(self, steps: int = 1, confirm: bool = False) -> None:
+        """Args: confirm: wait after each step until what it wrote is confirmed, so that the shards have it in this order."""
         for _ in range(steps):
             for stream in self.streams:
                 number = next(self.steps)
@@ -126,6 +127,8 @@ class Actor:
                 stream.append(
                     Transition(number % 7, float(number), False, frame_of(number), 1), np.stack([frame_of(number)] * 2)
                 )
+                if confirm:
+                    assert stream._flush(0, TIMEOUT)
 
     def end(self) -> None:
         for stream in self.streams:
