@@ -136,14 +136,14 @@ def _check_replay(config: Config) -> None:
         )
     if replay.capacity < min_size:
         raise ValueError(
-            f"replay.capacity is {replay.capacity}, below replay.min_size {min_size}: the first update would wait "
+            f"replay.capacity is {replay.capacity}, below replay.min_size {min_size}: the first update would "
             f"for ever; raise replay.capacity or lower replay.min_size"
         )
     least = 1 / config.learner.updates_per_step
     if replay.ahead is not None and replay.ahead < least:
         raise ValueError(
-            f"replay.ahead is {plain(replay.ahead)}, below {plain(least)} (1 / learner.updates_per_step): the learner would wait "
-            f"for ever for the transitions of its next update; raise it or leave it unset"
+            f"replay.ahead is {plain(replay.ahead)}, below {plain(least)} (1 / learner.updates_per_step): the learner would "
+            f"wait for ever for the transitions of its next update; raise it or leave it unset"
         )
 
 

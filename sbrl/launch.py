@@ -6,13 +6,14 @@ import os
 
 from sbrl import config as configs
 from sbrl.config import Config
+from sbrl.device_check import check_device
 from sbrl.envs.probe import probe
 from sbrl.errors import RunError, UsageError
 from sbrl.guard import Guard
 from sbrl.local_prometheus import LocalPrometheus, NoPrometheus
 from sbrl.local_run import LocalRun
 from sbrl.metadata import check_same_environment, new_run_id, run_id_of, run_metadata
-from sbrl.networks.checks import check_device, check_network
+from sbrl.networks.checks import check_network
 from sbrl.ports import check_host, check_port_free, free_ports, host_port, split_address
 from sbrl.run_directory import RunDirectory, any_checkpoint, replace_text
 from sbrl.stop_signals import StopRequest, catch_stop_signals

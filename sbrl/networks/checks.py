@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError, plain
-from sbrl.trial import TrialFailed, run_trial
-
-DEVICE_SECONDS = 120.0  # for torch to load and a GPU to wake up, on a machine that is busy with others
 
 _TORSO_OF_KIND: Mapping[str, str] = {"frames": "nature-cnn", "grid": "minatar-conv", "vector": "mlp"}
 _LEAST_SIZE: Mapping[str, int] = {"nature-cnn": 36, "impala": 8, "minatar-conv": 3}  # height and width of the image, in pixels
@@ -63,20 +60,6 @@ def check_network(tree: config.Config, spec: EnvSpec) -> None:
                 f"learner.{name}={plain(value)} changes images, but the observation has shape {spec.frame_shape}; "
                 f"set learner.{name}=0"
             )
-
-
-def check_device(name: str) -> None:
-    """Finds out in another process whether learner.device can be used.
-
-    Raises:
-        UsageError: it is absent, or does not work.
-    """
-    if name == "cpu":
-        return
-    try:
-        run_trial("sbrl.networks.devices", name, limit_seconds=DEVICE_SECONDS)
-    except TrialFailed as error:
-        raise UsageError(f"learner.device={name} cannot be used: {error}; set learner.device=cpu") from None
 
 
 def _is_image(spec: EnvSpec) -> bool:

@@ -1,6 +1,6 @@
 """Where a learner's updates run.
 
-As a program, `python -m sbrl.networks.devices NAME`, it finds out whether a device can be used, for `check_device`.
+As a program, `python -m sbrl.networks.devices NAME`, it finds out whether a device can be used, for `sbrl.device_check`.
 """
 
 from __future__ import annotations
