@@ -31,9 +31,12 @@ class Filling:
         waited = now - self._start > ABSENT_SECONDS
         counted = [reader for reader in self._readers if reader.is_up or not waited]
         self.is_enough = self.is_enough or all(reader.log_share_read >= ENOUGH for reader in counted)
-        if all(reader.log_share_read >= 1.0 for reader in self._readers) and self._intake.is_empty:
-            self.is_over = True
-            self._intake.logs_are_read()
-            if self._intake.filled:
-                seconds = now - self._start
-                logger.info("memory filled from the shards' logs: %d transitions in %.1f s", self._intake.filled, seconds)
+        if not self._intake.is_empty:
+            return
+        read = [reader for reader in self._readers if reader.log_share_read >= 1.0]
+        for reader in read:
+            self._intake.log_is_read(reader.shard)
+        self.is_over = len(read) == len(self._readers)
+        if self.is_over and self._intake.filled:
+            seconds = now - self._start
+            logger.info("memory filled from the shards' logs: %d transitions in %.1f s", self._intake.filled, seconds)

@@ -49,8 +49,8 @@ class Intake:
         self._fresh: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._logged: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._arrived, self._closed = threading.Event(), threading.Event()
-        # Stream and first step of what is stored; None once no log is read any more.
-        self._held: set[tuple[int, ...]] | None = set()
+        # By shard, until its log is read: stream and first step of what is stored.
+        self._held: dict[int, set[tuple[int, ...]]] = {shard: set() for shard in range(num_shards)}
         self._settled: tuple[tuple[int, int], ...] = ()
         self.segments = 0
         self.filled = 0  # transitions taken from logs
@@ -97,12 +97,13 @@ class Intake:
     def is_empty(self) -> bool:
         return self._fresh.empty() and self._logged.empty()
 
-    def logs_are_read(self) -> None:
-        """No log will bring anything more: what is stored needs not be remembered any longer."""
-        self._held = None
+    def log_is_read(self, shard: int) -> None:
+        """A shard's log will bring nothing more: what is stored of it needs not be remembered any longer."""
+        self._held.pop(shard, None)
 
     def _take_fresh(self, arrival: _Arrival) -> None:
-        if self._held is not None and _name(arrival.segment) in self._held:
+        held = self._held.get(arrival.shard)
+        if held is not None and _name(arrival.segment) in held:
             return  # its shard's log has brought it a moment ago
         steps = int(arrival.segment.valid(self._shape).sum())
         new = self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps)
@@ -110,17 +111,17 @@ class Intake:
         if new:
             self._ratio.receive(new)
             self._store.append(arrival.segment)
-            if self._held is not None:
-                self._held.add(_name(arrival.segment))
+            if held is not None:
+                held.add(_name(arrival.segment))
 
     def _take_logged(self, arrival: _Arrival) -> None:
-        name = _name(arrival.segment)
-        if self._held is None or name in self._held:
+        held, name = self._held.get(arrival.shard), _name(arrival.segment)
+        if held is None or name in held:
             return
         steps = int(arrival.segment.valid(self._shape).sum())
         if not self._store.is_full:
             self._store.prepend(arrival.segment)
-            self._held.add(name)
+            held.add(name)
         self.filled += steps
         self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps, again=True))
 
