@@ -80,9 +80,9 @@ class Intake:
         return self._ratio.received - before
 
     def wait(self, timeout: float) -> None:
-        """Waits until something arrives, for up to `timeout` seconds."""
+        """Waits until something arrives while nothing is there that is wanted, for up to `timeout` seconds."""
         self._arrived.clear()
-        if self._fresh.empty() and self._logged.empty():
+        if self._logged.empty() and (self._fresh.empty() or not self._ratio.may_receive):
             self._arrived.wait(timeout)
 
     def settle(self, ended_actors: tuple[tuple[int, int], ...]) -> None:
