@@ -24,6 +24,7 @@ from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream
+from sbrl.tether import has_launcher
 from sbrl.weights import WeightsClient
 
 DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is told to stop
@@ -31,6 +32,8 @@ DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("actor", __doc__ or ""), argv)
+    if not has_launcher():  # which has tried one out; a bad one is found out before the fleet counts on this actor
+        try_out(config.env)
     try_out(config.env)  # one that does not work is found out before the fleet counts on this actor
     give_back_large_blocks()
     use_one_thread()

@@ -27,7 +27,7 @@ from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
 from learner.wandb_sink import wandb_sinks
 from sbrl.config import Config
-from sbrl.envs.probe import try_out
+from sbrl.envs.probe import spec_for_role
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.fleet import SAMPLING_NAMES, FleetClient
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     run_directory = RunDirectory(arguments.run_dir)
     configure_torch(config.learner.num_threads)
     seed_torch(learner_seed(config.run.seed))
-    spec = try_out(config.env)
+    spec = spec_for_role(config.env)
     step = make_update_step(config, spec)
     registry = make_registry("learner")
     metrics = LearnerMetrics(registry)

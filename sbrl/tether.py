@@ -27,6 +27,11 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def has_launcher() -> bool:
+    """Whether this process is a role that a launcher has started; to be asked before its `Turn` is made."""
+    return TURN_VARIABLE in os.environ
+
+
 class Turn:
     """When a role that is sent SIGTERM may stop: at once, unless its launcher is stopping all roles in order.
 

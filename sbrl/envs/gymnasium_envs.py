@@ -11,13 +11,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sbrl.config import Env
-from sbrl.envs.answers import fault, read_reset, read_step
 from sbrl.envs.spec import EnvSpec, StepResult
-from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, call, refusal
+from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, call, read_reset, read_step
 from sbrl.envs.values import BadValueError, check_observation, to_flag, to_reward
-from sbrl.errors import FinalError, UsageError
+from sbrl.errors import FinalError, RunError, UsageError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BAD_IN_A_ROW = 10  # values, without a good step in between: such an environment has nothing to learn from
 LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense network is the wrong one
@@ -26,8 +25,7 @@ LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense
 class GymnasiumEnvs:
     """E environments stepped one after the other.
 
-    Whatever their code raises, and whatever they return that Gymnasium's API or their spaces do not allow, is a UsageError. A
-    value that cannot be learned from is a FinalError, or costs the rest of its episode (env.on_bad_value).
+    Whatever their code raises, and whatever they return that is not Gymnasium's API, is an error of ours that says so in a line.
     """
 
     def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool, render_mode: str | None = None) -> None:
@@ -39,7 +37,7 @@ class GymnasiumEnvs:
             UsageError: the environment cannot be made (a package is missing, say), its actions are not discrete, or its
                 observations are of no kind that is supported.
         """
-        self.num_envs, self._id = num_envs, env.id
+        self.num_envs = num_envs
         rendering: dict[str, Any] = (
             {} if render_mode is None else {"render_mode": render_mode}
         )  # not every environment knows the argument
@@ -77,13 +75,10 @@ class GymnasiumEnvs:
         terminated, truncated, bad = (np.zeros(self.num_envs, np.bool_) for _ in range(3))
         self._steps += 1
         for k, env in enumerate(self._envs):
-            answer = call(self._id, STEPPED, env.step, self._start + int(actions[k]))
-            reached, gained, ended, cut = read_step(self._id, answer)
+            answer = call(self._env.id, STEPPED, env.step, self._start + int(actions[k]))
+            reached, gained, ended, cut = read_step(self._env.id, answer)
             try:
-                checked = (
-                    *(to_reward(gained), to_flag("terminated", ended), to_flag("truncated", cut)),
-                    self._frame(reached, STEPPED),
-                )
+                checked = to_reward(gained), to_flag("terminated", ended), to_flag("truncated", cut), self._frame(reached)
             except BadValueError as error:
                 self._refuse(k, error, f"in step {self._steps[k]} of an episode")
                 bad[k], observation[k] = True, self._observation[k]
@@ -97,17 +92,17 @@ class GymnasiumEnvs:
     def close(self) -> None:
         for env in self._envs:
             try:
-                call(self._id, CLOSED, env.close)
-            except UsageError as error:  # nothing that was collected is the worse for it
-                _log.warning("%s", error)
+                call(self._env.id, CLOSED, env.close)
+            except RunError as error:  # nothing that was collected is the worse for it
+                logger.warning("%s", error)
 
     def _first_frame(self, k: int) -> NDArray[Any]:
         """Begins an episode of environment `k`; its first observation as `_frame` has it."""
         while True:
-            answer = call(self._id, RESET, self._envs[k].reset, seed=self._seeds[k])
+            answer = call(self._env.id, RESET, self._envs[k].reset, seed=self._seeds[k])
             self._seeds[k] = None  # later episodes go on from the generator that the first one seeded
             try:
-                return self._frame(read_reset(self._id, answer), RESET)
+                return self._frame(read_reset(self._env.id, answer))
             except BadValueError as error:
                 self._refuse(k, error, "at a reset")
 
@@ -131,17 +126,14 @@ class GymnasiumEnvs:
                 f"mend the environment"
             )
         if self._bad.bit_count() == 1:  # the first, the second, the fourth, ...: a line each would fill the log
-            _log.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
+            logger.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
 
-    def _frame(self, observation: Any, what: str) -> NDArray[Any]:
+    def _frame(self, observation: Any) -> NDArray[Any]:
         """[1, *frame_shape]: channels first for grids, all else flat (numbers one-hot).
 
         Raises:
-            UsageError: it is not what the environment's space says; `what` was done to get it.
             BadValueError: it cannot be learned from.
         """
-        if found := fault(self._space, observation):
-            raise refusal(self._id, what, f"its observation {found}")
         check_observation(self._space, observation)
         if self.spec.kind == "grid":
             frame = np.moveaxis(np.asarray(observation), -1, 0)

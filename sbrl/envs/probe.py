@@ -14,10 +14,11 @@ import numpy as np
 
 from sbrl.config import Env
 from sbrl.envs.spec import EnvSpec
-from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, refusal
-from sbrl.errors import UsageError
+from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, complaint
+from sbrl.errors import RunError, UsageError
 from sbrl.lifecycle import run_program
 from sbrl.logs import report_failure
+from sbrl.tether import has_launcher
 from sbrl.trial import TrialFailed, answer_alone, run_trial
 
 LIMIT_SECONDS = 60.0  # for all of it; imports, and a first download say, included
@@ -34,11 +35,12 @@ def probe(env: Env, limit_seconds: float = LIMIT_SECONDS) -> EnvSpec:
     try:
         answers = run_trial(module, env.model_dump_json(), str(limit_seconds), limit_seconds=limit)
     except TrialFailed as error:
-        raise refusal(env.id, error.answers[-1] if error.answers else MADE, str(error)) from None
+        raise UsageError(complaint(env.id, error.answers[-1] if error.answers else MADE, str(error))) from None
     try:
         return EnvSpec.of_plain(json.loads(answers[-1]))
     except (ValueError, TypeError, LookupError):
-        raise refusal(env.id, answers[-1] if answers else MADE, "it ends the process that it is in, with exit code 0") from None
+        stage = answers[-1] if answers else MADE
+        raise UsageError(complaint(env.id, stage, "it ends the process that it is in, with exit code 0")) from None
 
 
 def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str], None] = lambda stage: None) -> EnvSpec:
@@ -58,7 +60,7 @@ def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str
         begin(new)
 
     def give_up() -> None:  # no exception would reach a call that does not come back
-        report_failure(refusal(env.id, stage, f"that takes longer than {limit_seconds:g} s"))
+        report_failure(UsageError(complaint(env.id, stage, f"that takes longer than {limit_seconds:g} s")))
         os._exit(UsageError.exit_code)
 
     timer = threading.Timer(limit_seconds, give_up)
@@ -76,8 +78,25 @@ def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str
         enter(CLOSED)
         envs.close()
         return envs.spec
+    except RunError as error:  # what would end a run later is no use to begin with
+        raise UsageError(str(error)) from error
     finally:
         timer.cancel()
+
+
+def spec_for_role(env: Env) -> EnvSpec:
+    """The spec of a role's environment, which is tried out unless a launcher has done so.
+
+    Under a launcher a role may be starting again in mid-run: what a third try may mend must not end the run.
+
+    Raises:
+        UsageError: it cannot be made, or does not work.
+    """
+    if not has_launcher():
+        return try_out(env)
+    from sbrl.envs.make import make_spec
+
+    return make_spec(env)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -108,10 +108,10 @@ class RenderedGymnasium(GymnasiumEnvs):
         try:
             drawn = env.render()
         except Exception as error:  # a package is missing, most often: the error names it
-            raise UsageError(f"env.id={self._id} draws no picture: {describe(error)}") from error
+            raise UsageError(f"env.id={self._env.id} draws no picture: {describe(error)}") from error
         picture = np.asarray(drawn)
         if picture.ndim != 3 or picture.shape[2] != 3:
-            raise UsageError(f"env.id={self._id} draws no picture: its render() gives {type(drawn).__name__}")
+            raise UsageError(f"env.id={self._env.id} draws no picture: its render() gives {type(drawn).__name__}")
         if picture.dtype != np.uint8:  # MinAtar's are fractions
             picture = np.round(255 * picture).astype(np.uint8)
         return picture

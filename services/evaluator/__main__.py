@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from sbrl.config import Config
-from sbrl.envs.probe import try_out
+from sbrl.envs.probe import spec_for_role
 from sbrl.episode_log import LogClient
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
@@ -19,7 +19,7 @@ from services.evaluator.loop import EvaluatorLoop
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("evaluator", __doc__ or ""), argv, needs_shards=False)
-    try_out(config.env)  # one that does not work is found out now, not when the first evaluation is due
+    spec_for_role(config.env)  # one that does not work is found out now, not when the first evaluation is due
     give_back_large_blocks()
     use_one_thread()
     registry = make_registry("evaluator")

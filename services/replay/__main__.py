@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from sbrl.config_sections import Replay
-from sbrl.envs.probe import try_out
+from sbrl.envs.probe import spec_for_role
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     shard = ordinal(arguments.name) if arguments.shard is None else arguments.shard
     if not 0 <= shard < config.replay.num_shards:
         raise UsageError(f"--shard {shard} is not one of the config's {config.replay.num_shards} shards, which count from 0")
-    spec = try_out(config.env)
+    spec = spec_for_role(config.env)
     registry = make_registry("replay")
     metrics = ReplayMetrics(registry)
     with RoleRuntime.from_arguments(arguments, config, registry) as runtime:
