@@ -33,7 +33,7 @@ class WeightsFollower:
         self._lock = threading.Lock()
         self._new: NewWeights | None = None
         self._version = 0
-        self._published_time = 0.0
+        self._published_time: float | None = None  # of the newest known, by the monotonic clock
         self.lag_versions = 0  # that the newest weights were ahead of those known, when last looked for
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class WeightsFollower:
     @property
     def age_seconds(self) -> float:
         """Since the newest weights known were published; 0 before the first."""
-        return time.time() - self._published_time if self._published_time else 0.0
+        return 0.0 if self._published_time is None else time.monotonic() - self._published_time
 
     def _run(self) -> None:
         while not self._closing.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import mmap
 import os
 import struct
 import tempfile
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import NamedTuple, Self
 from sbrl.errors import RunError
 
 _MAX_BYTES = 65_536
+_ENDING_SECONDS = 2.0  # in which a killed process is gone for good
 _SLOT = struct.Struct("<QII")  # number of the record, its length, its CRC-32
 
 _log = logging.getLogger(__name__)
@@ -33,19 +36,22 @@ class BlackBox:
     """Two slots that are written in turn: a kill in the middle of one leaves the other whole."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file if need be.
+        """Makes the file if need be, and holds it for as long as this process lives.
 
         Raises:
             OSError: it cannot be written.
+            RunError: another process that is alive holds it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            _hold(self._descriptor, path)
             # With room on the disk: a write to memory that has none behind it would kill the process.
-            os.posix_fallocate(descriptor, 0, 2 * _MAX_BYTES)
-            self._memory = mmap.mmap(descriptor, 2 * _MAX_BYTES)
-        finally:
-            os.close(descriptor)
+            os.posix_fallocate(self._descriptor, 0, 2 * _MAX_BYTES)
+            self._memory = mmap.mmap(self._descriptor, 2 * _MAX_BYTES)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         found = self._read_slots()
         self.found = found[-1][1] if found else None  # of the process before
         self._number = found[-1][0] if found else 0
@@ -79,6 +85,7 @@ class BlackBox:
 
     def close(self) -> None:
         self._memory.close()
+        os.close(self._descriptor)
 
     def _read_slots(self) -> list[tuple[int, Record]]:
         """The whole records by number, oldest first."""
@@ -96,6 +103,21 @@ class BlackBox:
             if 0 < record.incarnation < 2**64 and all(map(math.isfinite, record.counters.values())):
                 found.append((number, record))
         return sorted(found, key=lambda one: one[0])
+
+
+def _hold(descriptor: int, path: Path) -> None:
+    """Locks the file, which the kernel unlocks as its holder ends, however that ends; one that is ending is waited for."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"another process, which is alive, counts in {path} under this one's name: stop it, or give this one "
+                    f"another --name"
+                ) from None
+            time.sleep(_ENDING_SECONDS / 20)
 
 
 def pack(number: int, data: bytes) -> bytes:

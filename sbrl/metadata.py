@@ -33,8 +33,8 @@ def run_metadata(run_id: str, spec: EnvSpec) -> dict[str, Any]:
 
 
 def new_run_id(env_id: str) -> str:
-    """A name that no other run has, and that people can tell from others': game, time, four random digits."""
-    return f"{game_of(env_id)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """A name that no other run has, and that people can tell from others': game, time, eight random digits."""
+    return f"{game_of(env_id)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 def game_of(env_id: str) -> str:

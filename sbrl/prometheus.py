@@ -32,6 +32,8 @@ def scrape_config(scrape_seconds: int = SCRAPE_SECONDS) -> str:
     """
     tree: dict[str, Any] = {
         "global": {"scrape_interval": f"{scrape_seconds}s", "evaluation_interval": f"{scrape_seconds}s"},
+        # Where the clock is set back, samples are of times that have been: without this none is kept until it has caught up.
+        "storage": {"tsdb": {"out_of_order_time_window": "1d"}},
         "rule_files": [f"{RULES}/*.yaml"],
         "scrape_configs": [{"job_name": "sbrl", "file_sd_configs": [{"files": [TARGETS]}]}],
     }

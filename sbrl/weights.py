@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class FetchedWeights(NamedTuple):
     version: int
     updates: int  # gradient updates made when it was published
     data: bytes  # safetensors
-    published_time: float  # Unix seconds, the coordinator's clock
+    published_time: float  # seconds of this process's monotonic clock
 
 
 class WeightsClient:
@@ -73,12 +74,13 @@ class WeightsClient:
             CoordinatorUnavailable: no complete answer in time, or its bytes arrived damaged.
         """
         request = weights_pb2.FetchRequest(newer_than_version=newer_than_version)
-        header, data = weights_pb2.WeightsHeader(), bytearray()
+        header, data, published_time = weights_pb2.WeightsHeader(), bytearray(), 0.0
         with rpc.coordinator_errors(self._address):
             try:
                 for response in self._stub.Fetch(request, timeout=timeout):
                     if response.HasField("header"):
                         header = response.header
+                        published_time = time.monotonic() - header.age_seconds
                     else:
                         data += response.chunk
             except grpc.RpcError as error:
@@ -91,7 +93,7 @@ class WeightsClient:
             raise CoordinatorUnavailable(
                 f"weights version {header.version} from {self._address} arrived damaged (checksum differs)"
             )
-        return FetchedWeights(header.version, header.updates, bytes(data), header.published_time)
+        return FetchedWeights(header.version, header.updates, bytes(data), published_time)
 
     def close(self) -> None:
         """Closes the connection."""

@@ -28,6 +28,10 @@ alerting:
     - static_configs:
         - targets: {{ toJson . }}
 {{- end }}
+# Where a clock is set back, samples are of times that have been: without this none is kept until it has caught up.
+storage:
+  tsdb:
+    out_of_order_time_window: 1d
 scrape_configs:
   - job_name: sbrl
     kubernetes_sd_configs:

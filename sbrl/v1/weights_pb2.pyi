@@ -19,20 +19,22 @@ class AcquireEpochResponse(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., newest_version: _Optional[int] = ...) -> None: ...
 
 class WeightsHeader(_message.Message):
-    __slots__ = ("version", "epoch", "updates", "size_bytes", "crc32", "published_time")
+    __slots__ = ("version", "epoch", "updates", "size_bytes", "crc32", "published_time", "age_seconds")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CRC32_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_TIME_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     version: int
     epoch: int
     updates: int
     size_bytes: int
     crc32: int
     published_time: float
-    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[int] = ..., updates: _Optional[int] = ..., size_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., published_time: _Optional[float] = ...) -> None: ...
+    age_seconds: float
+    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[int] = ..., updates: _Optional[int] = ..., size_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., published_time: _Optional[float] = ..., age_seconds: _Optional[float] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
     __slots__ = ("header", "chunk")

@@ -158,15 +158,17 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
 
     def Fetch(self, request: weights_pb2.FetchRequest, context: grpc.ServicerContext) -> Iterator[weights_pb2.FetchResponse]:
         with statuses(context):
-            record, data = _require(self._weights.newest)
+            newest = _require(self._weights.newest)
+        record = newest.record
         if record.version <= request.newer_than_version:
             yield weights_pb2.FetchResponse(header=weights_pb2.WeightsHeader(version=record.version))
             return
         if not self._transfers.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_TRANSFERS} others are fetching weights: try again")
         try:
-            yield weights_pb2.FetchResponse(header=weights_pb2.WeightsHeader(**record._asdict()))
-            for chunk in chunks(data):
+            header = weights_pb2.WeightsHeader(**record._asdict(), age_seconds=newest.age_seconds)
+            yield weights_pb2.FetchResponse(header=header)
+            for chunk in chunks(newest.data):
                 yield weights_pb2.FetchResponse(chunk=chunk)
         finally:
             self._transfers.release()
@@ -312,4 +314,4 @@ def _report_returns(store: Store, metrics: CoordinatorMetrics) -> None:
 def _weights_age(weights: WeightsStore) -> float:
     """Seconds since the newest version was published, -1 if there is none."""
     newest = weights.newest
-    return time.time() - newest.record.published_time if newest else -1.0
+    return newest.age_seconds if newest else -1.0

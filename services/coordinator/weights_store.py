@@ -26,6 +26,12 @@ class StoredWeights(NamedTuple):
 
     record: WeightsRecord
     data: bytes  # safetensors
+    published: float  # seconds of this process's monotonic clock
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the publication; what the process before had counted of it is by the time of day."""
+        return time.monotonic() - self.published
 
 
 class WeightsStore:
@@ -70,7 +76,7 @@ class WeightsStore:
             if not self._store.add_weights(record, previous):  # a newer learner came while the file was written
                 path.unlink()
                 raise _stale(epoch)
-            self._newest = StoredWeights(record, data)
+            self._newest = StoredWeights(record, data, time.monotonic())
             self._remove_others({version, previous})
         return record
 
@@ -86,7 +92,7 @@ class WeightsStore:
                 _log.warning("weights version %d cannot be read (%s): falling back to the one before", record.version, error)
                 continue
             if len(data) == record.size_bytes and zlib.crc32(data) == record.crc32:
-                return StoredWeights(record, data)
+                return StoredWeights(record, data, time.monotonic() - max(0.0, time.time() - record.published_time))
             _log.warning("weights version %d in %s is damaged: falling back to the one before", record.version, path)
         return None
 

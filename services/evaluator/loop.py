@@ -43,7 +43,7 @@ class EvaluatorLoop:
         self._seed = evaluation_seed(config.run.seed)
         self._due: int | None = None  # env_steps at which to evaluate next; None: the log is still to be asked
         self._version = 0  # of the weights evaluated last
-        self._published_time = 0.0  # of the same; Unix seconds, 0 before the first
+        self._published_time: float | None = None  # of the same, by the monotonic clock; None before the first
 
     def run(self) -> None:
         """Evaluates every `evaluator.interval_env_steps` until the run is finished."""
@@ -139,8 +139,8 @@ class EvaluatorLoop:
         self._report_age()
 
     def _report_age(self) -> None:
-        if self._published_time:
-            self._metrics.weights_age_seconds.set(time.time() - self._published_time)
+        if self._published_time is not None:
+            self._metrics.weights_age_seconds.set(time.monotonic() - self._published_time)
 
     def _wait(self, waiting_for: str) -> None:
         start = time.monotonic()

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from sbrl import rpc
+from sbrl.fleet import FleetClient
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1 import weights_pb2, weights_pb2_grpc
 from sbrl.weights import StaleEpochError, WeightsClient
@@ -23,9 +24,22 @@ def test_ten_megabytes_go_round(weights):
     assert weights.publish(data, epoch, updates=100) == 1
     fetched = weights.fetch(newer_than_version=0)
     assert (fetched.version, fetched.updates, fetched.data) == (1, 100, data)
-    assert fetched.published_time == pytest.approx(time.time(), abs=WAIT)
+    assert fetched.published_time == pytest.approx(time.monotonic(), abs=WAIT)
     assert weights.fetch(newer_than_version=1) is None
     assert weights.acquire_epoch("test")[1] == 1
+
+
+@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_makes_no_weights_older_or_newer(weights, address, monkeypatch, seconds):
+    epoch, _ = weights.acquire_epoch("test")
+    weights.publish(GOOD, epoch, updates=1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + seconds)
+    client = FleetClient(address)
+    assert 0 <= client.status().weights_age_seconds < WAIT
+    client.close()
+    assert weights.fetch().published_time == pytest.approx(time.monotonic(), abs=WAIT)
+    assert weights.publish(GOOD, epoch, updates=2) == 2
 
 
 def test_stale_learner_is_fenced(weights):
