@@ -36,6 +36,7 @@ if [[ ! -d "$base" ]]; then
         chroot "$base.new" apt-get update
         DEBIAN_FRONTEND=noninteractive chroot "$base.new" apt-get install -y --no-install-recommends "${packages[@]}"
         chroot "$base.new" useradd --create-home sbrl
+        echo "127.0.0.1 localhost" >"$base.new/etc/hosts" # as every installer and container tool does
     } >"$folder/making.txt" 2>&1
     rm -rf "$base.new"/var/lib/apt/lists/* "$base.new"/var/cache/apt/*
     mv "$base.new" "$base"
@@ -58,6 +59,7 @@ python="$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)"
 
 # In mount and process namespaces of its own, so that nothing of it stays mounted, or runs on, when it ends. Args: make's.
 inside() {
+    mount --bind "$machine" "$machine" # a root is a mount point: else nothing inside can have mounts of its own
     mount -t proc proc "$machine/proc"
     mount --rbind /sys "$machine/sys"
     mount -t tmpfs -o mode=755 tmpfs "$machine/dev"
