@@ -81,7 +81,8 @@ def without_repeats(lines: Iterable[str]) -> Iterator[str]:
     """
     before, left_out = "", 0
     for line in lines:
-        shape = "" if _event(line) is not None else re.sub(r"\d+", "0", line.strip())
+        logged = line.startswith((ERROR_MARK, WARNING_MARK)) or _event(line) is not None
+        shape = "" if logged else re.sub(r"\d+", "0", line.strip())
         if shape and shape == before:
             left_out += 1
             continue

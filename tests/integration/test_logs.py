@@ -120,7 +120,7 @@ def test_pythons_warnings_are_events(monkeypatch: pytest.MonkeyPatch, capfd: pyt
 def test_a_run_has_one_id(tmp_path: Path) -> None:
     first, second = new_run_id("ALE/Pong-v5"), new_run_id("ALE/Pong-v5")
     assert first != second
-    assert re.fullmatch(r"pong-\d{8}-\d{6}-[0-9a-f]{4}", first)
+    assert re.fullmatch(r"pong-\d{8}-\d{6}-[0-9a-f]{8}", first)
     path = tmp_path / "run.yaml"
     path.write_text(dump(build({}), run_metadata(first, SPEC)), encoding="utf-8")
     assert run_id_of(path) == first
