@@ -25,7 +25,7 @@ LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense
 class GymnasiumEnvs:
     """E environments stepped one after the other.
 
-    Whatever their code raises, and whatever they return that is not Gymnasium's API, is one line of ours that says so.
+    Whatever their code raises, and an answer that is not as Gymnasium's API has it, becomes an error of ours: one line.
     """
 
     def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool, render_mode: str | None = None) -> None:
