@@ -101,7 +101,7 @@ def test_what_a_learner_before_had_received_is_stored_again_but_not_counted_agai
     assert intake.take() == 0
     assert memory.names == [(1, 0), (1, 4)]
     assert intake._receipts.total == (8, 0, 0, 0)
-    intake.logs_are_read()
+    intake.log_is_read(0)
     intake.put_fresh(0, segment(4))  # a restored shard serves it again
     assert intake.take() == 0
     assert memory.names == [(1, 0), (1, 4)]
