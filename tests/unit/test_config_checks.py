@@ -59,7 +59,9 @@ def test_warned_of(overrides: list[str], reason: str):
 @pytest.mark.parametrize("shards", ["replay.num_shards=6", "replay.num_shards=1"])
 def test_as_many_environments_as_shards_are_enough(shards: str):
     assert config.load(overrides=[shards, "actors.num_actors=2", "actors.envs_per_actor=3"]).warnings == ()
-    assert config.load(overrides=["replay.num_shards=16", "actors.envs_per_actor=3"]).warnings == ()  # who knows how many actors
+    assert (
+        config.load(overrides=["replay.num_shards=16", "actors.envs_per_actor=3"]).warnings == ()
+    )  # who knows how many actors
 
 
 def test_the_support_of_clipped_rewards_is_filled_in():

@@ -110,9 +110,7 @@ class Watch:
         self.status = GetStatusResponse(state=RUN_STATE_COLLECTED)
 
     def actors(self, *alive: bool) -> None:
-        self.status = GetStatusResponse(
-            state=RUN_STATE_COLLECTED, members=[Member(role="actor", alive=one) for one in alive]
-        )
+        self.status = GetStatusResponse(state=RUN_STATE_COLLECTED, members=[Member(role="actor", alive=one) for one in alive])
 
 
 def end_of(watch: Watch, readers: list[Reader], intake: Intake) -> RunEnd:
@@ -135,7 +133,9 @@ def drained(*shards: float) -> list[Reader]:
         (RUN_STATE_RUNNING, (), False),
     ],
 )
-def test_it_is_reached_when_all_is_collected_and_no_actor_is_left(state: Any, alive: tuple[bool, ...], is_reached: bool) -> None:
+def test_it_is_reached_when_all_is_collected_and_no_actor_is_left(
+    state: Any, alive: tuple[bool, ...], is_reached: bool
+) -> None:
     watch = Watch()
     watch.actors(*alive)
     watch.status.state = state
