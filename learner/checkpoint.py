@@ -76,7 +76,7 @@ def load(checkpoint: Path) -> LearnerState:
     """
     state = read_checkpoint_json(checkpoint, _STATE)
     counters, random, received = (state.get(name) for name in ("counters", "random", "received"))
-    if received is None:
+    if received is None and isinstance(counters, dict) and isinstance(random, dict) and "torch" in random:
         raise RunError(
             f"checkpoint {checkpoint} is of an earlier version of SBRL, whose replay kept the ratio: start a new run "
             f"directory, or go on with the version that wrote it"
@@ -84,7 +84,7 @@ def load(checkpoint: Path) -> LearnerState:
     if not (isinstance(counters, dict) and isinstance(random, dict) and isinstance(received, dict)) or not all(
         map(_is_number, counters.values())
     ):
-        raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_STATE} holds no counters and random states of a learner")
+        raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_STATE} holds no counters, random states and receipts of a learner")
     tensors = {}
     for name in _TENSORS:
         data = read_checkpoint_file(checkpoint, f"{name}.safetensors")

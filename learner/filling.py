@@ -31,9 +31,10 @@ class Filling:
         waited = now - self._start > ABSENT_SECONDS
         counted = [reader for reader in self._readers if reader.is_up or not waited]
         self.is_enough = self.is_enough or all(reader.log_share_read >= ENOUGH for reader in counted)
-        if not self._intake.is_empty:
-            return
+        # In this order: a log that is read has handed over all that it has.
         read = [reader for reader in self._readers if reader.log_share_read >= 1.0]
+        if self._intake.has_logged:
+            return
         for reader in read:
             self._intake.log_is_read(reader.shard)
         self.is_over = len(read) == len(self._readers)

@@ -97,6 +97,11 @@ class Intake:
     def is_empty(self) -> bool:
         return self._fresh.empty() and self._logged.empty()
 
+    @property
+    def has_logged(self) -> bool:
+        """Whether segments of logs wait to be taken."""
+        return not self._logged.empty()
+
     def log_is_read(self, shard: int) -> None:
         """A shard's log will bring nothing more: what is stored of it needs not be remembered any longer."""
         self._held.pop(shard, None)

@@ -15,6 +15,7 @@ from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
+from sbrl.errors import RunError
 from sbrl.replay.items import ItemShape
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
@@ -73,9 +74,15 @@ class Replay(NamedTuple):
         if state is None:
             ratio, receipts = Ratio(settings), Receipts()
         else:
-            ratio = Ratio.restored(settings, state.received["ratio"])
-            receipts = Receipts.from_state(state.received["receipts"])
-            max_priority = float(state.counters["max_priority"])
+            try:
+                ratio = Ratio.restored(settings, state.received["ratio"])
+                receipts = Receipts.from_state(state.received["receipts"])
+                max_priority = float(state.counters["max_priority"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(
+                    f"the learner's checkpoint of update {state.update.updates} does not say what was received ({error!r}): move it "
+                    f"away, to go on from the one before, or start a new run"
+                ) from None
         memory: ReplayMemory | NoMemory = NoMemory()
         batches: Batches
         if sampling == "cached":

@@ -31,7 +31,7 @@ def warn(config: Config) -> tuple[str, ...]:
     """A sentence for each thing that is allowed but seldom meant."""
     return tuple(
         sentence
-        for rule in (_warn_support, _warn_munchausen, _warn_self_prediction, _warn_weights, _warn_resets)
+        for rule in (_warn_support, _warn_munchausen, _warn_self_prediction, _warn_weights, _warn_shards, _warn_resets)
         for sentence in rule(config)
     )
 
@@ -199,6 +199,18 @@ def _warn_weights(config: Config) -> list[str]:
     if config.replay.importance_weights and not config.replay.prioritized:
         return ["replay.importance_weights is true but replay.prioritized is false: sampled uniformly, all weights are 1"]
     return []
+
+
+def _warn_shards(config: Config) -> list[str]:
+    """An environment writes to one shard while that answers, in turn over all of them: see actors.segment_stream."""
+    actors, num_shards = config.actors, config.replay.num_shards
+    if actors.num_actors is None or num_shards <= (num_envs := actors.num_actors * actors.envs_per_actor):
+        return []
+    return [
+        f"replay.num_shards is {num_shards}, above the {num_envs} environments (actors.num_actors {actors.num_actors} x "
+        f"actors.envs_per_actor {actors.envs_per_actor}), each of which writes to one shard: {num_shards - num_envs} would stay "
+        f"empty; lower replay.num_shards, or have more environments"
+    ]
 
 
 def _warn_resets(config: Config) -> list[str]:

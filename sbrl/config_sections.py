@@ -300,9 +300,6 @@ class Actors(Section):
     """Actor processes of a local run; unset: one for every two cores, at least one."""
     envs_per_actor: int = Field(8, ge=1, le=256)
     """Environments each actor steps with one batched policy inference; with none it would collect nothing."""
-    max_in_flight_segments: int = Field(2, ge=1, le=100)
-    """Segments (of 32 steps) that an environment may have unconfirmed before the actor waits: what bounds its memory. With none
-    allowed nothing would be sent."""
     weights_interval_seconds: float = Field(2.0, gt=0)
     """Seconds between two looks for newer weights; at zero the actor would flood the coordinator with requests."""
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.segment_stream import SegmentStream
+from actors.collector import Collector
+from actors.segment_stream import SegmentStream, preferred_shard
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.queue_probe import QueueProbe
@@ -25,7 +26,8 @@ from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_tables import make_tables
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import Segment, SegmentShape, Stream, Transition
-from tests.scripted_episodes import frame_of
+from tests.scripted_episodes import Episode, frame_of
+from tests.scripted_play import VERSION, ScriptedEnvs, ScriptedPolicy, whole
 
 SHAPE = SegmentShape(stack=2, n_max=3, frame_shape=(2,), frame_dtype=np.dtype(np.float32), steps=8)
 TIMEOUT = 60.0  # of a busy machine, for what takes a second
@@ -151,6 +153,41 @@ class Actor:
     @property
     def dropped(self) -> int:
         return sum(sum(stream.dropped) for stream in self.streams)
+
+
+def collect(
+    script: Sequence[Sequence[Episode]],
+    steps: int,
+    addresses: list[str],
+    shape: SegmentShape,
+    probes: list[QueueProbe],
+    incarnation: int,
+    actor: int = 3,
+) -> None:
+    """Has an actor's loop take `steps` steps in every environment, and sees that their shards have them all."""
+    num_envs = len(script)
+    streams = [
+        SegmentStream(
+            SegmentWriter(addresses, shape, lambda: 0),
+            shape,
+            probes,
+            Stream(actor, incarnation, env, 0),
+            preferred_shard(actor, env, num_envs, len(addresses)),
+            threading.Event(),
+            drain_seconds=TIMEOUT,
+        )
+        for env in range(num_envs)
+    ]
+    envs = ScriptedEnvs([whole(episodes) for episodes in script], shape.stack)
+    collector = Collector(envs, ScriptedPolicy(), streams, lambda episode: None)
+    for _ in range(steps):
+        collector.step(epsilon=0.0, weights_version=VERSION)
+    collector.drain()
+    for env, stream in enumerate(streams):
+        stream.drain()
+        shard = (actor * num_envs + env) % len(addresses)
+        assert (stream.shard, stream.created, stream.inserted[shard], sum(stream.dropped)) == (shard, steps, steps, 0)
+        stream.close()
 
 
 def readers(addresses: Iterable[str], shape: SegmentShape, sink: Callable[[int, Segment], Any]) -> list[SegmentReader]:

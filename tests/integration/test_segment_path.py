@@ -16,20 +16,27 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from actors import segment_stream
-from actors.collector import Collector
-from actors.segment_stream import SegmentStream, preferred_shard
 from sbrl.ports import free_ports
 from sbrl.replay import queue_probe
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import PADDING, Items, n_step_transitions
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_reader import SegmentReader
-from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import Segment, SegmentShape, Stream
 from tests.chaos.proxy import Proxies
-from tests.integration.segment_shards import SHAPE, TIMEOUT, Actor, ShardProcess, Taken, readers, serve, wait_for
-from tests.integration.test_replay_path import NO_PIECES, VERSION, ScriptedEnvs, ScriptedPolicy, scripts, whole
+from tests.integration.segment_shards import (
+    SHAPE,
+    TIMEOUT,
+    Actor,
+    ShardProcess,
+    Taken,
+    collect,
+    readers,
+    serve,
+    wait_for,
+)
 from tests.scripted_episodes import Episode, check, reference, terminals
+from tests.scripted_play import VERSION, scripts
 
 DISCOUNT = 0.9
 ACTOR = 3
@@ -54,27 +61,7 @@ class Shards:
         """What an actor's loop makes of `steps` steps of every environment, by environment, in order."""
         self.taken.clear()
         incarnation, num_envs = next(self.incarnations), len(script)
-        streams = [
-            SegmentStream(
-                SegmentWriter(self.addresses, self.shape, lambda: 0),
-                self.shape,
-                self.probes,
-                Stream(ACTOR, incarnation, env, 0),
-                preferred_shard(ACTOR, env, num_envs, 2),
-                threading.Event(),
-                drain_seconds=TIMEOUT,
-            )
-            for env in range(num_envs)
-        ]
-        collector = Collector(ScriptedEnvs(script, self.shape.stack), ScriptedPolicy(), streams, lambda episode: None)
-        for _ in range(steps):
-            collector.step(epsilon=0.0, weights_version=VERSION)
-        collector.drain()
-        for env, stream in enumerate(streams):
-            stream.drain()
-            shard = (ACTOR * num_envs + env) % 2
-            assert (stream.shard, stream.created, stream.inserted[shard], sum(stream.dropped)) == (shard, steps, steps, 0)
-            stream.close()
+        collect(script, steps, self.addresses, self.shape, self.probes, incarnation, ACTOR)
         wait_for(lambda: sum(self.steps_of(env) for env in range(num_envs)) == steps * num_envs, "segments are missing")
         of = [[(shard, segment) for shard, segment in self.taken if segment.of.env == env] for env in range(num_envs)]
         for env, segments in enumerate(of):
@@ -141,8 +128,8 @@ def path(request: pytest.FixtureRequest) -> Iterator[Shards]:
 )
 def test_segments_are_what_the_reference_computes(path: Shards, patterns: list[list[tuple[bool, ...]]], steps: int) -> None:
     """From the actor's loop through the shards to the readers: starts, ends, truncations, lives lost and cuts, for every n."""
-    script = scripts(patterns, steps, NO_PIECES)
-    collected = path.collect([whole(episodes) for episodes in script], steps)
+    script = scripts(patterns, steps)
+    collected = path.collect(script, steps)
     for episodes, segments in zip(script, collected, strict=True):
         items = windows(segments, path.shape)
         for n_step in range(1, path.shape.n_max + 1):

@@ -155,10 +155,15 @@ def test_a_bad_value_names_field_rule_and_consequence(override: str, rule: str, 
     [
         (["env.kwargs.size=4"], ["env.kwargs", "env.id"], "not made by gymnasium.make"),
         (["replay.capacity=10"], ["replay.capacity", "replay.min_size"], "would wait for ever"),
-        (["replay.min_size=1"], ["replay.min_size", "replay.num_shards"], "every shard needs one"),
+        (["replay.min_size=1"], ["replay.min_size", "replay.num_shards"], "before every shard has a transition"),
         (["run.env_steps=500", "replay.min_size=500"], ["run.env_steps", "replay.min_size"], "end before its first update"),
         (["agent.n_step=5", "agent.n_max=3"], ["agent.n_max", "agent.n_step"], "too short for the target"),
-        (["replay.error_buffer=7.9"], ["replay.error_buffer"], "wait for each other for ever"),
+        (
+            ["replay.ahead=3.9", "learner.updates_per_step=0.25"],
+            ["replay.ahead is 3.9", "below 4 (1 / learner.updates_per_step)"],
+            "wait for ever",
+        ),
+        (["replay.ahead=0.01", "learner.updates_per_step=64"], ["replay.ahead is 0.01", "below 0.015625"], "wait for ever"),
         (["network.replay_addresses=['a:1']"], ["network.replay_addresses", "replay.num_shards"], "missing or idle"),
         (["network.replay_addresses=['a:1','a:1']"], ["network.replay_addresses"], "share one server"),
     ],
@@ -242,8 +247,10 @@ def test_a_file_that_is_not_there(tmp_path: Path):
 
 def test_a_file_of_another_schema(tmp_path: Path):
     # Whatever else is in it: an unknown key would be the wrong complaint.
-    with pytest.raises(UsageError, match=r"config schema 99; this version of sbrl reads schema 1.*new run directory"):
+    with pytest.raises(UsageError, match=r"config schema 99; this version of sbrl reads schema 2.*new run directory"):
         config.load(write(tmp_path, "schema_version: 99\nfuture: {key: 1}"))
+    with pytest.raises(UsageError, match=r"^\S+ was written with config schema 1; this .* new run directory, or use [^\n]*$"):
+        config.load(write(tmp_path, "schema_version: 1\nreplay: {error_buffer: 3.0}"))
 
 
 @given(

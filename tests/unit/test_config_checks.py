@@ -45,11 +45,23 @@ def test_refused(overrides: list[str], fields: list[str], reason: str):
         (["agent.algorithm=iqn", "agent.spr_weight=5"], "compares whole latents"),
         (["learner.reset_period=20000", "run.env_steps=110001"], "little left to recover"),
         (["agent.algorithm=m-dqn", "agent.n_step=3"], "first of the n steps"),
+        (
+            ["replay.num_shards=9", "actors.num_actors=2", "actors.envs_per_actor=3"],
+            "replay.num_shards is 9, above the 6 environments (actors.num_actors 2 x actors.envs_per_actor 3)",
+        ),
     ],
 )
 def test_warned_of(overrides: list[str], reason: str):
     (warning,) = config.load(overrides=overrides).warnings
     assert reason in warning
+
+
+@pytest.mark.parametrize("shards", ["replay.num_shards=6", "replay.num_shards=1"])
+def test_as_many_environments_as_shards_are_enough(shards: str):
+    assert config.load(overrides=[shards, "actors.num_actors=2", "actors.envs_per_actor=3"]).warnings == ()
+    assert (
+        config.load(overrides=["replay.num_shards=16", "actors.envs_per_actor=3"]).warnings == ()
+    )  # who knows how many actors
 
 
 def test_the_support_of_clipped_rewards_is_filled_in():

@@ -6,19 +6,19 @@ import logging
 import math
 import queue
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from actors.weights import WeightsFollower
-from learner.batches import SampledBatch
+from learner.batches import Drawn, MemoryBatches
 from learner.divergence import divergence
-from learner.loop import LearnerLoop
+from learner.memory.replay import ReplayMemory
+from learner.schedules import Horizon
 from learner.update import make_update_step
 from sbrl import config
 from sbrl.errors import FinalError
@@ -26,7 +26,7 @@ from sbrl.networks.build import build_network
 from sbrl.networks.serialization import all_finite, encode
 from sbrl.weights import FetchedWeights
 from services.evaluator.loop import EvaluatorLoop
-from tests.monitoring.test_learner_readings import CONFIG, SPEC, make_batch, make_items, make_loop
+from tests.learners import CONFIG, SHAPE, SPEC, FixedBatches, Learner, make_batch, make_segment
 
 INF, NAN = math.inf, math.nan
 WAIT = 20.0
@@ -56,54 +56,55 @@ def test_a_loss_that_was_not_finite_once_is_remembered(reward: float) -> None:
     assert not step.is_finite()
 
 
-class Source:
-    """Gives good batches, but the third has a reward that is not finite; keeps the priorities sent."""
-
-    samples_served, samples_discarded, priorities_evicted, shards_up, wait_seconds = 100, 0, 0.0, 2, 0.0
-
-    def __init__(self, reward: float) -> None:
-        self._reward, self._given = reward, 0
-        self.priorities_dropped: dict[str, int] = {}
-        self.sent: list[NDArray[np.float64]] = []
-
-    def get(self, *arguments: object) -> SampledBatch:
-        self._given += 1
-        rewards = torch.tensor([self._reward if self._given == 3 else 1.0, 1.0])
-        return SampledBatch(make_batch()._replace(r_t=rewards), make_items(3, 5))
-
-    def update_priorities(self, items: object, priorities: NDArray[np.float64]) -> None:
-        self.sent.append(priorities)
-
-
 @pytest.mark.parametrize("reward", [INF, NAN])
-@pytest.mark.parametrize("prioritized", [True, False])
 @pytest.mark.parametrize("publish_period", [1, 2, 3])
 def test_nothing_that_is_not_finite_is_published_sent_or_saved(
-    reward: float, prioritized: bool, publish_period: int, monkeypatch: pytest.MonkeyPatch
+    reward: float, publish_period: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("learner.loop.REPORT_SECONDS", INF)  # what a report finds comes too late
+    """The third batch has a reward that is not finite."""
+    monkeypatch.setattr("learner.reporting.REPORT_SECONDS", INF)  # what a report finds comes too late
     registry = CollectorRegistry()
-    source, published, saved = Source(reward), list[int](), list[object]()
+    memory = MemoryBatches(filled_memory(), CONFIG.agent, batch_size=2)
 
-    def look(loop: LearnerLoop) -> None:
-        published.append(loop._step.updates)
-        assert all_finite(loop._step.acting_weights().values())
+    class Batches(FixedBatches):
+        """Of a memory, which the priorities go to."""
 
-    loop = make_loop(registry, look, steps=50)
-    tree = CONFIG.model_dump(mode="json")
-    tree["replay"]["prioritized"], tree["learner"]["publish_period"] = prioritized, publish_period
-    loop._config, loop._source = config.build(tree), cast(Any, source)
-    loop._store = cast(Any, SimpleNamespace(save=lambda *state: saved.append(state)))
+        def next(self, horizon: Horizon, timeout: float) -> Drawn:
+            drawn, fixed = memory.next(horizon, timeout), super().next(horizon, timeout)
+            return fixed._replace(source=drawn.source)
+
+        def update_priorities(self, drawn: Drawn, priorities: torch.Tensor) -> None:
+            memory.update_priorities(drawn, priorities)
+
+        def max_priority(self) -> float:
+            return memory.max_priority()
+
+    batches = Batches(lambda k: make_batch()._replace(r_t=torch.tensor([reward if k == 3 else 1.0, 1.0])))
+    settings = config.build(CONFIG.model_dump(mode="json"), {"learner": {"publish_period": publish_period}})
+
+    def look() -> None:
+        assert all_finite(learner.step.acting_weights().values())
+
+    learner = Learner(tmp_path, registry, 50, batches, settings, on_publish=look)
+    learner.replay.ratio.receive(1000)
     with pytest.raises(FinalError, match=r"after [34] updates; the replay holds rewards .* that are not finite"):
-        loop.run()
-    assert published == [updates for updates in (1, 2) if updates % publish_period == 0]
+        while True:  # the loop itself looks at what it publishes
+            learner.loop.run()
+            learner.loop.publish()
+    assert learner.published == [updates for updates in (1, 2) if updates % publish_period == 0]
     with pytest.raises(FinalError):
-        loop.save()
-    assert saved == []
-    assert all(np.isfinite(priorities).all() for priorities in source.sent)
-    assert len(source.sent) == (2 if prioritized else 0)
-    assert math.isfinite(loop._max_priority)
+        learner.saver.save()
+    assert learner.store.checkpoints() == []
+    assert math.isfinite(memory.max_priority())
+    assert bool(torch.isfinite(memory._memory._priorities.values).all())
     assert registry.get_sample_value("sbrl_learner_losses_not_finite_total") == 2.0  # found twice: by the loop and by `save`
+
+
+def filled_memory() -> ReplayMemory:
+    memory = ReplayMemory(SHAPE, 1000, torch.device("cpu"), seed=0, prioritized=True)
+    for first in range(0, 128, 32):
+        memory.append(make_segment(first))
+    return memory
 
 
 @pytest.mark.parametrize(

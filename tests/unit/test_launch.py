@@ -44,17 +44,11 @@ def test_a_resumed_run_may_go_on_longer_and_at_another_ratio() -> None:
             "learner.batch_size=32",
             "learner.updates_per_step=1",
             "replay.capacity=5000",
-            "replay.error_buffer=500",
+            "replay.ahead=500",
+            "replay.sampling=remote",
         ),
     )
     check_resumable_with(before, after)
-
-
-def test_only_a_resumed_run_goes_back_to_a_generation() -> None:
-    placed = place(config())
-    new, resumed = (role_commands(placed, RunDirectory(Path("run")), resume)[0].arguments for resume in (None, 17))
-    assert "--resume" not in new
-    assert list(resumed[-2:]) == ["--resume", "17"]
 
 
 def test_place_chooses_a_port_for_each_server_and_actors_for_the_machine() -> None:

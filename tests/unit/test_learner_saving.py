@@ -1,60 +1,159 @@
-"""A learner whose disk refuses a checkpoint says so, goes on, and tries again."""
+"""When a learner saves: what its disk refuses is tried again, and one that may have lost its place waits."""
 
 from __future__ import annotations
 
-import logging
+import errno
+import math
+import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from learner import checkpoint
+from learner.checkpoint import CheckpointStore
+from learner.ratio import Ratio, RatioSettings
+from learner.saving import RETRY_SECONDS, Saver
 from sbrl.errors import RunError
+from sbrl.replay.receipts import Receipts
 from sbrl.weights import StaleEpochError
-from tests.monitoring.test_learner_readings import make_loop
+from tests.learners import FixedBatches, Learner, make_segment
+
+INTERVAL = 60.0
 
 
-class FullDisk:
-    """Takes the third checkpoint, and none before."""
-
-    def __init__(self, error: RunError) -> None:
-        self.error, self.tried = error, 0
-
-    def save(self, *arguments: object) -> Path:
-        self.tried += 1
-        if self.tried < 3:
-            raise self.error
-        return Path("checkpoint")
+@pytest.fixture
+def learner(tmp_path: Path) -> Learner:
+    """Three updates, of what it has received."""
+    learner = Learner(tmp_path, CollectorRegistry(), updates=3, interval_seconds=INTERVAL)
+    learner.replay.intake.put_fresh(1, make_segment(0))
+    learner.loop.run()
+    return learner
 
 
-def run_on(disk: FullDisk, monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
-    monkeypatch.setattr("learner.loop.RETRY_SECONDS", 0.0)
-    registry = CollectorRegistry()
-    loop = make_loop(registry, lambda loop: None, steps=6)
-    instructions = SimpleNamespace(env_steps=0, checkpoint_wanted=False)
-    loop._store = cast(Any, disk)
-    loop._member = cast(
-        Any, SimpleNamespace(instructions=instructions, check_fenced=lambda: None, beat_now=lambda: instructions)
-    )
-    loop._reports = cast(
-        Any,
-        SimpleNamespace(is_due=lambda now: disk.tried < 3, repeat=lambda now: False, needed=lambda now: set()),
-    )
-    loop.run()
-    return registry
+def begin(saver: Saver) -> float:
+    return saver._saved_time
 
 
-def test_what_the_disk_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    disk = FullDisk(RunError("cannot write checkpoint x: No space left on device"))
-    with caplog.at_level(logging.ERROR):
-        registry = run_on(disk, monkeypatch)
-    assert disk.tried == 3
-    assert registry.get_sample_value("sbrl_learner_checkpoint_failures_total") == 2
-    assert registry.get_sample_value("sbrl_learner_checkpoints_total") == 1
-    assert "checkpoint failed: cannot write checkpoint x: No space left on device; trying again" in caplog.text
+def count(learner: Learner, name: str) -> float:
+    return float(getattr(learner.metrics, name)._value.get())
 
 
-def test_a_learner_that_was_replaced_does_not_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_says_what_was_received_and_trained(learner: Learner) -> None:
+    learner.saver.save()
+    state = learner.store.load_newest()
+    assert state is not None
+    assert state.update.updates == 3
+    assert state.counters["samples_trained"] == 6
+    assert state.counters["max_priority"] == learner.replay.batches.max_priority()
+    assert state.counters["env_steps"] == 1000
+    assert Receipts.from_state(state.received["receipts"]).of_shard(1) == (32, 0, 0, 0)
+    settings = RatioSettings(min_size=4, samples_per_insert=2.0, batch_size=2, ahead=64)
+    restored = Ratio.restored(settings, state.received["ratio"])
+    assert (restored.received, restored.due, restored.trained) == (32, 56.0, 6)
+
+
+def test_it_is_saved_when_it_is_time(learner: Learner) -> None:
+    start = begin(learner.saver)
+    learner.saver.save_if_due(start + INTERVAL - 1)
+    assert learner.store.checkpoints() == []
+    learner.saver.save_if_due(start + INTERVAL)
+    assert len(learner.store.checkpoints()) == 1
+    assert count(learner, "checkpoints") == 1
+
+
+def test_what_the_disk_refuses_is_tried_again_after_a_while(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, full = checkpoint.write_checkpoint, [True]
+
+    def write_or_refuse(*arguments: Any) -> Path:
+        if full[0]:
+            raise RunError(f"cannot write checkpoint x: {os.strerror(errno.ENOSPC)}")
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", write_or_refuse)
+    now = begin(learner.saver) + INTERVAL
+    learner.saver.save_if_due(now)
+    learner.saver.save_if_due(now + RETRY_SECONDS - 1)  # not at once: the disk is as full
+    assert count(learner, "checkpoint_failures") == 1
+    learner.saver.save_if_due(now + RETRY_SECONDS)
+    assert count(learner, "checkpoint_failures") == 2
+    full[0] = False
+    learner.saver.save_if_due(now + 2 * RETRY_SECONDS)
+    assert (count(learner, "checkpoint_failures"), count(learner, "checkpoints")) == (2, 1)
+    assert len(learner.store.checkpoints()) == 1
+    assert "checkpoint failed: cannot write checkpoint x: No space left on device; trying again in 10 s" in caplog.text
+
+
+def test_the_last_one_says_that_it_failed(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the program's last: to end as if it were saved would lose what is not."""
+
+    def refuse(*arguments: Any) -> Path:
+        raise RunError("cannot write checkpoint x: No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "save", refuse)
+    with pytest.raises(RunError, match="No space left"):
+        learner.saver.save()
+
+
+def test_a_learner_that_was_replaced_saves_nothing(learner: Learner, caplog: pytest.LogCaptureFixture) -> None:
+    def replaced() -> None:
+        raise StaleEpochError("another learner has taken over")
+
+    learner.saver._check = replaced
     with pytest.raises(StaleEpochError):
-        run_on(FullDisk(StaleEpochError("another has taken over")), monkeypatch)
+        learner.saver.save_if_due(begin(learner.saver) + INTERVAL)
+    assert learner.store.checkpoints() == []
+    assert count(learner, "checkpoint_failures") == 0
+
+
+def test_nothing_is_saved_before_it_is_known_that_this_is_the_learner_still(learner: Learner) -> None:
+    """After SIGSTOP its lease may have ended: it waits for the coordinator's answer, and saves then without more delay."""
+    answered: list[bool] = []
+    learner.saver.hold_until(lambda: bool(answered))
+    now = begin(learner.saver) + INTERVAL
+    for second in range(3):
+        learner.saver.save_if_due(now + second)
+    assert learner.store.checkpoints() == []
+    answered.append(True)
+    learner.saver.save_if_due(now + 3)
+    assert len(learner.store.checkpoints()) == 1
+
+
+def test_the_loop_notices_that_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that took as long as a lease: the process was stopped, or its machine was."""
+    learner = Learner(tmp_path, CollectorRegistry(), updates=4, batches=FixedBatches(), interval_seconds=0.0)
+    learner.replay.ratio.receive(1000)
+    asked: list[float] = []
+    jump = iter([0.0, 0.0, 20.0])  # seconds that the clock jumps, turn by turn
+    start = begin(learner.saver)
+    clock = [start]
+
+    def has_exchanged_since(since: float) -> bool:
+        asked.append(since)
+        return False
+
+    def check_fenced() -> None:
+        clock[0] += next(jump, 0.0)
+
+    monkeypatch.setattr("learner.loop.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(learner, "has_exchanged_since", has_exchanged_since)
+    monkeypatch.setattr(learner, "check_fenced", check_fenced)
+    saves: list[int] = []
+    monkeypatch.setattr(learner.saver, "save", lambda: saves.append(learner.step.updates))
+    learner.loop.run()
+    assert set(asked) == {start + 20.0}  # answers to what was asked before then say nothing
+    assert saves == [0, 1]  # of four turns: none once it may have lost its place
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    learner = Learner(tmp_path, CollectorRegistry(), updates=1, batches=FixedBatches())
+    learner.replay.ratio.receive(1000)
+    learner.loop.run()
+    next(iter(learner.step.state().online.values())).fill_(math.nan)
+    with pytest.raises(RunError, match="not finite"):
+        learner.saver.save_if_due(begin(learner.saver) + math.inf)
+    assert learner.store.checkpoints() == []

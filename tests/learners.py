@@ -1,0 +1,158 @@
+"""A learner's loop with the real update, memory, ratio and reports; what it talks to stands still."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from prometheus_client import CollectorRegistry
+from torch import Tensor
+
+from learner.batches import Batches, Drawn
+from learner.boards import Board
+from learner.checkpoint import CheckpointStore
+from learner.ending import RunEnd
+from learner.filling import Filling
+from learner.loop import LearnerLoop, Parts
+from learner.records import Batch
+from learner.replay import Replay
+from learner.reporting import Reporter
+from learner.saving import Saver
+from learner.schedules import Horizon
+from learner.update import make_update_step
+from sbrl.config import Config, build
+from sbrl.envs.spec import EnvSpec
+from sbrl.fleet import Instructions, RunState
+from sbrl.metrics import LearnerMetrics
+from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
+from sbrl.v1.fleet_pb2 import GetStatusResponse
+
+SPEC = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
+CONFIG = build(
+    {
+        "agent": {"hidden_size": 8, "num_quantiles": 4},
+        "learner": {"publish_period": 2, "batch_size": 2, "updates_per_step": 1},
+        "replay": {"min_size": 4, "capacity": 1000, "num_shards": 2},
+        "network": {"replay_addresses": ["127.0.0.1:9", "127.0.0.1:10"]},
+    }
+)
+SHAPE = SegmentShape.of(SPEC, CONFIG.agent.stored_steps)
+
+
+def make_batch() -> Batch:
+    observation = torch.ones((2, 1, 4))
+    return Batch(
+        s_tm1=observation,
+        a_tm1=torch.zeros(2, dtype=torch.int64),
+        r_t=torch.ones(2),
+        discount_t=torch.full((2,), 0.9),
+        s_t=observation,
+        probability=torch.full((2,), 0.01, dtype=torch.float64),
+    )
+
+
+def make_segment(first: int, steps: int = 32, incarnation: int = 1, env: int = 0, version: int = 3) -> Segment:
+    """Of one environment's only stream: frames that differ, rewards of 1."""
+    columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in SHAPE.columns().items()}
+    columns["frame"][:] = np.arange(first, first + SHAPE.rows)[:, None]
+    columns["action"][:], columns["action"][steps:] = 1, PADDING
+    columns["reward"][:], columns["discount"][:], columns["weights_version"][:] = 1.0, 1.0, version
+    columns["stream"][0] = (*Stream(actor=0, incarnation=incarnation, env=env, stream=0), first)
+    return Segment(**columns)
+
+
+class FixedBatches:
+    """Gives what `batch` makes for the k-th time; keeps the priorities that it is sent."""
+
+    is_ready, priorities_ignored = True, 0
+
+    def __init__(self, batch: Callable[[int], Batch] = lambda k: make_batch()) -> None:
+        self._batch, self._given = batch, 0
+        self.priorities: list[Tensor] = []
+
+    def next(self, horizon: Horizon, timeout: float) -> Drawn:
+        self._given += 1
+        return Drawn(self._batch(self._given), None, lambda: np.array([3, 5]))
+
+    def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
+        self.priorities.append(priorities)
+
+    def max_priority(self) -> float:
+        return max((float(batch.max()) for batch in self.priorities), default=1.0)
+
+
+class Learner:
+    """Ends its loop after so many updates."""
+
+    def __init__(
+        self,
+        directory: Path,
+        registry: CollectorRegistry,
+        updates: int,
+        batches: Batches | None = None,
+        config: Config = CONFIG,
+        interval_seconds: float = math.inf,
+        on_publish: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args: batches: in place of those of its memory."""
+        self._on_publish = on_publish
+        stop = SimpleNamespace(is_set=lambda: self.step.updates >= updates)
+        self.step = make_update_step(config, SPEC)
+        self.replay = Replay.of(config, SPEC, torch.device("cpu"), "cached", None, fill=1)
+        if batches is not None:
+            self.replay = self.replay._replace(batches=batches)
+        self.instructions = Instructions(RunState.RUNNING, 1000, 0, 0)
+        self.published: list[int] = []
+        self.publisher = SimpleNamespace(published=0, version=0, published_time=0.0, publish=self._publish)
+        self.metrics = LearnerMetrics(registry)
+        self.watch = SimpleNamespace(status=GetStatusResponse())
+        self.store = CheckpointStore(directory, keep=2)
+        self.reporter = Reporter(
+            config,
+            self.step,
+            self.replay,
+            cast(Any, self.publisher),
+            cast(Any, self),
+            cast(Any, self.watch),
+            Board([]),
+            self.metrics,
+        )
+        self.saver = Saver(
+            self.store,
+            interval_seconds,
+            self.step,
+            self.replay.ratio,
+            self.replay.receipts,
+            self.metrics,
+            max_priority=self.replay.batches.max_priority,
+            env_steps=lambda: self.instructions.env_steps,
+            check=self.reporter.require_finite,
+        )
+        parts = Parts(
+            step=self.step,
+            intake=self.replay.intake,
+            ratio=self.replay.ratio,
+            batches=self.replay.batches,
+            filling=Filling(self.replay.readers, self.replay.intake),
+            end=RunEnd(cast(Any, self.watch), self.replay.readers, self.replay.intake),
+            publisher=cast(Any, self.publisher),
+            saver=self.saver,
+            reporter=self.reporter,
+        )
+        self.loop = LearnerLoop(config, parts, cast(Any, self), cast(Any, stop))
+
+    def check_fenced(self) -> None:
+        """Called in each turn of the loop."""
+
+    def has_exchanged_since(self, since: float) -> bool:
+        return True
+
+    def _publish(self, weights: object, updates: int) -> None:
+        self.published.append(updates)
+        self.publisher.version += 5
+        self._on_publish()
