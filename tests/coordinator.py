@@ -15,10 +15,8 @@ from sbrl.fleet import FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2
-from services.coordinator.books import NO_SHARDS
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
-from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import Store
 from services.coordinator.weights_store import WeightsStore
 
@@ -37,14 +35,13 @@ class Clock:
 
 
 @contextmanager
-def serve(directory, clock=time.monotonic, port=0, target=TARGET, plan=NO_SHARDS):
+def serve(directory, clock=time.monotonic, port=0, target=TARGET, config=""):
     """Yields the address of a coordinator over `directory`."""
     store = Store(directory / "state.sqlite")
     metrics = CoordinatorMetrics(CollectorRegistry())
     server = rpc.make_server(16, "test", Credentials())
     port = rpc.bind(server, "127.0.0.1", port, "test", Credentials())
-    snapshots = Snapshots(store, directory, plan, metrics, clock)
-    fleet = Fleet(store, target, metrics, snapshots, plan, clock=clock)
+    fleet = Fleet(store, target, metrics, config, clock=clock)
     add_services(server, store, WeightsStore(directory, store), fleet, metrics)
     server.start()
     try:
