@@ -43,11 +43,11 @@ def diagnose(run: Observation) -> list[Finding]:
         *_members(run, settings),
         *_training(run, run.run, settings),
         *_flow(run, run.run, settings),
-        *_ratio(run.run),
+        *_ratio(run.run, settings),
         *_shards(run),
         *_weights(run),
         *_safety(run),
-        *_evaluator(run, settings),
+        *_evaluator(run, run.run, settings),
         *_losses(run, run.run),
     ]
     return sorted(findings, key=lambda finding: not finding.wrong)
@@ -229,12 +229,14 @@ def _more_actors(run: Observation) -> str:
     )
 
 
-def _ratio(status: RunStatus) -> Iterator[Finding]:
-    """The learner holds the ratio by itself: where it is off, it is the learner that is slow, or something is broken."""
-    if status.samples_due < RATIO_SAMPLES:
+def _ratio(status: RunStatus, settings: Settings) -> Iterator[Finding]:
+    """The learner holds the ratio by itself: where it is off, it makes up for a restart, or something is broken."""
+    if status.samples_due < RATIO_SAMPLES or status.learner_state == "filling":
         return
     drift = status.samples_trained / status.samples_due - 1
-    if abs(drift) > RATIO_TOLERANCE:
+    # By so much it may be behind: a learner that sets the pace always is. The segment that went beyond it counts, too.
+    behind = settings.samples_per_insert * (settings.ahead + SEGMENT_STEPS)
+    if abs(drift) > RATIO_TOLERANCE + behind / status.samples_due:
         text = (
             f"the ratio is off: {status.samples_trained:,} samples were trained since the run began, {abs(drift):.1%} "
             f"{'more' if drift > 0 else 'fewer'} than the {status.samples_due:,.0f} that what was received is worth"
@@ -296,12 +298,12 @@ def _safety(run: Observation) -> Iterator[Finding]:
         yield Finding("disk", text, "make room or enlarge the volume; replay.keep_checkpoints=1 halves what the replay needs")
 
 
-def _evaluator(run: Observation, settings: Settings) -> Iterator[Finding]:
+def _evaluator(run: Observation, status: RunStatus, settings: Settings) -> Iterator[Finding]:
     coordinators = run.of_role("coordinator")
     if not coordinators or not run.of_role("evaluator"):
         return
-    steps = run.totals.get("actor.env_steps", 0.0)
-    behind = (steps - coordinators[0].gauges.get("evaluation_env_steps", steps)) / settings.evaluation_interval_env_steps
+    evaluated = coordinators[0].gauges.get("evaluation_env_steps", status.env_steps)
+    behind = (status.env_steps - evaluated) / settings.evaluation_interval_env_steps
     if behind > EVALUATIONS_BEHIND:
         text = f"the evaluator is {behind:.0f} intervals of {settings.evaluation_interval_env_steps:,} env steps behind"
         remedy = "give it a core, raise evaluator.interval_env_steps or lower evaluator.episodes; training is not concerned"

@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     batch_size: int
     samples_per_insert: float
     evaluation_interval_env_steps: int
+    ahead: float  # transitions that the learner may receive before it has trained for them
     num_actors: int | None = None  # None: as many as there are
 
     @property
@@ -55,6 +56,7 @@ class Settings(NamedTuple):
             batch_size=config.learner.batch_size,
             samples_per_insert=config.samples_per_insert,
             evaluation_interval_env_steps=config.evaluator.interval_env_steps,
+            ahead=config.receive_ahead,
             num_actors=config.actors.num_actors,
         )
 

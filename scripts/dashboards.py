@@ -235,7 +235,7 @@ def learner() -> list[list[Panel]]:
                     "diagnostics, part of update": f"max(rate(sbrl_learner_diagnostics_seconds_total{{{RUN}}}[15m]))",
                 },
                 "percentunit",
-                description="wait for replay, copy into tensors, update, hand weights over to be published.",
+                description="wait for transitions, take segments into the memory, draw a batch, update, hand weights over.",
             ),
             Panel("Median time of a phase", {"{{phase}}": f"histogram_quantile(0.5, {phases})"}, "s"),
             Panel("99th percentile of a phase", {"{{phase}}": f"histogram_quantile(0.99, {phases})"}, "s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from sbrl.config import Config
@@ -43,9 +44,9 @@ def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: 
 
 
 def queue_fill(shard: Member) -> float:
-    """How full a shard's queue is: 0, the learner takes whatever comes; 1, actors wait for it."""
+    """How full a shard's queue is: 0, the learner takes whatever comes; 1, actors wait for it; 0.5 if the shard does not say."""
     waiting, capacity = (shard.gauges.get(f"queue_{name}", 0.0) for name in ("segments", "capacity"))
-    return min(1.0, max(0.0, waiting / capacity)) if capacity > 0 else 0.5
+    return min(1.0, max(0.0, waiting / capacity)) if capacity > 0 and math.isfinite(waiting) else 0.5
 
 
 class History:

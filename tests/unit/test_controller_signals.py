@@ -6,10 +6,17 @@ import pytest
 
 from sbrl.config import build
 from sbrl.fleet import RunState
-from sbrl.sharding import shard_limits
-from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
+from sbrl.v1.fleet_pb2 import (
+    LEARNER_STATE_FILLING,
+    LEARNER_STATE_TRAINING,
+    GetStatusResponse,
+    LearnerProgress,
+    LearnerState,
+    Member,
+    ShardProgress,
+)
 from services.controller.reconcile import Reading
-from services.controller.signals import History, limiter_fill, no_answer, read
+from services.controller.signals import History, no_answer, queue_fill, read
 
 CONFIG = build({"replay": {"num_shards": 2, "min_size": 1000}})
 
@@ -18,34 +25,33 @@ def member(role: str, index: int = 0, alive: bool = True, incarnation: int = 1, 
     return Member(role=role, name=f"{role}-{index}", index=index, alive=alive, incarnation=incarnation, gauges=gauges)
 
 
-def shard(index: int, inserts: float = 2000, above: float = 0.0, **fields: object) -> Member:
-    """A shard whose limiter stands `above` samples over its lower end."""
-    limits = shard_limits(CONFIG, index)
-    samples = inserts * limits.samples_per_insert - limits.min_diff - above
-    return member("replay", index, limiter_inserts=inserts, limiter_samples=samples, **fields)  # type: ignore[arg-type]
+def shard(index: int, waiting: float = 0, alive: bool = True) -> Member:
+    return member("replay", index, alive=alive, queue_segments=waiting, queue_capacity=8)
 
 
 def status(
-    *changes: Member, without: str = "", state: RunState = RunState.RUNNING, inserted: float = 4000
+    *changes: Member,
+    without: str = "",
+    state: RunState = RunState.RUNNING,
+    received: tuple[int, int] = (2000, 2000),
+    answers: tuple[bool, bool] = (True, True),
+    learner: LearnerState = LEARNER_STATE_TRAINING,
 ) -> GetStatusResponse:
     """A fleet that is well: two shards, a learner, two actors; `changes` replace the members of their name."""
     members = {
         one.name: one
         for one in (
-            *(shard(0), shard(1), member("learner", incarnation=7, shards_ready=2)),
+            *(shard(0), shard(1), member("learner", incarnation=7)),
             *(member("actor", 0), member("actor", 1), member("actor", 2, alive=False)),
             *changes,
         )
     }
+    shards = [ShardProgress(received=number, answers=up) for number, up in zip(received, answers, strict=True)]
     return GetStatusResponse(
         members=[one for one in members.values() if one.role != without],
         state=state.wire_name,
-        totals={
-            "replay.transitions_inserted": inserted,
-            "learner.updates": 50.0,
-            "learner.blocked_seconds": 3.0,
-            "actor.blocked_seconds": 4.0,
-        },
+        totals={"learner.blocked_seconds.replay": 3.0, "actor.blocked_seconds.replay": 4.0, "actor.blocked_seconds": 9.0},
+        progress=LearnerProgress(updates=50, shards=shards, state=learner),
     )
 
 
@@ -60,7 +66,7 @@ def test_a_fleet_that_is_well():
         updates=50,
         learner_waited_seconds=3,
         actors_blocked_seconds=4,
-        limiter_fill=0,
+        queue_fill=0,
     )
 
 
@@ -68,13 +74,13 @@ def test_a_fleet_that_is_well():
     ("answer", "obstacle"),
     [
         (status(state=RunState.COLLECTED), "the run is not running"),
-        (status(inserted=999), "the replay is filling: 999 of 1,000 transitions"),
+        (status(received=(999, 0)), "the run is warming up: 999 of 1,000 transitions"),
+        (status(learner=LEARNER_STATE_FILLING), "the learner fills its memory"),
         (status(shard(1, alive=False)), "1 of 2 replay shards are there"),
         (status(without="replay"), "0 of 2 replay shards are there"),
-        (status(shard(1, inserts=499)), "replay-1 is filling: 499 of 500 transitions"),
         (status(without="learner"), "no learner is there"),
-        (status(member("learner", alive=False, shards_ready=2)), "no learner is there"),
-        (status(member("learner", shards_ready=1)), "the learner reaches 1 of 2 replay shards"),
+        (status(member("learner", alive=False)), "no learner is there"),
+        (status(answers=(True, False)), "the learner reaches 1 of 2 replay shards"),
         (status(without="actor"), "no actor is there"),
     ],
 )
@@ -87,31 +93,18 @@ def test_no_answer():
     assert (reading.state, reading.obstacle, reading.actors_wanted) == (None, "it is away", 3)
 
 
-@pytest.mark.parametrize(
-    "overrides", [{}, {"learner": {"batch_size": 32, "updates_per_step": 8}}, {"replay": {"error_buffer": 8}}]
-)
-def test_limiters_at_their_ends(overrides: dict[str, dict[str, float]]):
-    """Held back at an end a limiter stands up to one insert from it: that is the end, within a tenth."""
-    config = build(overrides)
-    limits = shard_limits(config, 0)
-    room = limits.max_diff - limits.min_diff
-    inserts = 100_000.0
-
-    def fill(above: float) -> float:
-        samples = inserts * limits.samples_per_insert - limits.min_diff - above
-        return limiter_fill(member("replay", limiter_inserts=inserts, limiter_samples=samples), config)
-
-    def mean(low: float, high: float) -> float:
-        return sum(fill(low + (high - low) * k / 20) for k in range(21)) / 21
-
-    assert mean(0, limits.samples_per_insert) < 0.1
-    assert mean(room - limits.samples_per_insert, room) > 0.9
-    assert fill(room / 2) == pytest.approx(0.5)
-    assert (fill(-1e9), fill(1e9)) == (0, 1)
+@pytest.mark.parametrize(("waiting", "fill"), [((0, 0), 0.0), ((8, 0), 0.5), ((8, 8), 1.0), ((2, 4), 0.375), ((9, 8), 1.0)])
+def test_the_queues_are_as_full_as_their_mean(waiting: tuple[float, float], fill: float):
+    assert read(status(shard(0, waiting[0]), shard(1, waiting[1])), CONFIG, 0.0, 3).queue_fill == fill
 
 
-def test_a_gauge_that_is_no_number_says_nothing():
-    assert limiter_fill(member("replay", limiter_inserts=float("nan"), limiter_samples=1.0), CONFIG) == 0.5
+def test_a_shard_that_is_away_says_nothing_of_the_queues():
+    assert read(status(shard(0, 8), shard(1, 0, alive=False)), CONFIG, 0.0, 3).queue_fill == 1.0
+
+
+@pytest.mark.parametrize("gauges", [{}, {"queue_segments": 3.0}, {"queue_segments": float("nan"), "queue_capacity": 8.0}])
+def test_a_shard_that_does_not_say_how_full_its_queue_is_counts_as_half_full(gauges: dict[str, float]):
+    assert queue_fill(member("replay", **gauges)) == 0.5
 
 
 def test_history_keeps_what_is_needed():

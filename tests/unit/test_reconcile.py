@@ -66,7 +66,7 @@ def steady(
             updates=STEP * k,
             learner_waited_seconds=waiting * STEP * k,
             actors_blocked_seconds=blocked * actors * STEP * k,
-            limiter_fill=fill,
+            queue_fill=fill,
         )._replace(**fields)
         for k in range(int(seconds / STEP) + 1)
     )
@@ -166,7 +166,7 @@ COUNTED: dict[str, Any] = {
     "updates": 0.0,
     "learner_waited_seconds": 0.0,
     "actors_blocked_seconds": 0.0,
-    "limiter_fill": 0.0,
+    "queue_fill": 0.0,
     "actors_live": 0,
 }
 
@@ -277,7 +277,7 @@ def measured(waiting: float, blocked: float, fill: float) -> Measured:
 
 
 def test_what_confirming_items_takes_is_not_taken_for_too_many_actors():
-    starving = measured(waiting=0.3, blocked=0.2, fill=0.02)  # the limiters hold nobody's inserts
+    starving = measured(waiting=0.3, blocked=0.2, fill=0.02)  # the queues hold nobody back
     memory = learn(Memory(), starving)
     assert memory.idle_blocked == 0.2
     assert load(starving, memory) == pytest.approx(1 / 0.7)

@@ -1,7 +1,7 @@
 """The controller's decisions in a simulated fleet of up to 512 actors: it finds the right size and then leaves it alone.
 
-The simulation is a fluid model, a second at a time: actors of different speeds insert into a replay whose limiter has little
-room, a learner samples from it, both with noise. Pods take their time to start and to stop, now and then one crashes, counters
+The simulation is a fluid model, a second at a time: actors of different speeds fill queues that have
+little room, a learner empties them, both with noise. Pods take their time to start and to stop, now and then one crashes, counters
 arrive late and, from actors that are blocked nearly all the time, in lumps.
 """
 
@@ -28,7 +28,7 @@ LOOK_SECONDS = 5
 STEPS_PER_SECOND = 1000.0  # of an actor at full speed, on average
 REPORT_STEPS = 128  # an actor reports what it counted after so many steps
 PRODUCTIVE_SECONDS = 4  # after joining: environments are made, weights fetched
-LIMITER_ROOM = 72.0  # transitions between the ends of all limiters together
+QUEUE_ROOM = 72.0  # transitions that all queues together hold
 HOUR = 3600
 
 
@@ -116,7 +116,7 @@ class Fleet:
             updates=self._updates,
             learner_waited_seconds=self._waited,
             actors_blocked_seconds=self._blocked,
-            limiter_fill=self._level / LIMITER_ROOM,
+            queue_fill=self._level / QUEUE_ROOM,
         )
         decision = reconcile(Observed(self._history.add(reading), self._memory), self.spec)
         self._memory, self.decision = decision.memory, decision
@@ -156,8 +156,8 @@ class Fleet:
         collects = float(np.sum(pods.speed[working])) * self._noise()
         trains = plant.demand * STEPS_PER_SECOND * self._noise()
         trained = min(trains, plant.sampling_limit * STEPS_PER_SECOND, self._level + collects)
-        inserted = min(collects, trained + LIMITER_ROOM - self._level)
-        self._level = min(LIMITER_ROOM, max(0.0, self._level + inserted - trained))
+        inserted = min(collects, trained + QUEUE_ROOM - self._level)
+        self._level = min(QUEUE_ROOM, max(0.0, self._level + inserted - trained))
         held = 1.0 - inserted / collects if collects else 0.0
         blocked = held + (1.0 - held) * plant.idle_blocked
         # The counters of this second are in the next look: one late.
