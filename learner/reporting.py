@@ -59,6 +59,7 @@ class Reporter:
         self._reported_readings: Readings | None = None
         self._reported_time, self._reported_updates = time.monotonic(), step.updates
         self._updates_before, self._received_before = step.updates, replay.receipts.counts
+        self._progress = self._read_progress()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -77,7 +78,11 @@ class Reporter:
         self._drawn, self._last = drawn, result
 
     def progress(self) -> LearnerProgress:
-        """For the coordinator, with each beat; called from another thread than the loop's."""
+        """As it was at the last report, for the coordinator's beats: another thread than the loop's, to which counts that change
+        would not add up."""
+        return self._progress
+
+    def _read_progress(self) -> LearnerProgress:
         return LearnerProgress(
             updates=self._step.updates,
             samples_trained=self._ratio.trained,
@@ -124,6 +129,7 @@ class Reporter:
         for name in LEARNER_STATES:
             metrics.state.labels(name).set(LearnerState.Name(state) == f"LEARNER_STATE_{name.upper()}")
         self._max_priority = self._batches.max_priority()
+        self._progress = self._read_progress()
         metrics.max_priority.set(self._max_priority)
         metrics.samples_due.set(self._ratio.due - self._ratio.trained)
         metrics.samples_per_insert_achieved.set(self._ratio.achieved)

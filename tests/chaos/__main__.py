@@ -26,7 +26,7 @@ from sbrl.tables import read_episodes
 from sbrl.v1.fleet_pb2 import Episode
 from sbrl.view import duration
 from tests.chaos.faults import Injector, NotBackError
-from tests.chaos.judge import Verdict, fault_table, judge, verdict_table, write_csv
+from tests.chaos.judge import Verdict, fault_table, judge, judge_course, verdict_table, write_csv
 from tests.chaos.markers import environment
 from tests.chaos.session import SETTINGS, Session
 from tests.smoke.conftest import LocalRun
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     kills: int
     hold_seconds: float
     resumptions: int
-    checks: int  # readings of all items while faults are injected
+    checks: int  # readings of all logs while faults are injected
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         "--hold-seconds", type=number(above=0), default=30.0, help="how long stops, cuts and slowness last (30)"
     )
     parser.add_argument("--resumptions", type=whole_number(0, 1000), default=3, help="kills of everything at once (3)")
-    parser.add_argument("--checks", type=whole_number(1, 1000), default=6, help="readings of all items meanwhile (6)")
+    parser.add_argument("--checks", type=whole_number(1, 1000), default=6, help="readings of all logs meanwhile (6)")
     parser.add_argument("--shards", type=whole_number(1, 17), default=2)
     parser.add_argument("--actors", type=whole_number(1, 257), default=1)
     parser.add_argument(
@@ -79,8 +79,8 @@ def main(argv: Sequence[str]) -> int:
         inject(session, injector, plan, random.Random(arguments.seed), say)
         injector.settle()
         say("no more faults: the run is stopped, resumed and ends by itself")
-        summary = session.finish()
-        verdicts = judge(session, injector.outcomes, summary, session.episodes(EPISODES), twin)
+        ending = session.finish()
+        verdicts = judge(session, ending) + judge_course(session, injector.outcomes, session.episodes(EPISODES), twin)
     except NotBackError as error:  # what was measured until then is worth reading
         print(error, flush=True)
         verdicts = [Verdict("the run goes on after every fault", str(error).partition("\n")[0], is_good=False)]
@@ -115,7 +115,7 @@ def inject(session: Session, injector: Injector, plan: Plan, chance: random.Rand
         left = max(elapsed / done * (whole - done), plan.minutes * 60 - elapsed if done < len(faults) else 0.0)
         tell(f"{done}/{whole} faults, {duration(elapsed)} so far, ETA {duration(left)}: {name}")
         if done % check_every == 0:
-            session.check_items()
+            session.check_logs()
 
     for nth, (name, fault) in enumerate(faults, 1):
         fault()

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from learner.checkpoint import CheckpointStore
 from sbrl import config as configs
+from sbrl.checkpoints import list_checkpoints, updates_of
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.fleet_watch import total
 from sbrl.ports import free_ports
-from sbrl.replay.items import Items, ItemShape
+from sbrl.replay.receipts import Receipts
+from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import read_episodes
 from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse
 from tests.chaos.faults import POLL_SECONDS, Injector, kill_everything
 from tests.chaos.markers import ENV_ID, environment
 from tests.chaos.proxy import Link, Proxies
-from tests.chaos.reading import newest_checkpoint, read_items
+from tests.chaos.reading import newest_checkpoint, read_log
 from tests.chaos.train import LINKS
 from tests.chaos.watch import Watch
-from tests.chaos.windows import Findings, check_items
+from tests.chaos.windows import Findings, check_segments
 from tests.smoke.conftest import LocalRun
 
 START_SECONDS = 600.0  # a dozen programs load TensorFlow or torch at once, on a machine that may be shared
 END_SECONDS = 300.0
-GENERATION_INTERVALS, GENERATION_SECONDS = 2.0, 30.0  # in which there must be another generation when all goes well
 LAST_STEPS = 3000  # collected undisturbed after the faults, so that the run can end as every run does
 LEARNED_STEPS = 10_000  # of a whole run that is to have learned, however slow the machine was under faults
+MIN_SIZE = 1000
 SETTINGS = (
     f"env.id={ENV_ID}",
     "agent.hidden_size=32",
@@ -44,21 +48,32 @@ SETTINGS = (
     "learner.target_update_period=100",
     "learner.publish_period=50",
     "actors.weights_interval_seconds=0.5",
-    "replay.min_size=1000",
+    f"replay.min_size={MIN_SIZE}",
     "evaluator.interval_env_steps=5000",
     "evaluator.epsilon=0",
     "evaluator.episodes=20",
 )
 ENDLESS = 2**40  # run.env_steps while faults are injected
+_WENT_ON = re.compile(r"going on from update (\d+)")
 
 
 class Resumption(NamedTuple):
-    """What a run that was killed whole, or stopped as users do, went on with."""
+    """What a run that was killed whole, or stopped as users do, went on with. Times are of the monotonic clock."""
 
+    ended: float
     before: GetStatusResponse  # as last seen
+    saved_updates: int  # of the learner's newest checkpoint
+    began: float
     after: GetStatusResponse  # as first seen again: no role has begun to work yet
-    at: float  # by the monotonic clock
+    from_updates: int  # where the learner says that it goes on
     stopped: Mapping[str, Any] | None  # the summary of a run that was stopped by Ctrl-C
+
+
+class Ending(NamedTuple):
+    """What a run that has ended by itself leaves."""
+
+    summary: Mapping[str, Any]
+    unknown_steps: int  # of those in the shards' logs, which its receipts had neither as received nor as lost
 
 
 class Session:
@@ -83,7 +98,7 @@ class Session:
         self._proxies = Proxies()
         self._links: dict[str, dict[str, Link]] = {}
         self._runs: list[LocalRun] = []
-        self.watch = Watch(self.directory, self._addresses[0])
+        self.watch = Watch(self.directory, self._addresses[0], configs.load(overrides=[*self._arguments]).min_replay_size)
         self.resumptions: list[Resumption] = []
         self.findings: list[Findings] = []
 
@@ -116,47 +131,40 @@ class Session:
     def kill_and_resume(self, injector: Injector) -> None:
         """SIGKILL for every process of the run at once, and `--resume`."""
         injector.settle()
-        self._wait_for_generation()
-        before = self.watch.status
-        kill_everything(self.run)
-        self._resume(before, ENDLESS, None)
+        self._kill_and_resume(lambda before: ENDLESS)
         injector.continue_with(self.run)
 
     def stop_and_resume(self, injector: Injector) -> None:
-        """Ctrl-C, and `--resume`: in between nothing is under way, and the books must be even."""
+        """Ctrl-C, and `--resume`: nothing that was trained is trained again."""
         injector.settle()
-        self._resume(self._interrupt(), ENDLESS, self.run.summary())
+        self._stop_and_resume(lambda summary: ENDLESS)
         injector.continue_with(self.run)
 
-    def kill_and_finish(self, injector: Injector, last_steps: int) -> dict[str, Any]:
-        """As `kill_and_resume`, but the run ends by itself `last_steps` later, having learned; returns its summary."""
+    def kill_and_finish(self, injector: Injector, last_steps: int) -> Ending:
+        """As `kill_and_resume`, but the run ends by itself `last_steps` later."""
         injector.settle()
-        self._wait_for_generation()
-        before = self.watch.status
-        kill_everything(self.run)
-        self._resume(before, max(int(total(before, "actor.env_steps")) + last_steps, LEARNED_STEPS), None)
+        self._kill_and_resume(lambda before: int(total(before, "actor.env_steps")) + last_steps)
         return self._end()
 
-    def finish(self) -> dict[str, Any]:
-        """Stops the run as a user does, lets it collect a little more undisturbed and end by itself; returns its summary."""
-        before = self._interrupt()
-        self._resume(before, self.run.summary()["env_steps"] + LAST_STEPS, self.run.summary())
+    def finish(self) -> Ending:
+        """Stops the run as a user does, lets it collect a little more undisturbed and end by itself, having learned."""
+        self._stop_and_resume(lambda summary: max(summary["env_steps"] + LAST_STEPS, LEARNED_STEPS))
         return self._end()
 
-    def check_items(self) -> None:
-        """Reads back what the shards' newest checkpoints hold, and checks every window."""
-        config, directory = self.config, RunDirectory(self.directory)
-        shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
-        found: list[Items] = []
-        for shard in range(config.replay.num_shards):
+    def check_logs(self) -> dict[int, list[Segment]]:
+        """Reads back what the logs of the shards' newest checkpoints hold, by shard, and checks every window."""
+        shape, directory = self._shape, RunDirectory(self.directory)
+        logs: dict[int, list[Segment]] = {}
+        for shard in range(self.config.replay.num_shards):
             while (checkpoint := newest_checkpoint(directory.replay_checkpoints(shard))) is not None:
                 with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
                     try:
-                        found.append(read_items(checkpoint, shape, shard, Path(scratch)))
+                        logs[shard] = read_log(checkpoint, shape, Path(scratch))
                         break
                     except (FileNotFoundError, shutil.Error):
                         continue  # the shard has just replaced it by a newer one
-        self.findings.append(check_items(found))
+        self.findings.append(check_segments(logs, shape))
+        return logs
 
     def episodes(self, last: int) -> list[Episode]:
         """The last ones of training."""
@@ -170,13 +178,17 @@ class Session:
                 kill_everything(run)
         self._proxies.close()
 
-    def _end(self) -> dict[str, Any]:
-        """Waits until the run has ended; returns its summary."""
+    @property
+    def _shape(self) -> SegmentShape:
+        return SegmentShape.of(make_spec(self.config.env), self.config.agent.stored_steps)
+
+    def _end(self) -> Ending:
+        """Waits until the run has ended."""
         code = self.run.wait(END_SECONDS)
         assert code == 0, f"exit code {code}:\n{self.run.text()[-3000:]}\n{self.run.logs()}"
         self.watch.stop()
-        self.check_items()
-        return self.run.summary()
+        unknown = unknown_steps(RunDirectory(self.directory).learner_checkpoints, self.check_logs(), self._shape)
+        return Ending(self.run.summary(), unknown)
 
     def _train(self, *arguments: str) -> None:
         addresses = {client: {name: link.address for name, link in ways.items()} for client, ways in self._links.items()}
@@ -192,29 +204,39 @@ class Session:
             )
         )
 
-    def _interrupt(self) -> GetStatusResponse:
-        """Stops the run as a user does; returns how it was seen last."""
+    def _kill_and_resume(self, env_steps: Callable[[GetStatusResponse], int]) -> None:
+        before, ended = self.watch.status, time.monotonic()
+        kill_everything(self.run)
+        self._resume(ended, before, env_steps(before), None)
+
+    def _stop_and_resume(self, env_steps: Callable[[Mapping[str, Any]], int]) -> None:
+        ended = time.monotonic()
         self.run.interrupt()
         code = self.run.wait(END_SECONDS)
         assert code == 130, f"exit code {code} after Ctrl-C:\n{self.run.text()[-3000:]}"
-        return self.watch.status
+        summary = self.run.summary()
+        self._resume(ended, self.watch.status, env_steps(summary), summary)
 
-    def _resume(self, before: GetStatusResponse, env_steps: int, stopped: Mapping[str, Any] | None) -> None:
+    def _resume(self, ended: float, before: GetStatusResponse, env_steps: int, stopped: Mapping[str, Any] | None) -> None:
+        checkpoints = list_checkpoints(RunDirectory(self.directory).learner_checkpoints)
+        said_before = len(_WENT_ON.findall(self.run.log("learner")))
         self._train("--resume", f"run.env_steps={env_steps}")
         after = self.run.wait_for(
             lambda status: total(status, "actor.env_steps") > 0, "answer after the resumption", START_SECONDS
         )
-        self.resumptions.append(Resumption(before, after, time.monotonic(), stopped))
+        began = time.monotonic()
         self._wait_for_work(START_SECONDS)
-
-    def _wait_for_generation(self) -> None:
-        """Until there is one of this course of events: else a resumption would go back behind the one before it."""
-        known = self.resumptions[-1].after.generations if self.resumptions else ()
-        base = known[-1].generation if known else 0
-        self.run.wait_for(
-            lambda status: bool(status.generations) and status.generations[-1].generation > base,
-            f"generation after {base}",
-            GENERATION_INTERVALS * self.config.replay.checkpoint_interval_seconds + GENERATION_SECONDS,
+        said = _WENT_ON.findall(self.run.log("learner"))[said_before:]
+        self.resumptions.append(
+            Resumption(
+                ended=ended,
+                before=before,
+                saved_updates=updates_of(checkpoints[-1]) if checkpoints else 0,
+                began=began,
+                after=after,
+                from_updates=int(said[0]) if said else 0,
+                stopped=stopped,
+            )
         )
 
     def _wait_for_work(self, seconds: float) -> None:
@@ -223,3 +245,24 @@ class Session:
             assert self.run.is_running, f"the run has ended:\n{self.run.text()[-3000:]}\n{self.run.logs()}"
             assert time.monotonic() < start + seconds, f"no work within {seconds:.0f} s:\n{self.run.text()}\n{self.run.logs()}"
             time.sleep(POLL_SECONDS)
+
+
+def unknown_steps(learner_checkpoints: Path, logs: Mapping[int, list[Segment]], shape: SegmentShape) -> int:
+    """Steps in logs that a learner's newest checkpoint has neither as received nor as lost.
+
+    It is 0 at a run's end. A step that the learner took for new twice would be received beyond its marks, or leave the sum of
+    received and lost another than the steps collected.
+    """
+    state = CheckpointStore(learner_checkpoints, keep=1).load_newest()
+    assert state is not None
+    receipts = Receipts.from_state(state.received["receipts"])
+
+    def known() -> int:
+        total = receipts.total
+        return total.received + total.lost - total.recovered
+
+    before = known()
+    for shard, segments in logs.items():
+        for segment in sorted(segments, key=lambda one: one.first):
+            receipts.take(shard, segment.of, segment.first, int(segment.valid(shape).sum()), again=True)
+    return known() - before

@@ -1,6 +1,7 @@
-"""A short run under faults: each role is killed, shards hang, are cut off and slow, all is killed and resumed; nothing is lost.
+"""A short run under faults: roles are killed, shards hang, are cut off and slow, all is killed and resumed; all adds up.
 
-`make chaos` does the same for half an hour and more, and stops and resumes as users do, too (tests/smoke/test_train.py).
+What is exact is checked, whatever else the machine does. `make chaos` does the same for half an hour and more, stops and
+resumes as users do, too, and checks times, losses and returns.
 """
 
 from __future__ import annotations
@@ -9,15 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sbrl.v1.fleet_pb2 import Episode
 from tests.chaos.judge import fault_table, judge, verdict_table
 from tests.chaos.session import Session
 
 HOLD_SECONDS = 3.0
-LAST_STEPS = 1000  # after those that the last kill takes back
-EPISODES = 100
-# In place of a twin's, for which there is no time: a random agent earns half a reward a step, a perfect one a whole.
-LEARNED = Episode(episode_return=86.0, length=100)
+LAST_STEPS = 1000  # beyond those that were counted when all was killed
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -31,8 +28,9 @@ def test_a_run_under_faults_loses_nothing_but_time(tmp_path: Path) -> None:
         injector.stop("replay-0", HOLD_SECONDS)
         injector.cut("replay-1", HOLD_SECONDS)
         injector.slow("replay-0", HOLD_SECONDS, measured_seconds=1.0)
-        summary = session.kill_and_finish(injector, LAST_STEPS)
+        ending = session.kill_and_finish(injector, LAST_STEPS)
     finally:
         session.close()
-    verdicts = judge(session, injector.outcomes, summary, session.episodes(EPISODES), [LEARNED] * EPISODES)
+    verdicts = judge(session, ending)
     assert all(verdict.is_good for verdict in verdicts), f"{fault_table(injector.outcomes)}\n\n{verdict_table(verdicts)}"
+    print(f"{fault_table(injector.outcomes)}\n\n{verdict_table(verdicts)}")

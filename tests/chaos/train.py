@@ -45,8 +45,8 @@ if __name__ == "__main__":
     as_ever = launch.role_commands
     named: Links = json.loads(os.environ[LINKS])
 
-    def role_commands(config: Config, run_directory: RunDirectory, resume: int | None = None) -> list[RoleCommand]:
-        return with_links(as_ever(config, run_directory, resume), config, run_directory, named)
+    def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
+        return with_links(as_ever(config, run_directory), config, run_directory, named)
 
     launch.role_commands = role_commands
     run_program(cli.run)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, get_args
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import FleetWatch
 from sbrl.observation import DIRECT, processes_of
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 LOOK_SECONDS = 0.5
@@ -28,26 +29,28 @@ _COUNTERS: Mapping[Work, tuple[str, re.Pattern[str]]] = {
 
 
 class Sample(NamedTuple):
-    """The coordinator's totals at one time."""
+    """What the coordinator said at one time."""
 
     time: float
-    timeline: int
+    run: RunStatus
     totals: Mapping[str, float]
-    loss: float | None  # the learner's newest; None: there is no learner
+    learner: int  # the living learner's incarnation; 0: there is none
+    loss: float | None  # its newest
 
 
 class Watch:
     """Looks at a run from `start` to `stop`; all times are of the monotonic clock."""
 
-    def __init__(self, run_directory: Path, coordinator_address: str) -> None:
-        """Args: coordinator_address: the real one, whatever proxies there are."""
-        self._directory = run_directory
+    def __init__(self, run_directory: Path, coordinator_address: str, min_size: int) -> None:
+        """Args: coordinator_address: the real one, whatever proxies there are. min_size: replay.min_size."""
+        self._directory, self._min_size = run_directory, min_size
         self._client = FleetClient(coordinator_address)
         self._fleet = FleetWatch(self._client, LOOK_SECONDS)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._seen: dict[int, float] = {}  # by process: its counter
         self._worked: dict[Work, list[float]] = {work: [] for work in WORK}
+        self._noted = GetStatusResponse()
         self.samples: list[Sample] = []
 
     def start(self) -> None:
@@ -101,11 +104,13 @@ class Watch:
 
     def _note_totals(self) -> None:
         status = self.status
-        totals = dict(status.totals)
-        if totals and (not self.samples or self.samples[-1].totals != totals):
-            learner = next((member for member in status.members if member.role == "learner" and member.alive), None)
-            loss = None if learner is None else learner.gauges.get("loss")
-            self.samples.append(Sample(time.monotonic(), status.timeline, totals, loss))
+        if not status.totals or status is self._noted:
+            return
+        self._noted = status
+        learner = next((member for member in status.members if member.role == "learner" and member.alive), None)
+        number, loss = (0, None) if learner is None else (learner.incarnation, learner.gauges.get("loss"))
+        run = RunStatus.of(status, self._min_size)
+        self.samples.append(Sample(time.monotonic(), run, dict(status.totals), number, loss))
 
     def _look(self, member: Member) -> None:
         for work, (role, pattern) in _COUNTERS.items():
