@@ -1,6 +1,6 @@
 """What `helm test` runs: whether this release's run works, asked of its coordinator.
 
-It passes once the learner makes updates at the run's ratio and reads from every shard, and says after a time limit what is missing.
+It passes once the learner makes updates at the run's ratio and reaches every shard; after a time limit it says what is missing.
 """
 
 from __future__ import annotations
