@@ -136,7 +136,7 @@ def _check_replay(config: Config) -> None:
         )
     if replay.capacity < min_size:
         raise ValueError(
-            f"replay.capacity is {replay.capacity}, below replay.min_size {min_size}: the first update would "
+            f"replay.capacity is {replay.capacity}, below replay.min_size {min_size}: the first update would wait "
             f"for ever; raise replay.capacity or lower replay.min_size"
         )
     least = 1 / config.learner.updates_per_step

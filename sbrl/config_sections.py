@@ -39,9 +39,9 @@ class Run(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seeds networks, environments and exploration (31 bits, the most ALE takes); `--serial` is bit-reproducible from it."""
     checkpoint_interval_seconds: float = Field(120.0, gt=0)
-    """Seconds between two checkpoints of the learner, beside those of generations; at zero it would do nothing but save."""
+    """Seconds between two checkpoints of the learner; at zero it would do nothing but save."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Learner checkpoints kept beside those of generations, older ones are deleted; with none a killed run could not go on."""
+    """Learner checkpoints kept, older ones are deleted; with none a killed run could not go on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level written to logs/<role>.log."""
     wandb_mode: Literal["disabled", "offline", "online"] = "disabled"
@@ -65,7 +65,7 @@ class Env(Section):
     frame_size: int = Field(84, ge=36)
     """ALE only: height and width in pixels of the grayscale frame (36 is the least the Nature CNN can take)."""
     frame_stack: int = Field(4, ge=1, le=16)
-    """ALE only: frames an agent sees at once, each stored with every item; other environments are not stacked."""
+    """ALE only: frames an agent sees at once; other environments are not stacked."""
     repeat_action_probability: float = Field(0.25, ge=0, lt=1)
     """ALE only: sticky actions; the probability that the previous action is repeated on a frame. At 1 the agent's actions
     would never be taken."""
@@ -267,7 +267,8 @@ class Replay(Section):
     num_shards: int = Field(2, ge=1, le=16)
     """Reverb servers the replay is spread over: none could store anything, and each is a process of 400 MB or more."""
     capacity: int = Field(1_000_000, ge=1)
-    """Transitions kept over all shards; the oldest are evicted first."""
+    """Transitions that batches are drawn from, and that the logs of all shards keep; the oldest go first. Beyond what the
+    learner may use, see replay.sampling."""
     min_size: int | None = Field(None, ge=1)
     """Transitions that the learner receives before the first update; unset: 20,000, or a tenth of run.env_steps if that is
     less."""

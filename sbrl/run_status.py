@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 from sbrl import config as configs
@@ -93,4 +94,9 @@ def config_of(status: GetStatusResponse) -> Config | None:
     Raises:
         UsageError: it is of another version of SBRL.
     """
-    return configs.parse(status.config, "the coordinator's config") if status.config else None
+    return _parsed(status.config) if status.config else None
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Config:
+    return configs.parse(text, "the coordinator's config")

@@ -21,6 +21,7 @@ from sbrl.fleet_watch import run_state
 from sbrl.lifecycle import run_program
 from sbrl.rpc import reachable_address
 from sbrl.run_directory import RunDirectory
+from sbrl.run_status import config_of
 from sbrl.summary import summarize, write_summary
 from sbrl.tables import write_episodes, write_evaluations
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     ):
         results = RunDirectory(Path(folder))
         status = fleet.status()
+        config = config_of(status) or config
         episodes = [episode for _, page in log.read_episodes() for episode in page]
         # Nobody keeps a clock over all of a run's processes: from the first episode's end to the newest one's.
         times = [episode.time for episode in episodes] or [0.0]

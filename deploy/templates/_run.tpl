@@ -9,14 +9,9 @@
 {{- fail (printf "\n\nrun.network.%s is laid out by the chart: leave run.network out, and see ports, bindHost and clusterDomain.\n" $key) -}}
 {{- end -}}
 {{- end -}}
-{{- $replay := $run.replay -}}
-{{- /* Written out, so that a longer run.env_steps does not change it under a run's feet: shards keep what they were made with. */ -}}
-{{- if kindIs "invalid" (get $replay "min_size" | default nil) -}}
-{{- $_ := set $replay "min_size" (max (int $replay.num_shards) (min 20000 (div (int64 $run.run.env_steps) 10))) -}}
-{{- end -}}
 {{- $addresses := list -}}
 {{- $replayName := printf "%s-replay" (include "sbrl.fullname" .) -}}
-{{- range $shard := until (int $replay.num_shards) -}}
+{{- range $shard := until (int $run.replay.num_shards) -}}
 {{- $host := printf "%s-%d.%s.%s.svc.%s" $replayName $shard $replayName $.Release.Namespace $.Values.clusterDomain -}}
 {{- $addresses = append $addresses (printf "%s:%d" $host (int $.Values.ports.replay)) -}}
 {{- end -}}
@@ -35,15 +30,17 @@
 
 {{/*
 The checksum of what a role reads of the config: a change of it, and of nothing else, rolls the role's pods.
+The coordinator hands the whole config out.
 Takes (dict "root" $ "role" "replay").
 */}}
 {{- define "sbrl.runChecksum" -}}
 {{- $reads := dict
-  "coordinator" (list "run" "learner" "replay" "evaluator" "network")
+  "coordinator" (list "run" "env" "agent" "learner" "replay" "actors" "evaluator" "network")
   "replay" (list "run.log_level" "env" "agent.n_max" "agent.n_step" "agent.n_step_initial" "agent.spr_weight" "agent.spr_jumps"
-    "learner.batch_size" "learner.updates_per_step" "replay" "network")
+    "replay.num_shards" "replay.capacity" "replay.sampling" "replay.prioritized" "replay.checkpoint_interval_seconds"
+    "replay.keep_checkpoints" "network")
   "learner" (list "run" "env" "agent" "learner" "replay" "evaluator" "actors" "network")
-  "actor" (list "run" "env" "agent" "learner" "replay" "actors" "network")
+  "actor" (list "run" "env" "agent" "replay" "actors" "network")
   "evaluator" (list "run" "env" "agent" "evaluator" "network")
   "controller" (list "run" "env" "agent" "learner" "replay" "actors" "evaluator" "network")
 -}}
@@ -86,9 +83,8 @@ Takes (dict "root" $ "role" "replay").
 {{- end -}}
 
 {{/*
-Refuses an upgrade that a running run could not survive: its network, its stored transitions and its limiters were made with it. That is
-what `sbrl train --resume` refuses to change, and what it changes in all roles at one time, which an upgrade cannot: batch size,
-updates per step, capacity and error buffer. Knows nothing where there is no cluster to ask (helm template).
+Refuses an upgrade that a running run could not survive, as `sbrl train --resume` refuses it: its network, its stored transitions or its
+shards were made with the old value. Knows nothing where there is no cluster to ask (helm template).
 */}}
 {{- define "sbrl.guard" -}}
 {{- $fixed := dict
@@ -97,14 +93,16 @@ updates per step, capacity and error buffer. Knows nothing where there is no clu
     "full_action_space" "max_episode_steps" "clip_rewards" "kwargs")
   "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
     "v_max" "num_quantiles" "tau_embedding_size")
-  "learner" (list "batch_size" "updates_per_step")
-  "replay" (list "num_shards" "capacity" "min_size" "prioritized" "error_buffer")
+  "replay" (list "num_shards" "min_size" "prioritized")
 -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- $new := include "sbrl.run" . | fromYaml -}}
 {{- $live := lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-run" $fullname) -}}
 {{- if $live -}}
 {{- $old := index $live.data "run.yaml" | fromYaml -}}
+{{- if ne (int $old.schema_version) (int $new.schema_version) -}}
+{{- fail (printf "\n\nThe run in this release was begun by an earlier version of SBRL (config schema %d, now %d), whose checkpoints cannot be gone on with: let it end with that version, or start another run: `helm install` under another name, or `helm uninstall %s` and `kubectl delete pvc -l app.kubernetes.io/instance=%s` first.\n" (int $old.schema_version) (int $new.schema_version) .Release.Name .Release.Name) -}}
+{{- end -}}
 {{- $changed := list -}}
 {{- range $section, $keys := $fixed -}}
 {{- $before := default dict (get $old $section) -}}
@@ -127,7 +125,7 @@ updates per step, capacity and error buffer. Knows nothing where there is no clu
 {{- $changed = append $changed "whether there is self-prediction (run.agent.spr_weight)" -}}
 {{- end -}}
 {{- if $changed -}}
-{{- fail (printf "\n\nThe run in this release cannot change %s: its network, its stored transitions and its limiters were made with it. Set the old value again, or start another run: `helm install` under another name, or `helm uninstall %s` and `kubectl delete pvc -l app.kubernetes.io/instance=%s` first.\n" (join ", " $changed) .Release.Name .Release.Name) -}}
+{{- fail (printf "\n\nThe run in this release cannot change %s: its network, its stored transitions or its shards were made with it. Set the old value again, or start another run: `helm install` under another name, or `helm uninstall %s` and `kubectl delete pvc -l app.kubernetes.io/instance=%s` first.\n" (join ", " $changed) .Release.Name .Release.Name) -}}
 {{- end -}}
 {{- else if and .Release.IsInstall (eq .Values.replay.persistence.kind "persistent") -}}
 {{- /* Claims that an uninstalled release has left: they hold a run with its own number of shards. */ -}}

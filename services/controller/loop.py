@@ -13,6 +13,7 @@ from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.metrics import ControllerMetrics
 from sbrl.rpc import CoordinatorUnavailable
+from sbrl.run_status import config_of
 from services.controller.election import Election
 from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, Scale
 from services.controller.reconcile import Decision, Memory, Observed, Reading, Spec, Why, history_seconds, reconcile
@@ -106,7 +107,8 @@ class ControllerLoop:
         if self._absent:
             _log.info("the coordinator is back")
         self._absent = False
-        return read(status, self._config, self._clock(), actors_wanted)
+        # What follows from run.env_steps is what the run began with, which the coordinator knows.
+        return read(status, config_of(status) or self._config, self._clock(), actors_wanted)
 
     def _carry_out(self, scale: Scale, decision: Decision) -> None:
         """Has the Deployment follow, unless someone else has asked for another number meanwhile; says so in an event."""

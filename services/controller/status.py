@@ -18,6 +18,7 @@ from sbrl.errors import RunError, UsageError, plain
 from sbrl.fleet_watch import run_state
 from sbrl.lifecycle import run_program
 from sbrl.progress import Progress, ProgressMeter
+from sbrl.run_status import config_of
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from sbrl.view import duration, number
 from services.controller.forward import forwarded
@@ -93,9 +94,10 @@ def look(
     pod = coordinator_pod(cluster, release.name)
     config, credentials = run_config(cluster, pod), run_credentials(cluster, pod)
     port = int(config.network.coordinator_address.rpartition(":")[2])
-    meter = ProgressMeter(config)
     with forwarded(cluster, str(pod.metadata.name), port) as address:
         first = ask(address, credentials)
+        config = config_of(first) or config
+        meter = ProgressMeter(config)
         start = time.monotonic()
         meter.read(first, start)
         time.sleep(seconds)

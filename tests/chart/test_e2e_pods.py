@@ -25,7 +25,7 @@ def test_a_shard_is_what_its_manifest_says():
     assert pod.args == ["replay", "--config=/etc/sbrl/config/run.yaml", "--name=sbrl-replay-0", "--run-dir=/data", "--shard=0"]
     assert pod.environment["SHARD"] == "0"
     assert (pod.user, pod.group, pod.fs_group) == (10001, 10001, 10001)
-    assert pod.memory_bytes == 832 * 2**20
+    assert pod.memory_bytes == 640 * 2**20
     assert pod.grace_seconds == 180
     assert pod.pre_stop == ["sleep", "5"]
     assert pod.health_port == 7003
@@ -93,7 +93,7 @@ def test_containers_are_confined_as_their_pods(tmp_path, monkeypatch):
         "--read-only",
     ):
         assert word in words
-    assert f"--memory={832 * 2**20}" in words
+    assert f"--memory={640 * 2**20}" in words
     assert "--network-alias=sbrl-replay-0.sbrl-replay.rl.svc.cluster.local" in words
     nowhere = [word.partition("=")[2] for word in words if word.startswith("--add-host=")]
     assert nowhere == ["sbrl-replay.rl.svc.cluster.local:192.0.2.1"]

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import yaml
 
-from sbrl.config import Config, build, load
+from learner.memory.storage import memory_bytes
+from sbrl.config import DERIVED, Config, build, load
 from sbrl.presets import PRESETS
+from sbrl.replay.segments import SegmentShape
 from tests.chart.helm import OVERLAYS, ROOT, WORKLOADS, container, pod_templates, render, template
+from tests.e2e.pods import quantity
 
+LEARNER_BYTES = 600e6  # resident beside its replay, on a CPU
+MEMORY_SHARE = 0.7  # of its limit, that its replay may take
 SECTIONS = ("run", "env", "agent", "learner", "replay", "actors", "evaluator", "network")
 
 
@@ -49,10 +55,19 @@ def test_a_preset_can_be_given_as_config_show_prints_it(preset, tmp_path):
     assert config.model_copy(update={"network": wanted.network}) == wanted
 
 
-@pytest.mark.parametrize("env_steps", [100, 5_000, 150_000, 10_000_000])
-def test_the_least_replay_size_is_the_configs_own_rule(env_steps, tmp_path):
-    config = config_of(render(values=f"run: {{run: {{env_steps: {env_steps}}}}}"), tmp_path)
-    assert config.replay.min_size == build({"run": {"env_steps": env_steps}}).replay.min_size
+def test_what_follows_from_the_runs_length_is_left_to_the_coordinator():
+    """It keeps what the run began with; a number written out here would be another one in a longer run."""
+    run = yaml.safe_load(render()["ConfigMap", "sbrl-run"]["data"]["run.yaml"])
+    assert [run[section][key] for section, key in DERIVED] == [None] * len(DERIVED)
+
+
+@pytest.mark.parametrize("overlay", [(), ("--values", str(ROOT / "helm/laptop.yaml"))], ids=["default", "laptop"])
+def test_a_learner_without_a_gpu_has_room_for_its_replay_and_for_itself(overlay, tmp_path):
+    objects = render(*overlay)
+    config, limit = config_of(objects, tmp_path), quantity(container(objects, "learner")["resources"]["limits"]["memory"])
+    full = memory_bytes(SegmentShape(4, config.agent.stored_steps, (84, 84), np.dtype(np.uint8)), config.replay.capacity)
+    assert full <= MEMORY_SHARE * limit  # sampled from the learner's memory, not from the shards
+    assert limit - full > LEARNER_BYTES
 
 
 def test_ports_and_domain_are_followed(tmp_path):
@@ -89,11 +104,13 @@ def rolled(values):
     ("change", "roles"),
     [
         ("run: {evaluator: {episodes: 20}}", {"coordinator", "learner", "evaluator", "controller"}),
-        ("run: {actors: {weights_interval_seconds: 5}}", {"learner", "actor", "controller"}),
-        ("run: {learner: {learning_rate: 2.0e-4}}", {"coordinator", "learner", "actor", "controller"}),
-        ("run: {agent: {epsilon_end: 0.02}}", {"learner", "actor", "evaluator", "controller"}),
+        ("run: {actors: {weights_interval_seconds: 5}}", {"coordinator", "learner", "actor", "controller"}),
+        ("run: {learner: {learning_rate: 2.0e-4}}", {"coordinator", "learner", "controller"}),
+        ("run: {agent: {epsilon_end: 0.02}}", {"coordinator", "learner", "actor", "evaluator", "controller"}),
         ("run: {replay: {keep_checkpoints: 5}}", {"coordinator", "replay", "learner", "actor", "controller"}),
-        # A longer run does not make the shards write and read all they have.
+        # What concerns the learner alone, or how long the run is, does not make the shards write and read all they have.
+        ("run: {learner: {updates_per_step: 0.5}}", {"coordinator", "learner", "controller"}),
+        ("run: {replay: {ahead: 100}}", {"coordinator", "learner", "actor", "controller"}),
         ("run: {run: {env_steps: 2500000}}", {"coordinator", "learner", "actor", "evaluator", "controller"}),
         ("run: {run: {log_level: DEBUG}}", {"coordinator", "replay", "learner", "actor", "evaluator", "controller"}),
         ("actors: {maxReplicas: 8}", {"controller"}),

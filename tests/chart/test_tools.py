@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import tarfile
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -21,12 +20,12 @@ from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
-from sbrl.sharding import shard_limits
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.fleet_pb2 import Episode, LearnerProgress, ShardProgress
+from sbrl.weights import WeightsClient
 from services.coordinator.server import Coordinator
 from tests.chart.helm import CHART
 
-SHARDS, MIN_SIZE, INSERTED = 2, 100, 500
+SHARDS, MIN_SIZE, RECEIVED = 2, 100, 500  # of each shard
 
 
 def script(name):
@@ -40,37 +39,37 @@ def script(name):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A coordinator, and members that report what a run of two shards would; `counters` and `gauges` can be changed."""
+    """A coordinator, and members that report what a run of two shards would; `progress` and `members` can be changed."""
     token = tmp_path / "token"
     token.write_text("the-runs-token")
     monkeypatch.setenv(TOKEN_FILE, str(token))
-    coordinator = Coordinator(tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()))
-    address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
-    config = build(
-        {
-            "run": {"env_steps": 1000},
-            "replay": {"num_shards": SHARDS, "min_size": MIN_SIZE},
-            "network": {"coordinator_address": address, "replay_addresses": [f"shard-{k}:7002" for k in range(SHARDS)]},
-        }
+    tree = {"run": {"env_steps": 1000}, "replay": {"num_shards": SHARDS, "min_size": MIN_SIZE}}
+    coordinator = Coordinator(
+        tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), settle=lambda before: build(tree)
     )
+    address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
+    network = {"coordinator_address": address, "replay_addresses": [f"shard-{k}:7002" for k in range(SHARDS)]}
+    # As a pod is given it: what follows from run.env_steps is not what the run began with, which the coordinator knows.
+    given = build({"run": {"env_steps": 9000}, "replay": {"num_shards": SHARDS}, "network": network})
     path = tmp_path / "run.yaml"
-    path.write_text(dump(config), encoding="utf-8")
-    due = config.samples_per_insert * (INSERTED - shard_limits(config, 0).min_size)
-    counters = {"learner": {"updates": 10, "samples_trained": 80}, "replay": {"transitions_inserted": INSERTED}}
-    gauges = [{"limiter_inserts": INSERTED, "limiter_samples": due} for _ in range(SHARDS)]
-    members = [FleetMember(address, "learner", "l", counters=partial(dict, counters["learner"]))]
-    for shard in range(SHARDS):
-        members.append(
-            FleetMember(
-                address,
-                "replay",
-                f"replay-{shard}",
-                counters=partial(dict, counters["replay"]),
-                gauges=partial(dict, gauges[shard]),
-                index=shard,
-            )
-        )
-    run = SimpleNamespace(config=config, path=path, address=address, counters=counters, gauges=gauges, members=members, due=due)
+    path.write_text(dump(given), encoding="utf-8")
+    config = build(tree)
+    due = config.samples_per_insert * (SHARDS * RECEIVED - MIN_SIZE)
+    progress = LearnerProgress(
+        updates=int(due) // config.learner.batch_size,
+        samples_trained=int(due),
+        samples_due=due,
+        shards=[ShardProgress(received=RECEIVED, answers=True) for _ in range(SHARDS)],
+    )
+    weights = WeightsClient(address)
+    epoch, _ = weights.acquire_epoch("test")
+    weights.close()
+    learner = FleetMember(address, "learner", "l", counters=dict)
+    learner.hold_epoch(epoch)
+    learner.report_progress(lambda: progress)
+    replay = [FleetMember(address, "replay", f"replay-{shard}", counters=dict, index=shard) for shard in range(SHARDS)]
+    members = [learner, *replay]
+    run = SimpleNamespace(config=config, path=path, address=address, progress=progress, members=members)
     yield run
     for member in members:
         member.leave()
@@ -91,7 +90,10 @@ def check(run, monkeypatch, between=lambda: None):
 
 
 def train(run):
-    run.counters["learner"]["updates"] += 5
+    """Both sides go on, at the ratio."""
+    run.progress.updates += 5
+    run.progress.samples_trained += 5 * run.config.learner.batch_size
+    run.progress.samples_due = run.progress.samples_trained
     beat(run, 1)
 
 
@@ -107,18 +109,20 @@ def test_a_finished_run_passes(run, monkeypatch, capsys):
     client.finish()
     client.close()
     check(run, monkeypatch)
-    assert "ok: 10 updates" in capsys.readouterr().out
+    assert f"ok: {run.progress.updates} updates" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda run: run.counters["learner"].update(updates=0), "no updates yet: 1000 of 100 transitions"),
-        (lambda run: None, "the learner is at 10 updates and makes no more"),
-        (lambda run: run.gauges[1].update(limiter_samples=run.due / 2), "shard 1 has served"),
+        (lambda run: setattr(run.progress, "updates", 0), "no updates yet: 1000 of 100 transitions"),
+        (lambda run: None, "the learner is at 225 updates and makes no more"),
+        (lambda run: setattr(run.progress, "samples_trained", 1600), "1600 samples are trained where 1800 are due"),
+        (lambda run: setattr(run.progress, "samples_due", 1780.0), "1800 samples are trained where 1780 are due"),
         (lambda run: run.members.pop(), "shard 1 has not joined"),
+        (lambda run: setattr(run.progress.shards[1], "answers", False), "the learner does not reach shard 1"),
     ],
-    ids=["no updates", "no more updates", "ratio missed", "shard missing"],
+    ids=["no updates", "no more updates", "behind the ratio", "ahead of the ratio", "shard missing", "shard away"],
 )
 def test_the_check_fails_and_says_what_is_missing(run, monkeypatch, break_it, message):
     break_it(run)
@@ -151,7 +155,8 @@ def test_results_come_as_a_tar_archive(run, monkeypatch):
         files = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}  # type: ignore[union-attr]
     assert set(files) == {"summary.json", "episodes.csv", "evaluations.csv", "learning_curve.png"}
     summary = json.loads(files["summary.json"])
-    assert (summary["updates"], summary["train_episodes"], summary["wall_seconds"]) == (10, 3, 2.0)
+    assert (summary["updates"], summary["train_episodes"], summary["wall_seconds"]) == (225, 3, 2.0)
+    assert summary["samples_per_insert_achieved"] == run.config.samples_per_insert
     rows = list(csv.DictReader(io.StringIO(files["episodes.csv"].decode())))
     assert [float(row["episode_return"]) for row in rows] == [0.0, 1.0, 2.0]
     assert files["learning_curve.png"].startswith(b"\x89PNG")

@@ -45,8 +45,7 @@ BAD = {
     "unknown pull policy": ("image: {pullPolicy: Sometimes}", "/image/pullPolicy"),
     "negative grace": ("replay: {terminationGracePeriodSeconds: -5}", "/replay/terminationGracePeriodSeconds"),
     "policies for strangers": ("networkPolicy: {metricsFrom: [{}]}", "/networkPolicy/metricsFrom/0"),
-    # Helm keeps values as JSON: a larger number would come back as another one, which would count again.
-    "a number that Helm would round": ("coordinator: {resume: 9007199254740993}", "/coordinator/resume"),
+    "a replay of another kind": ("run: {replay: {sampling: local}}", "/run/replay/sampling"),
     "least above most": ("actors: {minReplicas: 9, maxReplicas: 3}", "actors.minReplicas is 9"),
     "no name for a Service": ("fullnameOverride: 2.runs", "2.runs cannot be part of a Service's name"),
     "one port twice": ("ports: {metrics: 7003}", "ports.health and ports.metrics are both 7003"),

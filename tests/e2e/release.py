@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sbrl.config import load
 from sbrl.fleet import FleetClient
-from sbrl.fleet_watch import total
 from sbrl.progress import members
 from sbrl.rpc import CoordinatorUnavailable
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.e2e.cluster import POLL_SECONDS, Cluster, Failed
 from tests.e2e.pods import Objects, Pod
@@ -73,15 +73,19 @@ class Release:
 
     def numbers(self, status: GetStatusResponse) -> str:
         """How far the run is, in a few words."""
+        run = self.run(status)
         return (
-            f"{total(status, 'actor.env_steps'):,.0f} env steps, {total(status, 'replay.transitions_inserted'):,.0f} inserted, "
-            f"{total(status, 'learner.updates'):,.0f} updates, samples per insert {self.ratio(status):.4f}"
+            f"{run.env_steps:,} env steps, {run.received:,} received, {run.lost:,} lost, {run.updates:,} updates, samples per "
+            f"insert {self.ratio(status):.4f}"
         )
 
+    def run(self, status: GetStatusResponse) -> RunStatus:
+        """The run's numbers in a status."""
+        return RunStatus.of(status, self.config.min_replay_size)
+
     def ratio(self, status: GetStatusResponse) -> float:
-        """Samples trained for each transition inserted after the warm-up; 0 before its end."""
-        inserted = total(status, "replay.transitions_inserted") - self.config.min_replay_size
-        return total(status, "learner.samples_trained") / inserted if inserted > 0 else 0.0
+        """Samples trained for each transition received after the warm-up; 0 before its end."""
+        return self.run(status).samples_per_insert or 0.0
 
     def metric(self, pod: Pod, name: str) -> float:
         """A metric without labels, as Prometheus reads it."""

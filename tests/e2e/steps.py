@@ -47,8 +47,8 @@ def passes_helm_test(release: Release) -> str:
 
 def trains(release: Release) -> str:
     before = release.status()
-    wanted = total(before, "learner.updates") + 1000
-    now = release.wait("1,000 more updates", WORK_SECONDS, lambda status: total(status, "learner.updates") >= wanted)
+    wanted = before.progress.updates + 1000
+    now = release.wait("1,000 more updates", WORK_SECONDS, lambda status: status.progress.updates >= wanted)
     learner = release.pod("learner-0")
     loss = release.metric(learner, "sbrl_learner_loss")
     if not math.isfinite(loss) or release.metric(learner, "sbrl_learner_losses_not_finite_total"):
@@ -60,8 +60,8 @@ def trains(release: Release) -> str:
 def holds_the_ratio(release: Release) -> str:
     """Within a hundredth, in five readings one after the other.
 
-    Those of learner and shards are up to a beat apart, and some samples are under way: both matter less the longer a run is,
-    while a ratio that is missed stays missed until the time is over.
+    What is received ahead of the updates matters less the longer a run is, while a ratio that is missed stays missed until the
+    time is over.
     """
     target = release.config.samples_per_insert
     held = 0
@@ -96,7 +96,7 @@ def scales_actors(release: Release) -> str:
 
 def keeps_a_shards_data(release: Release) -> str:
     cluster, shard = release.cluster, release.pod("replay-0")
-    written, held = checkpoints_of(release, shard), transitions(release.status())
+    written, held = checkpoints_of(release, shard), segments(release.status())
     # The first one may have begun before `held` was read.
     release.wait("two more checkpoints of the shard", WORK_SECONDS, lambda _: checkpoints_of(release, shard) >= written + 2)
     before = release.status()
@@ -104,19 +104,17 @@ def keeps_a_shards_data(release: Release) -> str:
     cluster.kill(shard)
     shard = cluster.start("sbrl-replay", 0)
     seconds = cluster.wait_ready(shard, START_SECONDS)
-    restored = int(release.logged(shard, r"with (\d+) transitions restored")[1])
+    restored = int(release.logged(shard, r"with (\d+) segments restored")[1])
     if restored < held:
-        raise Failed(f"{restored} transitions came back of more than {held}")
-    inserted, updates = total(before, "replay.transitions_inserted"), total(before, "learner.updates")
+        raise Failed(f"{restored} segments came back of more than {held}")
+    received, updates = release.run(before).received, before.progress.updates
     after = release.wait(
-        "inserts and updates after the shard is back",
+        "transitions and updates after the shard is back",
         WORK_SECONDS,
-        lambda status: (
-            total(status, "replay.transitions_inserted") > inserted + 500 and total(status, "learner.updates") > updates + 100
-        ),
+        lambda status: release.run(status).received > received + 500 and status.progress.updates > updates + 100,
     )
     return (
-        f"killed with {transitions(before)} transitions, back in {seconds:.0f} s with {restored} of them at "
+        f"killed with {segments(before)} segments, back in {seconds:.0f} s with {restored} of them at "
         f"{cluster.address(shard)} in place of {old_address}; {release.numbers(after)}"
     )
 
@@ -124,7 +122,7 @@ def keeps_a_shards_data(release: Release) -> str:
 def resumes_the_learner(release: Release) -> str:
     cluster, learner = release.cluster, release.pod("learner-0")
     folder = cluster.claim(learner, "/data") / "checkpoints/learner"
-    updates = total(release.status(), "learner.updates")
+    updates = release.status().progress.updates
 
     def is_saved(_: GetStatusResponse) -> bool:
         return any(updates_of(checkpoint) >= updates for checkpoint in list_checkpoints(folder))
@@ -136,13 +134,13 @@ def resumes_the_learner(release: Release) -> str:
     seconds = cluster.wait_ready(learner, START_SECONDS)
     resumed = int(release.logged(learner, r"going on from update (\d+)")[1])
     if resumed < updates:
-        raise Failed(f"the learner goes on from update {resumed}, although {updates:.0f} were saved")
-    made = total(before, "learner.updates")
-    after = release.wait("updates after it is back", WORK_SECONDS, lambda status: total(status, "learner.updates") > made + 100)
+        raise Failed(f"the learner goes on from update {resumed}, although {updates} were saved")
+    made = before.progress.updates
+    after = release.wait("updates after it is back", WORK_SECONDS, lambda status: status.progress.updates > made + 100)
     if after.learner_epoch <= before.learner_epoch:
         raise Failed(f"the learner's epoch is {after.learner_epoch}, as before")
     return (
-        f"killed after update {made:.0f}, back in {seconds:.0f} s from update {resumed}, epoch {before.learner_epoch} -> "
+        f"killed after update {made}, back in {seconds:.0f} s from update {resumed}, epoch {before.learner_epoch} -> "
         f"{after.learner_epoch}; {release.numbers(after)}"
     )
 
@@ -217,9 +215,9 @@ def checkpoints_of(release: Release, shard: Pod) -> int:
     return len(re.findall(r"checkpoint \S+ in [\d.]+ s", release.cluster.log(shard)))
 
 
-def transitions(status: GetStatusResponse) -> int:
-    """In all shards' tables."""
-    return int(sum(member.gauges.get("transitions", 0) for member in members(status, "replay")))
+def segments(status: GetStatusResponse) -> int:
+    """In all shards' logs."""
+    return int(sum(member.gauges.get("log_segments", 0) for member in members(status, "replay")))
 
 
 STEPS = (
