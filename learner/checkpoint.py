@@ -84,7 +84,9 @@ def load(checkpoint: Path) -> LearnerState:
     if not (isinstance(counters, dict) and isinstance(random, dict) and isinstance(received, dict)) or not all(
         map(_is_number, counters.values())
     ):
-        raise CorruptCheckpointError(f"checkpoint {checkpoint}: {_STATE} holds no counters, random states and receipts of a learner")
+        raise CorruptCheckpointError(
+            f"checkpoint {checkpoint}: {_STATE} holds no counters, random states and receipts of a learner"
+        )
     tensors = {}
     for name in _TENSORS:
         data = read_checkpoint_file(checkpoint, f"{name}.safetensors")
