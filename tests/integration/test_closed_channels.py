@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actors.weights import WeightsFollower
+from sbrl.config import build
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import FleetWatch
 from sbrl.metrics import CoordinatorMetrics
@@ -31,7 +32,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    served = Coordinator(tmp_path, 1000, CoordinatorMetrics(CollectorRegistry()))
+    served = Coordinator(tmp_path, 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: build({}))
     port = served.start("127.0.0.1", 0)
     yield f"127.0.0.1:{port}"
     served.stop(0.0)

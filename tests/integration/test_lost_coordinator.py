@@ -17,7 +17,6 @@ from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.run_directory import RunDirectory
-from services.coordinator.books import NO_SHARDS
 from services.coordinator.server import Coordinator
 from tests.smoke.conftest import sbrl
 
@@ -38,12 +37,14 @@ def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
     directory = RunDirectory(path)
     directory.config.write_text(dump(config), encoding="utf-8")
     state = make_update_step(config, make_spec(config.env)).state()._replace(updates=40)
-    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(state, {"samples_trained": 320}, capture_random()))
+    CheckpointStore(directory.learner_checkpoints, keep=1).save(
+        LearnerState(state, {"samples_trained": 320}, capture_random(), {})
+    )
     return directory
 
 
 def test_the_learner_takes_no_epoch_in_a_run_that_is_not_its_own(tmp_path: Path) -> None:
-    coordinator = Coordinator(tmp_path / "new", 1000, CoordinatorMetrics(CollectorRegistry()), NO_SHARDS)
+    coordinator = Coordinator(tmp_path / "new", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: build({}))
     address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     try:
         directory = with_checkpoint(tmp_path / "run", address)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from sbrl.errors import RunError
 from sbrl.fleet import RunState
 from sbrl.fleet_member import FleetMember
 from sbrl.rpc import CoordinatorUnavailable
@@ -29,13 +30,14 @@ def test_a_second_learner_waits_until_the_first_is_gone(tmp_path: Path) -> None:
         first.beat_now()
         with pytest.raises(CoordinatorUnavailable, match="learner is this run's learner, and alive: stop it, or wait"):
             second.beat_now()
-        assert not second.has_joined
+        with pytest.raises(RunError, match="has not joined"):
+            _ = second.incarnation
         second.start()  # which goes on trying
         assert not second.wait_joined_or(timer(2.0))
         assert first.beat_now().state is RunState.RUNNING, "the first one is not disturbed"
         first.leave()
         second.wait_joined(WAIT)
-        assert second.index == 0, "generations are made with the learner of this index"
+        assert second.index == 0, "there is one place"
         second.leave()
 
 
@@ -51,7 +53,7 @@ def test_a_learner_that_wakes_up_after_another_took_its_turn_can_neither_publish
             clock.now += 1.0
             with contextlib.suppress(CoordinatorUnavailable):
                 second.beat_now()
-        assert second.has_joined
+        assert second.incarnation
         newer, _ = weights.acquire_epoch("second")
         second.hold_epoch(newer)
         second.beat_now()

@@ -37,7 +37,7 @@ def make_run(path: Path, settings: Mapping[str, Any], checkpoints: tuple[int, ..
     update = make_update_step(run_config, make_spec(run_config.env)).state()
     store = CheckpointStore(run_directory.learner_checkpoints, keep=3)
     for updates in checkpoints:
-        store.save(LearnerState(update._replace(updates=updates), {"env_steps": 4 * updates}, capture_random()))
+        store.save(LearnerState(update._replace(updates=updates), {"env_steps": 4 * updates}, capture_random(), {}))
     return run_directory
 
 

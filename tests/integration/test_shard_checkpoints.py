@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from sbrl.replay.table import ShardServer
 
 from sbrl.config import Config, load
 from sbrl.errors import RunError
@@ -21,7 +22,6 @@ from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import ItemShape
 from sbrl.replay.segments import Transition
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
-from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter
 from tests.chaos.reading import TABLES, rewrite
 from tests.scripted_episodes import frame_of

@@ -15,7 +15,7 @@ from learner.checkpoint import CheckpointStore, load
 from learner.records import Batch, LearnerState, Sequence, capture_random, restore_random
 from learner.update import UpdateStep, make_update_step
 from sbrl import config
-from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file, size_and_digest
+from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.serialization import decode
@@ -61,7 +61,7 @@ def train(step: UpdateStep, generator: np.random.Generator, updates: int) -> lis
 
 
 def state_of(step: UpdateStep) -> LearnerState:
-    return LearnerState(step.state(), counters={"samples_trained": 4 * step.updates}, random=capture_random())
+    return LearnerState(step.state(), counters={"samples_trained": 4 * step.updates}, random=capture_random(), received={})
 
 
 def save_after_each_update(store: CheckpointStore, updates: int) -> UpdateStep:
@@ -78,7 +78,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config
     store = CheckpointStore(tmp_path / "learner", keep=3)
     step, generator = make_update_step(settings, SPEC), np.random.default_rng(7)
     train(step, generator, 4)
-    store.save(LearnerState(step.state(), {"samples_trained": 16, "epoch": 2}, capture_random(batches=generator)))
+    store.save(LearnerState(step.state(), {"samples_trained": 16, "epoch": 2}, capture_random(batches=generator), {}))
     expected = train(step, generator, 4)
 
     torch.manual_seed(99)
@@ -144,7 +144,7 @@ def test_falls_back_past_a_checkpoint_that_is_not_finite(
         train(step, np.random.default_rng(0), 1)
         if updates == 2:
             next(iter(getattr(step.state(), part).values())).fill_(float("nan"))
-        store.save(LearnerState(step.state(), {"env_steps": updates}, capture_random()))
+        store.save(LearnerState(step.state(), {"env_steps": updates}, capture_random(), {}))
     with caplog.at_level(logging.WARNING):
         state = store.load_newest()
     assert state is not None
@@ -215,7 +215,7 @@ def test_evaluation_takes_the_network_that_acts(tmp_path: Path, act_with_target:
     step = make_update_step(settings, SPEC)
     train(step, np.random.default_rng(0), 2)  # the target network is two updates behind
     counters: dict[str, int | float] = {"env_steps": 5}
-    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(step.state(), counters, capture_random()))
+    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(step.state(), counters, capture_random(), {}))
     found = load_agent(directory, updates=None).weights
     expected = step.state().target if act_with_target else step.state().online
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -239,7 +239,10 @@ def test_one_file_of_one_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "state",
-    ["[]", "{", "{}", '{"counters": {"env_steps": "5"}, "random": {}}', '{"counters": {"env_steps": NaN}, "random": {}}'],
+    [
+        *("[]", "{", '{"received": {}}', '{"received": 5, "counters": {}, "random": {}}'),
+        *(f'{{"counters": {{"env_steps": {steps}}}, "random": {{}}, "received": {{}}}}' for steps in ('"5"', "NaN")),
+    ],
 )
 def test_a_checkpoint_that_holds_something_else_under_the_right_checksums_falls_back(tmp_path: Path, state: str) -> None:
     store = CheckpointStore(tmp_path, keep=2)
@@ -273,17 +276,10 @@ def test_random_states_of_another_kind_are_refused_in_words() -> None:
     assert capture_random() == before
 
 
-def test_going_back_deletes_what_is_later_but_only_for_the_checkpoint_that_was_reported(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=3)
-    save_after_each_update(store, 3)
-    names = [checkpoint.name for checkpoint in store.checkpoints()]
-    for name, digest, reason in (
-        (names[0], "0" * 64, "not the one that was reported"),
-        ("updates-000000000099", "0" * 64, "is missing"),
-        ("../../etc", "0" * 64, "is missing"),
-    ):
-        with pytest.raises(CorruptCheckpointError, match=reason):
-            store.go_back_to(name, digest)
-    assert [checkpoint.name for checkpoint in store.checkpoints()] == names
-    store.go_back_to(names[0], size_and_digest(tmp_path / names[0])[1])
-    assert [checkpoint.name for checkpoint in store.checkpoints()] == names[:1]
+def test_a_checkpoint_of_the_first_edition_is_refused_in_words(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save_after_each_update(store, 1)
+    newest = find_checkpoint(tmp_path, updates=1)
+    replace_signed(newest, "state.json", json.dumps({"counters": {"env_steps": 5}, "random": {}}).encode())
+    with pytest.raises(RunError, match="of an earlier version of SBRL.*start a new run"):
+        store.load_newest()

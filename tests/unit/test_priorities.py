@@ -61,7 +61,7 @@ def test_what_a_full_queue_drops_is_labelled_by_whether_the_shard_answers(
     sampler: ShardSampler, is_up: bool, reason: str
 ) -> None:
     if is_up:
-        sampler.probe._up.set()
+        sampler.probe._answers.set()
     for _ in range(MAX_PRIORITY_UPDATES + 2):
         sampler.update_priorities(ITEMS, PRIORITIES)
     assert dropped(sampler) == {reason: 2 * BATCH}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.records import Batch, HostCopy, Sequence, UpdateResult
+from learner.records import Batch, Sequence, UpdateResult
 from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
@@ -250,7 +250,7 @@ def test_td_error_is_the_mean_distance_to_the_target() -> None:
         spr_loss=torch.zeros(()),
         q_tm1=torch.tensor([1.0, 2.0]),
         target=torch.tensor([[0.0, 1.0], [5.0, 6.0]]),
-        priorities=HostCopy(torch.zeros(2)),
+        priorities=torch.zeros(2),
     )
     assert result.td_error() == pytest.approx((0.5 + 3.5) / 2)
     assert result.mean_q() == 1.5
