@@ -281,5 +281,5 @@ def test_a_checkpoint_of_the_first_edition_is_refused_in_words(tmp_path: Path) -
     save_after_each_update(store, 1)
     newest = find_checkpoint(tmp_path, updates=1)
     replace_signed(newest, "state.json", json.dumps({"counters": {"env_steps": 5}, "random": {}}).encode())
-    with pytest.raises(RunError, match="of an earlier version of SBRL.*start a new run"):
+    with pytest.raises(RunError, match=r"of an earlier version of SBRL.*start a new run"):
         store.load_newest()

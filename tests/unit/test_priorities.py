@@ -77,7 +77,8 @@ def test_what_is_in_a_hung_call_is_counted_when_the_shard_is_lost_and_once(
     sampler.update_priorities(ITEMS, PRIORITIES)
     thread = send(sampler, client)
     assert dropped(sampler) == {}
-    sampler._end_stream()
+    sampler._cancel_stream.set()
+    sampler._give_up_call("shard_lost")
     assert dropped(sampler) == {"shard_lost": BATCH}
     finish(client, thread)
     sampler.stop()
@@ -103,7 +104,8 @@ def test_what_a_shard_refuses_is_counted_and_the_next_is_sent(sampler: ShardSamp
     client.called.clear()
     sampler.update_priorities(ITEMS, PRIORITIES)
     assert client.called.wait(WAIT)
-    sampler._end_stream()
+    sampler._cancel_stream.set()
+    sampler._give_up_call("shard_lost")
     thread.join(WAIT)
     assert not thread.is_alive()
     assert sum(sampler.priorities_dropped.values()) == 2 * BATCH
