@@ -15,6 +15,7 @@ from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
+from sbrl.errors import RunError
 from sbrl.replay.items import ItemShape
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
@@ -40,6 +41,24 @@ def sampling_seed(run_seed: int, fill: int) -> int:
     """Of what a learner draws from its memory: another one for each learner of a run."""
     (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX, fill]).generate_state(1)
     return int(seed)
+
+
+def restored_books(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
+    """What a checkpoint says of the samples trained, of what was received, and of the highest priority.
+
+    Raises:
+        RunError: it says nothing that can be gone on with.
+    """
+    try:
+        ratio = Ratio.restored(settings, state.received["ratio"])
+        receipts = Receipts.from_state(state.received["receipts"])
+        max_priority = float(state.counters["max_priority"])
+    except (KeyError, ValueError, OverflowError) as error:
+        raise RunError(
+            f"the checkpoint of update {state.update.updates} does not say what was received "
+            f"({type(error).__name__}: {error}): it is damaged; delete it to go on from the one before, or start a new run"
+        ) from None
+    return ratio, receipts, max_priority
 
 
 class Replay(NamedTuple):
@@ -73,9 +92,7 @@ class Replay(NamedTuple):
         if state is None:
             ratio, receipts = Ratio(settings), Receipts()
         else:
-            ratio = Ratio.restored(settings, state.received["ratio"])
-            receipts = Receipts.from_state(state.received["receipts"])
-            max_priority = float(state.counters["max_priority"])
+            ratio, receipts, max_priority = restored_books(settings, state)
         memory: ReplayMemory | NoMemory = NoMemory()
         batches: Batches
         if sampling == "cached":
