@@ -7,6 +7,8 @@ from typing import NamedTuple, Self
 
 from sbrl.config import Config
 
+_MOST = 2.0**53  # up to which whole numbers are exact where `due` is one
+
 
 class RatioSettings(NamedTuple):
     """What holds from now on; a resumed run may have other numbers than before."""
@@ -43,8 +45,14 @@ class Ratio:
 
     @classmethod
     def restored(cls, settings: RatioSettings, state: Mapping[str, float]) -> Self:
-        """From the `state` of a checkpoint."""
-        return cls(settings, int(state["received"]), float(state["due"]), int(state["trained"]))
+        """From the `state` of a checkpoint. Raises ValueError where it is not what `state` makes."""
+        try:
+            received, due, trained = int(state["received"]), float(state["due"]), int(state["trained"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the ratio cannot be read: {type(error).__name__}: {error}") from None
+        if not all(0 <= number <= _MOST for number in (received, due, trained)):
+            raise ValueError(f"the ratio cannot be of {received} transitions, {due:g} samples due and {trained} trained")
+        return cls(settings, received, due, trained)
 
     def state(self) -> dict[str, float]:
         """What to save."""

@@ -43,6 +43,24 @@ def sampling_seed(run_seed: int, fill: int) -> int:
     return int(seed)
 
 
+def restored_books(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
+    """What a checkpoint says of the samples trained, of what was received, and of the highest priority.
+
+    Raises:
+        RunError: it says nothing that can be gone on with.
+    """
+    try:
+        ratio = Ratio.restored(settings, state.received["ratio"])
+        receipts = Receipts.from_state(state.received["receipts"])
+        max_priority = float(state.counters["max_priority"])
+    except (KeyError, ValueError, OverflowError) as error:
+        raise RunError(
+            f"the checkpoint of update {state.update.updates} does not say what was received "
+            f"({type(error).__name__}: {error}): it is damaged; delete it to go on from the one before, or start a new run"
+        ) from None
+    return ratio, receipts, max_priority
+
+
 class Replay(NamedTuple):
     """All of it; `start` begins to read."""
 
@@ -74,15 +92,7 @@ class Replay(NamedTuple):
         if state is None:
             ratio, receipts = Ratio(settings), Receipts()
         else:
-            try:
-                ratio = Ratio.restored(settings, state.received["ratio"])
-                receipts = Receipts.from_state(state.received["receipts"])
-                max_priority = float(state.counters["max_priority"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunError(
-                    f"the learner's checkpoint of update {state.update.updates} does not say what was received ({error!r}): move it "
-                    f"away, to go on from the one before, or start a new run"
-                ) from None
+            ratio, receipts, max_priority = restored_books(settings, state)
         memory: ReplayMemory | NoMemory = NoMemory()
         batches: Batches
         if sampling == "cached":

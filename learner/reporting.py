@@ -78,8 +78,7 @@ class Reporter:
         self._drawn, self._last = drawn, result
 
     def progress(self) -> LearnerProgress:
-        """As it was at the last report, for the coordinator's beats: another thread than the loop's, to which counts that change
-        would not add up."""
+        """As it was at the last report; for the thread that beats, in whose eyes counts that change would not add up."""
         return self._progress
 
     def _read_progress(self) -> LearnerProgress:

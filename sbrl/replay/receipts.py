@@ -12,7 +12,7 @@ after the highest received, and below it the holes, the numbers that have not co
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, NamedTuple
 
 from sbrl.replay.segments import Stream
@@ -22,6 +22,19 @@ MAX_HOLES = 256  # of one writer
 
 
 WITH_ACTORS = -1  # in a shard's place: steps that went with their actor
+
+
+def _whole(*numbers: Any) -> tuple[int, ...]:
+    """The same numbers. Raises ValueError where one is none that counts steps, or what has steps."""
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < 2**53:
+            raise ValueError(f"{number!r} is no count")
+    return numbers
+
+
+def _by_incarnation(entries: Any) -> dict[int, int]:
+    """Raises ValueError as `_whole`."""
+    return {incarnation: steps for entry in entries for incarnation, steps in [_whole(*entry)]}
 
 
 class Counts(NamedTuple):
@@ -146,15 +159,34 @@ class Receipts:
         receipts = cls(max_writers, max_holes)
         try:
             for actor, env, incarnation, mark, holes in state["writers"]:
-                receipts._hear_of(_Writer(actor, env, incarnation))
-                receipts._writers[_Writer(actor, env, incarnation)] = _Received(mark, [_Hole(*hole) for hole in holes])
-            receipts._forgotten |= {(actor, env): incarnation for actor, env, incarnation in state["forgotten"]}
-            receipts._marks = {int(incarnation): int(steps) for incarnation, steps in state["marks"]}
-            receipts._ended = {int(incarnation): int(steps) for incarnation, steps in state["ended"]}
-            receipts._counts = {int(shard): Counts(*counts) for shard, counts in state["counts"].items()}
+                writer = _Writer(*_whole(actor, env, incarnation))
+                receipts._hear_of(writer)
+                receipts._writers[writer] = _Received(*_whole(mark), [_Hole(*_whole(*hole)) for hole in holes])
+            receipts._forgotten |= {
+                (actor, env): incarnation for actor, env, incarnation in (_whole(*entry) for entry in state["forgotten"])
+            }
+            receipts._marks = _by_incarnation(state["marks"])
+            receipts._ended = _by_incarnation(state["ended"])
+            receipts._counts = {int(shard): Counts(*_whole(*counts)) for shard, counts in state["counts"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"receipts cannot be read: {type(error).__name__}: {error}") from None
+        receipts._check()
         return receipts
+
+    def _check(self) -> None:
+        """Raises ValueError where the books do not add up: what may still be recovered must have been counted as lost."""
+        missing = Counter({WITH_ACTORS: sum(self._ended.values())})
+        for received in self._writers.values():
+            end = 0
+            for hole in received.holes:
+                if not end <= hole.first < hole.end <= received.mark:
+                    raise ValueError(f"receipts have a hole of steps {hole.first} to {hole.end - 1} out of place")
+                missing[hole.shard] += hole.end - hole.first
+                end = hole.end
+        for shard in missing.keys() | self._counts.keys():
+            counts = self.of_shard(shard)
+            if missing[shard] > counts.lost - counts.recovered:
+                raise ValueError(f"receipts miss {missing[shard]} steps of shard {shard}, which has {counts}")
 
     def _advance(self, incarnation: int, steps: int) -> None:
         """Counts what is beyond a mark before as known: if it was given up with its actor, it is not any more."""

@@ -1,9 +1,9 @@
 """Does the ratio hold with any number of shards and actors? `python -m tests.chaos.grid`
 
-Every cell has real shards (the program that pods run), the writers and samplers of actors and learner, and the learner's way
-of ending at the ratio. Actors are cheap: their environments are this test's own, all are threads of one process, and the
-learner trains nothing. They collect at unequal speeds, and the learner stops for breath now and then: with all the same speed
-there would be nothing to hold. The exit code is 1 if a cell, or what one of its shards has served, is off by more than 1 %.
+Every cell has real shards (the program that pods run), the streams of actors, and the learner's own readers, books, memory and
+way of ending. Actors are cheap: their environments are this test's own, all are threads of one process, and the learner trains
+nothing. They collect at unequal speeds, and the learner stops for breath now and then: with all the same speed there would be
+nothing to hold. The exit code is 1 if a cell breaks the ratio or the accounting, at any look or at its end.
 """
 
 from __future__ import annotations
@@ -17,33 +17,38 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from actors.collector import Collector
-from actors.stream import Identity, TransitionStream, WarmUp
-from learner.batches import BatchSource
-from learner.schedules import Horizon
+from actors.segment_stream import SegmentStream, preferred_shard
+from learner.ending import RunEnd
+from learner.replay import Replay
 from sbrl import config as configs
 from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.envs.make import make_envs, make_spec
+from sbrl.fleet import RunState
+from sbrl.fleet_watch import FleetWatch
 from sbrl.lifecycle import run_program
 from sbrl.ports import free_ports
-from sbrl.replay.backend import reverb
-from sbrl.replay.items import TABLE, ItemShape
-from sbrl.replay.probe import ShardProbe
-from sbrl.replay.writer import EpisodeWriter
+from sbrl.replay.queue_probe import QueueProbe
+from sbrl.replay.receipts import WITH_ACTORS
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Stream
+from sbrl.run_status import RunStatus
+from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress, ShardProgress
 from sbrl.view import duration
+from tests.chaos.judge import EXACT, SHARD_SEGMENTS, STREAM_SEGMENTS
 from tests.chaos.markers import ENV_ID, NUM_ACTIONS, environment
 
-SHARDS, ACTORS = (1, 2, 4, 8), (1, 4, 16)
-TOLERANCE = 0.01
+SHARDS, ACTORS = (1, 2, 4, 8, 16), (1, 4, 16)
 START_SECONDS, CELL_SECONDS = 600.0, 1800.0
-EXHAUSTED_SECONDS = 10.0  # as the learner's own: shards that have served nothing for so long have nothing more
-PAUSE_SECONDS, PAUSE_EVERY = 0.5, 500  # batches: the learner publishes, saves, waits for the device
+WAIT_SECONDS = 0.1
+PAUSE_SECONDS, PAUSE_EVERY = 0.5, 500  # updates: the learner publishes, saves, waits for the device
 
 
 class Cell(NamedTuple):
@@ -51,15 +56,20 @@ class Cell(NamedTuple):
 
     shards: int
     actors: int
-    inserted: int
-    served: int  # by the shards' own count
+    env_steps: int
+    received: int
+    lost: int
+    in_flight: int  # at the end
+    duplicates: int
+    most_in_flight: int
     trained: int
+    due: float
     target: float
-    achieved: float  # samples trained / (transitions inserted - min_size)
-    off: float  # achieved / target - 1
-    worst_shard_off: float  # of samples served by one shard, as far as its limiter lets it be
+    achieved: float  # samples trained / (transitions received - min_size)
+    most_behind: float  # samples due and not trained, at any look
     least_share: float  # of a shard's transitions, in parts of an equal share
     seconds: float
+    broken: str  # what did not hold; empty: all did
 
 
 class RandomPolicy:
@@ -71,42 +81,83 @@ class RandomPolicy:
 
 
 class CheapActor(threading.Thread):
-    """An actor without a network: one environment, real streams."""
+    """An actor without a network: one environment, one real stream."""
 
-    def __init__(self, config: Config, index: int, steps: int, num_actors: int, stop: threading.Event) -> None:
+    def __init__(self, config: Config, probes: Sequence[QueueProbe], index: int, steps: int, stop: threading.Event) -> None:
         super().__init__(name=f"actor-{index}", daemon=True)
-        self._envs = make_envs(config.env, 1, seed=1000 + index)
-        addresses = config.network.replay_addresses
-        self._probes = [ShardProbe(address, shard) for shard, address in enumerate(addresses)]
-        shape = ItemShape.of(self._envs.spec, config.agent.stored_steps)
-        pieces = 2 * len(addresses) * num_actors
-        self._stream = TransitionStream(
-            EpisodeWriter(addresses, shape),
-            self._probes,
-            Identity(index, 1, 0),
-            config.actors.max_in_flight_items,
-            stop,
+        envs = make_envs(config.env, 1, seed=1000 + index)
+        shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
+        self._stream = SegmentStream(
+            SegmentWriter(config.network.replay_addresses, shape, age=lambda: self.env_steps),
+            shape,
+            probes,
+            first=Stream(index, index + 1, 0, 0),
+            preferred=preferred_shard(index, 0, 1, len(probes)),
+            stop=stop,
             drain_seconds=10.0,
-            # It does not know how far the others are: it warms up for as long as its own share takes.
-            warm_up=WarmUp(
-                max(config.agent.stored_steps, config.min_replay_size // pieces),
-                lambda: self._collector.env_steps * num_actors < config.min_replay_size,
-            ),
         )
-        self._collector = Collector(self._envs, RandomPolicy(index), [self._stream], lambda episode: None)
+        self._collector = Collector(envs, RandomPolicy(index), [self._stream], lambda episode: None)
         self._steps, self._slowness, self._stop_all = steps, index % 4, stop
+        self.env_steps = 0  # as an actor's own, counted before the step: what is received has been counted
 
     def run(self) -> None:
-        for probe in self._probes:
-            probe.start()
-        while self._collector.env_steps < self._steps and not self._stop_all.is_set():
+        while self.env_steps < self._steps and not self._stop_all.is_set():
+            self.env_steps += 1
             self._collector.step(0.0, weights_version=1)
             if self._slowness:
                 self._stop_all.wait(0.001 * self._slowness)
         self._collector.drain()
+        self._stream.drain()
         self._stream.close()
-        for probe in self._probes:
-            probe.stop()
+
+
+class CellFleet:
+    """What a coordinator would say of the actors, and the learner of itself."""
+
+    def __init__(self, config: Config, actors: Sequence[CheapActor], replay: Replay) -> None:
+        self._config, self._actors, self._replay = config, actors, replay
+
+    @property
+    def status(self) -> GetStatusResponse:
+        ratio, receipts = self._replay.ratio, self._replay.receipts
+        shards = [
+            ShardProgress(**receipts.of_shard(reader.shard)._asdict(), answers=reader.is_up) for reader in self._replay.readers
+        ]
+        with_actors = receipts.of_shard(WITH_ACTORS)
+        progress = LearnerProgress(
+            samples_trained=ratio.trained,
+            samples_due=ratio.due,
+            shards=shards,
+            lost_with_actors=with_actors.lost - with_actors.recovered,
+        )
+        state = RunState.RUNNING if any(actor.is_alive() for actor in self._actors) else RunState.COLLECTED
+        totals = {"actor.env_steps": float(sum(actor.env_steps for actor in self._actors))}  # after the receipts
+        return GetStatusResponse(totals=totals, state=state.wire_name, progress=progress)
+
+    @property
+    def run(self) -> RunStatus:
+        return RunStatus.of(self.status, self._config.min_replay_size)
+
+
+class Looks:
+    """What was seen of a cell until now."""
+
+    def __init__(self, config: Config, num_actors: int) -> None:
+        self._behind = config.samples_per_insert * (config.receive_ahead + SEGMENT_STEPS)
+        self._in_flight = SEGMENT_STEPS * (num_actors * STREAM_SEGMENTS + config.replay.num_shards * SHARD_SEGMENTS)
+        self._ratio, self._min_size = config.samples_per_insert, config.min_replay_size
+        self.most_in_flight, self.most_behind = 0, 0.0
+        self.broken = ""
+
+    def look(self, run: RunStatus) -> None:
+        behind = run.samples_due - run.samples_trained
+        self.most_in_flight, self.most_behind = max(self.most_in_flight, run.in_flight), max(self.most_behind, behind)
+        if not 0 <= run.in_flight <= self._in_flight:
+            self.broken = self.broken or f"{run.in_flight} steps in flight, at most {self._in_flight}"
+        if not 0 <= behind <= self._behind:
+            self.broken = self.broken or f"{behind:g} samples behind, at most {self._behind:g}"
+        if abs(run.samples_due - self._ratio * max(0, run.received - self._min_size)) > EXACT:
+            self.broken = self.broken or f"{run.samples_due:g} samples due for {run.received} transitions"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -123,15 +174,16 @@ def main(argv: Sequence[str]) -> int:
         cells.append(measure(shards, actors, arguments.steps))
         elapsed = time.monotonic() - start
         left = elapsed / len(cells) * (len(wanted) - len(cells))
-        one = cells[-1]
+        one, broken = cells[-1], f", BROKEN: {cells[-1].broken}" if cells[-1].broken else ""
         print(
-            f"{shards} shards, {actors} actors: {one.achieved:.4f} of {one.target:g} ({one.off:+.2%}), {one.seconds:.0f} s; "
+            f"{shards} shards, {actors} actors: {one.achieved:.4f} of {one.target:g}, "
+            f"{one.env_steps:,} steps = {one.received:,} received + {one.lost:,} lost, {one.seconds:.0f} s{broken}; "
             f"{len(cells)}/{len(wanted)} cells, ETA {duration(left)}",
             flush=True,
         )
     write(arguments.out, cells)
     print(f"\n{table(cells)}\n\nwritten to {arguments.out}")
-    return int(any(max(abs(cell.off), abs(cell.worst_shard_off)) > TOLERANCE for cell in cells))
+    return int(any(cell.broken for cell in cells))
 
 
 def measure(num_shards: int, num_actors: int, steps: int) -> Cell:
@@ -141,11 +193,13 @@ def measure(num_shards: int, num_actors: int, steps: int) -> Cell:
         path = Path(folder) / "run.yaml"
         path.write_text(configs.dump(config), encoding="utf-8")
         processes = start_replay(path, num_shards)
+        probes = [QueueProbe(address, shard) for shard, address in enumerate(config.network.replay_addresses)]
         try:
-            clients = [reverb.Client(address) for address in config.network.replay_addresses]
-            wait_for(clients)
-            return run_cell(config, clients, num_actors, steps)
+            wait_for(probes)
+            return run_cell(config, probes, num_actors, steps)
         finally:
+            for probe in probes:
+                probe.stop()
             for process in processes:
                 process.kill()
             for process in processes:
@@ -156,8 +210,8 @@ def cell_config(num_shards: int, num_actors: int, steps: int) -> Config:
     ports = free_ports("127.0.0.1", 1 + num_shards)
     tree = configs.load(
         overrides=[
-            *(f"env.id={ENV_ID}", f"run.env_steps={steps}", f"replay.num_shards={num_shards}"),
-            *(f"replay.min_size={steps // 10}", f"replay.capacity={steps // 2}", f"actors.num_actors={min(num_actors, 1024)}"),
+            *(f"env.id={ENV_ID}", f"run.env_steps={steps}", f"replay.num_shards={num_shards}", "replay.sampling=cached"),
+            *(f"replay.min_size={steps // 10}", f"replay.capacity={steps // 2}", f"actors.num_actors={num_actors}"),
             "replay.checkpoint_interval_seconds=1e6",
         ]
     ).model_dump(mode="json")
@@ -167,7 +221,7 @@ def cell_config(num_shards: int, num_actors: int, steps: int) -> Config:
 
 
 def start_replay(path: Path, num_shards: int) -> list[subprocess.Popen[bytes]]:
-    """The shards' programs, and the coordinator's: without its word a shard waits half a minute before it serves.
+    """The shards' programs, and the coordinator's, which they join.
 
     Args: path: of their config; all else goes into its folder.
     """
@@ -181,81 +235,83 @@ def start_replay(path: Path, num_shards: int) -> list[subprocess.Popen[bytes]]:
     return started
 
 
-def wait_for(clients: Sequence[reverb.Client]) -> None:
+def wait_for(probes: Sequence[QueueProbe]) -> None:
     """
     Raises:
         TimeoutError: a shard does not answer.
     """
     deadline = time.monotonic() + START_SECONDS
-    for client in clients:
-        while True:
-            try:
-                client.server_info(timeout=1)
-                break
-            except (RuntimeError, reverb.errors.DeadlineExceededError):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no answer from a shard within {START_SECONDS:.0f} s") from None
+    for probe in probes:
+        probe.start()
+    for probe in probes:
+        if not probe.wait_answer(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError(f"no answer from shard {probe.shard} within {START_SECONDS:.0f} s")
 
 
-def run_cell(config: Config, clients: Sequence[reverb.Client], num_actors: int, steps: int) -> Cell:
+def run_cell(config: Config, probes: Sequence[QueueProbe], num_actors: int, steps: int) -> Cell:
+    """The learner's loop without an update in it."""
     start, stop = time.monotonic(), threading.Event()
-    actors = [CheapActor(config, index, steps // num_actors, num_actors, stop) for index in range(num_actors)]
-    shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
-    source = BatchSource(config.network.replay_addresses, shape, config.agent, config.learner.batch_size)
-    for actor in actors:
-        actor.start()
-    source.start()
-    trained = 0
-    last_batch = time.monotonic()
-    while time.monotonic() < start + CELL_SECONDS:
-        if not any(actor.is_alive() for actor in actors) and is_done(config, clients, trained, last_batch):
-            break
-        if source.get(0.5, Horizon(config.agent.n_step, config.agent.discount)) is not None:
-            trained += config.learner.batch_size
-            last_batch = time.monotonic()
-            if trained // config.learner.batch_size % PAUSE_EVERY == 0:
+    replay = Replay.of(config, make_spec(config.env), torch.device("cpu"), "cached", state=None, fill=1)
+    actors = [CheapActor(config, probes, index, steps // num_actors, stop) for index in range(num_actors)]
+    fleet, looks, ratio = CellFleet(config, actors, replay), Looks(config, num_actors), replay.ratio
+    end = RunEnd(cast(FleetWatch, fleet), replay.readers, replay.intake)
+    for thread in actors:
+        thread.start()
+    replay.start()
+    updates, is_ending = 0, False
+    while (now := time.monotonic()) < start + CELL_SECONDS:
+        if replay.intake.take():
+            looks.look(fleet.run)
+        if ratio.updates_due or (is_ending and ratio.last_update_due):
+            ratio.train()
+            updates += 1
+            if updates % PAUSE_EVERY == 0:
+                looks.look(fleet.run)
                 time.sleep(PAUSE_SECONDS)
+        elif is_ending:
+            break
+        else:
+            replay.intake.wait(WAIT_SECONDS)
+        is_ending = end.is_reached(now)
     stop.set()
-    source.stop()
-    return figures(config, clients, num_actors, trained, time.monotonic() - start)
+    replay.stop()
+    return figures(config, fleet.run, looks, num_actors, time.monotonic() - start)
 
 
-def is_done(config: Config, clients: Sequence[reverb.Client], trained: int, last_batch: float) -> bool:
-    """As the learner ends a run: at the target, to half a batch, or when the shards have nothing more."""
-    inserted = sum(client.server_info(timeout=10)[TABLE].rate_limiter_info.insert_stats.completed for client in clients)
-    left = config.samples_per_insert * (inserted - config.min_replay_size) - trained
-    return left < config.learner.batch_size / 2 or time.monotonic() - last_batch > EXHAUSTED_SECONDS
-
-
-def figures(config: Config, clients: Sequence[reverb.Client], num_actors: int, trained: int, seconds: float) -> Cell:
-    limiters = [client.server_info(timeout=10)[TABLE].rate_limiter_info for client in clients]
-    inserted = [limiter.insert_stats.completed for limiter in limiters]
-    served = [limiter.sample_stats.completed for limiter in limiters]
-    target = config.samples_per_insert
-    due = [target * (count - limiter.min_size_to_sample) for count, limiter in zip(inserted, limiters, strict=True)]
-    achieved = trained / (sum(inserted) - config.min_replay_size)
+def figures(config: Config, run: RunStatus, looks: Looks, num_actors: int, seconds: float) -> Cell:
+    broken = looks.broken
+    if run.in_flight or run.env_steps != run.received + run.lost:
+        broken = broken or f"{run.in_flight} steps in flight at the end"
+    if abs(run.samples_due - run.samples_trained) > config.learner.batch_size / 2:
+        broken = broken or f"{run.samples_trained} of {run.samples_due:g} samples trained"
+    received = [shard.received for shard in run.shards]
     return Cell(
-        shards=len(clients),
+        shards=len(run.shards),
         actors=num_actors,
-        inserted=sum(inserted),
-        served=sum(served),
-        trained=trained,
-        target=target,
-        achieved=achieved,
-        off=achieved / target - 1,
-        worst_shard_off=max((count / max(1.0, wanted) - 1 for count, wanted in zip(served, due, strict=True)), key=abs),
-        least_share=min(inserted) * len(inserted) / sum(inserted),
+        env_steps=run.env_steps,
+        received=run.received,
+        lost=run.lost,
+        in_flight=run.in_flight,
+        duplicates=run.duplicates,
+        most_in_flight=looks.most_in_flight,
+        trained=run.samples_trained,
+        due=run.samples_due,
+        target=config.samples_per_insert,
+        achieved=run.samples_per_insert or 0.0,
+        most_behind=looks.most_behind,
+        least_share=min(received) * len(received) / max(1, sum(received)),
         seconds=seconds,
+        broken=broken,
     )
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """Markdown: a row for each number of shards, a column for each number of actors; in brackets the shard that is most off."""
+    """Markdown: a row for each number of shards, a column for each number of actors; in brackets the most samples behind."""
     actors = sorted({cell.actors for cell in cells})
     lines = ["| shards | " + " | ".join(f"{count} actors" for count in actors) + " |", "|---" * (1 + len(actors)) + "|"]
     for shards in sorted({cell.shards for cell in cells}):
         of = {cell.actors: cell for cell in cells if cell.shards == shards}
-        found = [f"{of[count].achieved:.4f} ({of[count].worst_shard_off:+.2%})" if count in of else "-" for count in actors]
+        found = [f"{of[count].achieved:.4f} ({of[count].most_behind:.0f})" if count in of else "-" for count in actors]
         lines.append(f"| {shards} | {' | '.join(found)} |")
     return "\n".join(lines)
 

@@ -225,8 +225,9 @@ class Session:
             lambda status: total(status, "actor.env_steps") > 0, "answer after the resumption", START_SECONDS
         )
         began = time.monotonic()
-        self._wait_for_work(START_SECONDS)
-        said = _WENT_ON.findall(self.run.log("learner"))[said_before:]
+        if env_steps == ENDLESS:
+            self._wait_for_work(START_SECONDS)
+        said = self._wait_for_word(said_before) if checkpoints else []
         self.resumptions.append(
             Resumption(
                 ended=ended,
@@ -238,6 +239,14 @@ class Session:
                 stopped=stopped,
             )
         )
+
+    def _wait_for_word(self, known: int) -> list[str]:
+        """From where the learner says that it goes on, after so many times that it has said so before."""
+        deadline = time.monotonic() + START_SECONDS
+        while not (said := _WENT_ON.findall(self.run.log("learner"))[known:]) and self.run.is_running:
+            assert time.monotonic() < deadline, f"the learner does not say where it goes on:\n{self.run.logs()}"
+            time.sleep(POLL_SECONDS)
+        return said
 
     def _wait_for_work(self, seconds: float) -> None:
         start = time.monotonic()

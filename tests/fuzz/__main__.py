@@ -20,7 +20,7 @@ from sbrl.arguments import seed, whole_number
 from sbrl.errors import UsageError
 from sbrl.lifecycle import run_program
 from sbrl.view import duration
-from tests.fuzz.generations import generation_readers
+from tests.fuzz.books import book_readers
 from tests.fuzz.readers import readers
 from tests.fuzz.services import services
 from tests.fuzz.shards import shard_readers
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGALRM, _hangs)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="sbrl-fuzz-") as folder:
-        for target in (one for kind in (readers, shard_readers, generation_readers, services) for one in kind(Path(folder))):
+        for target in (one for kind in (readers, shard_readers, book_readers, services) for one in kind(Path(folder))):
             if arguments.only in target.name:
                 progress = _Progress(target.name, arguments.inputs)
                 reports.append(run_target(target, arguments.inputs, arguments.seed, _limit, progress))

@@ -15,7 +15,9 @@ import torch
 import yaml
 
 from learner.checkpoint import CheckpointStore, load
+from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState, capture_random, restore_random
+from learner.replay import restored_books
 from learner.update import make_update_step
 from sbrl import config as configs
 from sbrl.checkpoints import list_checkpoints
@@ -25,6 +27,8 @@ from sbrl.errors import RunError, UsageError
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import decode, encode, load_weights
 from sbrl.presets import PRESETS
+from sbrl.replay.receipts import Receipts
+from sbrl.replay.segments import Stream
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import run_so_far
 from sbrl.tables import read_episodes, write_episodes
@@ -103,9 +107,9 @@ class CheckpointReader:
             path.unlink()
         for other, whole in self._whole.items():
             (self._checkpoint / other).write_bytes(content if other == name.decode() else whole)
-        if signed == b"1" and name.decode() != self._manifest:
-            self._sign(self._checkpoint)
         with only(*self._refusals):
+            if signed == b"1" and name.decode() != self._manifest:
+                self._sign(self._checkpoint)
             self._read()
 
     def check(self) -> None:
@@ -162,12 +166,14 @@ def learner_readers(folder: Path) -> Iterator[Target]:
     step = make_update_step(config, make_spec(config.env))
     random_state = torch.get_rng_state()
     store = CheckpointStore(directory.learner_checkpoints, keep=2)
-    whole = store.save(LearnerState(step.state(), dict(COUNTERS), capture_random()))
+    received = {"ratio": Ratio(RatioSettings.of(config), 900, 80.0, 80).state(), "receipts": receipts().state()}
+    whole = store.save(LearnerState(step.state(), dict(COUNTERS), capture_random(), received))
 
     def resume() -> None:
         state = load(whole)
         step.restore(state.update)
         restore_random(state.random)
+        restored_books(RatioSettings.of(config), state)
         torch.set_rng_state(random_state)
 
     def choose_agent() -> None:
@@ -178,6 +184,15 @@ def learner_readers(folder: Path) -> Iterator[Target]:
         yield CheckpointReader(name, whole, "manifest.json", _sign_learner, read, RunError)
     assert list_checkpoints(directory.learner_checkpoints) == [whole]
     yield weights_reader(config, folder)
+
+
+def receipts() -> Receipts:
+    """Of two actors' environments: one with holes, one that is forgotten, one that is gone."""
+    made = Receipts(max_writers=3)
+    for incarnation, env, first in ((1, 0, 0), (2, 0, 0), (2, 0, 64), (2, 1, 0), (3, 0, 96)):
+        made.take(env, Stream(0, incarnation, env, 0), first, 32)
+    made.settle(2, 200)
+    return made
 
 
 def weights_reader(config: Config, folder: Path) -> Target:

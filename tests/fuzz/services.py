@@ -20,15 +20,17 @@ from google.protobuf.message import Message
 from prometheus_client import generate_latest
 from safetensors.torch import save
 
+from sbrl import config as configs
 from sbrl.fleet import FleetClient
 from sbrl.metrics import CoordinatorMetrics, make_registry
 from sbrl.v1 import fleet_pb2, log_pb2, weights_pb2
 from services.coordinator.server import Coordinator
-from tests.fuzz.crew import CALL_SECONDS, NAMES, PLAN, SAVERS, Crew
+from tests.fuzz.crew import CALL_SECONDS, NAMES, Crew
 from tests.fuzz.mutations import NUMBERS, mutated_bytes, mutated_message
 from tests.fuzz.target import Refusal
 
 TARGET_ENV_STEPS = 100_000
+CONFIG = configs.load(overrides=["env.id=CartPole-v1", f"run.env_steps={TARGET_ENV_STEPS}"])
 FILES = (weights_pb2, fleet_pb2, log_pb2)
 # How a service may refuse; anything else (UNKNOWN, an exception in its code) is a failure.
 REFUSALS = frozenset(
@@ -47,22 +49,18 @@ COUNTERS = (
     *(
         "env_steps",
         "frames",
-        "transitions_collected",
-        "transitions_inserted",
-        "transitions_inserted.0",
-        "transitions_inserted.7",
-        "transitions_dropped.member_lost",
-        "samples_discarded.member_lost",
-        "under_way_before",
-        "updates_lost",
+        "episodes_cut",
+        "transitions_confirmed",
+        "transitions_dropped.shard_lost",
+        "updates",
+        "samples_trained",
+        "losses_not_finite",
     ),
-    *("transitions_dropped", "updates", "samples_trained", "samples_trained.0", "samples_trained.1", "samples_served"),
-    *("samples_discarded", "samples_lost", "samples_lost.0", "samples_lost.x", "losses_not_finite"),
 )
 COUNTS = (0.0, 1.0, 0.5, 60.0, 150.0, 1000.0, 2.0**53)
-GAUGES = ("samples_owed", "settling", "max_priority")
-# How often a method is drawn, where not once. A run that is finished orders no generations.
-TIMES = {"Beat": 6, "Leave": 4, "ReportCheckpoint": 6, "RefuseCheckpoint": 3, "Join": 3, "GetStatus": 2, "OrderGeneration": 2}
+GAUGES = ("loss", "transitions", "queue_segments")
+# How often a method is drawn, where not once.
+TIMES = {"Beat": 6, "Leave": 4, "Join": 3, "GetStatus": 2}
 
 
 class Errors(logging.Handler):
@@ -115,19 +113,18 @@ class ServiceTarget:
             generate_latest(self._registry)
 
     def check(self) -> None:
-        """It answers, and would after a restart and a resumption, too; then it is stopped."""
-        for resume in (None, 1):
-            self._stop()
-            self._start(resume)
-            self._crew.go_on()
-            generate_latest(self._registry)
+        """It answers, and would after a restart, too; then it is stopped."""
+        self._stop()
+        self._start()
+        self._crew.go_on()
+        generate_latest(self._registry)
         self._stop()
         logging.getLogger().removeHandler(self._errors)
 
-    def _start(self, resume: int | None = None) -> None:
+    def _start(self) -> None:
         self._registry = make_registry("coordinator")
         metrics = CoordinatorMetrics(self._registry)
-        self._coordinator = Coordinator(self._directory, TARGET_ENV_STEPS, metrics, PLAN, resume)
+        self._coordinator = Coordinator(self._directory, TARGET_ENV_STEPS, metrics, lambda before: CONFIG)
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self._coordinator.start('127.0.0.1', 0)}")
         self._crew = Crew(self._channel)
 
@@ -163,15 +160,6 @@ class ServiceTarget:
                 message.role, message.name = chance.choice(["actor", "replay"]), f"fuzz-{chance.randrange(20)}"
             case fleet_pb2.BeatRequest():
                 _set_beat(chance, message, crew, name)
-            case fleet_pb2.ReportCheckpointRequest():
-                message.CopyFrom(crew.report(chance.choice(SAVERS), crew.status.generation_ordered))
-                if chance.random() < 0.3:
-                    message.counters.clear()
-                for counter in chance.sample(COUNTERS, chance.randrange(3)):
-                    message.counters[counter] = chance.choice(COUNTS)
-            case fleet_pb2.RefuseCheckpointRequest():
-                message.incarnation, message.reason = crew.incarnations[name], "it is cut short"
-                message.timeline = max(0, crew.status.timeline - chance.randrange(4))  # mostly the run has gone back already
             case log_pb2.AppendEpisodesRequest():
                 message.episodes.add(incarnation=chance.randrange(9), number=chance.randrange(99), length=3)
         return message
@@ -201,7 +189,9 @@ class PortTarget:
     _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
     def __init__(self, folder: Path) -> None:
-        self._coordinator = Coordinator(folder / "port", 1000, CoordinatorMetrics(make_registry("coordinator")))
+        self._coordinator = Coordinator(
+            folder / "port", TARGET_ENV_STEPS, CoordinatorMetrics(make_registry("coordinator")), lambda before: CONFIG
+        )
         self._port = self._coordinator.start("127.0.0.1", 0)
 
     def make(self, chance: random.Random) -> bytes:
@@ -236,6 +226,8 @@ def _set_beat(chance: random.Random, message: fleet_pb2.BeatRequest, crew: Crew,
         message.counters[counter] = count
     for gauge, reading in crew.gauges(name).items():
         message.gauges[gauge] = reading
+    if message.role == "learner" or chance.random() < 0.1:
+        message.progress.CopyFrom(crew.progress())
     for counter in chance.sample(COUNTERS, chance.choice([0, 0, 1, 2, 4])):
         message.counters[counter] = chance.choice(COUNTS)
     for gauge in chance.sample(GAUGES, chance.randrange(len(GAUGES) + 1)):

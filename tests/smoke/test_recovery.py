@@ -2,65 +2,48 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
 
+from learner.checkpoint import CheckpointStore
+from sbrl.checkpoints import list_checkpoints
 from sbrl.fleet_watch import total
-from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
-from tests.smoke.conftest import FAST, LocalRun, member
+from sbrl.run_directory import RunDirectory
+from tests.smoke.conftest import FAST, LocalRun
 
 START_SECONDS = 120.0
-RECOVER_SECONDS = 90.0
 RUN_SECONDS = 240.0
 OFTEN = ("replay.checkpoint_interval_seconds=3", "run.checkpoint_interval_seconds=4")
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_run_that_was_killed_as_a_whole_goes_back_to_one_generation(start_run: Callable[..., LocalRun]) -> None:
+def test_a_run_that_was_killed_as_a_whole_goes_on_from_each_roles_checkpoint(start_run: Callable[..., LocalRun]) -> None:
     """And goes on at another ratio, batch size and capacity from there."""
     first = start_run(*FAST, *OFTEN, "run.env_steps=1000000", "replay.min_size=500", "replay.capacity=2000")
+    checkpoints = RunDirectory(first.directory).learner_checkpoints
     status = first.wait_for(
-        lambda status: len(status.generations) > 1 and total(status, "learner.updates") > 150, "generations", START_SECONDS
+        lambda status: status.progress.updates > 150 and bool(list_checkpoints(checkpoints)), "checkpoint", START_SECONDS
     )
     first.kill_all()
-    newest = status.generations[-1]
-    target = newest.env_steps + 1500
+    saved = CheckpointStore(checkpoints, keep=1).load_newest()
+    assert saved is not None
+    ratio = saved.received["ratio"]
+    target = int(total(status, "actor.env_steps")) + 4000  # more than the run has gone on for until it was killed
     second = start_run(
         *("--resume", f"run.env_steps={target}", "learner.batch_size=4", "learner.updates_per_step=1", "replay.capacity=1000")
     )
-    resumed = second.wait_for(
-        lambda status: status.timeline == 1 and total(status, "learner.updates") > 0 and shards_report(status),
-        "start",
-        START_SECONDS,
-    )
-    assert resumed.generations[-1].generation >= newest.generation
+    resumed = second.wait_for(lambda status: status.progress.memory_capacity == 1000, "start", START_SECONDS)
+    assert resumed.progress.updates >= saved.update.updates
+    assert total(resumed, "actor.env_steps") >= total(status, "actor.env_steps")
     assert second.wait(RUN_SECONDS) == 0, second.text() + second.logs()
+    assert f"going on from update {saved.update.updates}\n" in second.log("learner")
     summary = second.summary()
     assert target <= summary["env_steps"] < target + 8
-    assert summary["transitions_collected"] == summary["transitions_inserted"] + summary["transitions_dropped"]
-    assert summary["samples_served"] == summary["samples_trained"] + summary["samples_discarded"]
-    assert summary["samples_trained"] == pytest.approx(summary["samples_due"], abs=2 * 4)
-    found = re.search(r"going on from generation (\d+), made at (\d+) env steps", second.log("coordinator"))
-    assert found is not None
-    base, steps = map(int, found.groups())
-    assert base >= newest.generation
-    # Two samples an insertion up to the generation, four from there.
-    assert summary["samples_due"] == (steps - 500) * 2 + (summary["transitions_inserted"] - steps) * 4
-    shards = [find_member(resumed, f"replay-{shard}").gauges for shard in range(2)]
-    assert [shard["capacity"] for shard in shards] == [500, 500]
-    assert all(shard["transitions"] <= 500 for shard in shards)
-
-
-def shards_report(status: GetStatusResponse) -> bool:
-    """Whether both shards are there with their readings."""
-    found = [member(status, "replay", f"replay-{shard}") for shard in range(2)]
-    return all(one is not None and "capacity" in one.gauges and one.gauges["capacity"] > 0 for one in found)
-
-
-def find_member(status: GetStatusResponse, name: str) -> Member:
-    found = member(status, "replay", name)
-    assert found is not None
-    return found
+    assert summary["env_steps"] == summary["transitions_received"] + summary["transitions_lost"]
+    assert summary["transitions_in_flight"] == 0
+    # Two samples a transition up to the checkpoint, four from there.
+    assert summary["samples_due"] == ratio["due"] + (summary["transitions_received"] - max(500, ratio["received"])) * 4
+    assert abs(summary["samples_trained"] - summary["samples_due"]) <= 4 / 2
+    assert summary["samples_trained"] == ratio["trained"] + 4 * (summary["updates"] - saved.update.updates)

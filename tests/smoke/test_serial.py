@@ -152,4 +152,4 @@ def test_environments_that_all_end_at_once_do_not_block(tmp_path: Path) -> None:
         *("env.id=MountainCar-v0", "run.env_steps=1700", "replay.min_size=200", "agent.n_step=8"),
         *("agent.hidden_size=16", "agent.num_quantiles=8", "evaluator.episodes=1", "evaluator.num_envs=1"),
     )
-    assert summary["transitions_inserted"] == summary["env_steps"]
+    assert summary["transitions_received"] == summary["env_steps"]
