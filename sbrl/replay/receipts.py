@@ -161,7 +161,7 @@ class Receipts:
             for actor, env, incarnation, mark, holes in state["writers"]:
                 writer = _Writer(*_whole(actor, env, incarnation))
                 receipts._hear_of(writer)
-                receipts._writers[writer] = _Received(*_whole(mark), [_Hole(*_whole(*hole)) for hole in holes])
+                receipts._writers[writer] = _Received(_whole(mark)[0], [_Hole(*_whole(*hole)) for hole in holes])
             receipts._forgotten |= {
                 (actor, env): incarnation for actor, env, incarnation in (_whole(*entry) for entry in state["forgotten"])
             }

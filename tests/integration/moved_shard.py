@@ -14,25 +14,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sbrl.replay.probe import ShardProbe
-from sbrl.replay.table import ShardServer
 
-from bench.sinks import into
+from actors.segment_stream import SegmentStream
 from sbrl.config import load
+from sbrl.envs.spec import EnvSpec
 from sbrl.ports import free_ports
-from sbrl.replay.items import Items, ItemShape
-from sbrl.replay.sampler import ShardSampler
-from sbrl.replay.segments import Transition
-from sbrl.replay.writer import BlockedError, EpisodeWriter
+from sbrl.replay.queue_probe import QueueProbe
+from sbrl.replay.segment_reader import SegmentReader
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import Segment, SegmentShape, Stream, Transition
+from sbrl.replay.shard import ShardServer
 
 NAME = "replay-0.replay.test"
-SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
-CONFIG = load(
-    overrides=[
-        *("env.id=CartPole-v1", "run.env_steps=1000", "replay.num_shards=1", "replay.min_size=1", "agent.n_step=1"),
-        *("agent.n_max=1", "replay.error_buffer=1e9", "learner.updates_per_step=64", "learner.batch_size=4"),
-    ]
-)
+SPEC = EnvSpec(2, (2,), np.dtype(np.float32), 1, "vector", clip_rewards=False)
+CONFIG = load(overrides=["env.id=CartPole-v1", "run.env_steps=1000", "replay.num_shards=1", "agent.n_step=1", "agent.n_max=1"])
+SHAPE = SegmentShape.of(SPEC, CONFIG.agent.stored_steps)
 
 
 class Address:
@@ -75,58 +71,53 @@ class Address:
 def main(hosts: Path, directory: Path, role: str) -> None:
     port, first_port, second_port = free_ports("127.0.0.1", 3)
     hosts.write_text(f"127.0.0.1 localhost\n127.0.0.2 {NAME}\n", encoding="ascii")
-    server = ShardServer(CONFIG, SHAPE, 0, first_port, directory)
+    server = ShardServer(CONFIG, SPEC, 0, "cached", first_port, directory)
     address = Address("127.0.0.2", port, first_port)
-    batches: queue.Queue[Items] = queue.Queue(maxsize=1)
-    sampler = ShardSampler(f"{NAME}:{port}", 0, SHAPE, 4, into(batches))
-    sampler.start()
-    probe = ShardProbe(f"{NAME}:{port}", 0)
-    probe.start()
-    writer = EpisodeWriter([f"{NAME}:{port}"], SHAPE)
-    writer.begin(0, np.zeros((1, 2), np.float32), actor=0, incarnation=1, env=0)
-    insert(writer, 20)
-    assert batches.get(timeout=60).table_size
+    segments: queue.Queue[Segment] = queue.Queue()
+    reader = SegmentReader(f"{NAME}:{port}", 0, SHAPE, lambda shard, segment: segments.put(segment))
+    reader.start()
+    stream = make_stream(f"{NAME}:{port}", 1)
+    write(stream, 2)
+    assert segments.get(timeout=60).first == 0
     server.checkpoint()
     address.close()
     server.stop()
     print("the pod is gone", flush=True)
-    while probe.is_up:
+    while reader.is_up:
         time.sleep(0.1)
     moved = time.monotonic()
-    server = ShardServer(CONFIG, SHAPE, 0, second_port, directory)
+    server = ShardServer(CONFIG, SPEC, 0, "cached", second_port, directory)
     address = Address("127.0.0.3", port, second_port)
     hosts.write_text(f"127.0.0.1 localhost\n127.0.0.3 {NAME}\n", encoding="ascii")
+    while not segments.empty():
+        segments.get_nowait()
+    if role == "learner":  # what is written now comes by the new address itself
+        stream = make_stream(f"127.0.0.1:{second_port}", 2)
     inserted = server.info().inserted
-    assert probe.wait_up(60)
-    if role == "actor":
-        insert(writer, 10)
-        assert server.info().inserted >= inserted + 9
-        print(f"the actor's items have arrived {time.monotonic() - moved:.1f} s after the move", flush=True)
-        return
-    while not batches.empty():
-        batches.get_nowait()
-    sampled = server.info().sampled
-    batch = batches.get(timeout=60)
-    while server.info().sampled == sampled:
-        batch = batches.get(timeout=60)
-    print(f"the learner has a batch {time.monotonic() - moved:.1f} s after the move", flush=True)
-    sampler.update_priorities(batch, np.full(4, 1000.0))
-    deadline = time.monotonic() + 60
-    while max(batches.get(timeout=60).probability) < 0.2:  # four of twenty-odd items, all of the same priority before
-        assert time.monotonic() < deadline, "no priority arrived"
-    print(f"a priority has arrived {time.monotonic() - moved:.1f} s after the move", flush=True)
+    write(stream, 4)
+    while server.info().inserted < inserted + 2:
+        assert time.monotonic() - moved < 90, "the actor's segments have not arrived"
+        time.sleep(0.1)
+    print(f"the actor's segments have arrived {time.monotonic() - moved:.1f} s after the move", flush=True)
+    while segments.get(timeout=90).of.incarnation != (2 if role == "learner" else 1):
+        pass
+    print(f"the learner has a segment {time.monotonic() - moved:.1f} s after the move", flush=True)
 
 
-def insert(writer: EpisodeWriter, count: int) -> None:
-    for t in range(count):
-        writer.append(Transition(0, 1.0, False, np.full(2, t, np.float32), 1))
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            writer.flush(0, 1.0)
-            return
-        except BlockedError:
-            assert time.monotonic() < deadline, "the items were not confirmed"
+def make_stream(address: str, incarnation: int) -> SegmentStream:
+    probe = QueueProbe(address, 0)
+    probe.start()
+    writer = SegmentWriter([address], SHAPE, age=lambda: 0)
+    first = Stream(0, incarnation, 0, 0)
+    stream = SegmentStream(writer, SHAPE, [probe], first, preferred=0, stop=threading.Event(), drain_seconds=60.0)
+    stream.begin(np.zeros((1, 2), np.float32))
+    return stream
+
+
+def write(stream: SegmentStream, segments: int) -> None:
+    for t in range(segments * SHAPE.steps + SHAPE.n_max):
+        frame = np.full(2, t, np.float32)
+        stream.append(Transition(0, 1.0, False, frame, 1), frame[None])
 
 
 if __name__ == "__main__":

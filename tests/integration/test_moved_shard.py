@@ -38,9 +38,9 @@ def hosts(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("role", "found"),
     [
-        ("learner", ["the learner has a batch", "a priority has arrived"]),
+        ("learner", ["the learner has a segment"]),
         # gRPC asks for a name's address every half minute at most, and a writer's stream is kept for what it has under way.
-        pytest.param("actor", ["the actor's items have arrived"], marks=pytest.mark.slow),
+        pytest.param("actor", ["the actor's segments have arrived"], marks=pytest.mark.slow),
     ],
 )
 def test_a_shard_is_found_at_its_new_address(hosts: Path, tmp_path: Path, role: str, found: list[str]) -> None:

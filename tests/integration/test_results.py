@@ -22,6 +22,7 @@ from sbrl.summary import read_summary
 from sbrl.tables import read_episodes, read_evaluations, write_episodes
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 from services.coordinator.server import Coordinator
+from services.coordinator.store import Store
 
 WAIT = 20.0
 

@@ -6,11 +6,12 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from actors.loop import ActorLoop
-from actors.stream import Identity, TransitionStream, WarmUp
+from actors.segment_stream import SegmentStream
 from sbrl import config
 from sbrl.envs.make import make_envs
 from sbrl.fleet import Instructions, RunState
@@ -18,40 +19,43 @@ from sbrl.lifecycle import START_AGAIN
 from sbrl.metrics import ActorMetrics
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.replay.segments import Row, SegmentShape, Stream
 from sbrl.replay.writer import BlockedError
 
 CONFIG = config.load(overrides=["env.id=CartPole-v1", "run.env_steps=10000", "actors.envs_per_actor=1"])
+SHAPE = SegmentShape(1, CONFIG.agent.stored_steps, (4,), np.dtype(np.float32))
 
 
 class Writer:
-    """A shard that takes `admitted` items and, its limiter being shut, no more."""
+    """A shard that takes `admitted` segments and, its queue being full, no more."""
 
-    shard = items_created = unmade = 0
-    ended = False
+    shard, confirmed_steps, oldest_seconds = -1, 0, 0.0
 
     def __init__(self, admitted: int) -> None:
-        self._admitted = admitted
+        self._admitted, self._segments, self._confirmed = admitted, 0, 0
 
     @property
     def unconfirmed(self) -> int:
-        return max(0, self.items_created - self._admitted)
+        return self._segments - self._confirmed
 
-    def begin(self, shard: int, *others: object) -> None:
-        pass
+    def open(self, shard: int, stream: Stream) -> None:
+        self.shard = shard
 
-    def append(self, transition: object) -> None:
-        self.items_created += 1
+    def row(self, row: Row) -> None:
+        self.rows = row.number
 
-    def flush(self, max_in_flight: int, timeout: float) -> None:
-        if self.unconfirmed > max_in_flight:
+    def segment(self) -> None:
+        self._segments += 1
+
+    def flush(self, max_unconfirmed: int, timeout: float) -> None:
+        taken = min(self._segments, self._admitted)
+        self.confirmed_steps, self._confirmed = SHAPE.steps * taken, taken
+        if self.unconfirmed > max_unconfirmed:
             threading.Event().wait(timeout)
             raise BlockedError("nothing confirmed")
 
-    def end(self) -> None:
-        self.ended = True
-
     def close(self) -> None:
-        pass
+        self._segments = self._confirmed = 0
 
 
 class Member:
@@ -74,15 +78,10 @@ class Member:
 
 def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
     stop, registry = threading.Event(), CollectorRegistry()
-    writer, probe = Writer(admitted=4), SimpleNamespace(is_up=True, down_seconds=0.0, admitting_seconds=0.0)
-    stream = TransitionStream(
-        cast(Any, writer),
-        cast(Any, [probe]),
-        Identity(0, 1, 0),
-        max_in_flight=100,
-        stop=stop,
-        drain_seconds=0.05,
-        warm_up=WarmUp(piece_steps=1000, is_on=lambda: False),
+    writer = Writer(admitted=1)
+    probe = SimpleNamespace(is_away=False, room_seconds=0.0, wait_answer=lambda timeout: True)
+    stream = SegmentStream(
+        cast(Any, writer), SHAPE, [cast(Any, probe)], Stream(0, 1, 0, 0), preferred=0, stop=stop, drain_seconds=0.05
     )
     envs = make_envs(CONFIG.env, 1, seed=0)
     loop = ActorLoop(
@@ -92,7 +91,7 @@ def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
         [stream],
         cast(Any, SimpleNamespace(take=lambda: None, age_seconds=0.0, lag_versions=0)),
         cast(Any, SimpleNamespace(add=lambda _: None, dropped=0)),
-        cast(Any, Member(steps=7, index=3)),
+        cast(Any, Member(steps=2 * SHAPE.steps, index=3)),
         ActorMetrics(registry),
         stop,
         cast(Any, SimpleNamespace(write=lambda incarnation, counters: None)),
@@ -106,10 +105,9 @@ def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
         loop.run()
     assert end.value.code == START_AGAIN
     assert stop.is_set()
-    assert writer.ended
     stream.close()
     loop.report()
     envs.close()
-    # Seven items, of which the shard took four: it is there, so that what is given up is the actor's doing.
-    assert (stream.created, stream.inserted, stream.dropped) == (7, [4], 3)
-    assert (dropped("shard_lost"), dropped("stopped")) == (0.0, 3.0)
+    # Two segments' steps, of which the shard took one: it is there, so that what is given up is the actor's doing.
+    assert (stream.created, stream.inserted, stream.dropped) == (2 * SHAPE.steps, [SHAPE.steps], [SHAPE.steps])
+    assert (dropped("shard_lost"), dropped("stopped")) == (0.0, float(SHAPE.steps))

@@ -274,12 +274,3 @@ def test_random_states_of_another_kind_are_refused_in_words() -> None:
         with pytest.raises(RunError, match="random states cannot be used"):
             restore_random(states)
     assert capture_random() == before
-
-
-def test_a_checkpoint_of_the_first_edition_is_refused_in_words(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=2)
-    save_after_each_update(store, 1)
-    newest = find_checkpoint(tmp_path, updates=1)
-    replace_signed(newest, "state.json", json.dumps({"counters": {"env_steps": 5}, "random": {}}).encode())
-    with pytest.raises(RunError, match=r"of an earlier version of SBRL.*start a new run"):
-        store.load_newest()

@@ -1,8 +1,8 @@
 """The controller's decisions in a simulated fleet of up to 512 actors: it finds the right size and then leaves it alone.
 
 The simulation is a fluid model, a second at a time: actors of different speeds fill queues that have
-little room, a learner empties them, both with noise. Pods take their time to start and to stop, now and then one crashes, counters
-arrive late and, from actors that are blocked nearly all the time, in lumps.
+little room, a learner empties them, both with noise. Pods take their time to start and to stop, now and then one crashes,
+counters arrive late and, from actors that are blocked nearly all the time, in lumps.
 """
 
 from __future__ import annotations
