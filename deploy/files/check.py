@@ -1,6 +1,6 @@
 """What `helm test` runs: whether this release's run works, asked of its coordinator.
 
-It passes once the learner makes updates and every shard holds the run's ratio, and says after a time limit what is missing.
+It passes once the learner makes updates, reaches every shard and holds the ratio, and says after a time limit what is missing.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sbrl.config import Config, load
+from sbrl.config import SEGMENT_STEPS, Config, load
 from sbrl.errors import RunError, plain
 from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import run_state, total
 from sbrl.lifecycle import run_program
-from sbrl.progress import members
 from sbrl.rpc import CoordinatorUnavailable
-from sbrl.sharding import shard_limits
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 5.0
-TOLERANCE = 0.01  # of the samples due, beyond what the limiters let either side be ahead
+TOLERANCE = 0.01  # of the samples due, beyond what the learner may be behind
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,44 +49,42 @@ def main(argv: Sequence[str]) -> None:
 
 def judge(config: Config, before: GetStatusResponse, now: GetStatusResponse) -> list[str]:
     """What is wrong at `now`, a sentence each; `before` is the first answer, empty for the first itself."""
-    updates_before, updates = (total(status, "learner.updates") for status in (before, now))
-    if not updates:
-        inserted = total(now, "replay.transitions_inserted")
-        problems = [f"no updates yet: {inserted:.0f} of {config.min_replay_size} transitions are inserted before the first"]
-    elif run_state(now) is RunState.FINISHED:
-        problems = []
-    elif not before.members:
-        problems = [f"{updates:.0f} updates: looking whether there are more"]
-    else:
-        problems = [] if updates > updates_before else [f"the learner is at {updates:.0f} updates and makes no more"]
-    return problems + shard_problems(config, now)
+    run = RunStatus.of(now, config.min_replay_size)
+    problems = [*shard_problems(config, run)]
+    if not run.updates:
+        problems.append(f"no updates yet: {run.received} of {config.min_replay_size} transitions are received before the first")
+    elif run.state is not RunState.FINISHED:
+        if not before.members:
+            problems.append(f"{run.updates} updates: looking whether there are more")
+        elif run.updates <= before.progress.updates:
+            problems.append(f"the learner is at {run.updates} updates and makes no more")
+    return problems + ratio_problems(config, run)
 
 
-def shard_problems(config: Config, status: GetStatusResponse) -> list[str]:
-    """Shards that are missing, or whose limiter is not where it has to be."""
-    shards = {member.index: member.gauges for member in members(status, "replay") if member.alive}
-    problems = []
-    for shard in range(config.replay.num_shards):
-        if shard not in shards:
-            problems.append(f"shard {shard} has not joined")
-            continue
-        limits = shard_limits(config, shard)
-        inserts, samples = shards[shard].get("limiter_inserts", 0.0), shards[shard].get("limiter_samples", 0.0)
-        due = max(0.0, inserts - limits.min_size) * limits.samples_per_insert
-        if abs(samples - due) > TOLERANCE * due + limits.max_diff - limits.min_diff:
-            problems.append(f"shard {shard} has served {samples:.0f} samples where {due:.0f} are due")
-    return problems
+def shard_problems(config: Config, run: RunStatus) -> list[str]:
+    """Shards that the learner does not reach; once the run is finished, none has to answer."""
+    if run.state is RunState.FINISHED:
+        return []
+    up = [shard for shard, one in enumerate(run.shards) if one.answers]
+    return [f"the learner does not reach shard {shard}" for shard in range(config.replay.num_shards) if shard not in up]
+
+
+def ratio_problems(config: Config, run: RunStatus) -> list[str]:
+    """More trained than is due, or less than the learner may be behind."""
+    behind = config.samples_per_insert * (config.receive_ahead + SEGMENT_STEPS)
+    if -TOLERANCE * run.samples_due <= run.samples_due - run.samples_trained <= TOLERANCE * run.samples_due + behind:
+        return []
+    return [f"{run.samples_trained} samples are trained where {run.samples_due:.0f} are due"]
 
 
 def summary(config: Config, status: GetStatusResponse) -> str:
     """What was reached, in a line."""
-    trained = total(status, "learner.samples_trained")
-    inserted = total(status, "replay.transitions_inserted") - config.min_replay_size
+    run = RunStatus.of(status, config.min_replay_size)
     alive = sum(member.alive for member in status.members)
-    ratio = f"{trained / inserted:.4f}" if inserted > 0 else "none yet"
+    ratio = "none yet" if run.samples_per_insert is None else f"{run.samples_per_insert:.4f}"
     return (
-        f"{total(status, 'learner.updates'):.0f} updates, {total(status, 'actor.env_steps'):.0f} env steps, samples per insert "
-        f"{ratio} (target {config.samples_per_insert:g}), weights version {status.weights_version}, {alive} members"
+        f"{run.updates} updates, {run.env_steps} env steps, samples per insert {ratio} "
+        f"(target {config.samples_per_insert:g}), weights version {status.weights_version}, {alive} members"
     )
 
 
