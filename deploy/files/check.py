@@ -1,6 +1,6 @@
 """What `helm test` runs: whether this release's run works, asked of its coordinator.
 
-It passes once the learner makes updates at the run's ratio and reaches every shard; after a time limit it says what is missing.
+It passes once the learner makes updates, reaches every shard and holds the ratio, and says after a time limit what is missing.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from sbrl.config import SEGMENT_STEPS, Config, load
 from sbrl.errors import RunError, plain
 from sbrl.fleet import FleetClient, RunState
 from sbrl.lifecycle import run_program
-from sbrl.progress import members
 from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_status import RunStatus, config_of
+from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 5.0
+TOLERANCE = 0.01  # of the samples due, beyond what the learner may be behind
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,37 +50,32 @@ def main(argv: Sequence[str]) -> None:
 
 def judge(config: Config, before: GetStatusResponse, now: GetStatusResponse) -> list[str]:
     """What is wrong at `now`, a sentence each; `before` is the first answer, empty for the first itself."""
-    run, earlier = (RunStatus.of(status, config.min_replay_size) for status in (now, before))
+    run = RunStatus.of(now, config.min_replay_size)
+    problems = [*shard_problems(config, run)]
     if not run.updates:
-        problems = [f"no updates yet: {run.received} of {config.min_replay_size} transitions are received before the first"]
-    elif run.state is RunState.FINISHED:
-        problems = []
-    elif not before.members:
-        problems = [f"{run.updates} updates: looking whether there are more"]
-    else:
-        problems = [] if run.updates > earlier.updates else [f"the learner is at {run.updates} updates and makes no more"]
-    return problems + ratio_problems(config, run) + shard_problems(config, now, run)
+        problems.append(f"no updates yet: {run.received} of {config.min_replay_size} transitions are received before the first")
+    elif run.state is not RunState.FINISHED:
+        if not before.members:
+            problems.append(f"{run.updates} updates: looking whether there are more")
+        elif run.updates <= before.progress.updates:
+            problems.append(f"the learner is at {run.updates} updates and makes no more")
+    return problems + ratio_problems(config, run)
+
+
+def shard_problems(config: Config, run: RunStatus) -> list[str]:
+    """Shards that the learner does not reach; once the run is finished, none has to answer."""
+    if run.state is RunState.FINISHED:
+        return []
+    up = [shard for shard, one in enumerate(run.shards) if one.answers]
+    return [f"the learner does not reach shard {shard}" for shard in range(config.replay.num_shards) if shard not in up]
 
 
 def ratio_problems(config: Config, run: RunStatus) -> list[str]:
-    """Samples that are missing, or that are more than were due."""
-    # The learner reads so far ahead of its updates and no further, but for the segment that it is reading.
-    behind = (config.receive_ahead + SEGMENT_STEPS) * config.samples_per_insert
-    if -config.learner.batch_size <= run.samples_due - run.samples_trained <= max(behind, config.learner.batch_size):
+    """More trained than is due, or less than the learner may be behind."""
+    behind = config.samples_per_insert * (config.receive_ahead + SEGMENT_STEPS)
+    if -TOLERANCE * run.samples_due <= run.samples_due - run.samples_trained <= TOLERANCE * run.samples_due + behind:
         return []
     return [f"{run.samples_trained} samples are trained where {run.samples_due:.0f} are due"]
-
-
-def shard_problems(config: Config, status: GetStatusResponse, run: RunStatus) -> list[str]:
-    """Shards that are missing, or that the learner does not reach."""
-    joined = {member.index for member in members(status, "replay") if member.alive}
-    problems = []
-    for shard in range(config.replay.num_shards):
-        if shard not in joined:
-            problems.append(f"shard {shard} has not joined")
-        elif run.state is not RunState.FINISHED and not (shard < len(run.shards) and run.shards[shard].answers):
-            problems.append(f"the learner does not reach shard {shard}")
-    return problems
 
 
 def summary(config: Config, status: GetStatusResponse) -> str:
@@ -89,8 +84,8 @@ def summary(config: Config, status: GetStatusResponse) -> str:
     alive = sum(member.alive for member in status.members)
     ratio = "none yet" if run.samples_per_insert is None else f"{run.samples_per_insert:.4f}"
     return (
-        f"{run.updates} updates, {run.env_steps} env steps, samples per insert {ratio} (target {config.samples_per_insert:g}), "
-        f"weights version {status.weights_version}, {alive} members"
+        f"{run.updates} updates, {run.env_steps} env steps, samples per insert {ratio} "
+        f"(target {config.samples_per_insert:g}), weights version {status.weights_version}, {alive} members"
     )
 
 

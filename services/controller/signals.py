@@ -44,7 +44,7 @@ def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: 
 
 
 def queue_fill(shard: Member) -> float:
-    """How full a shard's queue is: 0, the learner takes whatever comes; 1, actors wait for it; 0.5 if the shard does not say."""
+    """How full a shard's queue is: 0, the learner takes whatever comes; 1, actors wait for it; 0.5: unknown."""
     waiting, capacity = (shard.gauges.get(f"queue_{name}", 0.0) for name in ("segments", "capacity"))
     return min(1.0, max(0.0, waiting / capacity)) if capacity > 0 and math.isfinite(waiting) else 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import ControllerMetrics, CoordinatorMetrics
-from sbrl.sharding import shard_limits
+from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, LearnerProgress, ShardProgress
+from sbrl.weights import WeightsClient
 from services.controller.election import LEASE_SECONDS, LeaseElection, Unopposed
 from services.controller.kube import ApiUnavailable, Cluster, connect
 from services.controller.loop import ControllerLoop
@@ -36,6 +38,12 @@ RULES = [
 ]
 
 
+def begin_learner(address: str) -> int:
+    """An epoch, which a learner that reports progress holds."""
+    with contextlib.closing(WeightsClient(address)) as weights:
+        return weights.acquire_epoch("learner-0")[0]
+
+
 class Clock:
     """Seconds that pass only when told to."""
 
@@ -53,34 +61,44 @@ class Fleet:
     clock: Clock
     waiting: float = 0.0  # part of the learner's time
     blocked: float = 0.0  # part of the actors' time
-    learner: dict[str, float] = field(default_factory=lambda: {"updates": 0.0, "blocked_seconds": 0.0})
+    updates: int = 0
+    learner: dict[str, float] = field(default_factory=lambda: {"blocked_seconds.replay": 0.0})
     counters: list[dict[str, float]] = field(default_factory=list)  # of the actors
     members: list[FleetMember] = field(default_factory=list)
 
     def join(self, actors: int) -> None:
-        self._add("learner", "learner-0", self.learner, lambda: {"shards_ready": 1.0})
-        self._add("replay", "replay-0", {"transitions_inserted": 5000.0}, self.limiter)
+        learner = self._add("learner", "learner-0", self.learner)
+        learner.hold_epoch(begin_learner(self.address))
+        learner.report_progress(self.progress)
+        self._add("replay", "replay-0", {}, self.queue)
         for k in range(actors):
-            self.counters.append({"env_steps": 0.0, "blocked_seconds": 0.0})
-            self._add("actor", f"actor-{k}", self.counters[-1], dict)
+            self.counters.append({"env_steps": 0.0, "blocked_seconds.replay": 0.0})
+            self._add("actor", f"actor-{k}", self.counters[-1])
 
-    def _add(self, role: str, name: str, counters: dict[str, float], gauges: Callable[[], dict[str, float]]) -> None:
+        for member in self.members:
+            member.beat_now()
+
+    def _add(
+        self, role: str, name: str, counters: dict[str, float], gauges: Callable[[], dict[str, float]] = dict
+    ) -> FleetMember:
         self.members.append(FleetMember(self.address, role, name, counters=lambda: counters, gauges=gauges))
         self.members[-1].beat_now()
-        self.members[-1].beat_now()
+        return self.members[-1]
 
-    def limiter(self) -> dict[str, float]:
-        """At the end that holds back whoever waits."""
-        limits = shard_limits(CONFIG, 0)
-        error = limits.min_diff if self.waiting > self.blocked else limits.max_diff
-        return {"limiter_inserts": 5000.0, "limiter_samples": 5000.0 * limits.samples_per_insert - error}
+    def queue(self) -> dict[str, float]:
+        """Empty where the learner waits, full where actors do."""
+        return {"queue_segments": 0.0 if self.waiting > self.blocked else 8.0, "queue_capacity": 8.0}
+
+    def progress(self) -> LearnerProgress:
+        shards = [ShardProgress(received=5000, answers=True)]
+        return LearnerProgress(updates=self.updates, shards=shards, state=LEARNER_STATE_TRAINING)
 
     def live(self, seconds: float) -> None:
         self.clock.now += seconds
-        self.learner["updates"] += 10 * seconds
-        self.learner["blocked_seconds"] += self.waiting * seconds
+        self.updates += round(10 * seconds)
+        self.learner["blocked_seconds.replay"] += self.waiting * seconds
         for counters in self.counters:
-            counters["blocked_seconds"] += self.blocked * seconds
+            counters["blocked_seconds.replay"] += self.blocked * seconds
         for member in self.members:
             member.beat_now()
 
@@ -125,7 +143,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def address(tmp_path):
-    coordinator = Coordinator(tmp_path / "coordinator", CONFIG.run.env_steps, CoordinatorMetrics(CollectorRegistry()))
+    metrics = CoordinatorMetrics(CollectorRegistry())
+    coordinator = Coordinator(tmp_path / "coordinator", CONFIG.run.env_steps, metrics, settle=lambda before: CONFIG)
     port = coordinator.start("127.0.0.1", 0)
     yield f"127.0.0.1:{port}"
     coordinator.stop(0)

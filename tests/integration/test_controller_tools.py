@@ -23,15 +23,23 @@ from sbrl.credentials import CERT_FILE, KEY_FILE, TOKEN_FILE
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet_member import FleetMember
 from sbrl.metrics import CoordinatorMetrics
-from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
+from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, GetStatusResponse, LearnerProgress, Member, ShardProgress
 from services.controller import scale, status
 from services.coordinator.server import Coordinator
 from tests.integration.kubernetes_stand_in import ADMIN, ApiStandIn, labels, stand_in
+from tests.integration.test_controller_loop import begin_learner
 from tests.integration.test_credentials import certificate, write  # noqa: F401  # certificate is a fixture
 
 LIMIT = 60.0
 TOKEN = "correct-horse-battery-staple"
 PORT = 50051  # of the coordinator in its pod
+PROGRESS = LearnerProgress(
+    updates=1000,
+    samples_trained=8000,
+    samples_due=8000,
+    shards=[ShardProgress(received=5000, answers=True)],
+    state=LEARNER_STATE_TRAINING,
+)
 CONFIG = build(
     {
         "run": {"env_steps": 100_000},
@@ -74,7 +82,7 @@ def test_scale_says_who_will_overrule_it(api, tool):
     assert api.get("deployments", "sbrl-actors")["spec"]["replicas"] == 0
     assert first.endswith("3 -> 0")
     assert [note.split(" set")[0] for note in notes] == [
-        "note: the controller (deployment sbrl-controller) goes on from there as the limiters demand; to keep a number,",
+        "note: the controller (deployment sbrl-controller) goes on from there as the run demands; to keep a number,",
         "note: the HorizontalPodAutoscaler sbrl-actors",
     ]
 
@@ -189,7 +197,8 @@ def coordinator(api, tmp_path, monkeypatch):
 
     def start() -> None:
         monkeypatch.setenv(TOKEN_FILE, write(tmp_path / "token", TOKEN))
-        server = Coordinator(tmp_path / "coordinator", CONFIG.run.env_steps, CoordinatorMetrics(CollectorRegistry()))
+        metrics = CoordinatorMetrics(CollectorRegistry())
+        server = Coordinator(tmp_path / "coordinator", CONFIG.run.env_steps, metrics, settle=lambda before: CONFIG)
         port = api.ports["sbrl-coordinator-0"] = server.start("127.0.0.1", 0)
         started.append(server)
         member(f"127.0.0.1:{port}")
@@ -198,18 +207,20 @@ def coordinator(api, tmp_path, monkeypatch):
 
     def member(address: str) -> None:
         """A learner that waits half of the time, a shard, and an actor."""
-        counts = {"learner": {"blocked_seconds": 0.0, "samples_trained": 8000.0, "updates": 1000.0}}
-        counts |= {"replay": {"transitions_inserted": 5000.0}, "actor": {"env_steps": 5000.0, "blocked_seconds": 0.0}}
+        counts: dict[str, dict[str, float]] = {"learner": {"blocked_seconds.replay": 0.0}, "replay": {}}
+        counts["actor"] = {"env_steps": 5000.0, "blocked_seconds.replay": 0.0}
         members = []
         for role, counters in counts.items():
-            gauges = {"transitions": 4000.0} if role == "replay" else {"shards_ready": 1.0}
-            members.append(FleetMember(address, role, f"{role}-0", counters=counters.copy, gauges=gauges.copy))
+            members.append(FleetMember(address, role, f"{role}-0", counters=counters.copy))
             members[-1].beat_now()
-            members[-1].beat_now()
+        members[0].hold_epoch(begin_learner(address))
+        members[0].report_progress(lambda: PROGRESS)
+        for one in members:
+            one.beat_now()
 
         def live() -> None:
             while not stop.wait(0.2):
-                counts["learner"]["blocked_seconds"] += 0.1
+                counts["learner"]["blocked_seconds.replay"] += 0.1
                 for one in members:
                     one.beat_now()
 

@@ -5,148 +5,163 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
-import torch
-from learner.books import TrainingBooks
 from prometheus_client import CollectorRegistry
 
 from learner import sample_age
-from learner.batches import SampledBatch
+from learner.batches import MemoryBatches
 from learner.boards import Board
-from learner.loop import LearnerLoop
-from learner.records import Batch
+from learner.intake import Intake
+from learner.loop import LearnerLoop, Parts
+from learner.ratio import Ratio, RatioSettings
+from learner.replay import Replay
+from learner.reporting import Reporter
 from learner.sample_age import SampleAges
-from learner.update import make_update_step
+from learner.update import UpdateStep, make_update_step
 from sbrl.config import build
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.fleet import Instructions, RunState
 from sbrl.metrics import LEARNER_PHASES, LearnerMetrics
-from sbrl.replay.items import Items
+from sbrl.replay.receipts import Receipts
 from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.memories import make_memory, numbered, shape_of
 
-SPEC = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
-CONFIG = build({"agent": {"hidden_size": 8, "num_quantiles": 4}, "learner": {"publish_period": 2, "batch_size": 2}})
-
-
-def make_items(*weights_versions: int) -> Items:
-    size = len(weights_versions)
-    meta = np.zeros((size, 1, 5), np.int64)
-    meta[:, 0, 4] = weights_versions
-    return Items(
-        frame=np.zeros((size, 4, 4), np.float32),
-        action=np.zeros((size, 3), np.int32),
-        reward=np.zeros((size, 3), np.float32),
-        discount=np.ones((size, 3), np.float32),
-        meta=meta,
-        key=np.arange(size, dtype=np.uint64),
-        probability=np.full(size, 0.01),
-        table_size=100,
-        shard=0,
-    )
+SPEC = EnvSpec(32, (2,), np.dtype(np.float32), 1, "vector", False)
+SHAPE = shape_of()  # segments of four steps
+CONFIG = build(
+    {
+        "agent": {"hidden_size": 8, "num_quantiles": 4, "n_step": 1},
+        "learner": {"publish_period": 2, "batch_size": 2, "updates_per_step": 0.5},
+        "replay": {"min_size": 2, "num_shards": 2, "capacity": 1000},
+    }
+)
 
 
-def make_batch() -> Batch:
-    observation = torch.ones((2, 1, 4))
-    return Batch(
-        s_tm1=observation,
-        a_tm1=torch.zeros(2, dtype=torch.int64),
-        r_t=torch.ones(2),
-        discount_t=torch.full((2,), 0.9),
-        s_t=observation,
-        probability=torch.full((2,), 0.01, dtype=torch.float64),
-    )
+class Learner(NamedTuple):
+    """A loop and what tests look at within it."""
+
+    loop: LearnerLoop
+    step: UpdateStep
+    reporter: Reporter
 
 
-class Source:
-    """Gives the same batch again and again; each has been waited for a second, and two shards are up."""
+def make_learner(registry: CollectorRegistry, published: Callable[[], None], segments: int = 2) -> Learner:
+    """A learner with all its own parts, which two shards have brought segments of weights 3 and 5; all around it stands still.
 
-    samples_served, samples_discarded, priorities_evicted, shards_up = 100, 0, 0.0, 2
-    priorities_dropped: ClassVar[dict[str, int]] = {}
-
-    def __init__(self) -> None:
-        self.wait_seconds = 0.0
-
-    def get(self, *arguments: object) -> SampledBatch:
-        self.wait_seconds += 1.0
-        return SampledBatch(make_batch(), make_items(3, 5))
-
-    def update_priorities(self, *arguments: object) -> None: ...
-
-
-def make_loop(registry: CollectorRegistry, after_step: Callable[[LearnerLoop], None], steps: int) -> LearnerLoop:
-    """A loop with the real update, which is stopped after so many updates; all around it stands still."""
+    Args:
+        published: called after every publication.
+        segments: from each shard; updates are due for all steps but two.
+    """
     stop = threading.Event()
     step = make_update_step(CONFIG, SPEC)
     publisher = SimpleNamespace(published=0, version=0, published_time=0.0)
 
     def publish(*arguments: object) -> None:
         publisher.version += 5
-        if step.updates >= steps:
-            stop.set()
-        after_step(loop)
+        published()
 
     publisher.publish = publish
-    loop = LearnerLoop(
-        CONFIG,
-        step,
-        cast(Any, Source()),
-        cast(Any, None),
-        cast(Any, publisher),
-        cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 1000, 0, 0), check_fenced=lambda: None)),
-        cast(Any, SimpleNamespace(status=GetStatusResponse(totals={"replay.transitions_inserted": 1e6}))),
-        Board([]),
-        LearnerMetrics(registry),
-        stop,
-        books=TrainingBooks(CONFIG.replay.num_shards, {}, {}, updates=0),
-        reports=cast(Any, SimpleNamespace(is_due=lambda instructions: False)),
-        saved=None,
-        max_priority=1.0,
+    ratio, receipts, memory = Ratio(RatioSettings.of(CONFIG)), Receipts(), make_memory(SHAPE)
+    intake = Intake(SHAPE, receipts, ratio, memory, num_shards=2)
+    for shard, version in enumerate((3, 5)):
+        for number in range(segments):
+            segment = numbered(number * SHAPE.steps, SHAPE.steps)
+            stream = segment.stream.copy()
+            stream[0, 0] = shard  # another actor
+            versions = np.full_like(segment.weights_version, version)
+            intake.put_fresh(shard, segment._replace(stream=stream, weights_version=versions))
+    readers = [SimpleNamespace(shard=shard, is_up=True) for shard in range(2)]
+    batches = MemoryBatches(memory, CONFIG.agent, CONFIG.learner.batch_size)
+    replay = Replay("cached", ratio, receipts, memory, intake, cast(Any, readers), batches, fill=0)
+    member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 1000, 0, 0), check_fenced=lambda: None))
+    watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
+    reporter = Reporter(CONFIG, step, replay, cast(Any, publisher), member, watch, Board([]), LearnerMetrics(registry))
+
+    def save_if_due(now: float) -> None:
+        if intake.is_empty and ratio.updates_due == 0:
+            stop.set()
+
+    parts = Parts(
+        step=step,
+        intake=intake,
+        ratio=ratio,
+        batches=batches,
+        filling=cast(Any, SimpleNamespace(is_enough=True, look=lambda now: None)),
+        end=cast(Any, SimpleNamespace(is_reached=lambda now: False)),
+        publisher=cast(Any, publisher),
+        saver=cast(Any, SimpleNamespace(save_if_due=save_if_due)),
+        reporter=reporter,
     )
-    return loop
+    return Learner(LearnerLoop(CONFIG, parts, member, stop), step, reporter)
 
 
-def test_phases_and_ages_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner.loop.REPORT_SECONDS", float("inf"))  # no reports but ours
+def test_what_a_learner_does_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learner.reporting.REPORT_SECONDS", float("inf"))  # no reports but ours
     registry = CollectorRegistry()
-    loop = make_loop(registry, lambda loop: loop.report(), steps=4)
-    loop.run()
+    learner = make_learner(registry, lambda: learner.reporter.report(learner.loop.state))
+    learner.loop.run()
+    learner.reporter.report(learner.loop.state)
 
     def value(name: str, **labels: str) -> float:
         found = registry.get_sample_value(f"sbrl_learner_{name}", labels)
         assert found is not None, name
         return found
 
+    # Of 16 steps two are warm-up, and each of the others is worth half an update.
+    assert (value("updates_total"), value("samples_trained_total")) == (7.0, 14.0)
+    assert value("samples_due") == 0.0
+    assert value("samples_per_insert_achieved") == 1.0
     counts = {phase: value("phase_seconds_count", phase=phase) for phase in LEARNER_PHASES}
-    assert counts == {"wait": 4.0, "copy": 4.0, "update": 4.0, "publish": 2.0}
-    assert value("phase_seconds_sum", phase="wait") == pytest.approx(4.0)
+    assert counts == {"wait": 0.0, "receive": 7.0, "sample": 7.0, "update": 7.0, "publish": 3.0}
     assert value("phase_seconds_sum", phase="update") > 0
+    assert value("segments_received_total") == 4.0
+    assert [value("transitions_received_total", shard=shard) for shard in ("0", "1")] == [8.0, 8.0]
+    assert value("memory_transitions") == 16.0
+    assert value("memory_resident_bytes") > 0
+    assert value("shards_ready") == 2.0
+    states = {state: value("state", state=state) for state in ("filling", "warming", "waiting", "training")}
+    assert states == {"filling": 0.0, "warming": 0.0, "waiting": 1.0, "training": 0.0}
     assert np.isfinite(value("gradient_norm"))
     assert value("gpu_memory_bytes") == 0.0
-    # Two reports on items of versions 3 and 5, with version 5 published first, then 10.
-    assert value("policy_lag_versions_count") == 4.0
-    assert value("policy_lag_versions_sum") == 2 + 0 + 7 + 5
-    assert value("sample_age_env_steps_count") == 4.0
+    # Three reports upon publications, and the last, on batches of two transitions.
+    assert value("policy_lag_versions_count") == 8.0
+    assert value("sample_age_env_steps_count") == 8.0
+
+
+def test_waiting_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learner.loop.WAIT_SECONDS", 0.05)
+    registry = CollectorRegistry()
+    make_learner(registry, lambda: None, segments=0).loop.run()
+    assert registry.get_sample_value("sbrl_learner_phase_seconds_count", {"phase": "wait"}) == 1.0
+    waited = registry.get_sample_value("sbrl_learner_blocked_seconds_total", {"waiting_for": "replay"})
+    assert waited is not None
+    assert waited >= 0.05
+
+
+def test_what_the_learner_reports_is_of_the_run() -> None:
+    learner = make_learner(CollectorRegistry(), lambda: None)
+    learner.loop.run()
+    learner.reporter.report(learner.loop.state)
+    progress = learner.reporter.progress()
+    assert (progress.updates, progress.samples_trained, progress.samples_due) == (7, 14, 14.0)
+    assert [(shard.received, shard.answers) for shard in progress.shards] == [(8, True), (8, True)]
+    assert (progress.memory_transitions, progress.memory_capacity) == (16, 1000)
 
 
 def test_a_loss_that_is_not_finite_is_counted_before_the_learner_ends() -> None:
     registry = CollectorRegistry()
 
-    def spoil(loop: LearnerLoop) -> None:
-        for tensor in loop._step.state().online.values():
+    def spoil() -> None:
+        for tensor in learner.step.state().online.values():
             tensor.fill_(float("nan"))
 
-    loop = make_loop(registry, spoil, steps=4)
-
-    def train_and_report() -> None:
-        loop.run()
-        loop.report()
-
-    with pytest.raises(RunError, match="the loss is not finite after 4 updates"):
-        train_and_report()
+    learner = make_learner(registry, spoil)
+    with pytest.raises(RunError, match="the loss or the network is not finite after 4 updates"):
+        learner.loop.run()
     assert registry.get_sample_value("sbrl_learner_losses_not_finite_total") == 1.0
     loss = registry.get_sample_value("sbrl_learner_loss")
     assert loss is not None

@@ -39,5 +39,5 @@ def test_every_label_with_known_values_names_them() -> None:
 
 
 def bounded(definition: Definition) -> bool:
-    """Whether the number of series a process exports is known: by their values, or for labels of roles, shards, the build."""
+    """Whether the number of series is known: by their values, or because labels are of roles, shards or the build."""
     return bool(definition.values) or set(definition.labels) <= {"role", "shard", "version", "python"}

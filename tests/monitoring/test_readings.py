@@ -1,9 +1,8 @@
-"""What roles export of themselves: limiter states, memory limits, and the coordinator's totals."""
+"""What roles export of themselves: memory limits, and the coordinator's totals."""
 
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import psutil
@@ -13,43 +12,14 @@ from services.coordinator.books import NO_SHARDS
 from services.coordinator.snapshots import Snapshots
 
 from sbrl import rpc
-from sbrl.config import load
 from sbrl.credentials import Credentials
 from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
-from sbrl.metrics import LIMITER_STATES, ActorMetrics, CoordinatorMetrics, LearnerMetrics
-from sbrl.sharding import limiter_room, limiter_state, shard_limits
-from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest
+from sbrl.metrics import ActorMetrics, CoordinatorMetrics, LearnerMetrics
+from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest, LearnerProgress, ShardProgress
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
 from services.coordinator.store import Store
 from services.coordinator.weights_store import WeightsStore
-
-CONFIG = load(
-    overrides=["replay.num_shards=1", "replay.min_size=1000", "learner.batch_size=8", "learner.updates_per_step=0.25"]
-)
-
-
-@pytest.mark.parametrize(
-    ("size", "inserted", "sampled", "state", "room"),
-    [
-        (0, 0, 0, "filling", None),
-        (999, 999, 0, "filling", None),
-        (1000, 1000, 0, "open", (8.0, 32.0)),
-        (1000, 1000, 8, "waiting_for_actors", (0.0, 36.0)),
-        (1004, 1004, 9, "open", (7.0, 32.5)),
-        (1032, 1032, 0, "waiting_for_learner", (72.0, 0.0)),
-        (1031, 1031, 0, "open", (70.0, 1.0)),
-        (500, 5000, 8000, "filling", None),  # restored, and lost some of its items
-    ],
-)
-def test_the_limiter_waits_for_whom_its_equation_says(
-    size: int, inserted: int, sampled: int, state: str, room: tuple[float, float] | None
-) -> None:
-    limits = shard_limits(CONFIG, 0)
-    assert limiter_state(limits, size, inserted, sampled) == state
-    assert state in LIMITER_STATES
-    if room is not None:
-        assert limiter_room(limits, inserted, sampled) == room
 
 
 def test_memory_is_limited_by_the_nearest_control_group_that_says_so(tmp_path: Path) -> None:
@@ -111,29 +81,35 @@ def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     metrics = CoordinatorMetrics(registry)
     store = Store(tmp_path / "state.sqlite")
-    snapshots = Snapshots(store, tmp_path, NO_SHARDS, metrics, time.monotonic)
-    fleet = Fleet(store, target_env_steps=100, metrics=metrics, snapshots=snapshots)
+    fleet = Fleet(store, target_env_steps=100, metrics=metrics)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"sbrl_coordinator_{name}", labels)
 
     assert value("run_state", state="running") == 1.0
     assert value("rejoins_total", role="actor") == 0.0
+    assert math.isnan(value("updates") or 0.0)
     first = fleet.join(JoinRequest(role="learner", name="learner"))
-    fleet.beat(
-        BeatRequest(incarnation=first.incarnation, counters={"updates": 5, "losses_not_finite": 1, "samples_trained": 40})
-    )
+    fleet.beat(BeatRequest(incarnation=first.incarnation, epoch=0, counters={"updates": 5, "losses_not_finite": 1}))
     second = fleet.join(JoinRequest(role="learner", name="learner"))
-    fleet.beat(BeatRequest(incarnation=second.incarnation, counters={"updates": 2}))
-    shard = fleet.join(JoinRequest(role="replay", name="replay-0"))
-    fleet.beat(BeatRequest(incarnation=shard.incarnation, counters={"transitions_inserted": 60}))
+    epoch = store.acquire_epoch("learner")
+    progress = LearnerProgress(
+        updates=7,
+        samples_trained=56,
+        samples_due=60.5,
+        shards=[ShardProgress(received=40, lost=5, recovered=2), ShardProgress(received=20)],
+        lost_with_actors=1,
+    )
+    fleet.beat(BeatRequest(incarnation=second.incarnation, epoch=epoch, counters={"updates": 2}, progress=progress))
     actor = fleet.join(JoinRequest(role="actor", name="actor-0"))
-    fleet.beat(BeatRequest(incarnation=actor.incarnation, counters={"env_steps": 100, "transitions_dropped": 3}))
+    fleet.beat(BeatRequest(incarnation=actor.incarnation, counters={"env_steps": 100}))
+    assert value("env_steps") == 100.0
     assert value("updates") == 7.0
     assert value("losses_not_finite") == 1.0
-    assert value("samples_trained") == 40.0
-    assert value("transitions_inserted") == 60.0
-    assert value("transitions_dropped") == 3.0
+    assert value("samples_trained") == 56.0
+    assert value("samples_due") == 60.5
+    assert value("transitions_received") == 60.0
+    assert value("transitions_lost") == 4.0
     assert value("rejoins_total", role="learner") == 1.0
     assert value("run_state", state="collected") == 1.0
     assert value("run_state", state="running") == 0.0
@@ -149,7 +125,7 @@ def test_returns_and_evaluations_survive_the_coordinator(tmp_path: Path) -> None
         registry = CollectorRegistry()
         metrics = CoordinatorMetrics(registry)
         server = rpc.make_server(1, "test", Credentials())
-        fleet = Fleet(store, 100, metrics, Snapshots(store, tmp_path, NO_SHARDS, metrics, time.monotonic))
+        fleet = Fleet(store, 100, metrics)
         add_services(server, store, WeightsStore(tmp_path, store), fleet, metrics)
         return registry
 
