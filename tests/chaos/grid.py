@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from actors.stream import Identity, TransitionStream, WarmUp
 from numpy.typing import NDArray
+from sbrl.replay.probe import ShardProbe
 
 from actors.collector import Collector
-from actors.stream import Identity, TransitionStream, WarmUp
 from learner.batches import BatchSource
 from learner.schedules import Horizon
 from sbrl import config as configs
@@ -34,7 +35,6 @@ from sbrl.lifecycle import run_program
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import TABLE, ItemShape
-from sbrl.replay.probe import ShardProbe
 from sbrl.replay.writer import EpisodeWriter
 from sbrl.view import duration
 from tests.chaos.markers import ENV_ID, NUM_ACTIONS, environment

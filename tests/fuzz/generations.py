@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-
-from sbrl.black_box import BlackBox, pack
 from sbrl.generation_log import GenerationLog
-from sbrl.metrics import CoordinatorMetrics
-from sbrl.v1.fleet_pb2 import BeatRequest
 from services.coordinator.books import NO_SHARDS, Segment
-from services.coordinator.fleet import Fleet
 from services.coordinator.manifests import CheckpointRecord, CorruptManifestError, Manifest, decode, encode, signed
 from services.coordinator.snapshots import DIRECTORY, Snapshots
+
+from sbrl.black_box import BlackBox, pack
+from sbrl.metrics import CoordinatorMetrics
+from sbrl.v1.fleet_pb2 import BeatRequest
+from services.coordinator.fleet import Fleet
 from services.coordinator.store import Moment, Store
 from tests.fuzz.mutations import mutated_bytes, mutated_tree
 from tests.fuzz.readers import Reader

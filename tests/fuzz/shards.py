@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.message import Message
 from reverb.cc import schema_pb2
 from reverb.cc.checkpointing import checkpoint_pb2
+from sbrl.replay.table import ShardServer
 
 from sbrl import config as configs
 from sbrl.ports import free_ports
@@ -24,7 +25,6 @@ from sbrl.replay.shard_checkpoints import (
     size_and_digest,
     write_manifest,
 )
-from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter
 from sbrl.sharding import shard_limits
 from tests.chaos.reading import records, rewrite

@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from sbrl.replay.probe import ShardProbe
+from sbrl.replay.table import ShardServer
 
 from bench.sinks import into
 from sbrl.config import load
 from sbrl.ports import free_ports
 from sbrl.replay.items import Items, ItemShape
-from sbrl.replay.probe import ShardProbe
 from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.segments import Transition
-from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import BlockedError, EpisodeWriter
 
 NAME = "replay-0.replay.test"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sbrl.replay.table import ShardServer
 
 from learner.batches import BatchSource, SampledBatch
 from learner.losses.priorities import importance_weights
@@ -17,7 +18,6 @@ from sbrl.config import Config, load
 from sbrl.ports import free_ports
 from sbrl.replay.items import ItemShape
 from sbrl.replay.segments import Transition
-from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter
 
 TIMEOUT = 20.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from services.coordinator.books import NO_SHARDS
 
 from learner.checkpoint import CheckpointStore
 from learner.records import LearnerState, capture_random
@@ -17,7 +18,6 @@ from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.run_directory import RunDirectory
-from services.coordinator.books import NO_SHARDS
 from services.coordinator.server import Coordinator
 from tests.smoke.conftest import sbrl
 

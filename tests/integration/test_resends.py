@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from actors.stream import Identity, TransitionStream, WarmUp
+from sbrl.replay.probe import ShardProbe
+from sbrl.replay.table import ShardServer
 
 from actors import stream as stream_module
-from actors.stream import Identity, TransitionStream, WarmUp
 from sbrl.config import load
 from sbrl.ports import free_ports
 from sbrl.replay.items import ItemShape
-from sbrl.replay.probe import ShardProbe
 from sbrl.replay.segments import Transition
-from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import EpisodeWriter
 from tests.chaos.proxy import Link, Proxies
 from tests.chaos.reading import read_items

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from services.coordinator.books import Plan
 
 from sbrl.config import Config, build, dump
 from sbrl.envs.make import make_spec
@@ -27,7 +28,6 @@ from sbrl.replay.segments import Transition
 from sbrl.replay.writer import EpisodeWriter
 from sbrl.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import Member
-from services.coordinator.books import Plan
 from services.coordinator.server import Coordinator
 
 pytestmark = pytest.mark.timeout(180)

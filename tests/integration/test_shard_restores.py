@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sbrl.replay.table import ShardServer
 
 from sbrl.config import Config, load
 from sbrl.ports import free_ports
@@ -14,7 +15,6 @@ from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.segments import Transition
 from sbrl.replay.shard_checkpoints import read_table
-from sbrl.replay.table import ShardServer
 from sbrl.replay.writer import BlockedError, EpisodeWriter
 from tests.scripted_episodes import frame_of
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pytest
 import torch
+from learner.books import TrainingBooks
 from prometheus_client import CollectorRegistry
 
 from learner import sample_age
 from learner.batches import SampledBatch
 from learner.boards import Board
-from learner.books import TrainingBooks
 from learner.loop import LearnerLoop
 from learner.records import Batch
 from learner.sample_age import SampleAges

@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 from prometheus_client import CollectorRegistry
+from services.coordinator.books import NO_SHARDS
+from services.coordinator.snapshots import Snapshots
 
 from sbrl import rpc
 from sbrl.config import load
@@ -17,10 +19,8 @@ from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.metrics import LIMITER_STATES, ActorMetrics, CoordinatorMetrics, LearnerMetrics
 from sbrl.sharding import limiter_room, limiter_state, shard_limits
 from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest
-from services.coordinator.books import NO_SHARDS
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
-from services.coordinator.snapshots import Snapshots
 from services.coordinator.store import Store
 from services.coordinator.weights_store import WeightsStore
 

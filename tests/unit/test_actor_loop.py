@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actors.loop import ActorLoop
-from actors.stream import Identity, TransitionStream, WarmUp
+from actors.segment_stream import SegmentStream
 from sbrl import config
 from sbrl.envs.make import make_envs
 from sbrl.fleet import Instructions, RunState
@@ -18,37 +18,39 @@ from sbrl.lifecycle import START_AGAIN
 from sbrl.metrics import ActorMetrics
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.replay.segments import SegmentShape, Stream
 from sbrl.replay.writer import BlockedError
 
 CONFIG = config.load(overrides=["env.id=CartPole-v1", "run.env_steps=10000", "actors.envs_per_actor=1"])
 
 
 class Writer:
-    """A shard that takes `admitted` items and, its limiter being shut, no more."""
+    """A shard that takes `admitted` segments of two steps and, its queue being full, no more."""
 
-    shard = items_created = unmade = 0
-    ended = False
+    shard, oldest_seconds = 0, 0.0
 
     def __init__(self, admitted: int) -> None:
         self._admitted = admitted
+        self.unconfirmed = self.confirmed_steps = 0
+        self.steps = 0
 
-    @property
-    def unconfirmed(self) -> int:
-        return max(0, self.items_created - self._admitted)
-
-    def begin(self, shard: int, *others: object) -> None:
+    def open(self, shard: int, stream: Stream) -> None:
         pass
 
-    def append(self, transition: object) -> None:
-        self.items_created += 1
+    def row(self, row: Any) -> None:
+        self.steps += row.action >= 0
 
-    def flush(self, max_in_flight: int, timeout: float) -> None:
-        if self.unconfirmed > max_in_flight:
+    def segment(self) -> None:
+        self.unconfirmed += 1
+
+    def flush(self, max_unconfirmed: int, timeout: float) -> None:
+        confirmed = min(self.unconfirmed - max_unconfirmed, self._admitted)
+        self.unconfirmed -= confirmed
+        self._admitted -= confirmed
+        self.confirmed_steps += 2 * confirmed
+        if self.unconfirmed > max_unconfirmed:
             threading.Event().wait(timeout)
             raise BlockedError("nothing confirmed")
-
-    def end(self) -> None:
-        self.ended = True
 
     def close(self) -> None:
         pass
@@ -74,17 +76,18 @@ class Member:
 
 def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
     stop, registry = threading.Event(), CollectorRegistry()
-    writer, probe = Writer(admitted=4), SimpleNamespace(is_up=True, down_seconds=0.0, admitting_seconds=0.0)
-    stream = TransitionStream(
+    writer, probe = Writer(admitted=2), SimpleNamespace(is_away=False, room_seconds=0.0, wait_answer=lambda seconds: True)
+    envs = make_envs(CONFIG.env, 1, seed=0)
+    shape = SegmentShape.of(envs.spec, n_max=1)._replace(steps=2)
+    stream = SegmentStream(
         cast(Any, writer),
+        shape,
         cast(Any, [probe]),
-        Identity(0, 1, 0),
-        max_in_flight=100,
+        first=Stream(actor=0, incarnation=1, env=0, stream=0),
+        preferred=0,
         stop=stop,
         drain_seconds=0.05,
-        warm_up=WarmUp(piece_steps=1000, is_on=lambda: False),
     )
-    envs = make_envs(CONFIG.env, 1, seed=0)
     loop = ActorLoop(
         CONFIG,
         envs,
@@ -106,10 +109,10 @@ def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
         loop.run()
     assert end.value.code == START_AGAIN
     assert stop.is_set()
-    assert writer.ended
+    assert writer.steps == 7
     stream.close()
     loop.report()
     envs.close()
-    # Seven items, of which the shard took four: it is there, so that what is given up is the actor's doing.
-    assert (stream.created, stream.inserted, stream.dropped) == (7, [4], 3)
+    # Seven steps, of which the shard took two segments: it is there, so that what is given up is the actor's doing.
+    assert (stream.created, stream.inserted, stream.dropped) == (7, [4], [3])
     assert (dropped("shard_lost"), dropped("stopped")) == (0.0, 3.0)

@@ -153,7 +153,8 @@ def test_it_is_not_reached_before_every_queue_is_drained_and_the_intake_empty() 
         assert not end.is_reached(now)
     readers[1].drained = DRAINED_SECONDS
     intake.is_empty = False
-    assert not end.is_reached(now := now + LOOK_SECONDS)
+    now += LOOK_SECONDS
+    assert not end.is_reached(now)
     intake.is_empty = True
     assert not end.is_reached(now + LOOK_SECONDS / 2)  # it is not looked again at once
     assert end.is_reached(now + LOOK_SECONDS)
