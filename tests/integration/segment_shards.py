@@ -25,7 +25,7 @@ from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_tables import make_tables
 from sbrl.replay.segment_writer import SegmentWriter
-from sbrl.replay.segments import Segment, SegmentShape, Stream, Transition
+from sbrl.replay.segments import Segment, SegmentShape, Stream, StreamRows, Transition
 from tests.scripted_episodes import Episode, frame_of
 from tests.scripted_play import VERSION, ScriptedEnvs, ScriptedPolicy, whole
 
@@ -188,6 +188,21 @@ def collect(
         shard = (actor * num_envs + env) % len(addresses)
         assert (stream.shard, stream.created, stream.inserted[shard], sum(stream.dropped)) == (shard, steps, steps, 0)
         stream.close()
+
+
+def write_steps(address: str, shape: SegmentShape, steps: int, start: int = 0) -> None:
+    """Segments of one environment's steps from `start` on, as a stream of their own, all confirmed."""
+    writer = SegmentWriter([address], shape, lambda: rows.steps)
+    writer.open(0, Stream(actor=0, incarnation=1, env=0, stream=start, start=start))
+    rows = StreamRows(shape, writer, start=start)
+    rows.begin(np.zeros((shape.stack, *shape.frame_shape), shape.frame_dtype))
+    for step in range(start, start + steps):
+        frame = np.full(shape.frame_shape, step + 1, shape.frame_dtype)
+        rows.append(Transition(step % 7, float(step), False, frame, weights_version=1))
+    rows.end()
+    rows.fill()
+    writer.flush(0, TIMEOUT)
+    writer.close()
 
 
 def readers(addresses: Iterable[str], shape: SegmentShape, sink: Callable[[int, Segment], Any]) -> list[SegmentReader]:

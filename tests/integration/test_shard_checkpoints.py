@@ -1,4 +1,4 @@
-"""A shard's checkpoints on a file system that refuses, and those of versions before: nothing good is lost."""
+"""A shard's checkpoints: what they bring back, their order, and file systems that refuse: nothing good is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import math
 import os
 import resource
-from collections.abc import Callable
+import shutil
+import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,42 +15,46 @@ import numpy as np
 import pytest
 from sbrl.replay.table import ShardServer
 
-from sbrl.config import Config, load
+from sbrl.config import load
+from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.ports import free_ports
 from sbrl.replay import shard_checkpoints
-from sbrl.replay.backend import reverb, tf
-from sbrl.replay.items import ItemShape
-from sbrl.replay.segments import Transition
+from sbrl.replay.backend import reverb
+from sbrl.replay.log_fill import LogFill
+from sbrl.replay.segment_tables import QUEUE, segment_of
+from sbrl.replay.segments import SegmentShape
+from sbrl.replay.shard import ShardServer
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
-from sbrl.replay.writer import EpisodeWriter
-from tests.chaos.reading import TABLES, rewrite
-from tests.scripted_episodes import frame_of
+from tests.integration.segment_shards import write_steps
 
-SHAPE = ItemShape(1, 1, (2,), np.dtype(np.float32))
-STEPS = 5
-WAIT = 30.0
+SPEC = EnvSpec(2, (2,), np.dtype(np.float32), 1, "vector", clip_rewards=False)
+CONFIG = load(
+    overrides=[
+        *("env.id=CartPole-v1", "run.env_steps=1000", "replay.num_shards=1", "replay.min_size=1", "agent.n_step=1"),
+        *("agent.n_max=1", "replay.capacity=1000", "replay.sampling=cached"),
+    ]
+)
+SHAPE = SegmentShape.of(SPEC, CONFIG.agent.stored_steps)
+SEGMENTS = 3  # in the first checkpoint; twice as many in the second
 CHUNKS = "chunks.tfrecord"
 
 
-def config(capacity: int = 1000) -> Config:
-    return load(
-        overrides=[
-            *("env.id=CartPole-v1", "run.env_steps=1000", "replay.num_shards=1", "replay.min_size=1", "agent.n_step=1"),
-            *("agent.n_max=1", "replay.error_buffer=1e9", f"replay.capacity={capacity}"),
-        ]
-    )
-
-
-def start(directory: Path, capacity: int = 1000) -> ShardServer:
+def start(directory: Path) -> ShardServer:
     (port,) = free_ports("127.0.0.1", 1)
-    return ShardServer(config(capacity), SHAPE, 0, port, directory)
+    return ShardServer(CONFIG, SPEC, 0, "cached", port, directory)
 
 
-def restored_size(directory: Path, capacity: int = 1000) -> int:
-    server = start(directory, capacity)
+def restored(directory: Path) -> int:
+    """Segments that a shard finds there."""
+    server = start(directory)
     server.stop()
-    return server.restored_size
+    return server.restored_segments
+
+
+def write(server: ShardServer, first: int) -> None:
+    """Some segments more."""
+    write_steps(f"127.0.0.1:{server.port}", SHAPE, SEGMENTS * SHAPE.steps, start=first * SHAPE.steps)
 
 
 def names(directory: Path) -> list[str]:
@@ -59,18 +64,12 @@ def names(directory: Path) -> list[str]:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> list[Path]:
-    """Two checkpoints in `tmp_path`, of 5 and 10 transitions."""
+    """Two checkpoints in `tmp_path`, of 3 and 6 segments."""
     server = start(tmp_path)
-    writer = EpisodeWriter([f"127.0.0.1:{server.port}"], SHAPE)
     written = []
-    for _ in range(2):
-        writer.begin(0, frame_of(1)[None], actor=0, incarnation=1, env=0)
-        for t in range(STEPS):
-            writer.append(Transition(0, 1.0, t == STEPS - 1, frame_of(t + 2), 1))
-        writer.end()
-        writer.close_episode(WAIT)
+    for first in (0, SEGMENTS):
+        write(server, first)
         written.append(server.checkpoint())
-    writer.close()
     server.stop()
     return written
 
@@ -82,7 +81,7 @@ def test_a_volume_without_hard_links_is_restored_from_copies(
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(os, "link", refuse)
-    assert restored_size(tmp_path) == 2 * STEPS
+    assert restored(tmp_path) == 2 * SEGMENTS
     assert names(tmp_path) == [path.name for path in checkpoints]
 
 
@@ -100,35 +99,7 @@ def test_a_file_system_that_refuses_costs_no_checkpoint(
     assert str(tmp_path) in str(refusal.value)
     assert names(tmp_path) == [path.name for path in checkpoints]
     monkeypatch.undo()
-    assert restored_size(tmp_path) == 2 * STEPS
-
-
-def test_a_full_disk_costs_no_checkpoint_where_fewer_transitions_are_wanted(
-    checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorFlow's own exceptions are no OSError."""
-
-    def refuse(*arguments: object, **options: object) -> NoReturn:
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-
-    monkeypatch.setattr(tf.io, "TFRecordWriter", refuse)
-    with pytest.raises(RunError, match="No space left on device"):
-        start(tmp_path, capacity=7)
-    assert names(tmp_path) == [path.name for path in checkpoints]
-    monkeypatch.undo()
-    assert restored_size(tmp_path, capacity=7) == 7
-
-
-def test_going_back_on_a_file_system_that_refuses_deletes_nothing(
-    checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: Path) -> NoReturn:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(shard_checkpoints, "_sha256", refuse)
-    with pytest.raises(RunError, match="Input/output error"):
-        ShardCheckpoints(tmp_path).go_back_to(checkpoints[0].name, "0" * 64)
-    assert names(tmp_path) == [path.name for path in checkpoints]
+    assert restored(tmp_path) == 2 * SEGMENTS
 
 
 def test_what_a_checkpoint_left_unfinished_makes_room_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +107,12 @@ def test_what_a_checkpoint_left_unfinished_makes_room_for_the_next(tmp_path: Pat
 
     def checkpoint() -> str:
         found.extend(server.checkpoints.reverb_folder.iterdir())
-        return str(write())
+        return str(take())
 
     server = start(tmp_path)
     leave_unfinished(server)
     found: list[Path] = []
-    write = server.client.checkpoint
+    take = server.client.checkpoint
     monkeypatch.setattr(server.client, "checkpoint", checkpoint)
     written = server.checkpoint()
     server.stop()
@@ -173,12 +144,12 @@ def test_a_checkpoint_that_did_not_fit_is_not_taken_for_whole(
         allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, allowed[1]))
         try:
-            return str(write())
+            return str(take())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
 
     server = start(tmp_path)
-    write = server.client.checkpoint
+    take = server.client.checkpoint
     monkeypatch.setattr(server.client, "checkpoint", checkpoint)
     with pytest.raises(ValueError, match="not whole"):
         server.checkpoint()
@@ -188,7 +159,7 @@ def test_a_checkpoint_that_did_not_fit_is_not_taken_for_whole(
     written = server.checkpoint()  # there is room again
     server.stop()
     assert names(tmp_path) == [*(path.name for path in checkpoints), written.name]
-    assert restored_size(tmp_path) == 2 * STEPS
+    assert restored(tmp_path) == 2 * SEGMENTS
 
 
 def leave_unfinished(server: ShardServer) -> None:
@@ -215,34 +186,9 @@ def test_one_whole_checkpoint_that_reverb_refuses_is_set_aside(
     checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse_servers(monkeypatch, times=1)
-    assert restored_size(tmp_path) == STEPS
+    assert restored(tmp_path) == SEGMENTS
     assert names(tmp_path) == [checkpoints[0].name, f"corrupt-{checkpoints[1].name}"]
     assert f"going on from the one before, {checkpoints[0].name}" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("forge", "owed"),
-    [
-        (lambda table: table.ClearField("sampler"), 0.0),  # Reverb aborts the process
-        (lambda table: table.ClearField("remover"), 0.0),
-        (lambda table: table.ClearField("rate_limiter"), 0.0),  # it waits for ever
-        (lambda table: setattr(table.rate_limiter, "delete_count", 99), 0.0),
-        (lambda table: setattr(table.rate_limiter, "insert_count", 2**63 - 1), 0.0),  # all items are taken for too many
-        (lambda table: None, math.nan),
-        (lambda table: None, -math.inf),
-    ],
-)
-def test_settings_that_reverb_cannot_live_with_are_corrupt_whatever_their_checksums(
-    checkpoints: list[Path], tmp_path: Path, forge: Callable[[Any], None], owed: float
-) -> None:
-    newest = checkpoints[1]
-    table, contents = shard_checkpoints.read_table(newest), shard_checkpoints.read_manifest(newest)[1]
-    forge(table)
-    rewrite(newest / TABLES, [table.SerializeToString()])
-    (newest / shard_checkpoints.MANIFEST).unlink()
-    shard_checkpoints.write_manifest(newest, contents._replace(owed=owed))
-    assert restored_size(tmp_path) == STEPS
-    assert names(tmp_path) == [checkpoints[0].name, f"corrupt-{newest.name}"]
 
 
 def test_where_reverb_refuses_two_whole_checkpoints_both_are_left(
@@ -260,7 +206,7 @@ def test_only_the_newest_corrupt_checkpoint_is_kept(
     (tmp_path / "corrupt-2020").mkdir()
     for path in checkpoints:
         (path / CHUNKS).write_bytes(b"short")
-    assert restored_size(tmp_path) == 0
+    assert restored(tmp_path) == 0
     assert names(tmp_path) == [f"corrupt-{checkpoints[1].name}"]
     assert "there is none before it: starting empty" in caplog.text
 
@@ -289,14 +235,110 @@ def test_a_checkpoint_is_on_disk_before_it_counts(
     files = {path.name for path in written.iterdir() if path.name != shard_checkpoints.MANIFEST}
     before, after = events[: events.index("renamed")], events[events.index("renamed") + 1 :]
     assert set(before[: len(files)]) == files
-    assert before[len(files) :] == [f"{shard_checkpoints.MANIFEST}.tmp", written.name]
+    assert before[len(files)] == f"{shard_checkpoints.MANIFEST}.tmp"
+    assert len(before) == len(files) + 2  # the folder, by the name that Reverb gave it
     assert after == [tmp_path.name]
 
 
-def test_checkpoints_of_the_layout_before_are_named_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "newest/2024").mkdir(parents=True)
-    (tmp_path / "earlier").mkdir()
-    assert restored_size(tmp_path) == 0
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert f"{tmp_path} has checkpoints of an earlier version of SBRL (earlier, newest), which are not read" in warning
-    assert names(tmp_path) == ["earlier", "newest"]
+def test_an_unchanged_shard_is_not_saved_again(tmp_path: Path) -> None:
+    server = start(tmp_path)
+    write(server, 0)
+    first = server.checkpoint()
+    assert server.checkpoint() == first
+    shutil.rmtree(first)  # by somebody else
+    assert server.checkpoint().is_dir()
+    server.stop()
+    assert restored(tmp_path) == SEGMENTS
+
+
+def test_a_shard_goes_on_where_its_newest_checkpoint_was(tmp_path: Path) -> None:
+    """Queue and log are there again: what was served after the checkpoint is served once more, and the log can be read."""
+    server = start(tmp_path)
+    write(server, 0)
+    assert len(taken_from_queue(server, 1)) == 1
+    server.checkpoint()
+    assert len(taken_from_queue(server, 2)) == 2
+    server.stop()
+    server = start(tmp_path)
+    assert (server.restored_segments, server.log_capacity) == (SEGMENTS, math.ceil(1000 / SHAPE.steps))
+    info = server.info()
+    assert (info.inserted, info.served, info.log_segments, info.queue_segments) == (0, 0, SEGMENTS, SEGMENTS - 1)
+    write(server, SEGMENTS)
+    served = [segment_of(sample.data, SHAPE).first for sample in taken_from_queue(server, 2 * SEGMENTS - 1)]
+    assert served == [k * SHAPE.steps for k in range(1, 2 * SEGMENTS)]
+    found: list[int] = []
+    assert LogFill(1, SHAPE, lambda segment: found.append(segment.first) is None).go_on(server.client, lambda: False)
+    assert found == [k * SHAPE.steps for k in reversed(range(2 * SEGMENTS))]
+    info = server.info()
+    assert (info.inserted, info.served, info.log_segments, info.queue_segments) == (SEGMENTS, 5, 2 * SEGMENTS, 0)
+    assert info.transitions == 2 * SEGMENTS * SHAPE.steps
+    server.stop()
+
+
+def taken_from_queue(server: ShardServer, count: int) -> list[Any]:
+    """The next segments of the queue."""
+    return list(server.client.sample(QUEUE, num_samples=count, emit_timesteps=False))
+
+
+# Names and numbers, without Reverb
+
+
+def written_by_reverb(checkpoints: ShardCheckpoints, name: str) -> Path:
+    """What Reverb leaves: whole files in a folder named by the clock."""
+    folder = checkpoints.reverb_folder / name
+    folder.mkdir()
+    for record in ("tables.tfrecord", "items.tfrecord", CHUNKS):
+        (folder / record).write_bytes(zlib.compress(name.encode()))
+    (folder / "DONE").touch()
+    return folder
+
+
+def test_order_is_by_number_whatever_the_clock_says(tmp_path: Path) -> None:
+    checkpoints = ShardCheckpoints(tmp_path)
+    for name in ("2026-05-05T00:00:00", "2031-01-01T00:00:00", "1970-01-01T00:00:00"):
+        checkpoints.adopt(written_by_reverb(checkpoints, name))
+    again = ShardCheckpoints(tmp_path)
+    assert [path.name for path in again.complete()] == [f"checkpoint-{k:012d}" for k in (1, 2, 3)]
+    newest = again.complete()[-1]
+    assert zlib.decompress((newest / CHUNKS).read_bytes()) == b"1970-01-01T00:00:00"
+
+
+def test_a_number_is_never_given_again(tmp_path: Path) -> None:
+    checkpoints = ShardCheckpoints(tmp_path)
+    paths = [checkpoints.adopt(written_by_reverb(checkpoints, str(k))) for k in range(3)]
+    checkpoints.set_aside(paths[2], ValueError("short"))
+    fourth = checkpoints.adopt(written_by_reverb(checkpoints, "3"))
+    assert names(tmp_path) == [*(path.name for path in paths[:2]), fourth.name, f"corrupt-{paths[2].name}"]
+    assert fourth.name == f"checkpoint-{4:012d}"
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_the_newest_are_kept(tmp_path: Path, keep: int) -> None:
+    checkpoints = ShardCheckpoints(tmp_path)
+    paths = [checkpoints.adopt(written_by_reverb(checkpoints, str(k))) for k in range(12)]
+    (tmp_path / f"checkpoint-{99:012d}").mkdir()  # a kill left it without a manifest
+    checkpoints.prune(keep)
+    assert checkpoints.complete() == paths[-keep:]
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"sha256": {}}', '{"sha256": {"DONE": "0"}}', "{", None])
+def test_what_is_not_as_it_was_written_is_corrupt(tmp_path: Path, damage: str | None) -> None:
+    checkpoints = ShardCheckpoints(tmp_path)
+    path = checkpoints.adopt(written_by_reverb(checkpoints, "1"))
+    shard_checkpoints.verify(path)
+    if damage is None:
+        (path / CHUNKS).unlink()
+    else:
+        (path / shard_checkpoints.MANIFEST).write_text(damage)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        checkpoints.stage(path)
+    assert list(checkpoints.reverb_folder.iterdir()) == []
+
+
+def test_checkpoints_of_a_version_before_are_refused_in_a_sentence_and_left(tmp_path: Path) -> None:
+    old = tmp_path / "2024-01-01T00:00:00.000+00:00"
+    old.mkdir()
+    (old / shard_checkpoints.MANIFEST).write_text("{}")
+    with pytest.raises(RunError, match=r"^[^\n]* has checkpoints of an earlier version of SBRL, [^\n]*: start a new run"):
+        start(tmp_path)
+    assert names(tmp_path) == [old.name]

@@ -19,7 +19,7 @@ from sbrl.lifecycle import START_AGAIN
 from sbrl.metrics import ActorMetrics
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy
-from sbrl.replay.segments import Row, SegmentShape, Stream
+from sbrl.replay.segments import SegmentShape, Stream
 from sbrl.replay.writer import BlockedError
 
 CONFIG = config.load(overrides=["env.id=CartPole-v1", "run.env_steps=10000", "actors.envs_per_actor=1"])
@@ -27,29 +27,29 @@ SHAPE = SegmentShape(1, CONFIG.agent.stored_steps, (4,), np.dtype(np.float32))
 
 
 class Writer:
-    """A shard that takes `admitted` segments and, its queue being full, no more."""
+    """A shard that takes `admitted` segments of two steps and, its queue being full, no more."""
 
-    shard, confirmed_steps, oldest_seconds = -1, 0, 0.0
+    shard, oldest_seconds = 0, 0.0
 
     def __init__(self, admitted: int) -> None:
-        self._admitted, self._segments, self._confirmed = admitted, 0, 0
-
-    @property
-    def unconfirmed(self) -> int:
-        return self._segments - self._confirmed
+        self._admitted = admitted
+        self.unconfirmed = self.confirmed_steps = 0
+        self.steps = 0
 
     def open(self, shard: int, stream: Stream) -> None:
-        self.shard = shard
+        pass
 
-    def row(self, row: Row) -> None:
-        self.rows = row.number
+    def row(self, row: Any) -> None:
+        self.steps += row.action >= 0
 
     def segment(self) -> None:
-        self._segments += 1
+        self.unconfirmed += 1
 
     def flush(self, max_unconfirmed: int, timeout: float) -> None:
-        taken = min(self._segments, self._admitted)
-        self.confirmed_steps, self._confirmed = SHAPE.steps * taken, taken
+        confirmed = min(self.unconfirmed - max_unconfirmed, self._admitted)
+        self.unconfirmed -= confirmed
+        self._admitted -= confirmed
+        self.confirmed_steps += 2 * confirmed
         if self.unconfirmed > max_unconfirmed:
             threading.Event().wait(timeout)
             raise BlockedError("nothing confirmed")
@@ -78,12 +78,18 @@ class Member:
 
 def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
     stop, registry = threading.Event(), CollectorRegistry()
-    writer = Writer(admitted=1)
-    probe = SimpleNamespace(is_away=False, room_seconds=0.0, wait_answer=lambda timeout: True)
-    stream = SegmentStream(
-        cast(Any, writer), SHAPE, [cast(Any, probe)], Stream(0, 1, 0, 0), preferred=0, stop=stop, drain_seconds=0.05
-    )
+    writer, probe = Writer(admitted=2), SimpleNamespace(is_away=False, room_seconds=0.0, wait_answer=lambda seconds: True)
     envs = make_envs(CONFIG.env, 1, seed=0)
+    shape = SegmentShape.of(envs.spec, n_max=1)._replace(steps=2)
+    stream = SegmentStream(
+        cast(Any, writer),
+        shape,
+        cast(Any, [probe]),
+        first=Stream(actor=0, incarnation=1, env=0, stream=0),
+        preferred=0,
+        stop=stop,
+        drain_seconds=0.05,
+    )
     loop = ActorLoop(
         CONFIG,
         envs,
@@ -105,9 +111,10 @@ def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
         loop.run()
     assert end.value.code == START_AGAIN
     assert stop.is_set()
+    assert writer.steps == 7
     stream.close()
     loop.report()
     envs.close()
-    # Two segments' steps, of which the shard took one: it is there, so that what is given up is the actor's doing.
-    assert (stream.created, stream.inserted, stream.dropped) == (2 * SHAPE.steps, [SHAPE.steps], [SHAPE.steps])
-    assert (dropped("shard_lost"), dropped("stopped")) == (0.0, float(SHAPE.steps))
+    # Seven steps, of which the shard took two segments: it is there, so that what is given up is the actor's doing.
+    assert (stream.created, stream.inserted, stream.dropped) == (7, [4], [3])
+    assert (dropped("shard_lost"), dropped("stopped")) == (0.0, 3.0)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ import torch
 
 from learner.checkpoint import CheckpointStore, load
 from learner.records import Batch, LearnerState, Sequence, capture_random, restore_random
+from learner.replay import Replay
 from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.serialization import decode
+from sbrl.replay.receipts import Receipts
 from sbrl.run_directory import RunDirectory
 from services.evaluator.agent import load_agent
 
+RECEIVED = {"ratio": {"received": 5, "due": 2.5, "trained": 2}, "receipts": Receipts().state()}
 SPEC = EnvSpec(2, (36, 36), np.dtype(np.uint8), 4, "frames", True)
 CONFIG = config.build({"agent": {"hidden_size": 16, "num_quantiles": 5}, "learner": {"target_update_period": 3}})
 
@@ -61,7 +65,7 @@ def train(step: UpdateStep, generator: np.random.Generator, updates: int) -> lis
 
 
 def state_of(step: UpdateStep) -> LearnerState:
-    return LearnerState(step.state(), counters={"samples_trained": 4 * step.updates}, random=capture_random(), received={})
+    return LearnerState(step.state(), {"samples_trained": 4 * step.updates}, capture_random(), RECEIVED)
 
 
 def save_after_each_update(store: CheckpointStore, updates: int) -> UpdateStep:
@@ -78,7 +82,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config
     store = CheckpointStore(tmp_path / "learner", keep=3)
     step, generator = make_update_step(settings, SPEC), np.random.default_rng(7)
     train(step, generator, 4)
-    store.save(LearnerState(step.state(), {"samples_trained": 16, "epoch": 2}, capture_random(batches=generator), {}))
+    store.save(LearnerState(step.state(), {"samples_trained": 16, "epoch": 2}, capture_random(batches=generator), RECEIVED))
     expected = train(step, generator, 4)
 
     torch.manual_seed(99)
@@ -144,7 +148,7 @@ def test_falls_back_past_a_checkpoint_that_is_not_finite(
         train(step, np.random.default_rng(0), 1)
         if updates == 2:
             next(iter(getattr(step.state(), part).values())).fill_(float("nan"))
-        store.save(LearnerState(step.state(), {"env_steps": updates}, capture_random(), {}))
+        store.save(LearnerState(step.state(), {"env_steps": updates}, capture_random(), RECEIVED))
     with caplog.at_level(logging.WARNING):
         state = store.load_newest()
     assert state is not None
@@ -215,7 +219,9 @@ def test_evaluation_takes_the_network_that_acts(tmp_path: Path, act_with_target:
     step = make_update_step(settings, SPEC)
     train(step, np.random.default_rng(0), 2)  # the target network is two updates behind
     counters: dict[str, int | float] = {"env_steps": 5}
-    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(step.state(), counters, capture_random(), {}))
+    CheckpointStore(directory.learner_checkpoints, keep=1).save(
+        LearnerState(step.state(), counters, capture_random(), RECEIVED)
+    )
     found = load_agent(directory, updates=None).weights
     expected = step.state().target if act_with_target else step.state().online
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -258,6 +264,33 @@ def test_a_checkpoint_that_holds_something_else_under_the_right_checksums_falls_
     found = store.load_newest()
     assert found is not None
     assert found.update.updates == 1
+
+
+def test_a_checkpoint_of_a_version_whose_replay_kept_the_ratio_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """It is whole: to fall back past it, or to start anew beside it, would throw away what it holds."""
+    store = CheckpointStore(tmp_path, keep=2)
+    save_after_each_update(store, 2)
+    for updates in (1, 2):
+        checkpoint = find_checkpoint(tmp_path, updates)
+        state = json.loads(read_checkpoint_file(checkpoint, "state.json"))
+        del state["received"]
+        replace_signed(checkpoint, "state.json", json.dumps(state).encode())
+    with pytest.raises(
+        RunError, match=r"^[^\n]*updates-0+2 is of an earlier version of SBRL, [^\n]*: start a new run"
+    ) as refusal:
+        store.load_newest()
+    assert not isinstance(refusal.value, CorruptCheckpointError)
+    assert len(store.checkpoints()) == 2
+
+
+@pytest.mark.parametrize(
+    "received",
+    [{}, {"ratio": {"received": 1}, "receipts": Receipts().state()}, {"ratio": RECEIVED["ratio"], "receipts": {"writers": 3}}],
+)
+def test_counts_that_are_none_are_refused_in_a_sentence(received: dict[str, Any]) -> None:
+    state = LearnerState(make_update_step(CONFIG, SPEC).state(), {"max_priority": 1.0}, {}, received)
+    with pytest.raises(RunError, match=r"checkpoint of update 0 does not say what was received \("):
+        Replay.of(CONFIG, SPEC, torch.device("cpu"), "cached", state, fill=1)
 
 
 def replace_signed(checkpoint: Path, name: str, data: bytes) -> None:

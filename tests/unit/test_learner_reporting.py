@@ -1,4 +1,4 @@
-"""What the learner tells the coordinator and exports: the counts that it goes by, of this process or of the run."""
+"""What the learner tells the coordinator and exports: the counts that it goes by, of the run or of this process."""
 
 from __future__ import annotations
 

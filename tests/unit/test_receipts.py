@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbrl.replay.receipts import Counts, Receipts
+from sbrl.replay.receipts import WITH_ACTORS, Counts, Receipts
 from sbrl.replay.segments import Stream
 
 NUM_SHARDS = 3
@@ -92,6 +92,58 @@ def test_once_all_has_come_nothing_that_a_shard_has_is_lost(data: st.DataObject,
     never = Counter({one.stream[:3]: one.first + one.steps for one in sorted(written, key=lambda one: one.first)})
     assert receipts.total.lost - receipts.total.recovered == never.total() - sum(one.steps for one in written)
     assert receipts.total.duplicates == 0
+
+
+@settings(max_examples=300)
+@given(data=st.data(), written=courses())
+def test_all_that_was_collected_is_received_lost_or_in_flight(data: st.DataObject, written: list[Written]) -> None:
+    """Actors end at any time, are said to have ended again and again, and what they wrote may come before or after that."""
+    collected: Counter[int] = Counter()  # by incarnation, over its environments
+    for writer, end in {one.stream[:3]: one.first + one.steps for one in sorted(written, key=lambda one: one.first)}.items():
+        collected[writer[1]] += end + data.draw(st.integers(0, 40))  # steps that never became a segment
+    receipts, marks, ended = Receipts(), Counter[Any](), set[int]()
+    saved: tuple[str, Counter[Any], set[int]] = json.dumps(receipts.state()), Counter(), set()
+    for _ in range(data.draw(st.integers(0, 30)) if written else 0):
+        event = data.draw(st.sampled_from(["segment"] * 4 + ["end"] * 2 + ["save", "restart"]))
+        one = data.draw(st.sampled_from(written))
+        if event == "save":
+            saved = json.dumps(receipts.state()), Counter(marks), set(ended)
+        elif event == "restart":
+            receipts, marks, ended = Receipts.from_state(json.loads(saved[0])), Counter(saved[1]), set(saved[2])
+        elif event == "end":
+            ended.add(one.stream.incarnation)
+            receipts.settle(one.stream.incarnation, collected[one.stream.incarnation])
+        else:
+            receipts.take(one.shard, one.stream, one.first, one.steps)
+            writer = one.stream[:3]
+            marks[writer] = max(marks[writer], one.first + one.steps)
+        in_flight = sum(
+            steps - sum(mark for writer, mark in marks.items() if writer[1] == incarnation)
+            for incarnation, steps in collected.items()
+            if incarnation not in ended
+        )
+        total, with_actors = receipts.total, receipts.of_shard(WITH_ACTORS)
+        assert total.received + total.lost - total.recovered + in_flight == collected.total()
+        assert 0 <= with_actors.recovered <= with_actors.lost
+        assert (with_actors.received, with_actors.duplicates) == (0, 0)
+
+
+def test_what_comes_after_its_actor_is_gone_was_not_lost() -> None:
+    receipts = Receipts()
+    receipts.take(0, FIRST, 0, 10)
+    receipts.settle(FIRST.incarnation, 25)
+    assert receipts.of_shard(WITH_ACTORS) == Counts(lost=15)
+    assert receipts.take(0, FIRST, 12, 8) == 8  # 10 and 11 are missing in the shard now, no longer with the actor
+    assert receipts.of_shard(WITH_ACTORS) == Counts(lost=15, recovered=10)
+    assert receipts.of_shard(0) == Counts(received=18, lost=2)
+    receipts.settle(FIRST.incarnation, 25)
+    assert receipts.of_shard(WITH_ACTORS) == Counts(lost=15, recovered=10)
+    receipts.settle(FIRST.incarnation, 30)  # its last counts come late
+    assert receipts.of_shard(WITH_ACTORS) == Counts(lost=20, recovered=10)
+    assert receipts.take(0, FIRST, 20, 10) == 10
+    assert receipts.of_shard(WITH_ACTORS) == Counts(lost=20, recovered=20)
+    assert receipts.take(0, FIRST, 30, 5) == 5  # and more than those: nothing is recovered that was not lost
+    assert receipts.of_shard(WITH_ACTORS) == Counts(lost=20, recovered=20)
 
 
 def test_what_is_missing_is_counted_with_the_shard_that_it_was_sent_to() -> None:
