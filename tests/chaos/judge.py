@@ -90,7 +90,7 @@ def judge_flight(samples: Sequence[Sample], config: Config) -> Verdict:
     apart = _most_in(samples, APART_SECONDS)
     later = [max(collected[k : k + APART_LOOKS]) for k in range(len(samples))]
     over = max(now - (then - cut) for now, then in zip(known, later, strict=True))
-    flight = [then - most for then, most in zip(collected, itertools.accumulate(known, max), strict=True)]
+    flight = _flight(samples)
     streams = (config.actors.num_actors or 1) * config.actors.envs_per_actor * STREAM_SEGMENTS
     # Twice: an actor that was killed has left as much as its successor may have.
     bound = SEGMENT_STEPS * (2 * streams + config.replay.num_shards * SHARD_SEGMENTS)
@@ -100,6 +100,12 @@ def judge_flight(samples: Sequence[Sample], config: Config) -> Verdict:
         f"{apart:,} steps apart",
         over <= apart and max(flight) <= bound + apart,
     )
+
+
+def _flight(samples: Sequence[Sample]) -> list[int]:
+    """At each look: the steps collected without the most that were received or lost until then."""
+    known = itertools.accumulate((one.run.received + one.run.lost for one in samples), max)
+    return [one.run.env_steps - most for one, most in zip(samples, known, strict=True)]
 
 
 def _most_in(samples: Sequence[Sample], seconds: float) -> int:
@@ -114,7 +120,7 @@ def _most_in(samples: Sequence[Sample], seconds: float) -> int:
 
 
 def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
-    """At every look the learner is not ahead, nor further behind than it may be once it has been that near."""
+    """At every look the learner is not ahead of the ratio, nor further behind than it may be."""
     ratio = config.samples_per_insert
     off = [one.run.samples_due - ratio * max(0, one.run.received - config.min_replay_size) for one in samples]
     yield Verdict(
@@ -122,20 +128,18 @@ def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
         f"off by {max(map(abs, off)):g} at most",
         max(map(abs, off)) <= EXACT,
     )
-    behind = [one.run.samples_due - one.run.samples_trained for one in samples]
+    ahead = min(one.run.samples_due - one.run.samples_trained for one in samples)
+    # A learner that was killed has to train again what it had not saved. What else comes from the logs nobody had received.
+    trained = itertools.accumulate((one.run.samples_trained for one in samples), max)
+    behind = [one.run.samples_due - most for one, most in zip(samples, trained, strict=True)]
     bound = ratio * (config.receive_ahead + SEGMENT_STEPS)
-    near = 0  # the learner that has been as near as that: one that was killed first makes up for what it had not saved
-    most, after = 0.0, 0
-    for one, lag in zip(samples, behind, strict=True):
-        if lag <= bound:
-            near = one.learner
-        elif one.learner == near:
-            after += 1
-        most = max(most, lag)
+    logged = ratio * (max(_flight(samples)) + _most_in(samples, APART_SECONDS) + max(one.run.lost for one in samples))
+    learners = [one.learner for one in samples if one.learner]
+    first = [lag for one, lag in zip(samples, behind, strict=True) if one.learner == learners[0]]
     yield Verdict(
-        f"samples trained are never above those due, nor more than {bound:g} below but while a learner catches up",
-        f"{min(behind):,.0f} to {most:,.0f} below; {after} looks too far below",
-        min(behind) >= 0 and not after,
+        f"samples trained are never above those due, nor more than {bound:g} below, and after a learner's end what logs bring",
+        f"{ahead:,.0f} to {max(first):,.0f} below, and to {max(behind):,.0f} of {bound + logged:,.0f} after a learner's end",
+        ahead >= 0 and max(first) <= bound and max(behind) <= bound + logged,
     )
 
 

@@ -97,9 +97,12 @@ def test_the_learner_is_never_ahead_and_not_far_behind_once_it_has_caught_up() -
     assert good(runs) == [True, True]
     assert good([run._replace(samples_due=run.samples_due + 2) for run in runs]) == [False, True]
     assert good([*runs, run_status(5000, 4000, behind=-8)]) == [True, False]
-    assert good([*runs, run_status(5000, 4000, behind=400)]) == [True, False]
-    # Another learner that has to make up for what the one before had not saved.
-    assert good([*runs, run_status(5000, 4000, behind=400), run_status(5000, 4000)], [7] * 40 + [8, 8]) == [True, True]
+    assert good([*runs, run_status(3000, 2700, behind=400)]) == [True, False]
+    # Another learner that has to train again what the one before had not saved; then one that is behind beyond that.
+    unsaved = [run_status(2300, 1000), run_status(2300, 2000, behind=2000), run_status(2300, 2000)]
+    assert good([*runs, *unsaved], [7] * 40 + [8] * 3) == [True, True]
+    idle = [run._replace(samples_trained=min(run.samples_trained, 3000)) for run in steady(100)]
+    assert good(idle, [7] * 20 + [8] * 80) == [True, False]
 
 
 ENDS: dict[str, Any] = {
