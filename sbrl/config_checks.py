@@ -208,8 +208,8 @@ def _warn_shards(config: Config) -> list[str]:
         return []
     return [
         f"replay.num_shards is {num_shards}, above the {num_envs} environments (actors.num_actors {actors.num_actors} x "
-        f"actors.envs_per_actor {actors.envs_per_actor}), each of which writes to one shard: {num_shards - num_envs} would stay "
-        f"empty; lower replay.num_shards, or have more environments"
+        f"actors.envs_per_actor {actors.envs_per_actor}), each of which writes to one shard: {num_shards - num_envs} would "
+        f"stay empty; lower replay.num_shards, or have more environments"
     ]
 
 

@@ -24,7 +24,7 @@ from learner.replay import Replay
 from learner.reporting import Reporter
 from learner.saving import Saver
 from learner.schedules import Horizon
-from learner.update import make_update_step
+from learner.update import UpdateStep, make_update_step
 from sbrl.config import Config, build
 from sbrl.envs.spec import EnvSpec
 from sbrl.fleet import Instructions, RunState
@@ -102,7 +102,7 @@ class Learner:
         """Args: batches: in place of those of its memory."""
         self._on_publish = on_publish
         stop = SimpleNamespace(is_set=lambda: self.step.updates >= updates)
-        self.step = make_update_step(config, SPEC)
+        self.step: UpdateStep = make_update_step(config, SPEC)
         self.replay = Replay.of(config, SPEC, torch.device("cpu"), "cached", None, fill=1)
         if batches is not None:
             self.replay = self.replay._replace(batches=batches)

@@ -15,7 +15,7 @@ from sbrl.errors import RunError, plain
 from sbrl.fleet import FleetClient, RunState
 from sbrl.lifecycle import run_program
 from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_status import RunStatus
+from sbrl.run_status import RunStatus, config_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 5.0

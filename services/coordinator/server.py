@@ -6,7 +6,6 @@ import logging
 import math
 import statistics
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -9,17 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from actors.stream import Identity, TransitionStream, WarmUp
 from numpy.typing import NDArray
-from sbrl.replay.probe import ShardProbe
 from sbrl.replay.table import ShardServer
 
 from actors.collector import Collector
 from sbrl.config import Config, load
 from sbrl.envs.make import make_envs
 from sbrl.ports import free_ports
-from sbrl.replay.items import TABLE, Items, ItemShape
-from sbrl.replay.writer import EpisodeWriter
 from tests.chaos.markers import ENV_ID
 from tests.chaos.reading import newest_checkpoint, read_log
 from tests.chaos.windows import check_segments

@@ -14,17 +14,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sbrl.replay.probe import ShardProbe
 from sbrl.replay.table import ShardServer
 
 from actors.segment_stream import SegmentStream
 from sbrl.config import load
 from sbrl.envs.spec import EnvSpec
 from sbrl.ports import free_ports
-from sbrl.replay.items import Items, ItemShape
-from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.segments import Transition
-from sbrl.replay.writer import BlockedError, EpisodeWriter
 
 NAME = "replay-0.replay.test"
 SPEC = EnvSpec(2, (2,), np.dtype(np.float32), 1, "vector", clip_rewards=False)

@@ -38,7 +38,8 @@ def report(
     fleet: fleet_pb2_grpc.FleetStub, incarnation: int, epoch: int, progress: LearnerProgress = PROGRESS, call: str = "Beat"
 ) -> fleet_pb2.BeatResponse:
     request = fleet_pb2.BeatRequest(incarnation=incarnation, epoch=epoch, progress=progress)
-    return getattr(fleet, call)(request, timeout=WAIT)
+    response: fleet_pb2.BeatResponse = getattr(fleet, call)(request, timeout=WAIT)
+    return response
 
 
 def kept(fleet: fleet_pb2_grpc.FleetStub) -> LearnerProgress | None:
@@ -80,7 +81,7 @@ def test_the_progress_of_a_learner_that_was_replaced_is_refused(fleet, weights, 
     assert kept(fleet) == PROGRESS
     second = join(fleet, "l", role="learner")
     report(fleet, second.incarnation, newest, LearnerProgress(updates=5))
-    assert kept(fleet).updates == 5
+    assert kept(fleet) == LearnerProgress(updates=5)
 
 
 def test_whoever_holds_no_epoch_has_no_progress(fleet, epoch) -> None:
@@ -180,7 +181,9 @@ def test_actors_that_are_gone_are_told_of_for_an_hour_also_after_a_restart(tmp_p
         assert learner.instructions.ended_actors == ended(fleet, learner)
         assert ended(fleet, learner) == [EndedActor(incarnation=actor.incarnation, transitions=9)]
     store = Store(tmp_path / "state.sqlite")
-    seen = store.lease(actor.incarnation).seen_time
+    record = store.lease(actor.incarnation)
+    assert record is not None
+    seen = record.seen_time
     assert [one.incarnation for one in store.ended_actors(since=seen - FORGET_SECONDS)] == [actor.incarnation]
     assert store.ended_actors(since=seen) == []
     store.close()

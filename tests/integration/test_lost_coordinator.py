@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from services.coordinator.books import NO_SHARDS
 
 from learner.checkpoint import CheckpointStore
 from learner.records import LearnerState, capture_random

@@ -8,15 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
-from services.coordinator.books import Plan
 
 from sbrl.config import build, dump
 from sbrl.lifecycle import START_AGAIN
 from sbrl.ports import free_ports
 from sbrl.run_directory import RunDirectory
-from sbrl.v1.fleet_pb2 import Member
-from services.coordinator.server import Coordinator
 
 pytestmark = pytest.mark.timeout(180)
 SECONDS = 60.0  # a busy machine's

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
-import torch
-from learner.books import TrainingBooks
 from prometheus_client import CollectorRegistry
 
 from learner import sample_age
 from learner.batches import MemoryBatches
 from learner.boards import Board
-from learner.loop import LearnerLoop
-from learner.records import Batch
+from learner.intake import Intake
+from learner.loop import LearnerLoop, Parts
+from learner.ratio import Ratio, RatioSettings
+from learner.replay import Replay
+from learner.reporting import Reporter
 from learner.sample_age import SampleAges
 from learner.update import UpdateStep, make_update_step
 from sbrl.config import build

@@ -8,15 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 from prometheus_client import CollectorRegistry
-from services.coordinator.books import NO_SHARDS
-from services.coordinator.snapshots import Snapshots
 
 from sbrl import rpc
 from sbrl.credentials import Credentials
 from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
-from sbrl.metrics import LIMITER_STATES, ActorMetrics, CoordinatorMetrics, LearnerMetrics
-from sbrl.sharding import limiter_room, limiter_state, shard_limits
-from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest
+from sbrl.metrics import ActorMetrics, CoordinatorMetrics, LearnerMetrics
+from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest, LearnerProgress, ShardProgress
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
 from services.coordinator.store import Store

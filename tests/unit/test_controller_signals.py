@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sbrl.config import build
@@ -103,7 +105,7 @@ def test_a_shard_that_is_away_says_nothing_of_the_queues():
 
 
 @pytest.mark.parametrize("gauges", [{}, {"queue_segments": 3.0}, {"queue_segments": float("nan"), "queue_capacity": 8.0}])
-def test_a_shard_that_does_not_say_how_full_its_queue_is_counts_as_half_full(gauges: dict[str, float]):
+def test_a_shard_that_does_not_say_how_full_its_queue_is_counts_as_half_full(gauges: dict[str, Any]):
     assert queue_fill(member("replay", **gauges)) == 0.5
 
 

@@ -16,6 +16,7 @@ from learner import checkpoint
 from learner.checkpoint import CheckpointStore
 from learner.ratio import Ratio, RatioSettings
 from learner.saving import RETRY_SECONDS, Saver
+from sbrl import checkpoints
 from sbrl.errors import RunError
 from sbrl.replay.receipts import Receipts
 from sbrl.weights import StaleEpochError
@@ -67,7 +68,7 @@ def test_it_is_saved_when_it_is_time(learner: Learner) -> None:
 def test_what_the_disk_refuses_is_tried_again_after_a_while(
     learner: Learner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write, full = checkpoint.write_checkpoint, [True]
+    write, full = checkpoints.write_checkpoint, [True]
 
     def write_or_refuse(*arguments: Any) -> Path:
         if full[0]:
