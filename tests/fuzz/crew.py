@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import grpc
-from sbrl.ratio_books import INSERTED, TRAINED, by_shard
-from services.coordinator.books import Plan
 
 from sbrl.v1 import fleet_pb2
 from sbrl.v1.fleet_pb2_grpc import FleetStub

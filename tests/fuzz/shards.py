@@ -7,27 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import Message
-from reverb.cc import schema_pb2
-from reverb.cc.checkpointing import checkpoint_pb2
-from sbrl.replay.table import ShardServer
 
 from sbrl.ports import free_ports
-from sbrl.replay.items import ItemShape
-from sbrl.replay.segments import Transition
-from sbrl.replay.shard_checkpoints import (
-    MANIFEST,
-    ShardCheckpoints,
-    read_manifest,
-    read_table,
-    size_and_digest,
-    write_manifest,
-)
-from sbrl.replay.writer import EpisodeWriter
-from sbrl.sharding import shard_limits
-from tests.chaos.reading import records, rewrite
-from tests.fuzz.mutations import mutated_bytes, mutated_message
-from tests.fuzz.readers import CheckpointReader, changed_file
+from sbrl.replay.backend import reverb
+from sbrl.replay.segment_tables import make_tables
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import SegmentShape, Stream, StreamRows, Transition
+from sbrl.replay.shard_checkpoints import MANIFEST, ShardCheckpoints
+from tests.fuzz.readers import CheckpointReader
 from tests.fuzz.target import Target
 from tests.scripted_episodes import frame_of
 
