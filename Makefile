@@ -96,7 +96,7 @@ bench-memory: $(READY) ## Measure the learner's replay memory, half a minute (AR
 chaos: $(READY) ## Train under kills, hangs, cuts and slow links, 45 minutes, and check what is promised (ARGS go to the program)
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-ratio-grid: $(READY) ## Measure samples per insert with 1 to 8 shards x 1 to 16 actors, 15 minutes (ARGS go to the program)
+ratio-grid: $(READY) ## Hold ratio and accounting with 1 to 16 shards x 1 to 16 actors, 15 minutes (ARGS go to the program)
 	$(BIN)/python -m tests.chaos.grid $(ARGS)
 
 fuzz: $(READY) ## Feed 10,000 wrong inputs to every reader and service (ARGS go to the program)

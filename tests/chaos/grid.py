@@ -20,9 +20,13 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from actors.collector import Collector
+from actors.segment_stream import SegmentStream, preferred_shard
+from learner.ending import RunEnd
+from learner.replay import Replay
 from sbrl import config as configs
 from sbrl.arguments import whole_number
 from sbrl.config import Config
@@ -31,6 +35,12 @@ from sbrl.fleet import RunState
 from sbrl.fleet_watch import FleetWatch
 from sbrl.lifecycle import run_program
 from sbrl.ports import free_ports
+from sbrl.replay.queue_probe import QueueProbe
+from sbrl.replay.receipts import WITH_ACTORS
+from sbrl.replay.segment_writer import SegmentWriter
+from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Stream
+from sbrl.run_status import RunStatus
+from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress, ShardProgress
 from sbrl.view import duration
 from tests.chaos.judge import EXACT, SHARD_SEGMENTS, STREAM_SEGMENTS
 from tests.chaos.markers import ENV_ID, NUM_ACTIONS, environment

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from sbrl.replay.table import ShardServer
 
 from sbrl.config import load
 from sbrl.envs.spec import EnvSpec

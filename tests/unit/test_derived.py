@@ -1,4 +1,4 @@
-"""What follows from run.env_steps and is not set stays what it was when the run began, whatever number of steps it gets later."""
+"""What follows from run.env_steps and is not set stays what it was when the run began, however many steps it gets."""
 
 from __future__ import annotations
 
