@@ -22,19 +22,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from learner.books import TrainingBooks
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, start_http_server
 
 from actors.loop import ActorLoop
 from bench.update import random_batch
-from learner.batches import SampledBatch
+from learner.batches import Drawn
 from learner.boards import Board
 from learner.diagnostics import NUM_STATES
-from learner.loop import LearnerLoop
+from learner.loop import LearnerLoop, Parts
+from learner.ratio import Ratio, RatioSettings
+from learner.replay import NoMemory, Replay
+from learner.reporting import Reporter
 from learner.tensorboard import TensorBoard
 from learner.update import configure_torch, make_update_step
 from sbrl.config import Config, build, load
@@ -46,7 +48,8 @@ from sbrl.networks.build import build_network
 from sbrl.observation import DIRECT
 from sbrl.policy import EpsilonGreedyPolicy
 from sbrl.prometheus import SCRAPE_SECONDS
-from sbrl.v1.fleet_pb2 import GetStatusResponse
+from sbrl.replay.receipts import Receipts
+from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerState
 
 LIMIT = 0.02
 NUM_BATCHES = 8
@@ -127,10 +130,10 @@ class Nothing:
         return self
 
 
-class QuietLearner(LearnerLoop):
+class QuietReporter(Reporter):
     """Reports nothing."""
 
-    def report(self) -> None: ...
+    def report(self, state: LearnerState) -> None: ...
 
 
 class QuietActor(ActorLoop):
@@ -157,29 +160,32 @@ class Countdown:
 
 
 class Source:
-    """Replay that has the next batch at once."""
+    """Batches that are there at once."""
 
-    samples_served, samples_discarded, priorities_evicted, shards_up, wait_seconds = 0, 0, 0.0, 1, 0.0
-    priorities_dropped: ClassVar[dict[str, int]] = {}
+    is_ready, priorities_ignored = True, 0
 
     def __init__(self, batch_size: int, spec: EnvSpec, countdown: Countdown) -> None:
-        # All that the loop looks at are the keys and, for the age of samples, the weights' versions.
-        items = SimpleNamespace(key=np.zeros(batch_size, np.uint64), meta=np.zeros((batch_size, 1, 5), np.int64), shard=0)
-        self._batches = [SampledBatch(random_batch(batch_size, spec, seed), cast(Any, items)) for seed in range(NUM_BATCHES)]
+        versions = np.zeros(batch_size, np.int64)
+        batches = [random_batch(batch_size, spec, seed) for seed in range(NUM_BATCHES)]
+        self._batches = [Drawn(batch, None, lambda: versions) for batch in batches]
         self._countdown, self._served = countdown, 0
 
-    def get(self, *_arguments: object) -> SampledBatch:
+    def next(self, *_arguments: object) -> Drawn:
         self._countdown.done(1)
         self._served += 1
         return self._batches[self._served % NUM_BATCHES]
 
     def update_priorities(self, *_arguments: object) -> None: ...
 
+    def max_priority(self) -> float:
+        return 1.0
+
 
 class Stream:
     """Replay that takes each transition at once."""
 
-    created, dropped, dropped_at_close, blocked_seconds = 0, 0, 0, 0.0
+    created, in_flight, moves, dropped_at_close, blocked_seconds = 0, 0, 0, 0, 0.0
+    dropped = (0,)
 
     @property
     def inserted(self) -> list[int]:
@@ -196,27 +202,34 @@ class Stream:
 
     def end(self) -> None: ...
 
+    def drain(self) -> None: ...
+
 
 def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     countdown, registry = Countdown(), make_registry("learner")
     metrics = LearnerMetrics(registry) if kind != OFF else cast(LearnerMetrics, Nothing())
     spec = make_spec(config.env)
-    loop = (LearnerLoop if kind != OFF else QuietLearner)(
-        config,
-        make_update_step(config, spec),
-        cast(Any, Source(config.learner.batch_size, spec, countdown)),
-        cast(Any, None),
-        cast(Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0)),
-        cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 0, 0, 0), check_fenced=lambda: None)),
-        cast(Any, SimpleNamespace(status=GetStatusResponse())),
-        Board([TensorBoard(directory)] if kind != OFF else []),
-        metrics,
-        countdown.stop,
-        books=TrainingBooks(config.replay.num_shards, {}, {}, updates=0),
-        reports=cast(Any, SimpleNamespace(is_due=lambda instructions: False)),
-        saved=None,
-        max_priority=1.0,
+    step, source = make_update_step(config, spec), Source(config.learner.batch_size, spec, countdown)
+    ratio = Ratio(RatioSettings.of(config), received=2**40, due=2.0**60)  # as many updates as are wanted
+    intake = cast(Any, SimpleNamespace(settle=lambda _: None, take=lambda: 0, segments=0, filled=0))
+    replay = Replay("cached", ratio, Receipts(), NoMemory(), intake, (), source, fill=0)
+    publisher = cast(Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0))
+    member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 0, 0, 0), check_fenced=lambda: None))
+    watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
+    board = Board([TensorBoard(directory)] if kind != OFF else [])
+    reporter = (Reporter if kind != OFF else QuietReporter)(config, step, replay, publisher, member, watch, board, metrics)
+    parts = Parts(
+        step=step,
+        intake=intake,
+        ratio=ratio,
+        batches=source,
+        filling=cast(Any, SimpleNamespace(is_enough=True, look=lambda _: None)),
+        end=cast(Any, None),
+        publisher=publisher,
+        saver=cast(Any, SimpleNamespace(save_if_due=lambda _: None)),
+        reporter=reporter,
     )
+    loop = LearnerLoop(config, parts, member, countdown.stop)
     return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
 
 
