@@ -1,4 +1,4 @@
-"""What follows from run.env_steps and is not set stays what it was when the run began, whatever number of steps it gets later."""
+"""What follows from run.env_steps and is not set stays as it was when the run began, whatever number it gets later."""
 
 from __future__ import annotations
 
