@@ -1,4 +1,4 @@
-"""What follows from run.env_steps and is not set stays what it was when the run began, however many steps it gets."""
+"""What follows from run.env_steps and is not set stays as it was when the run began, whatever number it gets later."""
 
 from __future__ import annotations
 
