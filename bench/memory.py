@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from learner.memory.replay import ReplayMemory, Sample
-from learner.memory.storage import memory_bytes
+from sbrl.replay.sampling import memory_bytes
 from learner.update import configure_torch, find_device
 from sbrl.replay.segments import Segment, SegmentShape
 
