@@ -163,8 +163,8 @@ class ShardServer:
         before = file.read_text(encoding="utf-8").strip() if file.exists() else ""
         if before and before != sampling:
             raise UsageError(
-                f"replay.sampling is {sampling}, but {self.checkpoints.directory} is of a run with {before} sampling: set it to "
-                f"{before}, or start a new run"
+                f"replay.sampling is {sampling}, but {self.checkpoints.directory} is of a run with {before} sampling: set "
+                f"it to {before}, or start a new run"
             )
         replace_text(file, f"{sampling}\n")
 
