@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from learner.memory.replay import ReplayMemory, Sample
-from sbrl.replay.sampling import memory_bytes
 from learner.update import configure_torch, find_device
+from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import Segment, SegmentShape
 
 NUM_SEGMENTS = 16  # different ones, which are appended over and over

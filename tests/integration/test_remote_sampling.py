@@ -114,7 +114,8 @@ class Shard:
         sampler.stop()
         assert sorted(found) == list(range(steps))
         columns = [np.array(column) for column in zip(*(found[number] for number in range(steps)), strict=True)]
-        return Items(*columns, steps, 0)  # type: ignore[arg-type]
+        frame, action, reward, discount, meta, key, probability = columns
+        return Items(frame, action, reward, discount, meta, key, probability, table_size=steps, shard=0)
 
     def close(self) -> None:
         self.stream.close()
