@@ -34,7 +34,7 @@ from sbrl.v1.fleet_pb2 import LearnerProgress
 
 BATCH_SIZE = 8
 RATIOS = (2, 8, 64, 256)  # samples per insert
-FIRST_UPDATES = 200  # before measuring begins
+FIRST_UPDATES = 300  # before measuring begins
 START_SECONDS, POLL_SECONDS, PROBE_SECONDS = 180.0, 0.5, 10.0
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
 
