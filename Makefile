@@ -14,7 +14,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-beats clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-beats bench-traffic clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench-segments: $(READY) ## Measure segments through a shard, half a minute; fai
 
 bench-sampler: $(READY) ## Measure batches from a shard and what they leave in memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.sampler $(ARGS)
+
+bench-traffic: $(READY) ## Measure what the learner reads of the shards, cached and remote, ten minutes (ARGS go to the benchmark)
+	$(BIN)/python -m bench.traffic $(ARGS)
 
 bench-memory: $(READY) ## Measure the learner's replay memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.memory $(ARGS)

@@ -24,6 +24,7 @@ from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream
+from sbrl.replay.transition_writer import TransitionWriter
 from sbrl.tether import has_launcher
 from sbrl.weights import WeightsClient
 
@@ -45,14 +46,20 @@ def main(argv: Sequence[str]) -> None:
         member.settle_for(black_box.found)
         member.start()
         try:
-            if member.wait_joined_or(runtime.stop):
-                act(member.settled_config(config), runtime, member, metrics, black_box)
+            if member.wait_joined_or(runtime.stop) and (sampling := member.wait_sampling(config.replay.sampling, runtime.stop)):
+                act(member.settled_config(config), sampling, runtime, member, metrics, black_box)
         finally:
             member.leave()
 
 
-def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics, black_box: BlackBox) -> None:
-    """Builds the actor's parts, runs its loop and closes what it built, last built first."""
+def act(
+    config: Config, sampling: str, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics, black_box: BlackBox
+) -> None:
+    """Builds the actor's parts, runs its loop and closes what it built, last built first.
+
+    Args:
+        sampling: cached or remote.
+    """
     env_seed, policy_seed = seeds(config.run.seed, member.index, member.incarnation)
     addresses = config.network.replay_addresses
     with contextlib.ExitStack() as closing:
@@ -68,9 +75,17 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         closing.callback(follower.close)
         probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
+
+        def make_writer() -> SegmentWriter:
+            if sampling == "cached":
+                return SegmentWriter(addresses, shape, age=lambda: loop.global_steps())
+            return TransitionWriter(
+                addresses, shape, lambda: loop.global_steps(), initial_priority=lambda: member.instructions.initial_priority
+            )
+
         streams = [
             SegmentStream(
-                SegmentWriter(addresses, shape, age=lambda: loop.global_steps()),
+                make_writer(),
                 shape,
                 probes,
                 first=Stream(member.index, member.incarnation, env, 0),

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from learner.memory.replay import ReplayMemory, Sample
-from learner.memory.storage import memory_bytes
 from learner.update import configure_torch
 from sbrl.networks.devices import find_device
+from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import Segment, SegmentShape
 
 NUM_SEGMENTS = 16  # different ones, which are appended over and over

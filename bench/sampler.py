@@ -2,7 +2,7 @@
 
     python -m bench.sampler --batches 5000
 
-Both draw batches of Atari frames from the same real shard, in turn; its limiter holds nobody up. The textbook loop is that of
+Both draw batches of Atari frames from the same real shard, in turn. The textbook loop is that of
 Reverb's examples: `TrajectoryDataset(...).batch(n).as_numpy_iterator()`. The exit code is 1 if SBRL's leaves anything behind.
 """
 
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,22 +23,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sbrl.replay.probe import ShardProbe
 
+from actors.segment_stream import SegmentStream
 from bench.sinks import into
 from sbrl import config as configs
 from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
+from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.lifecycle import run_program
 from sbrl.memory import resident_bytes
 from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
+from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.sampler import ShardSampler
-from sbrl.replay.segments import Transition
-from sbrl.replay.writer import EpisodeWriter
+from sbrl.replay.segment_reader import SegmentReader
+from sbrl.replay.segments import SegmentShape, Stream, Transition
+from sbrl.replay.transition_writer import TransitionWriter
 
 ROUNDS, WARM_UP, STEPS = 3, 300, 2000
 WAIT_SECONDS = 120.0
@@ -61,8 +65,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     found: dict[str, list[Measured]] = {"SBRL": [], "textbook": []}
     with tempfile.TemporaryDirectory(prefix="sbrl-bench-") as folder, serving(Path(folder), arguments.batch_size) as config:
-        shape = ItemShape.of(make_spec(config.env), config.agent.stored_steps)
-        fill(config, shape)
+        spec = make_spec(config.env)
+        shape = ItemShape.of(spec, config.agent.stored_steps)
+        fill(config, spec)
         served: queue.Queue[Items] = queue.Queue(maxsize=1)
         sampler = ShardSampler(config.network.replay_addresses[0], 0, shape, arguments.batch_size, into(served))
         sampler.start()
@@ -81,43 +86,45 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def serving(folder: Path, batch_size: int) -> Iterator[Config]:
-    """A shard, and a coordinator for it, as programs of their own."""
-    ports = free_ports("127.0.0.1", 2)
-    network = {"coordinator_address": f"127.0.0.1:{ports[0]}", "replay_addresses": [f"127.0.0.1:{ports[1]}"]}
-    learner = {"batch_size": batch_size, "updates_per_step": 64.0}
+    """A shard as a program of its own, without a coordinator."""
+    port, nobody = free_ports("127.0.0.1", 2)
     config = configs.build(
-        {"replay": {"num_shards": 1, "min_size": 100, "error_buffer": 1e7}, "learner": learner, "network": network}
+        {
+            "replay": {"num_shards": 1, "sampling": "remote"},
+            "learner": {"batch_size": batch_size},
+            "network": {"coordinator_address": f"127.0.0.1:{nobody}", "replay_addresses": [f"127.0.0.1:{port}"]},
+        }
     )
     path = folder / "run.yaml"
     path.write_text(configs.dump(config), encoding="utf-8")
-    processes = []
+    command = [sys.executable, "-P", "-m", "services.replay", "--config", str(path), "--run-dir", str(folder)]
+    with (folder / "replay-0.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--name", "replay-0"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        for name, module in (("coordinator", "services.coordinator"), ("replay-0", "services.replay")):
-            command = [sys.executable, "-P", "-m", module, "--config", str(path), "--run-dir", str(folder), "--name", name]
-            with (folder / f"{name}.log").open("wb") as log:
-                processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         yield config
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
-def fill(config: Config, shape: ItemShape) -> None:
+def fill(config: Config, spec: EnvSpec) -> None:
     """Waits for the shard and writes some transitions of noise."""
-    address = config.network.replay_addresses[0]
-    probe = ShardProbe(address, 0)
+    address, shape = config.network.replay_addresses[0], SegmentShape.of(spec, config.agent.stored_steps)
+    probe = QueueProbe(address, 0)
     probe.start()
-    if not probe.wait_up(WAIT_SECONDS):
+    if not probe.wait_answer(WAIT_SECONDS):
         raise RunError(f"no answer from the shard within {WAIT_SECONDS:g} s")
-    probe.stop()
-    writer = EpisodeWriter([address], shape)
+    reader = SegmentReader(address, 0, shape.without_frames(), lambda shard, segment: None)
+    reader.start()
+    writer = TransitionWriter([address], shape, age=lambda: 0, initial_priority=lambda: 1.0)
+    stream = SegmentStream(writer, shape, [probe], Stream(0, 1, 0, 0), 0, threading.Event(), drain_seconds=WAIT_SECONDS)
     frames = np.random.default_rng(0).integers(0, 256, size=(16, *shape.frame_shape)).astype(shape.frame_dtype)
-    writer.begin(0, frames[: shape.stack], 0, 1, 0)
+    stream.begin(frames[: shape.stack])
     for step in range(STEPS):
-        writer.append(Transition(0, 0.0, False, frames[step % len(frames)], 1))
-        writer.flush(8, WAIT_SECONDS)
-    writer.close()
+        stream.append(Transition(0, 0.0, False, frames[step % len(frames)], 1), frames[: shape.stack])
+    stream.close()
+    reader.stop()
+    probe.stop()
 
 
 def textbook_batches(config: Config, shape: ItemShape) -> Iterator[object]:

@@ -14,14 +14,13 @@ import torch
 from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
-from learner.filling import Filling
+from learner.filling import ENOUGH, Filling
 from learner.loop import LearnerLoop, Parts
-from learner.memory.storage import memory_bytes
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay
 from learner.reporting import Reporter
-from learner.sampling import choose_sampling, usable_memory
+from learner.sampling import usable_memory
 from learner.saving import Saver
 from learner.tensorboard import TensorBoard
 from learner.update import UpdateStep, configure_torch, make_update_step
@@ -29,13 +28,14 @@ from learner.wandb_sink import wandb_sinks
 from sbrl.config import Config
 from sbrl.envs.probe import spec_for_role
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import RunError
+from sbrl.errors import RunError, UsageError
 from sbrl.fleet import SAMPLING_NAMES, FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
 from sbrl.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.policy import seed_torch
+from sbrl.replay.sampling import choose_sampling, memory_bytes
 from sbrl.replay.segments import SegmentShape
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_directory import RunDirectory
@@ -149,7 +149,7 @@ def learn(
             intake=replay.intake,
             ratio=replay.ratio,
             batches=replay.batches,
-            filling=Filling(replay.readers, replay.intake),
+            filling=Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0),
             end=RunEnd(watch, replay.readers, replay.intake),
             publisher=publisher,
             saver=saver,
@@ -182,9 +182,18 @@ def learn(
 
 
 def decide_sampling(config: Config, spec: EnvSpec, device: torch.device, status: GetStatusResponse) -> str:
-    """cached or remote. What a learner of this run has chosen before stands, for shards and actors have begun with it."""
-    before = SAMPLING_NAMES[status.progress.sampling]
-    if config.replay.sampling == "auto" and before:
+    """cached or remote. What a learner of this run has chosen before stands: what shards and actors do follows from it.
+
+    Raises:
+        UsageError: the config says what cannot be done.
+    """
+    asked, before = config.replay.sampling, SAMPLING_NAMES[status.progress.sampling]
+    if before and asked not in ("auto", before):
+        raise UsageError(
+            f"replay.sampling is {asked}, but this run's shards hold what {before} sampling needs: set it to {before}, or "
+            f"start a new run"
+        )
+    if before:
         return before
     shape = SegmentShape.of(spec, config.agent.stored_steps)
     choice = choose_sampling(config, memory_bytes(shape, config.replay.capacity), *usable_memory(device))

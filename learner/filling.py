@@ -18,10 +18,11 @@ ABSENT_SECONDS = 5.0  # a shard that has not answered for so long is not waited 
 class Filling:
     """How far the logs are read."""
 
-    def __init__(self, readers: Sequence[SegmentReader], intake: Intake) -> None:
-        self._readers, self._intake = readers, intake
+    def __init__(self, readers: Sequence[SegmentReader], intake: Intake, enough: float = ENOUGH) -> None:
+        """Args: enough: the share of each log that training waits for."""
+        self._readers, self._intake, self._enough = readers, intake, enough
         self._start = time.monotonic()
-        self.is_enough = False  # a tenth of every log that could be read is in the memory
+        self.is_enough = False  # training may go on: a tenth of every log that could be read is in the memory
         self.is_over = False
 
     def look(self, now: float) -> None:
@@ -30,7 +31,7 @@ class Filling:
             return
         waited = now - self._start > ABSENT_SECONDS
         counted = [reader for reader in self._readers if reader.is_up or not waited]
-        self.is_enough = self.is_enough or all(reader.log_share_read >= ENOUGH for reader in counted)
+        self.is_enough = self.is_enough or all(reader.log_share_read >= self._enough for reader in counted)
         # In this order: a log that is read has handed over all that it has.
         read = [reader for reader in self._readers if reader.log_share_read >= 1.0]
         if self._intake.has_logged:

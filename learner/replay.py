@@ -114,9 +114,13 @@ class Replay(NamedTuple):
         return cls(sampling, ratio, receipts, memory, intake, readers, batches, fill)
 
     def start(self) -> None:
-        """Begins to read, on threads: queues, and the logs once."""
+        """Begins to read, on threads: queues, and the logs once.
+
+        The run's first learner leaves the logs alone: what they have, the queues bring, and no faster than the ratio wants it.
+        """
         for reader in self.readers:
-            reader.fill(self.fill, self.intake.put_logged)
+            if self.fill > 1:
+                reader.fill(self.fill, self.intake.put_logged)
             reader.start()
         if isinstance(self.batches, ReverbBatches):
             self.batches.start()

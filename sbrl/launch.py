@@ -8,13 +8,17 @@ from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.device_check import check_device
 from sbrl.envs.probe import probe
+from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
 from sbrl.guard import Guard
 from sbrl.local_prometheus import LocalPrometheus, NoPrometheus
 from sbrl.local_run import LocalRun
+from sbrl.memory import process_memory
 from sbrl.metadata import check_same_environment, new_run_id, run_id_of, run_metadata
 from sbrl.networks.checks import check_network
 from sbrl.ports import check_host, check_port_free, free_ports, host_port, split_address
+from sbrl.replay.sampling import choose_sampling, memory_bytes
+from sbrl.replay.segments import SegmentShape
 from sbrl.run_directory import RunDirectory, any_checkpoint, replace_text
 from sbrl.stop_signals import StopRequest, catch_stop_signals
 from sbrl.summary import falls_short, missing_samples, run_so_far
@@ -47,6 +51,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
     check_device(config.learner.device)
     spec = probe(config.env)
     check_network(config, spec)
+    check_memory(config, spec)
     if resume:
         check_same_environment(run_directory.config, config.env.id, spec)
         check_incomplete(config, run_directory)
@@ -66,6 +71,16 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
             prometheus = make_prometheus(run_directory, view, guard) if with_prometheus else NoPrometheus()
             commands = role_commands(config, run_directory)
             return LocalRun(config, run_directory, stop, view, lock, prometheus, commands, guard).run()
+
+
+def check_memory(config: Config, spec: EnvSpec) -> None:
+    """
+    Raises:
+        UsageError: replay.sampling=cached, and the replay does not fit into memory. Into a GPU's, the learner finds out.
+    """
+    if config.learner.device == "cpu":
+        shape = SegmentShape.of(spec, config.agent.stored_steps)
+        choose_sampling(config, memory_bytes(shape, config.replay.capacity), *process_memory())
 
 
 def make_prometheus(run_directory: RunDirectory, view: View, guard: Guard) -> LocalPrometheus:
@@ -161,7 +176,7 @@ def check_resumable_with(before: Config, after: Config) -> None:
                 *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size"),
             ],
         ),
-        ("replay", ["num_shards", "min_size", "prioritized"]),
+        ("replay", ["num_shards", "min_size", "prioritized", "sampling"]),
     ]
     for section, names in fixed:
         for name in names:

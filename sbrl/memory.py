@@ -43,6 +43,12 @@ def memory_limit_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP)
     return _nearest_limit(cgroups, own_cgroup)[0]
 
 
+def process_memory() -> tuple[int, str]:
+    """(bytes that this process may occupy, what to call them in a message)."""
+    limit = memory_limit_bytes()
+    return limit, f"the {limit:,} bytes that this process may use"
+
+
 def memory_used_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
     """What counts towards `memory_limit_bytes`: the working set of the control group that has the limit, as kubelets reckon it.
 

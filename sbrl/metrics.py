@@ -211,7 +211,14 @@ class ReplayMetrics(RoleMetrics):
         self.segments_served = self._counter("segments_served", "Segments that the learner has taken", unit="segments")
         self.log_segments = self._gauge("log_segments", "Segments in the log", unit="segments")
         self.log_capacity = self._gauge("log_capacity", "Segments the log may hold", unit="segments")
-        self.transitions = self._gauge("transitions", "Transitions in the log, at most: segments hold fewer where streams end")
+        self.transitions = self._gauge(
+            "transitions",
+            "Transitions that can be sampled (replay.sampling=remote), or else those in the log, at most: segments hold fewer "
+            "where streams end",
+        )
+        self.transitions_capacity = self._gauge(
+            "transitions_capacity", "Transitions the shard may hold before the oldest go", unit="transitions"
+        )
         self.queue_segments = self._gauge("queue_segments", "Segments that wait for the learner", unit="segments")
         self.queue_capacity = self._gauge(
             "queue_capacity", "Segments that may wait for the learner before actors wait", unit="segments"

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from learner.memory.priorities import Draw, Priorities
 from learner.memory.ring import Ring
-from learner.memory.storage import Storage, host_tensor, slots_for
+from learner.memory.storage import Storage, host_tensor
 from learner.memory.transitions import Windows
 from learner.records import Batch
+from sbrl.replay.sampling import slots_for
 from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
 
 

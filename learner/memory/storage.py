@@ -1,29 +1,15 @@
-"""Where segments lie: columns of S slots on one device. May import torch, NumPy and sbrl.replay.segments."""
+"""Where segments lie: columns of S slots on one device. May import torch, NumPy and the pure modules of sbrl.replay."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sbrl.replay.sampling import frame_bytes, small_bytes
 from sbrl.replay.segments import PADDING, Segment, SegmentShape
-
-_SMALL_BYTES = 4 * 4  # of a row: action, reward, discount, weights_version
-_ANCHOR_BYTES = 8  # priority
-_SLOT_BYTES = 8 + 8  # sum of priorities, generation
-
-
-def slots_for(shape: SegmentShape, capacity: int) -> int:
-    """S: the segments that hold `capacity` anchors."""
-    return math.ceil(capacity / shape.steps)
-
-
-def memory_bytes(shape: SegmentShape, capacity: int) -> int:
-    """What a memory of this capacity takes on its device when it is full."""
-    return slots_for(shape, capacity) * (shape.rows * _frame_bytes(shape) + _small_bytes(shape))
 
 
 class Storage(NamedTuple):
@@ -63,7 +49,7 @@ class Storage(NamedTuple):
         slots = len(self.frame)
         if self.frame.is_cuda:
             used_slots = slots
-        return used_slots * shape.rows * _frame_bytes(shape) + slots * _small_bytes(shape)
+        return used_slots * shape.rows * frame_bytes(shape) + slots * small_bytes(shape)
 
 
 def host_tensor(values: Any, device: torch.device) -> Tensor:
@@ -73,12 +59,3 @@ def host_tensor(values: Any, device: torch.device) -> Tensor:
     """
     tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
     return tensor.pin_memory() if device.type == "cuda" else tensor
-
-
-def _frame_bytes(shape: SegmentShape) -> int:
-    return math.prod(shape.frame_shape) * shape.frame_dtype.itemsize
-
-
-def _small_bytes(shape: SegmentShape) -> int:
-    """Of a slot, without its frames."""
-    return shape.rows * _SMALL_BYTES + shape.steps * _ANCHOR_BYTES + _SLOT_BYTES

@@ -1,6 +1,6 @@
 """What one replay item holds, and how a batch of items becomes n-step transitions. Pure NumPy.
 
-An item is a window over the rows an environment writes, one row a step, each frame once:
+An item is a window over the rows of a stream (see `sbrl.replay.segments`), one row a step:
 
     row:      t-stack+1 ... t-1   t   t+1  ...  t+n_max
     frame:    [................................]           stack + n_max frames
@@ -9,9 +9,9 @@ An item is a window over the rows an environment writes, one row a step, each fr
     discount:                   [.............]            0 where that step ended in a terminal state, else 1
     meta:                       [.]                        who wrote it, when, with which weights
 
-After an episode's last observation come rows of zero frames, whose action is -1: they fill the windows that reach past the end.
-Where an episode was truncated the discount stays 1 and the window's valid steps end early, so the learner bootstraps from the
-last observation after fewer than n steps. Neither window nor stack ever reaches into another episode.
+The row of an episode's last observation has the action PADDING, and what follows it belongs to another episode or to none: a
+window's valid steps are those before its first PADDING. Where an episode was truncated the discount stays 1 and the valid steps
+end early, so the learner bootstraps from the last observation after fewer than n steps.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.envs.spec import EnvSpec
+from sbrl.replay.segments import PADDING, SegmentShape
 
 TABLE = "transitions"
-PADDING = -1  # the action of a row past an episode's end
 
 # Who wrote the item: `step` counts what an incarnation's environment ever wrote, so the first four name an item uniquely.
 META_FIELDS = ("actor", "incarnation", "env", "step", "weights_version")
@@ -43,6 +43,11 @@ class ItemShape(NamedTuple):
     @classmethod
     def of(cls, spec: EnvSpec, n_max: int) -> ItemShape:
         return cls(spec.stack, n_max, spec.frame_shape, np.dtype(spec.frame_dtype))
+
+    @classmethod
+    def of_segments(cls, shape: SegmentShape) -> ItemShape:
+        """Of the items of a stream whose segments have this shape."""
+        return cls(shape.stack, shape.n_max, shape.frame_shape, shape.frame_dtype)
 
     @property
     def num_frames(self) -> int:
@@ -72,11 +77,6 @@ class Items(NamedTuple):
     table_size: int  # items in the shard when it was sampled
     shard: int
     sampled_time: float = math.nan  # seconds of the monotonic clock
-
-    @property
-    def weights_version(self) -> NDArray[np.int64]:
-        """[B], acted with."""
-        return self.meta[:, 0, META_FIELDS.index("weights_version")]
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:
@@ -120,7 +120,8 @@ def n_step_transitions(items: Items, stack: int, n_step: int, discount: float) -
         discount: gamma, the discount factor of one step.
     """
     batch = np.arange(len(items.action))
-    valid = items.action[:, :n_step] != PADDING  # valid steps come first, and there is at least one
+    # There is at least one; what comes behind the first that is none is another episode's.
+    valid = np.logical_and.accumulate(items.action[:, :n_step] != PADDING, axis=1)
     steps = valid.sum(axis=1)
     alive_after = np.cumprod(np.where(valid, items.discount[:, :n_step], 1.0), axis=1)
     alive_before = np.concatenate([np.ones((len(batch), 1)), alive_after[:, :-1]], axis=1)

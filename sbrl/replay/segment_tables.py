@@ -1,4 +1,6 @@
-"""The two tables of a shard, over the same segments: `queue`, which each leaves once, and `log`, which keeps the newest.
+"""The tables of a shard, over the same segments: `queue`, which each leaves once, and `log`, which keeps the newest.
+
+Where the learner samples Reverb there is a third one, of single transitions; segments then have no frames.
 
 An item of either table is one row of Reverb: a whole segment. Nothing is shared between neighbours, so the overlap is stored
 twice; but a segment as one row is compressed as a whole, which makes it smaller than rows shared in chunks (on Pong 620 bytes a
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.replay.backend import reverb, tf
+from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.segments import Segment, SegmentShape
 
 QUEUE, LOG = "queue", "log"
@@ -45,6 +48,23 @@ def make_tables(shape: SegmentShape, queue_segments: int, log_segments: int) -> 
         signature=signature,
     )
     return [queue, log]
+
+
+def transitions_table(shape: ItemShape, capacity: int, prioritized: bool) -> reverb.Table:
+    """The table that learners sample, empty. Priorities have their exponent already.
+
+    Args:
+        capacity: transitions, from which on the oldest goes for each new one.
+    """
+    signature = {name: tf.TensorSpec(dims, dtype, name) for name, (dims, dtype) in shape.columns().items()}
+    return reverb.Table(
+        name=TABLE,
+        sampler=reverb.selectors.Prioritized(1.0) if prioritized else reverb.selectors.Uniform(),
+        remover=reverb.selectors.Fifo(),
+        max_size=capacity,
+        rate_limiter=reverb.rate_limiters.MinSize(1),
+        signature=signature,
+    )
 
 
 def segment_of(data: Sequence[NDArray[Any]], shape: SegmentShape) -> Segment:

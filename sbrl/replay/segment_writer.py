@@ -12,7 +12,7 @@ import numpy as np
 from sbrl.replay.backend import reverb
 from sbrl.replay.segment_tables import LOG, QUEUE
 from sbrl.replay.segments import PADDING, Row, SegmentShape, Stream
-from sbrl.replay.writer import BlockedError, close_writer
+from sbrl.replay.writer import close_writer, flush_writer
 
 _TABLES = (LOG, QUEUE)  # in this order, so that the log has what the queue has
 
@@ -99,12 +99,7 @@ class SegmentWriter:
         """
         if self._writer is None:
             return
-        try:
-            self._writer.flush(
-                block_until_num_items=len(_TABLES) * max_unconfirmed, timeout_ms=max(1, int(timeout_seconds * 1000))
-            )
-        except reverb.errors.DeadlineExceededError as error:
-            raise BlockedError(f"shard {self.shard} at {self._addresses[self.shard]}") from error
+        flush_writer(self._writer, len(_TABLES) * max_unconfirmed, timeout_seconds, self._where)
         while len(self._unconfirmed) > max_unconfirmed:
             self.confirmed_steps += self._unconfirmed.popleft().steps
 
@@ -115,6 +110,10 @@ class SegmentWriter:
         self._writer = None
         self._unconfirmed.clear()
         self._rows = 0
+
+    @property
+    def _where(self) -> str:
+        return f"shard {self.shard} at {self._addresses[self.shard]}"
 
     def _keep_overlap(self) -> None:
         """Keeps the rows that the next segment begins with; Reverb has copied the others."""

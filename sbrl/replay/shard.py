@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import RunError
+from sbrl.errors import RunError, UsageError
 from sbrl.ports import check_port_free
 from sbrl.replay.backend import reverb
-from sbrl.replay.segment_tables import LOG, QUEUE, log_segments, make_tables
+from sbrl.replay.items import TABLE, ItemShape
+from sbrl.replay.segment_tables import LOG, QUEUE, log_segments, make_tables, transitions_table
 from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
+from sbrl.run_directory import replace_text
 from sbrl.sharding import share
 
 QUEUE_SEGMENTS = 16  # that may wait for the learner: half a thousand steps, before actors wait
@@ -27,7 +29,7 @@ class ShardInfo(NamedTuple):
     sampled: int  # transitions, where replay is sampled from Reverb
     log_segments: int
     queue_segments: int
-    transitions: int  # in the log, at most: segments hold fewer where streams end
+    transitions: int  # to be sampled from Reverb, or else in the log, at most: segments hold fewer where streams end
     waited_for_learner_seconds: float
     waited_for_actors_seconds: float
 
@@ -48,24 +50,30 @@ class ShardServer:
 
         Raises:
             RunError: the port is taken, the directory cannot be read or written, or Reverb refuses to start.
+            UsageError: the shard was made for the other kind of sampling.
         """
         check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
         self._shard, self.port = shard, port
-        self._shape = SegmentShape.of(spec, config.agent.stored_steps)
+        shape = SegmentShape.of(spec, config.agent.stored_steps)
+        self._shape = shape if sampling == "cached" else shape.without_frames()
+        self._items = None if sampling == "cached" else ItemShape.of_segments(shape)
         self._capacity = share(config.replay.capacity, config.replay.num_shards, shard)
+        self._prioritized = config.replay.prioritized
         try:
             self.checkpoints = ShardCheckpoints(directory)
+            self._keep_sampling(sampling)
         except OSError as error:
             raise RunError(f"cannot write replay checkpoints to {directory}: {error.strerror}") from None
         self.client = reverb.Client(f"127.0.0.1:{port}")
         self._server = self._open()
         tables = self._ask(timeout=30)
         self.log_capacity, self.queue_capacity = tables[LOG].max_size, tables[QUEUE].max_size
+        self.capacity = tables[TABLE].max_size if TABLE in tables else self.log_capacity * SEGMENT_STEPS  # transitions
         self.restored_segments = tables[LOG].current_size
         self._inserted_before = tables[LOG].rate_limiter_info.insert_stats.completed
         self._served_before = tables[QUEUE].rate_limiter_info.sample_stats.completed
         self._sampled_before = _sampled(tables)
-        self._saved: tuple[Path, tuple[int, int]] | None = None
+        self._saved: tuple[Path, tuple[int, ...]] | None = None
 
     def info(self) -> ShardInfo:
         """Reads the tables' counters.
@@ -81,7 +89,7 @@ class ShardServer:
             sampled=_sampled(tables) - self._sampled_before,
             log_segments=log.current_size,
             queue_segments=waiting.current_size,
-            transitions=log.current_size * SEGMENT_STEPS,
+            transitions=tables[TABLE].current_size if TABLE in tables else log.current_size * SEGMENT_STEPS,
             waited_for_learner_seconds=waiting.table_worker_time.waiting_for_sampling_ms / 1000,
             waited_for_actors_seconds=waiting.table_worker_time.waiting_for_inserts_ms / 1000,
         )
@@ -96,7 +104,7 @@ class ShardServer:
             OSError: the file system refuses.
         """
         info = self.info()
-        counts = info.inserted, info.served
+        counts = info.inserted, info.served, info.sampled
         if self._saved is not None and self._saved[1] == counts and self._saved[0].is_dir():
             return self._saved[0]
         # What one before left unfinished goes first: on a full disk it would take the room that the next one needs.
@@ -149,13 +157,30 @@ class ShardServer:
             raise RunError(f"cannot use replay checkpoints in {self.checkpoints.directory}: {error}") from None
         return server
 
+    def _keep_sampling(self, sampling: str) -> None:
+        """Refuses to start on what was stored for the other kind of sampling: Reverb would find it corrupt, or useless."""
+        file = self.checkpoints.directory / "sampling"
+        before = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        if before and before != sampling:
+            raise UsageError(
+                f"replay.sampling is {sampling}, but {self.checkpoints.directory} is of a run with {before} sampling: set "
+                f"it to {before}, or start a new run"
+            )
+        replace_text(file, f"{sampling}\n")
+
+    def _tables(self) -> list[reverb.Table]:
+        tables = make_tables(self._shape, QUEUE_SEGMENTS, log_segments(self._capacity, self._shape))
+        if self._items is not None:
+            tables.append(transitions_table(self._items, self._capacity, self._prioritized))
+        return tables
+
     def _serve(self, checkpoint: Path | None) -> reverb.Server:
         """Starts on one checkpoint, or with empty tables."""
         self.checkpoints.clear_reverb_folder()
         if checkpoint is not None:
             self.checkpoints.stage(checkpoint)
         return reverb.Server(
-            tables=make_tables(self._shape, QUEUE_SEGMENTS, log_segments(self._capacity, self._shape)),
+            tables=self._tables(),
             port=self.port,
             checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
         )
@@ -163,4 +188,4 @@ class ShardServer:
 
 def _sampled(tables: dict[str, reverb.TableInfo]) -> int:
     """Transitions that the learner has sampled, where there is a table of them."""
-    return sum(table.rate_limiter_info.sample_stats.completed for name, table in tables.items() if name not in (LOG, QUEUE))
+    return tables[TABLE].rate_limiter_info.sample_stats.completed if TABLE in tables else 0

@@ -93,6 +93,7 @@ class ShardReporter:
         self._last_answer = time.monotonic()
         metrics.log_capacity.set(server.log_capacity)
         metrics.queue_capacity.set(server.queue_capacity)
+        metrics.transitions_capacity.set(server.capacity)
 
     def report(self) -> None:
         """Brings the metrics up to date with the tables' counters."""

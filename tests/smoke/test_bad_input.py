@@ -26,6 +26,10 @@ USAGE, FAILURE = 2, 1
         (["env.id=.relative:Own-v0"], ["'.relative:Own-v0'", "package.module:Name-v0"]),
         (["env.id=CartPole-v1", "env.kwargs.colour=red"], ["cannot be made", "'colour'", "env.kwargs"]),
         (["network.bind_host=locahlost.invalid"], ["network.bind_host='locahlost.invalid'", "127.0.0.1"]),
+        (
+            ["env.id=CartPole-v1", "replay.sampling=cached", "replay.capacity=2000000000"],
+            ["a replay memory of 2,000,000,000 transitions takes", "bytes when full", "may be used", "replay.sampling=remote"],
+        ),
         (["learner.bach_size=4"], ["unknown key 'learner.bach_size'", "learner.batch_size"]),
         (["learner.batch_size=0"], ["learner.batch_size", "at least 1"]),
         (["run.env_steps"], ["section.key=value"]),

@@ -27,6 +27,7 @@ def config(*overrides: str) -> Config:
         ("replay.num_shards=3", "replay.num_shards"),
         ("replay.min_size=500", "replay.min_size"),
         ("replay.prioritized=false", "replay.prioritized"),
+        ("replay.sampling=remote", "replay.sampling"),
     ],
 )
 def test_a_resumed_run_keeps_what_it_was_made_with(override: str, field: str) -> None:

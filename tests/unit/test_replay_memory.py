@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.memory.replay import ReplayMemory, Sample
-from learner.memory.storage import memory_bytes
+from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import PADDING, Segment, SegmentShape
 from tests.memories import CPU, fill, make_memory, numbered, sample_of, shape_of
 from tests.scripted_episodes import numbers_of
