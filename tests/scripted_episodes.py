@@ -12,7 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbrl.replay.items import PADDING, Items, Transitions
+from sbrl.replay.items import Items, Transitions
+from sbrl.replay.segments import PADDING
 
 NUM_ACTIONS = 18
 LONGEST = 99  # steps an episode may have, so that frames are unique

@@ -69,7 +69,7 @@ class ShardServer:
         tables = self._ask(timeout=30)
         self.log_capacity, self.queue_capacity = tables[LOG].max_size, tables[QUEUE].max_size
         self.capacity = tables[TABLE].max_size if TABLE in tables else self.log_capacity * SEGMENT_STEPS  # transitions
-        self.restored_segments = tables[LOG].current_size
+        self.restored_segments: int = tables[LOG].current_size
         self._inserted_before = tables[LOG].rate_limiter_info.insert_stats.completed
         self._served_before = tables[QUEUE].rate_limiter_info.sample_stats.completed
         self._sampled_before = _sampled(tables)

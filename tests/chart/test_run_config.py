@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from learner.memory.storage import memory_bytes
 from sbrl.config import DERIVED, Config, build, load
 from sbrl.presets import PRESETS
+from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import SegmentShape
 from tests.chart.helm import OVERLAYS, ROOT, WORKLOADS, container, pod_templates, render, template
 from tests.e2e.pods import quantity

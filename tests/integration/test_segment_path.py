@@ -19,10 +19,10 @@ from actors import segment_stream
 from sbrl.ports import free_ports
 from sbrl.replay import queue_probe
 from sbrl.replay.backend import reverb
-from sbrl.replay.items import PADDING, Items, n_step_transitions
+from sbrl.replay.items import Items, n_step_transitions
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_reader import SegmentReader
-from sbrl.replay.segments import Segment, SegmentShape, Stream
+from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
 from tests.chaos.proxy import Proxies
 from tests.integration.segment_shards import (
     SHAPE,

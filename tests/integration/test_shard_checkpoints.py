@@ -266,7 +266,12 @@ def test_a_shard_goes_on_where_its_newest_checkpoint_was(tmp_path: Path) -> None
     served = [segment_of(sample.data, SHAPE).first for sample in taken_from_queue(server, 2 * SEGMENTS - 1)]
     assert served == [k * SHAPE.steps for k in range(1, 2 * SEGMENTS)]
     found: list[int] = []
-    assert LogFill(1, SHAPE, lambda segment: found.append(segment.first) is None).go_on(server.client, lambda: False)
+
+    def take(segment: Segment) -> bool:
+        found.append(segment.first)
+        return True
+
+    assert LogFill(1, SHAPE, take).go_on(server.client, lambda: False)
     assert found == [k * SHAPE.steps for k in reversed(range(2 * SEGMENTS))]
     info = server.info()
     assert (info.inserted, info.served, info.log_segments, info.queue_segments) == (SEGMENTS, 5, 2 * SEGMENTS, 0)

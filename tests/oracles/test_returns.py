@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sbrl.envs.spec import EnvSpec
-from sbrl.replay.items import PADDING, Items, ItemShape, n_step_transitions
+from sbrl.replay.items import Items, ItemShape, n_step_transitions
+from sbrl.replay.segments import PADDING
 from tests.oracles.client import Oracle
 
 FLOAT32 = 5e-7  # transitions are float32

@@ -18,7 +18,8 @@ from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork
-from sbrl.replay.items import PADDING, Items, future_sequence
+from sbrl.replay.items import Items, future_sequence
+from sbrl.replay.segments import PADDING
 
 FRAMES = EnvSpec(3, (36, 36), np.dtype(np.uint8), 4, "frames", True)
 STACK, N_MAX, JUMPS = 3, 6, 4
