@@ -117,12 +117,11 @@ def test_a_finished_run_passes(run, monkeypatch, capsys):
     [
         (lambda run: setattr(run.progress, "updates", 0), "no updates yet: 1000 of 100 transitions"),
         (lambda run: None, "the learner is at 225 updates and makes no more"),
-        (lambda run: setattr(run.progress, "samples_trained", 1600), "1600 samples are trained where 1800 are due"),
+        (lambda run: setattr(run.progress, "samples_trained", 1500), "1500 samples are trained where 1800 are due"),
         (lambda run: setattr(run.progress, "samples_due", 1780.0), "1800 samples are trained where 1780 are due"),
-        (lambda run: run.members.pop(), "shard 1 has not joined"),
         (lambda run: setattr(run.progress.shards[1], "answers", False), "the learner does not reach shard 1"),
     ],
-    ids=["no updates", "no more updates", "behind the ratio", "ahead of the ratio", "shard missing", "shard away"],
+    ids=["no updates", "no more updates", "behind the ratio", "ahead of the ratio", "shard away"],
 )
 def test_the_check_fails_and_says_what_is_missing(run, monkeypatch, break_it, message):
     break_it(run)
