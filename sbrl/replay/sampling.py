@@ -9,8 +9,10 @@ from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.replay.segments import SegmentShape
 
-# Of what the process may use, what is left for the network, its gradients, libraries, and other processes of a local run.
+# Of what the process may use, the share of the memory; the rest is for the network, its gradients, and a local run's other
+# processes. Libraries alone take most of OTHER_BYTES, however little there is.
 MEMORY_SHARE = 0.7
+OTHER_BYTES = 600_000_000
 
 _SMALL_BYTES = 4 * 4  # of a row: action, reward, discount, weights_version
 _ANCHOR_BYTES = 8  # priority
@@ -55,10 +57,10 @@ def choose_sampling(config: Config, needed_bytes: int, limit_bytes: int, where: 
     Raises:
         UsageError: replay.sampling=cached, and it does not fit.
     """
-    asked, usable = config.replay.sampling, int(MEMORY_SHARE * limit_bytes)
+    asked, usable = config.replay.sampling, max(0, min(int(MEMORY_SHARE * limit_bytes), limit_bytes - OTHER_BYTES))
     numbers = (
         f"a replay memory of {config.replay.capacity:,} transitions takes {needed_bytes:,} bytes when full, and "
-        f"{usable:,} may be used ({MEMORY_SHARE:.0%} of {where})"
+        f"{usable:,} may be used ({MEMORY_SHARE:.0%} of {where}, and all but {OTHER_BYTES // 10**6} MB)"
     )
     if asked == "remote":
         return Choice("remote", "replay.sampling=remote")

@@ -22,7 +22,7 @@ from sbrl.replay import shard_checkpoints
 from sbrl.replay.backend import reverb
 from sbrl.replay.log_fill import LogFill
 from sbrl.replay.segment_tables import QUEUE, segment_of
-from sbrl.replay.segments import SegmentShape
+from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.replay.shard import ShardServer
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
 from tests.integration.segment_shards import write_steps

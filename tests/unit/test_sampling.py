@@ -9,7 +9,7 @@ from learner.__main__ import decide_sampling
 from sbrl.config import Config, load
 from sbrl.envs.make import make_spec
 from sbrl.errors import UsageError
-from sbrl.replay.sampling import choose_sampling
+from sbrl.replay.sampling import OTHER_BYTES, choose_sampling
 from sbrl.v1.fleet_pb2 import SAMPLING_CACHED, SAMPLING_REMOTE, GetStatusResponse, LearnerProgress
 
 CPU = torch.device("cpu")
@@ -23,22 +23,28 @@ def config(sampling: str, capacity: int = 1000) -> Config:
 
 @pytest.mark.parametrize(
     ("asked", "needed", "chosen"),
-    [("auto", 700, "cached"), ("auto", 701, "remote"), ("cached", 700, "cached"), ("remote", 1, "remote")],
+    [
+        ("auto", 7 * 10**9, "cached"),
+        ("auto", 7 * 10**9 + 1, "remote"),
+        ("cached", 7 * 10**9, "cached"),
+        ("remote", 1, "remote"),
+    ],
 )
 def test_auto_takes_the_memory_that_fits_and_says_why(asked: str, needed: int, chosen: str) -> None:
-    choice = choose_sampling(config(asked), needed, 1000, "the machine")
+    choice = choose_sampling(config(asked), needed, 10**10, "the machine")
     assert choice.sampling == chosen
     expected = (
         "replay.sampling=remote"
         if asked == "remote"
-        else f"a replay memory of 1,000 transitions takes {needed} bytes when full, and 700 may be used (70% of the machine)"
+        else f"a replay memory of 1,000 transitions takes {needed:,} bytes when full, and 7,000,000,000 may be used "
+        "(70% of the machine, and all but 600 MB)"
     )
     assert choice.reason == expected
 
 
 def test_a_memory_that_was_asked_for_and_does_not_fit_is_refused_with_both_numbers() -> None:
     with pytest.raises(UsageError, match=r"takes 701 bytes when full, and 700 may be used .* set replay.sampling=remote"):
-        choose_sampling(config("cached"), 701, 1000, "the machine")
+        choose_sampling(config("cached"), 701, OTHER_BYTES + 700, "the machine")  # too little for its libraries and 701 bytes
 
 
 def test_auto_looks_at_this_machine(caplog: pytest.LogCaptureFixture) -> None:
