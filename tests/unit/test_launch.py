@@ -46,7 +46,6 @@ def test_a_resumed_run_may_go_on_longer_and_at_another_ratio() -> None:
             "learner.updates_per_step=1",
             "replay.capacity=5000",
             "replay.ahead=500",
-            "replay.sampling=remote",
         ),
     )
     check_resumable_with(before, after)
