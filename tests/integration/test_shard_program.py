@@ -1,8 +1,7 @@
-"""A shard's own program, `python -m services.replay`, beside a real coordinator: drift is corrected, and a hang is ended."""
+"""A shard's own program, `python -m services.replay`, beside a real coordinator: what it saves comes back, a hang is ended."""
 
 from __future__ import annotations
 
-import math
 import signal
 import subprocess
 import sys
@@ -10,31 +9,28 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from services.coordinator.books import Plan
 
 from sbrl.config import Config, build, dump
 from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import START_AGAIN
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.ports import free_ports
-from sbrl.replay.backend import reverb, tf
-from sbrl.replay.items import TABLE, ItemShape
-from sbrl.replay.segments import Transition
-from sbrl.replay.writer import EpisodeWriter
+from sbrl.replay.backend import reverb
+from sbrl.replay.log_fill import LogFill
+from sbrl.replay.segment_tables import QUEUE, segment_of
+from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import Member
 from services.coordinator.server import Coordinator
+from tests.integration.segment_shards import write_steps
 
 pytestmark = pytest.mark.timeout(180)
 SECONDS = 60.0  # a busy machine's
 POLL_SECONDS = 0.05
-MIN_SIZE, INSERTED, WORTH, BATCH = 10, 30, 2, 8
-DUE = (INSERTED - MIN_SIZE) * WORTH
+SEGMENTS = 5
 # The program with a checkpoint that never returns, and less patience for it.
 HANGING = """
 import threading
@@ -58,44 +54,31 @@ class Run:
             {
                 "env": {"id": "CartPole-v1"},
                 "agent": {"n_step": 1, "n_max": 1},
-                "learner": {"batch_size": BATCH, "updates_per_step": WORTH / BATCH},
-                "replay": {"num_shards": 1, "min_size": MIN_SIZE, "capacity": 1000, "error_buffer": 100},
+                "replay": {"num_shards": 1, "min_size": 10, "capacity": 1000, "sampling": "cached"},
                 "network": {"coordinator_address": coordinator, "replay_addresses": [self.address]},
             }
         )
         self.directory = RunDirectory(path)
         self.directory.config.write_text(dump(self.config), encoding="utf-8")
-        self.shape = ItemShape.of(make_spec(self.config.env), self.config.agent.stored_steps)
+        self.shape = SegmentShape.of(make_spec(self.config.env), self.config.agent.stored_steps)
         self._coordinator = Coordinator(
-            path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), Plan.of(self.config)
+            path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: self.config
         )
         self._coordinator.start("127.0.0.1", coordinator_port)
         self.client = FleetClient(coordinator)
-        self.learner_counts: dict[str, float] = {}
-        self.learner_gauges: dict[str, float] = {}
-        self.learner = FleetMember(
-            coordinator, "learner", "learner-0", counters=lambda: self.learner_counts, gauges=lambda: self.learner_gauges
-        )
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log = (path / "shard.log").open("wb")
 
     def start_shard(self, *program: str) -> subprocess.Popen[bytes]:
-        """Starts the program, by default the real one, and waits until its limiter's count is known."""
-        joined = self.shard().incarnation if self._processes else 0
+        """Starts the program, by default the real one, and waits until it serves."""
+        served = self.log().count("serving on port")
         command = [sys.executable, *(program or ("-m", "services.replay")), "--config", str(self.directory.config)]
-        ports = ["--health-port", "0", "--metrics-port", "0"]
-        process = subprocess.Popen([*command, *ports], stdout=self._log, stderr=self._log)
+        options = ["--health-port", "0", "--metrics-port", "0", "--run-dir", str(self.directory.path), "--name", "replay-0"]
+        process = subprocess.Popen([*command, *options], stdout=self._log, stderr=self._log)
         self._processes.append(process)
-        self.wait(
-            lambda: process.poll() is not None or any(self._serves(member, joined) for member in self.client.status().members)
-        )
+        self.wait(lambda: process.poll() is not None or self.log().count("serving on port") > served)
         assert process.poll() is None, self.log()
         return process
-
-    @staticmethod
-    def _serves(member: Member, before: int) -> bool:
-        owed = member.gauges.get("samples_owed", math.nan)  # unknown until the table is there
-        return member.role == "replay" and member.incarnation > before and math.isfinite(owed)
 
     def shard(self) -> Member:
         """What the shard's newest process has reported."""
@@ -111,39 +94,29 @@ class Run:
     def log(self) -> str:
         return (self.directory.path / "shard.log").read_text(encoding="utf-8")
 
-    def insert(self, count: int) -> None:
-        writer = EpisodeWriter([self.address], self.shape)
-        writer.begin(0, np.zeros((1, *self.shape.frame_shape), self.shape.frame_dtype), actor=0, incarnation=1, env=0)
-        for t in range(count):
-            frame = np.full(self.shape.frame_shape, t + 1, self.shape.frame_dtype)
-            writer.append(Transition(0, 1.0, t == count - 1, frame, 1))
-        writer.end()
-        writer.close_episode(SECONDS)
-        writer.close()
+    def write(self, first: int, segments: int) -> None:
+        write_steps(self.address, self.shape, segments * self.shape.steps, start=first * self.shape.steps)
 
-    def sample(self, count: int) -> None:
-        """Takes so many samples, which are admitted."""
-        dataset = reverb.TrajectoryDataset(
-            server_address=self.address,
-            table=TABLE,
-            dtypes={name: tf.as_dtype(dtype) for name, (_, dtype) in self.shape.columns().items()},
-            shapes={name: tf.TensorShape(dims) for name, (dims, _) in self.shape.columns().items()},
-            max_in_flight_samples_per_worker=1,
-            num_workers_per_iterator=1,
-            rate_limiter_timeout_ms=int(SECONDS * 1000),
-        )
-        assert sum(1 for _ in dataset.take(count)) == count
+    def take(self, count: int) -> list[int]:
+        """The first steps of the queue's next segments."""
+        samples = reverb.Client(self.address).sample(QUEUE, num_samples=count, emit_timesteps=False)
+        return [segment_of(sample.data, self.shape).first for sample in samples]
 
-    def newest_items(self) -> list[bytes]:
-        """The items of the shard's newest checkpoint, in order."""
-        newest = max(path for path in self.directory.replay_checkpoints(0).iterdir() if path.name[0].isdigit())
-        return list(tf.data.TFRecordDataset(str(newest / "items.tfrecord"), compression_type="ZLIB").as_numpy_iterator())
+    def read_log(self, fill: int) -> list[int]:
+        """The first steps of the log's segments, newest first."""
+        found: list[int] = []
+
+        def sink(segment: Segment) -> bool:
+            found.append(segment.first)
+            return True
+
+        assert LogFill(fill, self.shape, sink).go_on(reverb.Client(self.address), lambda: False)
+        return found
 
     def stop(self) -> None:
         for process in self._processes:
             process.kill()
             process.wait(SECONDS)
-        self.learner.leave()
         self.client.close()
         self._coordinator.stop(0)
         self._log.close()
@@ -158,31 +131,35 @@ def run(tmp_path: Path) -> Iterator[Run]:
         run.stop()
 
 
-def test_a_shard_whose_count_is_astray_starts_again_with_what_the_books_say(run: Run) -> None:
+def firsts(run: Run, first: int, end: int) -> list[int]:
+    return [k * run.shape.steps for k in range(first, end)]
+
+
+def test_a_shard_serves_again_what_it_had_saved(run: Run) -> None:
+    """Stopped in order, it comes back as it was; killed, as it was saved last: the learner drops what it has had before."""
     process = run.start_shard()
-    run.insert(INSERTED)
-    run.sample(DUE + BATCH)  # all that is due, and the batch that the learner may be ahead
-    run.wait(lambda: run.shard().gauges["samples_owed"] == -BATCH)
-    # A learner that was killed has lost what it was trained on: 16 of the samples that the limiter counts.
-    trained = DUE + BATCH - 16
-    run.learner_counts.update({"samples_trained": trained, "samples_trained.0": trained, "samples_served": trained})
-    run.learner.start()
-    run.wait(lambda: run.client.status().totals.get("learner.samples_trained.0") == trained)
-    assert process.poll() is None  # it is told once the learner holds still
-    run.learner_gauges["settling"] = 1.0
-    assert process.wait(SECONDS) == START_AGAIN, run.log()
-    assert "starting again for 16 samples beyond the limiter's count" in run.log()
-    items = run.newest_items()
-    assert len(items) == INSERTED
+    run.write(0, SEGMENTS)
+    assert run.take(2) == firsts(run, 0, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SECONDS) == 0, run.log()
+    killed = run.start_shard()
+    assert f"with {SEGMENTS} segments restored" in run.log()
+    assert run.take(1) == firsts(run, 2, 3)
+    run.write(100, 1)
+    killed.kill()
+    killed.wait(SECONDS)
     again = run.start_shard()
-    run.wait(lambda: f"with {INSERTED} transitions restored" in run.log())
-    assert run.shard().gauges["samples_owed"] == DUE - trained == 8
-    assert run.shard().gauges["transitions"] == INSERTED
-    run.learner.wait_instructions(SECONDS)
-    assert again.poll() is None  # the books are even
+    assert run.take(SEGMENTS - 2) == firsts(run, 2, SEGMENTS)
+    run.write(SEGMENTS, 1)
+    assert run.take(1) == firsts(run, SEGMENTS, SEGMENTS + 1)
+    assert run.read_log(fill=1) == firsts(run, 0, SEGMENTS + 1)[::-1]
+    run.wait(lambda: run.shard().gauges["log_segments"] == SEGMENTS + 1)
+    assert run.shard().gauges["queue_segments"] == 0
     again.send_signal(signal.SIGTERM)
     assert again.wait(SECONDS) == 0, run.log()
-    assert sorted(run.newest_items()) == sorted(items)
+    run.start_shard()
+    assert f"with {SEGMENTS + 1} segments restored" in run.log()
+    assert run.read_log(fill=2) == firsts(run, 0, SEGMENTS + 1)[::-1]
 
 
 def test_a_shard_that_hangs_in_a_checkpoint_ends_to_be_started_again(run: Run) -> None:
