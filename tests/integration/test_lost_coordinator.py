@@ -16,12 +16,14 @@ from sbrl.config import build, dump
 from sbrl.envs.make import make_spec
 from sbrl.fleet import FleetClient
 from sbrl.metrics import CoordinatorMetrics
+from sbrl.replay.receipts import Receipts
 from sbrl.run_directory import RunDirectory
 from services.coordinator.server import Coordinator
 from tests.smoke.conftest import sbrl
 
 pytestmark = pytest.mark.timeout(180)
 SECONDS = 90.0
+COUNTERS: dict[str, int | float] = {"samples_trained": 320, "max_priority": 1.0, "env_steps": 200}
 
 
 def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
@@ -37,9 +39,8 @@ def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
     directory = RunDirectory(path)
     directory.config.write_text(dump(config), encoding="utf-8")
     state = make_update_step(config, make_spec(config.env)).state()._replace(updates=40)
-    CheckpointStore(directory.learner_checkpoints, keep=1).save(
-        LearnerState(state, {"samples_trained": 320}, capture_random(), {})
-    )
+    received = {"ratio": {"received": 200, "due": 320.0, "trained": 320}, "receipts": Receipts().state()}
+    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(state, COUNTERS, capture_random(), received))
     return directory
 
 

@@ -39,21 +39,19 @@ def episodes(numbers: range, incarnation: int = 1) -> list[Episode]:
 
 
 @contextmanager
-def coordinator(directory: Path) -> Iterator[Config]:
-    served = Coordinator(
-        directory / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: config.build({})
-    )
+def coordinator(directory: Path) -> Iterator[tuple[Config, Store]]:
+    served = Coordinator(directory / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: config.load())
     port = served.start("127.0.0.1", 0)
     try:
         address = f"network.coordinator_address=127.0.0.1:{port}"
-        yield config.load(overrides=["run.env_steps=1000", address])
+        yield config.load(overrides=["run.env_steps=1000", address]), served._store
     finally:
         served.stop(0.0)
 
 
 def test_results_follow_the_log_and_are_whole_at_the_end(tmp_path: Path) -> None:
     directory, said = RunDirectory(tmp_path), list[str]()
-    with coordinator(tmp_path) as of_run:
+    with coordinator(tmp_path) as (of_run, _):
         log, fleet = LogClient(of_run.network.coordinator_address), FleetClient(of_run.network.coordinator_address)
         results = RunResults(of_run, directory, fleet, lambda: 7.0, said.append, interval_seconds=0.05)
         results.start()
@@ -87,7 +85,7 @@ def test_results_follow_the_log_and_are_whole_at_the_end(tmp_path: Path) -> None
 
 def test_the_end_does_not_wait_for_a_long_log_to_be_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, reading = RunDirectory(tmp_path), threading.Event()
-    with coordinator(tmp_path) as of_run:
+    with coordinator(tmp_path) as (of_run, _):
         log, fleet = LogClient(of_run.network.coordinator_address), FleetClient(of_run.network.coordinator_address)
 
         def read_for_ever(self: Store, after_row: int, limit: int) -> tuple[list[Episode], int]:
@@ -111,7 +109,7 @@ def test_the_end_does_not_wait_for_a_long_log_to_be_read_twice(tmp_path: Path, m
 
 def test_an_absent_coordinator_is_said_and_leaves_the_files(tmp_path: Path) -> None:
     directory, said = RunDirectory(tmp_path), list[str]()
-    with coordinator(tmp_path) as of_run:
+    with coordinator(tmp_path) as (of_run, _):
         fleet = FleetClient(of_run.network.coordinator_address)
         results = RunResults(of_run, directory, fleet, lambda: 7.0, said.append, interval_seconds=0.05)
         results.start()
