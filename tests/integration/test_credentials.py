@@ -22,6 +22,7 @@ from sbrl.metrics import CoordinatorMetrics
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.weights import WeightsClient
 from services.coordinator.server import Coordinator
+from tests.coordinator import settled
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -32,7 +33,7 @@ def start(tmp_path: Path):
     started = []
 
     def start() -> str:
-        coordinator = Coordinator(tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()))
+        coordinator = Coordinator(tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), settled)
         port = coordinator.start("127.0.0.1", 0)
         started.append(coordinator)
         return f"127.0.0.1:{port}"
