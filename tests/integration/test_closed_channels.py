@@ -10,13 +10,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actors.weights import WeightsFollower
-from sbrl.config import build
 from sbrl.fleet import FleetClient
 from sbrl.fleet_watch import FleetWatch
 from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from sbrl.weights import FetchedWeights, WeightsClient
 from services.coordinator.server import Coordinator
+from tests.coordinator import settled
 
 LATE_SECONDS = 0.2
 WAIT = 10.0
@@ -32,7 +32,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    served = Coordinator(tmp_path, 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: build({}))
+    served = Coordinator(tmp_path, 1000, CoordinatorMetrics(CollectorRegistry()), settled)
     port = served.start("127.0.0.1", 0)
     yield f"127.0.0.1:{port}"
     served.stop(0.0)

@@ -10,11 +10,12 @@ import pytest
 from safetensors.numpy import save
 
 from sbrl import rpc
+from sbrl import weights as client_of_weights
 from sbrl.fleet import FleetClient
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1 import weights_pb2, weights_pb2_grpc
 from sbrl.weights import StaleEpochError, WeightsClient
-from services.coordinator import weights_store
+from services.coordinator import fleet, leases, weights_store
 from tests.coordinator import GOOD, WAIT
 
 
@@ -35,8 +36,10 @@ def test_ten_megabytes_go_round(weights):
 def test_a_clock_that_is_set_makes_no_weights_older_or_newer(weights, address, monkeypatch, seconds):
     epoch, _ = weights.acquire_epoch("test")
     weights.publish(GOOD, epoch, updates=1)
-    # Its clock alone: gRPC's own deadlines are by the time of day until it has taken them up.
-    monkeypatch.setattr(weights_store, "time", SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic))
+    # Not gRPC's clock, which its deadlines go by.
+    clock = SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic)
+    for module in (fleet, client_of_weights, leases, weights_store):
+        monkeypatch.setattr(module, "time", clock)
     client = FleetClient(address)
     assert 0 <= client.status().weights_age_seconds < WAIT
     client.close()

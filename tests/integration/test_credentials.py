@@ -13,7 +13,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from sbrl import rpc
-from sbrl.config import build
 from sbrl.credentials import CA_FILE, CERT_FILE, KEY_FILE, SERVER_NAME, TOKEN_FILE, Credentials
 from sbrl.episode_log import LogClient
 from sbrl.errors import RunError, UsageError
@@ -23,6 +22,7 @@ from sbrl.metrics import CoordinatorMetrics
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.weights import WeightsClient
 from services.coordinator.server import Coordinator
+from tests.coordinator import settled
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -33,9 +33,7 @@ def start(tmp_path: Path):
     started = []
 
     def start() -> str:
-        coordinator = Coordinator(
-            tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: build({})
-        )
+        coordinator = Coordinator(tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), settled)
         port = coordinator.start("127.0.0.1", 0)
         started.append(coordinator)
         return f"127.0.0.1:{port}"

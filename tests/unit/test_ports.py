@@ -14,6 +14,7 @@ from sbrl.launch import place
 from sbrl.metrics import CoordinatorMetrics, make_registry
 from sbrl.ports import host_port, split_address
 from services.coordinator.server import Coordinator
+from tests.coordinator import settled
 
 
 def has_ipv6() -> bool:
@@ -58,7 +59,7 @@ def test_a_run_can_be_placed_on_ipv6(host: str, tmp_path):
     placed = place(tree(host)).network
     for address in (placed.coordinator_address, *placed.replay_addresses):
         assert address.startswith(f"[{host}]:")
-    server = Coordinator(tmp_path, 100, CoordinatorMetrics(make_registry("coordinator")), lambda before: config.build({}))
+    server = Coordinator(tmp_path, 100, CoordinatorMetrics(make_registry("coordinator")), settled)
     try:
         port = server.start(host, split_address(placed.coordinator_address)[1])
         for address in (placed.coordinator_address, rpc.reachable_address(host, port)):
