@@ -200,7 +200,7 @@ def watched_run(folder: Path) -> Iterator[Watched]:
 
 
 def is_training(status: GetStatusResponse | None) -> bool:
-    return status is not None and total(status, "learner.updates") > 1000 and total(status, "evaluator.evaluations") >= 1
+    return status is not None and status.progress.updates > 1000 and total(status, "evaluator.evaluations") >= 1
 
 
 def inject(run: Watched, fault: Fault) -> Outcome:
