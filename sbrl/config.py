@@ -123,7 +123,8 @@ def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
     """
     kept: dict[str, Any] = {}
     for section, key in DERIVED:
-        if (given.get(section) or {}).get(key) is None:
+        values = {} if given.get(section) is None else given[section]
+        if isinstance(values, Mapping) and values.get(key) is None:  # what else it may be, `build` refuses
             kept.setdefault(section, {})[key] = getattr(getattr(before, section), key)
     return build(given, kept)
 

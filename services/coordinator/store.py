@@ -94,9 +94,13 @@ class Store:
         self._is_durable: bool | None = None  # whether transactions wait for the disk now
         try:
             self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # released by the system when the process dies
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._create_tables(path)
+            try:
+                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # released by the system when the process dies
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._create_tables(path)
+            except (sqlite3.DatabaseError, RunError):
+                self._connection.close()
+                raise
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
                 raise RunError(f"{path} is in use by another coordinator: stop it first") from None

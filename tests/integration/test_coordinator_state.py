@@ -88,7 +88,7 @@ def test_a_kept_config_of_another_version_is_refused_in_a_sentence(tmp_path: Pat
     store = Store(tmp_path / "coordinator" / "state.sqlite")
     store.set_text("config", "schema_version: 1\nreplay: {error_buffer: 4.0}\n")
     store.close()
-    with pytest.raises(UsageError, match=r"^the run's config was written with config schema 1; [^\n]*: start a new run directory"):
+    with pytest.raises(UsageError, match=r"^the run's config was written with config schema 1; [^\n]*: start a new run"):
         start(tmp_path, BEGUN)
 
 
@@ -99,11 +99,9 @@ def test_the_state_of_another_version_is_refused_in_a_sentence_and_left(tmp_path
     connection = sqlite3.connect(path)
     connection.executescript(f"CREATE TABLE leases (incarnation INTEGER); PRAGMA user_version = {version};")
     connection.close()
-    before = path.read_bytes()
     with pytest.raises(RunError, match=rf"^\S*state\.sqlite has schema {version}, this .* uses {SCHEMA_VERSION}: start a new"):
         start(tmp_path, BEGUN)
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (version,)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("leases",)]
     connection.close()
-    assert len(path.read_bytes()) == len(before)

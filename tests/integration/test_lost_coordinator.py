@@ -19,6 +19,7 @@ from sbrl.metrics import CoordinatorMetrics
 from sbrl.replay.receipts import Receipts
 from sbrl.run_directory import RunDirectory
 from services.coordinator.server import Coordinator
+from tests.coordinator import settled
 from tests.smoke.conftest import sbrl
 
 pytestmark = pytest.mark.timeout(180)
@@ -45,7 +46,7 @@ def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
 
 
 def test_the_learner_takes_no_epoch_in_a_run_that_is_not_its_own(tmp_path: Path) -> None:
-    coordinator = Coordinator(tmp_path / "new", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: build({}))
+    coordinator = Coordinator(tmp_path / "new", 1000, CoordinatorMetrics(CollectorRegistry()), settled)
     address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     try:
         directory = with_checkpoint(tmp_path / "run", address)
