@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sbrl.config import Config
+from sbrl.fleet import RunState
 from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.replay.shard import QUEUE_SEGMENTS
 from sbrl.v1.fleet_pb2 import Episode
@@ -32,6 +33,7 @@ APART_SECONDS, APART_LOOKS = 3.0, 12
 # Segments of an environment that are not confirmed, or in the making, in the worst case; and those that a shard, its reader and
 # the learner hold together.
 STREAM_SEGMENTS, SHARD_SEGMENTS = 4, QUEUE_SEGMENTS + 5
+ENDING = (RunState.COLLECTED, RunState.FINISHED)
 EXACT = 1e-6  # of sums of products of whole numbers and ratios
 # Readings of an undisturbed run fail once in 20,000 times or less; five times the loss is found in 5 of 6 cases with 15
 # readings on either side and in 39 of 40 with 20, ten times the loss in all (test_judge.py).
@@ -128,7 +130,9 @@ def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
         f"off by {max(map(abs, off)):g} at most",
         max(map(abs, off)) <= EXACT,
     )
-    ahead = min(one.run.samples_due - one.run.samples_trained for one in samples)
+    # The last update of a run may take it past the target, by half a batch at most.
+    half = config.learner.batch_size / 2
+    ahead = min(one.run.samples_due - one.run.samples_trained + (half if one.run.state in ENDING else 0.0) for one in samples)
     # A learner that was killed has to train again what it had not saved. What else comes from the logs nobody had received.
     trained = itertools.accumulate((one.run.samples_trained for one in samples), max)
     behind = [one.run.samples_due - most for one, most in zip(samples, trained, strict=True)]
@@ -138,7 +142,7 @@ def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
     first = [lag for one, lag in zip(samples, behind, strict=True) if one.learner == learners[0]]
     yield Verdict(
         f"samples trained are never above those due, nor more than {bound:g} below, and after a learner's end what logs bring",
-        f"{ahead:,.0f} to {max(first):,.0f} below, and to {max(behind):,.0f} of {bound + logged:,.0f} after a learner's end",
+        f"{ahead:,.0f} to {max(first):,.0f} below; {max(behind):,.0f} of {bound + logged:,.0f} after a learner's end",
         ahead >= 0 and max(first) <= bound and max(behind) <= bound + logged,
     )
 

@@ -97,6 +97,9 @@ def test_the_learner_is_never_ahead_and_not_far_behind_once_it_has_caught_up() -
     assert good(runs) == [True, True]
     assert good([run._replace(samples_due=run.samples_due + 2) for run in runs]) == [False, True]
     assert good([*runs, run_status(5000, 4000, behind=-8)]) == [True, False]
+    last = run_status(2300, 2300, behind=-4)
+    assert good([*runs, last]) == [True, False]
+    assert good([*runs, last._replace(state=RunState.COLLECTED)]) == [True, True]
     assert good([*runs, run_status(3000, 2700, behind=400)]) == [True, False]
     # Another learner that has to train again what the one before had not saved; then one that is behind beyond that.
     unsaved = [run_status(2300, 1000), run_status(2300, 2000, behind=2000), run_status(2300, 2000)]
