@@ -142,7 +142,7 @@ def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
     first = [lag for one, lag in zip(samples, behind, strict=True) if one.learner == learners[0]]
     yield Verdict(
         f"samples trained are never above those due, nor more than {bound:g} below, and after a learner's end what logs bring",
-        f"{ahead:,.0f} below at least, {max(first):,.0f} at most, and {max(behind):,.0f} of {bound + logged:,.0f} after a learner's end",
+        f"{ahead:,.0f} to {max(first):,.0f} below; {max(behind):,.0f} of {bound + logged:,.0f} after a learner's end",
         ahead >= 0 and max(first) <= bound and max(behind) <= bound + logged,
     )
 
