@@ -53,7 +53,7 @@ class LogFill:
         self._fill, self._shape, self._sink = fill, shape, sink
         self._before: dict[int, float] = {}  # key of each item read: the priority that it had
         self._is_cut_short = False
-        self.refused = 0  # items of another shape
+        self.refused = 0  # items of another shape or an impossible stream
 
     @property
     def read(self) -> int:

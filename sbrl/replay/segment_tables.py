@@ -74,11 +74,14 @@ def segment_of(data: Sequence[NDArray[Any]], shape: SegmentShape) -> Segment:
         data: the item's columns, in the order of their names.
 
     Raises:
-        ValueError: it is of another shape, as one that was written under another config.
+        ValueError: it is of another shape, as one that was written under another config, or names an impossible stream.
     """
     columns = dict(zip(sorted(shape.columns()), data, strict=True))
     for name, (dims, dtype) in shape.columns().items():
         if columns[name].shape != (1, *dims) or columns[name].dtype != dtype:
             found = f"{columns[name].dtype}{list(columns[name].shape[1:])}"
             raise ValueError(f"column {name} is {found}, not {np.dtype(dtype)}{list(dims)}")
-    return Segment(**{name: column[0] for name, column in columns.items()})
+    segment = Segment(**{name: column[0] for name, column in columns.items()})
+    if not 0 <= segment.of.start <= segment.first:
+        raise ValueError(f"its first step is {segment.first}, and its stream starts at {segment.of.start}")
+    return segment

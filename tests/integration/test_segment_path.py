@@ -22,6 +22,7 @@ from sbrl.replay.backend import reverb
 from sbrl.replay.items import Items, n_step_transitions
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_reader import SegmentReader
+from sbrl.replay.segment_tables import segment_of
 from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
 from tests.chaos.proxy import Proxies
 from tests.integration.segment_shards import (
@@ -252,6 +253,14 @@ def test_a_segment_of_another_shape_is_left_out(address: str, caplog: pytest.Log
     reader.stop()
     assert "is left out: column frame is float32[12, 2], not float32[13, 2]" in caplog.text
     assert taken.segments == []
+
+
+@pytest.mark.parametrize(("start", "first"), [(-1, 0), (5, 4)])
+def test_a_segment_of_a_stream_that_cannot_be_is_refused(start: int, first: int) -> None:
+    columns = {name: np.zeros((1, *dims), dtype) for name, (dims, dtype) in SHAPE.columns().items()}
+    columns["stream"][0] = (*Stream(7, 1, 0, 0, start), first)
+    with pytest.raises(ValueError, match=f"first step is {first}, and its stream starts at {start}"):
+        segment_of([columns[name] for name in sorted(columns)], SHAPE)
 
 
 def step_until(actor: Actor, shard: int) -> bool:
