@@ -19,6 +19,7 @@ def overview() -> list[list[Panel]]:
     firing = f'max by (alertname) (ALERTS{{alertstate="firing", {RUN}}})'
     achieved = f"release:sbrl_samples_per_insert:achieved{{{RUN}}}"
     target = f"max(sbrl_coordinator_samples_per_insert_target{{{RUN}}})"
+    collected = f"max(sbrl_coordinator_env_steps{{{RUN}}})"
     cpu = f'process_cpu_seconds_total{{component=~".+", {RUN}}}'
     return [
         [
@@ -28,11 +29,7 @@ def overview() -> list[list[Panel]]:
                 f'count(ALERTS{{alertstate="firing", {RUN}}}) or vector(0)',
                 thresholds=[(None, "green"), (1, "red")],
             ),
-            stat(
-                "Collected",
-                f"max(sbrl_coordinator_env_steps{{{RUN}}}) / max(sbrl_coordinator_target_env_steps{{{RUN}}})",
-                "percentunit",
-            ),
+            stat("Collected", f"{collected} / max(sbrl_coordinator_target_env_steps{{{RUN}}})", "percentunit"),
             stat("Return, last 100 episodes", f"max(sbrl_coordinator_episode_return_mean{{{RUN}}})"),
             stat("Return, last evaluation", f"max(sbrl_coordinator_evaluation_return_mean{{{RUN}}})"),
             stat("Ratio, off target", f"max({achieved}) / {target} - 1", "percentunit"),
