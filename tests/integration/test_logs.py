@@ -134,7 +134,7 @@ def write_config(directory: Path) -> Path:
     coordinator, shard = free_ports("127.0.0.1", 2)
     network = {"coordinator_address": f"127.0.0.1:{coordinator}", "replay_addresses": [f"127.0.0.1:{shard}"]}
     path = directory / "run.yaml"
-    config = build({"env": {"id": "CartPole-v1"}, "replay": {"num_shards": 1}, "network": network})
+    config = build({"env": {"id": "CartPole-v1"}, "replay": {"num_shards": 1, "sampling": "cached"}, "network": network})
     path.write_text(dump(config, run_metadata("cartpole-7", SPEC)), encoding="utf-8")
     return path
 
@@ -184,7 +184,7 @@ def test_every_line_of_a_roles_process_is_an_event(
     start: Callable[..., subprocess.Popen[str]], role: str, arguments: tuple[str, ...], words: str
 ) -> None:
     if role == "replay":
-        start("coordinator", "--name", "sbrl-coordinator-0")  # without its word a shard waits half a minute before it serves
+        start("coordinator", "--name", "sbrl-coordinator-0")  # without its word a shard does not serve
     process = start(role, "--name", f"sbrl-{role}-0", *arguments)
     events = events_until(process, words)
     process.send_signal(signal.SIGTERM)
