@@ -93,7 +93,7 @@ shards were made with the old value. Knows nothing where there is no cluster to 
     "full_action_space" "max_episode_steps" "clip_rewards" "kwargs")
   "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
     "v_max" "num_quantiles" "tau_embedding_size")
-  "replay" (list "num_shards" "min_size" "prioritized")
+  "replay" (list "num_shards" "min_size" "prioritized" "sampling")
 -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- $new := include "sbrl.run" . | fromYaml -}}

@@ -8,13 +8,30 @@ from rich.console import Console
 from sbrl.config import load
 from sbrl.progress import Progress, ProgressMeter
 from sbrl.summary import summarize
-from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse, Member
+from sbrl.v1.fleet_pb2 import (
+    LEARNER_STATE_FILLING,
+    LEARNER_STATE_TRAINING,
+    LEARNER_STATE_WARMING,
+    Episode,
+    GetStatusResponse,
+    LearnerProgress,
+    LearnerState,
+    Member,
+    ShardProgress,
+)
 from sbrl.view import duration, line, panel
 
 CONFIG = load(overrides=["run.env_steps=10000", "replay.min_size=1000"])
 
 
-def status(env_steps: int, trained: int, actor_blocked: float = 0.0, learner_blocked: float = 0.0) -> GetStatusResponse:
+def status(
+    env_steps: int,
+    trained: int,
+    actor_blocked: float = 0.0,
+    learner_blocked: float = 0.0,
+    coordinator_blocked: float = 0.0,
+    state: LearnerState = LEARNER_STATE_TRAINING,
+) -> GetStatusResponse:
     return GetStatusResponse(
         members=[
             Member(role="actor", name="actor-0", alive=True),
@@ -23,12 +40,17 @@ def status(env_steps: int, trained: int, actor_blocked: float = 0.0, learner_blo
         ],
         totals={
             "actor.env_steps": env_steps,
-            "actor.blocked_seconds": actor_blocked,
-            "replay.transitions_inserted": env_steps,
-            "learner.samples_trained": trained,
-            "learner.updates": trained / 8,
-            "learner.blocked_seconds": learner_blocked,
+            "actor.blocked_seconds.replay": actor_blocked,
+            "actor.blocked_seconds.coordinator": coordinator_blocked,
+            "learner.blocked_seconds.replay": learner_blocked,
         },
+        progress=LearnerProgress(
+            updates=trained // 8,
+            samples_trained=trained,
+            shards=[ShardProgress(received=env_steps // 2), ShardProgress(received=env_steps - env_steps // 2)],
+            state=state,
+            memory_transitions=env_steps - 100,
+        ),
         recent_episodes=[Episode(episode_return=value) for value in (-21.0, -19.0)],
         num_episodes=2,
         weights_version=3,
@@ -56,10 +78,20 @@ def test_rates_ratio_and_eta() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "waiting"),
     [
-        (status(100, 0), status(500, 0), "filling the replay: 500 of 1,000 transitions"),
+        (status(100, 0), status(500, 0, state=LEARNER_STATE_WARMING), "warming up: 500 of 1,000 transitions"),
+        (
+            status(3000, 4000),
+            status(3000, 4000, state=LEARNER_STATE_FILLING),
+            "learner fills its memory from the shards' logs: 2,900 transitions",
+        ),
         (status(3000, 4000), status(5000, 8000), "nobody waits"),
         (status(3000, 4000), status(5000, 8000, actor_blocked=8.0), "actors wait for the learner, 80% of their time"),
         (status(3000, 4000), status(5000, 8000, learner_blocked=6.0), "learner waits for actors, 60% of its time"),
+        (
+            status(3000, 4000),
+            status(5000, 8000, learner_blocked=6.0, coordinator_blocked=9.0),
+            "actors wait for the coordinator, 90% of their time",
+        ),
     ],
 )
 def test_who_waits_for_whom(before: GetStatusResponse, after: GetStatusResponse, waiting: str) -> None:
@@ -69,7 +101,14 @@ def test_who_waits_for_whom(before: GetStatusResponse, after: GetStatusResponse,
 def test_both_views_show_target_and_achieved() -> None:
     progress = reading(status(3000, 3600), status(5000, 8000))
     plain = line(CONFIG, progress)
-    for part in ("5,000/10,000 steps (50%, ETA 25s)", "SPI 2.000/2", "UPS 0.2500/0.25", "shards 10+20", "return -20.0"):
+    for part in (
+        "5,000/10,000 steps (50%, ETA 25s)",
+        "SPI 2.000/2",
+        "UPS 0.2500/0.25",
+        "memory 4,900",
+        "shards 10+20",
+        "return -20.0",
+    ):
         assert part in plain
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as capture:

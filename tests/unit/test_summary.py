@@ -10,7 +10,7 @@ import pytest
 
 from sbrl.config import load
 from sbrl.summary import RunSoFar, run_so_far, shortfall
-from sbrl.v1.fleet_pb2 import GetStatusResponse
+from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress, ShardProgress
 
 WRONG: list[Any] = [None, -1, float("inf"), float("nan"), "x", [], {}]
 WHOLE = {"complete": True, "env_steps": 20_000, "wall_seconds": 12.5}
@@ -36,24 +36,23 @@ def test_anything_else_is_nothing_so_far(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("collected", "due", "trained", "words"),
+    ("collected", "received", "due", "trained", "words"),
     [
-        (1000, 4000, 4000, ""),
-        (1000, 4000, 3961, ""),
-        (1000, 4000, 3959, "only 3,959 of the 4,000 samples"),
-        (1000, 4000, 0, "only 0 of the 4,000 samples"),
-        (1000, 40, 33, ""),  # less than a batch
-        (999, 4000, 4000, "999 of 1,000 env steps"),
-        (1000, 0, 0, "no update was made"),
+        (1000, 1000, 1800, 1800, ""),
+        (1000, 980, 1760, 1753, ""),  # less than a batch
+        (1000, 1000, 1800, 1791, "only 1,791 of the 1,800 samples"),
+        (1000, 1000, 1800, 0, "only 0 of the 1,800 samples"),
+        (1000, 10, 0, 0, "only 0 of the 1,800 samples"),  # what was collected never came
+        (999, 999, 1798, 1798, "999 of 1,000 env steps"),
     ],
 )
-def test_a_run_is_complete_when_all_is_collected_and_trained(collected: int, due: int, trained: int, words: str) -> None:
-    totals = {
-        "actor.env_steps": collected,
-        "replay.samples_due": due,
-        "learner.samples_trained": trained,
-        "learner.updates": trained // 8,
-    }
-    missing = shortfall(load(overrides=["run.env_steps=1000"]), GetStatusResponse(totals=totals))
+def test_a_run_is_complete_when_all_is_collected_and_trained(
+    collected: int, received: int, due: int, trained: int, words: str
+) -> None:
+    progress = LearnerProgress(
+        updates=trained // 8, samples_trained=trained, samples_due=due, shards=[ShardProgress(received=received)]
+    )
+    config = load(overrides=["run.env_steps=1000"])
+    missing = shortfall(config, GetStatusResponse(totals={"actor.env_steps": collected}, progress=progress))
     assert words in missing
     assert bool(words) == bool(missing)
