@@ -36,7 +36,7 @@ if [[ ! -d "$base" ]]; then
         chroot "$base.new" apt-get update
         DEBIAN_FRONTEND=noninteractive chroot "$base.new" apt-get install -y --no-install-recommends "${packages[@]}"
         chroot "$base.new" useradd --create-home sbrl
-        echo "127.0.0.1 localhost" >"$base.new/etc/hosts" # as every installer and container tool does
+        echo "127.0.0.1 localhost $(hostname)" >"$base.new/etc/hosts" # as every installer and container tool does
     } >"$folder/making.txt" 2>&1
     rm -rf "$base.new"/var/lib/apt/lists/* "$base.new"/var/cache/apt/*
     mv "$base.new" "$base"

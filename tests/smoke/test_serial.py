@@ -124,7 +124,7 @@ def test_a_run_in_one_process_that_diverges_says_so_and_saves_nothing(tmp_path: 
     with closing(serial_run(tmp_path, "run.env_steps=400", f"replay.prioritized={prioritized}")) as run:
 
         def spoil(status: GetStatusResponse) -> None:
-            if status.totals["learner.updates"] > 20:
+            if status.progress.updates > 20:
                 next(iter(run._step.state().online.values())).fill_(float("nan"))
 
         with pytest.raises(FinalError, match=r"the loss is not finite after \d+ updates; lower learner.learning_rate"):
