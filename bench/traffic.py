@@ -113,7 +113,7 @@ def wait_for_updates(client: FleetClient, updates: int) -> None:
 
 def progress_of(client: FleetClient) -> LearnerProgress:
     try:
-        return client.status(timeout=2.0).progress
+        return client.status(timeout=30.0).progress
     except CoordinatorUnavailable:
         return LearnerProgress()
 
