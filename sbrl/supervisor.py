@@ -136,11 +136,6 @@ class Supervisor:
             kill_session(role.process.pid)
             role.process.wait()
 
-    def can_save(self) -> bool:
-        """Whether the shards can save together: in a stop, only as long as they and the coordinator all live."""
-        roles = self._of(("replay", "coordinator"))
-        return not self._stopping or len(self._living(("replay", "coordinator"))) == len(roles)
-
     def process_ids(self, kind: str) -> list[int]:
         """Of the living roles of a kind."""
         return [role.process.pid for role in self._living((kind,)) if role.process is not None]

@@ -35,8 +35,8 @@ def write_evaluations(path: Path, evaluations: Sequence[Evaluation]) -> None:
 class GrowingEpisodes:
     """A table of training episodes that follows the log: only what is new there is read, and appended.
 
-    The table is written anew, all or nothing, where the log does not go on from its last row, for the run went back to an
-    earlier generation, and by each new process, which cannot know what a crash left of the file.
+    The table is written anew, all or nothing, where the log does not go on from its last row, for it was put back from a backup
+    or lost its newest rows, and by each new process, which cannot know what a crash left of the file.
     """
 
     def __init__(self, path: Path, read: Callable[[int], Iterator[tuple[int, list[Episode]]]]) -> None:
@@ -77,7 +77,7 @@ class GrowingEpisodes:
         if self._last is None:
             pages = self._read(0)
         else:
-            # The last one is read again: another in its place, or none, says that the run went back behind it.
+            # The last one is read again: another in its place, or none, says that the log went back behind it.
             pages = self._read(self._row - 1)
             row, episodes = next(pages, (0, []))
             if not episodes or episodes[0] != self._last:

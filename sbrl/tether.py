@@ -36,7 +36,7 @@ class Turn:
     """When a role that is sent SIGTERM may stop: at once, unless its launcher is stopping all roles in order.
 
     Service managers and batch systems send SIGTERM to all processes of a run at once. If all went together, nobody would take
-    what the others have to say last: transitions, a generation of checkpoints, episodes. The launcher holds the other end of a
+    what the others have to say last: transitions, checkpoints, episodes. The launcher holds the other end of a
     pipe: it writes IN_ORDER to it when a stop begins, and closes it when it is this role's turn, or by dying.
     """
 
