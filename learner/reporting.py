@@ -23,10 +23,9 @@ from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
 from sbrl.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
 from sbrl.replay.receipts import WITH_ACTORS, Counts
-from sbrl.v1.fleet_pb2 import SAMPLING_CACHED, SAMPLING_REMOTE, LearnerProgress, LearnerState, ShardProgress
+from sbrl.v1.fleet_pb2 import LearnerProgress, LearnerState, ShardProgress
 
 REPORT_SECONDS = 1.0
-SAMPLINGS = {"cached": SAMPLING_CACHED, "remote": SAMPLING_REMOTE}
 
 
 class Reporter:
@@ -45,7 +44,7 @@ class Reporter:
     ) -> None:
         self._batches, self._max_priority = replay.batches, replay.batches.max_priority()
         self._step, self._ratio, self._receipts, self._intake = step, replay.ratio, replay.receipts, replay.intake
-        self._memory, self._sampling = replay.memory, SAMPLINGS[replay.sampling]
+        self._memory, self._sampling = replay.memory, f"SAMPLING_{replay.sampling.upper()}"
         self._readers, self._publisher, self._member, self._watch = replay.readers, publisher, member, watch
         self._board, self._metrics, self._totals = board, metrics, Totals()
         self._config = config
