@@ -95,9 +95,12 @@ bench-traffic: $(READY) ## Measure what the learner reads of the shards, cached 
 bench-memory: $(READY) ## Measure the learner's replay memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.memory $(ARGS)
 
-.PHONY: chaos ratio-grid fuzz soak
+.PHONY: chaos chaos-power ratio-grid fuzz soak
 chaos: $(READY) ## Train under kills, hangs, cuts and slow links, 45 minutes, and check what is promised (ARGS go to the program)
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-power: $(READY) ## Measure the chaos judge on an undisturbed run: false alarms and power, 20 minutes (ARGS go to the program)
+	$(BIN)/python -m tests.chaos.undisturbed $(ARGS)
 
 ratio-grid: $(READY) ## Hold ratio and accounting with 1 to 16 shards x 1 to 16 actors, 15 minutes (ARGS go to the program)
 	$(BIN)/python -m tests.chaos.grid $(ARGS)
