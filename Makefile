@@ -10,6 +10,9 @@ RUN_DIR ?= runs/pong-$(shell date +%Y%m%d-%H%M%S)
 # More arguments for `sbrl train` or pytest, as in `make run ARGS=learner.batch_size=32` or `make test ARGS='-k config'`.
 ARGS ?=
 
+# Of a file the tests run in order, in one process; the files are taken in the order that tests/conftest.py gives them.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) \
 	$(wildcard protos/sbrl/v1/*.proto)
 
@@ -35,7 +38,7 @@ run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEE
 
 test: $(READY) $(ORACLES) ## Run the tests (ARGS go to pytest)
 	@scripts/prometheus.sh
-	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(WORKERS) $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes (ARGS go to pytest)
 	$(BIN)/python -m pytest -q --durations=10 -m slow $(ARGS)
