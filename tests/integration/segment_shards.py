@@ -217,8 +217,8 @@ def readers(addresses: Iterable[str], shape: SegmentShape, sink: Callable[[int, 
 def stop_reading(made: Sequence[SegmentReader], shape: SegmentShape) -> None:
     """Stops readers, and wakes those that wait at an empty queue by a last step, which nobody takes.
 
-    Nothing else ends such a wait. Once its server, which must be in this process, is gone, it would go on, and take 3 % of a core
-    until all tests have ended.
+    Nothing else ends such a wait: once its server, which is in this process, is gone, it goes on and takes 3 % of a core until
+    all tests have ended.
     """
     left = [thread for thread in threading.enumerate() if re.fullmatch(r"shard-\d+-queue", thread.name)]
     for reader in made:
