@@ -16,11 +16,12 @@ from sbrl.envs.make import make_envs
 from sbrl.envs.probe import try_out
 from sbrl.episode_log import EpisodeSender, LogClient
 from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
+from sbrl.program import run_program
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream

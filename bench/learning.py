@@ -33,7 +33,7 @@ import numpy as np
 from bench.runs import BenchRun, random_returns, run_all
 from sbrl.curves import running_mean
 from sbrl.errors import UsageError, nearest
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import read_summary
 from sbrl.tables import read_episodes

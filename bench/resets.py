@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.runs import BenchRun, run_all
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import read_summary
 from sbrl.tables import read_episodes

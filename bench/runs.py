@@ -21,10 +21,10 @@ import numpy as np
 from sbrl.config import Env
 from sbrl.envs.make import make_envs
 from sbrl.errors import RunError
+from sbrl.readable import duration
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import read_summary
 from sbrl.tether import PARENT_VARIABLE
-from sbrl.view import duration
 
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 30.0

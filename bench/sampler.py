@@ -32,9 +32,9 @@ from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.lifecycle import run_program
 from sbrl.memory import resident_bytes
 from sbrl.ports import free_ports
+from sbrl.program import run_program
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.queue_probe import QueueProbe

@@ -26,8 +26,8 @@ from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.envs.make import make_envs
 from sbrl.errors import RunError
-from sbrl.lifecycle import run_program
 from sbrl.ports import free_ports
+from sbrl.program import run_program
 from sbrl.replay.backend import reverb
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_tables import log_segments, make_tables

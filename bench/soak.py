@@ -22,9 +22,9 @@ import psutil
 from bench.growth import MEGABYTE, Growth, Reading, growth, series, table
 from sbrl.arguments import number, whole_number
 from sbrl.errors import RunError, UsageError
-from sbrl.lifecycle import run_program
 from sbrl.observation import processes_of
-from sbrl.view import duration
+from sbrl.program import run_program
+from sbrl.readable import duration
 
 SAMPLE_SECONDS = 10.0
 LINE_SECONDS = 60.0

@@ -26,8 +26,8 @@ from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.errors import RunError
 from sbrl.fleet import FleetClient
-from sbrl.lifecycle import run_program
 from sbrl.observation import processes_of
+from sbrl.program import run_program
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.v1.fleet_pb2 import LearnerProgress

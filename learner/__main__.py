@@ -32,9 +32,10 @@ from sbrl.errors import RunError, UsageError
 from sbrl.fleet import SAMPLING_NAMES, FleetClient
 from sbrl.fleet_member import FleetMember
 from sbrl.fleet_watch import FleetWatch
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.policy import seed_torch
+from sbrl.program import run_program
 from sbrl.replay.sampling import choose_sampling, memory_bytes
 from sbrl.replay.segments import SegmentShape
 from sbrl.rpc import CoordinatorUnavailable

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from sbrl.config import SEGMENT_STEPS
 from sbrl.fleet import RunState
 from sbrl.observation import NOT_SERVING, SILENT, Observation, Reading, Settings
+from sbrl.readable import duration
 from sbrl.run_status import RunStatus
-from sbrl.view import duration
 
 STARVED, BLOCKED = 0.75, 0.9  # shares of time, as in the alert rules
 STALE_WEIGHTS_SECONDS = 300.0

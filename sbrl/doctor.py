@@ -16,8 +16,8 @@ from sbrl.arguments import Parser
 from sbrl.config import Config
 from sbrl.diagnosis import Finding, diagnose
 from sbrl.errors import UsageError
-from sbrl.lifecycle import run_program
 from sbrl.observation import Observation, observe, processes_of
+from sbrl.program import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.summary import run_so_far
 

@@ -1,18 +1,15 @@
-"""How every role program starts, stops and fails: one line an error, SIGTERM drains, health and metrics throughout."""
+"""How every role program starts and stops: SIGTERM drains, health and metrics throughout."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
-import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -20,52 +17,17 @@ from sbrl import rpc
 from sbrl.arguments import Parser, port
 from sbrl.config import Config, load
 from sbrl.errors import START_AGAIN as START_AGAIN
-from sbrl.errors import FinalError, RunError, SbrlError, UsageError
+from sbrl.errors import FinalError, RunError, UsageError
 from sbrl.health import HealthServer
-from sbrl.logs import Context, configure_logging, report_bug, report_failure
+from sbrl.logs import Context, configure_logging, report_failure
 from sbrl.metadata import run_id_of
-from sbrl.output import outlive_output, secure_output
+from sbrl.output import outlive_output
 from sbrl.stop_signals import catch_stop_signals
-from sbrl.tether import Turn, end_with_parent
+from sbrl.tether import Turn
 
 GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
-# What a file system says that cannot be written to, whatever the program did.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 _log = logging.getLogger(__name__)
-
-
-def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C, 141 without a reader.
-
-    An SbrlError is one line on standard error and its exit code, and so is a file system that is full or refuses to be written
-    to; any other exception is a bug and keeps its traceback.
-    """
-    secure_output()
-    end_with_parent()
-    code = _exit_code(lambda: main(sys.argv[1:]))
-    logging.shutdown()
-    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
-    os._exit(_exit_code(sys.stdout.flush) or code)
-
-
-def _exit_code(action: Callable[[], int | None]) -> int:
-    """What a program ends with that does this last; says what went wrong."""
-    try:
-        return action() or 0
-    except SbrlError as error:
-        report_failure(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
-        return exit_request.code if isinstance(exit_request.code, int) else 2
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            report_failure(RunError(f"cannot write {error.filename or 'a file'}: {error.strerror}"))
-        else:
-            report_bug()
-        return 1
 
 
 def role_arguments(role: str, description: str) -> argparse.ArgumentParser:

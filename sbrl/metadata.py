@@ -9,13 +9,15 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
 from sbrl.yaml_text import read_yaml_text
+
+if TYPE_CHECKING:
+    from sbrl.envs.spec import EnvSpec  # it loads NumPy, and every program needs the run's id
 
 PACKAGES = ("sbrl", "torch", "dm-reverb", "tensorflow-cpu", "numpy", "gymnasium", "ale-py")
 
@@ -53,7 +55,7 @@ def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
         UsageError: `spec` is not what the environment of the run with this run.yaml was like when it began.
     """
     try:
-        before = EnvSpec.of_plain(_metadata_of(config)["environment"])
+        before = spec.of_plain(_metadata_of(config)["environment"])
     except (LookupError, TypeError, ValueError):  # begun by a version that did not write it down
         return
     changed = [

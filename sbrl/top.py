@@ -24,12 +24,13 @@ from sbrl.doctor import add_run_arguments, find_run
 from sbrl.errors import RunError
 from sbrl.fleet import ROLES, FleetClient, RunState
 from sbrl.fleet_watch import run_state
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.progress import ProgressMeter
+from sbrl.readable import duration
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_status import config_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
-from sbrl.view import duration, line, panel
+from sbrl.view import line, panel
 
 SUBTITLE = "Ctrl-C ends this view, not the run"
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from sbrl.config import Config
 from sbrl.progress import Progress
+from sbrl.readable import duration, number
 
 LINE_SECONDS = 10.0
 LAUNCHER_SUBTITLE = "Ctrl-C stops cleanly; --resume goes on"
@@ -137,21 +138,3 @@ def panel(config: Config, title: str, progress: Progress, subtitle: str = LAUNCH
     )
     bar = ProgressBar(total=progress.target_env_steps, completed=min(progress.env_steps, progress.target_env_steps))
     return Panel(Group(counted, bar, Text(), table), title=escape(title), subtitle=subtitle)
-
-
-def number(value: float | None) -> str:
-    """A return, or a dash while there is none."""
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if abs(value) < 1e9 else f"{value:.3g}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people write them: 42s, 3m 05s, 2h 07m."""
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes:02d}m"
-    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

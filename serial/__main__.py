@@ -10,17 +10,17 @@ from pathlib import Path
 from learner.update import configure_torch
 from sbrl import config as configs
 from sbrl.arguments import Parser
-from sbrl.cli import add_config_arguments, closing_lines
+from sbrl.commands import add_config_arguments, closing_lines
 from sbrl.config import Config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.probe import probe
 from sbrl.errors import UsageError
-from sbrl.lifecycle import run_program
 from sbrl.logs import Context, configure_logging
 from sbrl.metadata import new_run_id, run_metadata
 from sbrl.networks.checks import check_network
 from sbrl.networks.devices import find_device
 from sbrl.output import outlive_output
+from sbrl.program import run_program
 from sbrl.progress import ProgressMeter
 from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.summary import summarize, write_summary

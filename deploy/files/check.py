@@ -13,7 +13,7 @@ from pathlib import Path
 from sbrl.config import SEGMENT_STEPS, Config, load
 from sbrl.errors import RunError, plain
 from sbrl.fleet import FleetClient, RunState
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.rpc import CoordinatorUnavailable
 from sbrl.run_status import RunStatus, config_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse

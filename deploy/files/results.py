@@ -18,7 +18,7 @@ from sbrl.curves import write_learning_curve
 from sbrl.episode_log import LogClient
 from sbrl.fleet import FleetClient, RunState
 from sbrl.fleet_watch import run_state
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.rpc import reachable_address
 from sbrl.run_directory import RunDirectory
 from sbrl.run_status import config_of

@@ -16,8 +16,8 @@ from sbrl.config import Env
 from sbrl.envs.spec import EnvSpec
 from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, complaint
 from sbrl.errors import RunError, UsageError
-from sbrl.lifecycle import run_program
 from sbrl.logs import report_failure
+from sbrl.program import run_program
 from sbrl.tether import has_launcher
 from sbrl.trial import TrialFailed, answer_alone, run_trial
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from sbrl.errors import UsageError
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 
 
 def find_device(name: str) -> torch.device:

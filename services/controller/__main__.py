@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from sbrl.errors import UsageError, plain
 from sbrl.fleet import FleetClient
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.metrics import ControllerMetrics, make_registry
+from sbrl.program import run_program
 from services.controller.election import Election, LeaseElection, Unopposed
 from services.controller.kube import Cluster, add_cluster_arguments, connect
 from services.controller.loop import ControllerLoop

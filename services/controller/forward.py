@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, stream
-
 from sbrl.errors import RunError
+from services.controller import client
 from services.controller.kube import Cluster, api_errors
 
 CHUNK_BYTES = 1 << 16
@@ -96,7 +95,7 @@ def _connect(cluster: Cluster, pod: str, port: int) -> Any:
     core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
     with api_errors("create", f"pods/portforward {pod}", cluster.namespace):
         try:
-            return stream.portforward(core.connect_get_namespaced_pod_portforward, pod, cluster.namespace, ports=str(port))
+            return client.portforward(core.connect_get_namespaced_pod_portforward, pod, cluster.namespace, ports=str(port))
         except AttributeError as error:
             # The client trips over its own exception for a refused WebSocket, which has no body to decode.
             if isinstance(error.__context__, client.ApiException):

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import urllib3
-from kubernetes import client, config
-from kubernetes.config.config_exception import ConfigException
 
 from sbrl.errors import RunError, UsageError
+from services.controller import client
 
 REQUEST_SECONDS = 5.0
 COMPONENT = "sbrl-controller"  # events and changes of fields come from it
@@ -196,15 +195,15 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
     settings.retries = urllib3.Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.2)
     try:
         if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            config.load_incluster_config(settings)
+            client.load_incluster_config(settings)
             own, name = _NAMESPACE_FILE.read_text(encoding="utf-8").strip(), "in-cluster"
         else:
             file = None if kubeconfig is None else str(kubeconfig)
-            config.load_kube_config(file, context, settings, persist_config=False)
-            contexts, current = config.list_kube_config_contexts(file)
+            client.load_kube_config(file, context, settings, persist_config=False)
+            contexts, current = client.list_kube_config_contexts(file)
             chosen = next((one for one in contexts if one["name"] == context), current)
             own, name = chosen["context"].get("namespace") or "default", chosen["name"]
-    except (ConfigException, OSError) as error:
+    except (client.ConfigException, OSError) as error:
         raise UsageError(
             f"cannot reach a cluster: {' '.join(str(error).split())}; name a kubeconfig with --kubeconfig or KUBECONFIG, and "
             f"one of its contexts with --context"
@@ -274,14 +273,16 @@ def _scale(scale: Any) -> Scale:
 
 
 def _lease_record(lease: Any) -> LeaseRecord:
-    spec = lease.spec or client.V1LeaseSpec()
+    spec, version = lease.spec, str(lease.metadata.resource_version)
+    if spec is None:
+        return LeaseRecord("", 0, None, None, 0, version)
     return LeaseRecord(
         holder=str(spec.holder_identity or ""),
         duration_seconds=int(spec.lease_duration_seconds or 0),
         acquire_time=spec.acquire_time,
         renew_time=spec.renew_time,
         transitions=int(spec.lease_transitions or 0),
-        resource_version=str(lease.metadata.resource_version),
+        resource_version=version,
     )
 
 

@@ -16,11 +16,11 @@ from sbrl.config import Config
 from sbrl.credentials import Credentials
 from sbrl.errors import RunError, UsageError, plain
 from sbrl.fleet_watch import run_state
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.progress import Progress, ProgressMeter
+from sbrl.readable import duration, number
 from sbrl.run_status import config_of
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
-from sbrl.view import duration, number
 from services.controller.forward import forwarded
 from services.controller.kube import COMPONENT, REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
 from services.controller.reconcile import Reading, measure

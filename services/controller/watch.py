@@ -17,8 +17,8 @@ from sbrl.credentials import Credentials
 from sbrl.diagnosis import Finding, diagnose
 from sbrl.errors import UsageError
 from sbrl.fleet import FleetClient
-from sbrl.lifecycle import run_program
 from sbrl.observation import NOT_SERVING, SERVING, Observation, observe
+from sbrl.program import run_program
 from services.controller.forward import forwarded
 from services.controller.kube import Cluster, add_cluster_arguments, connect
 from services.controller.release import (

@@ -9,9 +9,10 @@ from sbrl import config as configs
 from sbrl import rpc
 from sbrl.config import Config
 from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
+from sbrl.program import run_program
 from services.coordinator.server import Coordinator
 
 _DESCRIPTION = "Distributes weights, leases the fleet's places, and keeps the log of episodes and evaluations."

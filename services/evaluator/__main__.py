@@ -9,10 +9,11 @@ from sbrl.config import Config
 from sbrl.envs.probe import spec_for_role
 from sbrl.episode_log import LogClient
 from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.memory import give_back_large_blocks
 from sbrl.metrics import EvaluatorMetrics, make_registry
 from sbrl.policy import use_one_thread
+from sbrl.program import run_program
 from sbrl.weights import WeightsClient
 from services.evaluator.loop import EvaluatorLoop
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sbrl.errors import RunError, plain
-from sbrl.lifecycle import run_program
 from sbrl.policy import use_one_thread
+from sbrl.program import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import row_of
 from sbrl.v1.fleet_pb2 import Evaluation

@@ -11,9 +11,10 @@ from sbrl.config_sections import Replay
 from sbrl.envs.probe import spec_for_role
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments, run_program
+from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.metrics import ReplayMetrics, Totals, export_disk, make_registry
+from sbrl.program import run_program
 from sbrl.replay.shard import ShardServer
 from sbrl.run_directory import RunDirectory
 from services.replay.watchdog import Watchdog

@@ -33,15 +33,15 @@ from sbrl.config import Config
 from sbrl.envs.make import make_envs, make_spec
 from sbrl.fleet import RunState
 from sbrl.fleet_watch import FleetWatch
-from sbrl.lifecycle import run_program
 from sbrl.ports import free_ports
+from sbrl.program import run_program
+from sbrl.readable import duration
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.receipts import WITH_ACTORS
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Stream
 from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress, ShardProgress
-from sbrl.view import duration
 from tests.chaos.judge import EXACT, SHARD_SEGMENTS, STREAM_SEGMENTS
 from tests.chaos.markers import ENV_ID, NUM_ACTIONS, environment
 

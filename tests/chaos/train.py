@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from sbrl import cli, launch
 from sbrl import config as configs
 from sbrl.config import Config
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.run_directory import RunDirectory
 from sbrl.supervisor import RoleCommand
 

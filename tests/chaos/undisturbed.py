@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from sbrl.arguments import seed, whole_number
 from sbrl.errors import RunError
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
+from sbrl.readable import duration
 from sbrl.v1.fleet_pb2 import Episode
-from sbrl.view import duration
 from tests.chaos.judge import LOSS_READINGS, RECENT, Earned, Verdict, compare_loss, compare_returns, readings
 from tests.chaos.session import LEARNED_STEPS, Session
 from tests.chaos.watch import LOOK_SECONDS

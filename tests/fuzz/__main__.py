@@ -18,8 +18,8 @@ from types import FrameType
 
 from sbrl.arguments import seed, whole_number
 from sbrl.errors import UsageError
-from sbrl.lifecycle import run_program
-from sbrl.view import duration
+from sbrl.program import run_program
+from sbrl.readable import duration
 from tests.fuzz.books import book_readers
 from tests.fuzz.readers import readers
 from tests.fuzz.services import services

@@ -218,7 +218,7 @@ def test_a_setting_that_is_refused_is_one_event(start: Callable[..., subprocess.
         ),
         ("print('no end of line', end=''); raise SystemExit(3)", 3, "no end of line"),
         (
-            "from sbrl.lifecycle import run_program\ndef main(argv): raise KeyError('bug')\nrun_program(main)",
+            "from sbrl.program import run_program\ndef main(argv): raise KeyError('bug')\nrun_program(main)",
             1,
             "ended by an exception: this is a bug",
         ),

@@ -34,7 +34,7 @@ SEGMENTS = 5
 # The program with a checkpoint that never returns, and less patience for it.
 HANGING = """
 import threading
-from sbrl.lifecycle import run_program
+from sbrl.program import run_program
 from sbrl.replay.backend import reverb
 from services.replay import __main__ as program
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from sbrl.config import load
 from sbrl.progress import Progress, ProgressMeter
+from sbrl.readable import duration
 from sbrl.summary import summarize
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
@@ -19,7 +20,7 @@ from sbrl.v1.fleet_pb2 import (
     Member,
     ShardProgress,
 )
-from sbrl.view import duration, line, panel
+from sbrl.view import line, panel
 
 CONFIG = load(overrides=["run.env_steps=10000", "replay.min_size=1000"])
 

@@ -72,7 +72,8 @@ HOPELESS_ROLE = """
 from prometheus_client import CollectorRegistry
 from sbrl.config import build
 from sbrl.errors import FinalError
-from sbrl.lifecycle import RoleRuntime, run_program
+from sbrl.lifecycle import RoleRuntime
+from sbrl.program import run_program
 from sbrl.logs import Context
 
 def main(argv):

@@ -1,0 +1,51 @@
+"""How every program ends: one line an error, and its exit code. It imports little, for commands begin with it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sbrl.errors import RunError, SbrlError
+from sbrl.logs import report_bug, report_failure
+from sbrl.output import secure_output
+from sbrl.tether import end_with_parent
+
+# What a file system says that cannot be written to, whatever the program did.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C, 141 without a reader.
+
+    An SbrlError is one line on standard error and its exit code, and so is a file system that is full or refuses to be written
+    to; any other exception is a bug and keeps its traceback.
+    """
+    secure_output()
+    end_with_parent()
+    code = _exit_code(lambda: main(sys.argv[1:]))
+    logging.shutdown()
+    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
+    os._exit(_exit_code(sys.stdout.flush) or code)
+
+
+def _exit_code(action: Callable[[], int | None]) -> int:
+    """What a program ends with that does this last; says what went wrong."""
+    try:
+        return action() or 0
+    except SbrlError as error:
+        report_failure(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
+        return exit_request.code if isinstance(exit_request.code, int) else 2
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            report_failure(RunError(f"cannot write {error.filename or 'a file'}: {error.strerror}"))
+        else:
+            report_bug()
+        return 1

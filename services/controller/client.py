@@ -1,0 +1,69 @@
+"""The one import of the Kubernetes client, without the 700 models and 60 groups that it would load with its packages.
+
+They cost more CPU than all else that `sbrl status` does, and a dozen of them are used. So the packages are made without what
+they import, and a model is loaded when an answer has one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+_MODELS = "kubernetes.client.models"
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # as in the client's file names: v1_http_get_action
+
+
+def _hollow(name: str) -> ModuleType:
+    """A package without what it imports: its modules can be imported one by one."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    package = sys.modules[name] = importlib.util.module_from_spec(spec)
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, package)
+    return package
+
+
+def _model(name: str) -> Any:
+    """A model by its name, as the client asks for it."""
+    try:
+        return getattr(importlib.import_module(f"{_MODELS}.{_WORDS.sub('_', name).lower()}"), name)
+    except ModuleNotFoundError:
+        raise AttributeError(name) from None
+
+
+_hollow("kubernetes")
+_client = _hollow("kubernetes.client")
+_hollow(_MODELS).__dict__["__getattr__"] = _model
+
+from kubernetes.client.api_client import ApiClient  # noqa: E402
+from kubernetes.client.configuration import Configuration  # noqa: E402
+from kubernetes.client.exceptions import ApiException  # noqa: E402
+
+_client.__dict__.update(ApiClient=ApiClient, Configuration=Configuration)  # kubernetes.config looks for them there
+
+from kubernetes.client.api.apps_v1_api import AppsV1Api  # noqa: E402
+from kubernetes.client.api.autoscaling_v2_api import AutoscalingV2Api  # noqa: E402
+from kubernetes.client.api.coordination_v1_api import CoordinationV1Api  # noqa: E402
+from kubernetes.client.api.core_v1_api import CoreV1Api  # noqa: E402
+from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config  # noqa: E402
+from kubernetes.stream import portforward  # noqa: E402
+
+__all__ = [
+    "ApiClient",
+    "ApiException",
+    "AppsV1Api",
+    "AutoscalingV2Api",
+    "ConfigException",
+    "Configuration",
+    "CoordinationV1Api",
+    "CoreV1Api",
+    "list_kube_config_contexts",
+    "load_incluster_config",
+    "load_kube_config",
+    "portforward",
+]
