@@ -19,6 +19,7 @@ from sbrl.errors import RunError, UsageError
 from services.controller import client
 
 REQUEST_SECONDS = 5.0
+DISOWN_ATTEMPTS = 5
 COMPONENT = "sbrl-controller"  # events and changes of fields come from it
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NO_ANSWER = frozenset({0, 408, 429, 500, 502, 503, 504})  # 0: no HTTP answer at all
@@ -79,8 +80,13 @@ class Cluster:
             scale = self.apps.read_namespaced_deployment_scale(deployment, self.namespace, _request_timeout=REQUEST_SECONDS)
         return _scale(scale)
 
-    def set_scale(self, deployment: str, replicas: int, resource_version: str | None = None) -> Scale:
+    def set_scale(
+        self, deployment: str, replicas: int, resource_version: str | None = None, field_manager: str = COMPONENT
+    ) -> Scale:
         """Asks for another number of pods.
+
+        Args:
+            field_manager: who owns the number then.
 
         Raises:
             ApiConflict: the Deployment has changed since it had `resource_version`, if that is given.
@@ -93,11 +99,41 @@ class Cluster:
                 deployment,
                 self.namespace,
                 body,
-                field_manager=COMPONENT,
+                field_manager=field_manager,
                 _content_type="application/merge-patch+json",
                 _request_timeout=REQUEST_SECONDS,
             )
         return _scale(scale)
+
+    def disown_scale(self, deployment: str, field_manager: str) -> None:
+        """Leaves the number of pods, which `field_manager` has set, to whoever applies one next, without a conflict.
+
+        Who changes a field by an update owns it, and server-side apply (Helm 4) refuses to change what somebody else owns.
+        """
+        for attempt in range(DISOWN_ATTEMPTS):
+            with api_errors("get", f"deployments {deployment}", self.namespace):
+                metadata = self.apps.read_namespaced_deployment(
+                    deployment, self.namespace, _request_timeout=REQUEST_SECONDS
+                ).metadata
+            entries = metadata.managed_fields or []
+            kept = [one for one in entries if (one.manager, one.subresource) != (field_manager, "scale")]
+            if len(kept) == len(entries):
+                return
+            # An empty list would change nothing: one empty entry is how an API server is told that there are none.
+            change = {"metadata": {"resourceVersion": metadata.resource_version, "managedFields": kept or [{}]}}
+            try:
+                with api_errors("patch", f"deployments {deployment}", self.namespace):
+                    self.apps.patch_namespaced_deployment(
+                        deployment,
+                        self.namespace,
+                        change,
+                        _content_type="application/merge-patch+json",
+                        _request_timeout=REQUEST_SECONDS,
+                    )
+                return
+            except ApiConflict:  # its controller has written its status meanwhile, most often
+                if attempt == DISOWN_ATTEMPTS - 1:
+                    raise
 
     def post_event(self, deployment: str, uid: str, reason: str, message: str, instance: str, warning: bool = False) -> None:
         """Posts an event on a Deployment.

@@ -13,6 +13,8 @@ from services.controller import client
 from services.controller.kube import REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
 from services.controller.release import COMPONENT, INSTANCE, Release, add_release_argument, find_release
 
+FIELD_MANAGER = "sbrl-scale"
+
 
 def main(argv: Sequence[str]) -> None:
     arguments = make_parser().parse_args(argv)
@@ -21,9 +23,9 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.closing(connect(arguments.kubeconfig, arguments.context, arguments.namespace)) as cluster:
         release = find_release(cluster, arguments.release)
         before = cluster.scale(release.actors).replicas
-        cluster.set_scale(release.actors, arguments.actors)
+        cluster.set_scale(release.actors, arguments.actors, field_manager=FIELD_MANAGER)
         print(f"actors of release {release.name} in namespace {cluster.namespace}: {before} -> {arguments.actors}")
-        for warning in overruled(cluster, release):
+        for warning in [*owned(cluster, release), *overruled(cluster, release)]:
             print(f"note: {warning}")
 
 
@@ -33,6 +35,15 @@ def make_parser() -> argparse.ArgumentParser:
     add_release_argument(parser)
     add_cluster_arguments(parser)
     return parser
+
+
+def owned(cluster: Cluster, release: Release) -> list[str]:
+    """Gives up the field that the change has made this program's; says so where that cannot be done."""
+    try:
+        cluster.disown_scale(release.actors, FIELD_MANAGER)
+    except RunError as error:
+        return [f"a `helm upgrade` that sets the number of actors will need --force-conflicts: {error}"]
+    return []
 
 
 def overruled(cluster: Cluster, release: Release) -> list[str]:

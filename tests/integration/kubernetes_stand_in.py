@@ -1,8 +1,8 @@
 """A stand-in for the Kubernetes API server, for tests: real HTTP and WebSockets, the few resources that the controller uses.
 
-What it keeps to, as the real one does: resource versions and conflicts, the scale subresource, role-based access (with rules
-as a Role has them), label selectors, the formats of times in leases and events, and port forwarding (v4.channel.k8s.io). It is
-no API server: no other resource, no watches, no controllers behind it, no admission.
+What it keeps to, as the real one does: resource versions and conflicts, the scale subresource and who owns what it sets,
+role-based access (with rules as a Role has them), label selectors, the formats of times in leases and events, and port
+forwarding (v4.channel.k8s.io). It is no API server: no other resource, no watches, no controllers behind it, no admission.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ NAMESPACE = "rl"
 ADMIN = "admin-token"
 _MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_PATCHES = ("application/merge-patch+json", "application/strategic-merge-patch+json")
 _PATH = re.compile(r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v\d)/namespaces/(?P<namespace>[^/]+)/(?P<rest>.+)")
 _KINDS = {
     ("apps", "deployments"): "Deployment",
@@ -98,7 +99,7 @@ class ApiStandIn:
         return path
 
     def put(self, resource: str, name: str, **parts: Any) -> dict[str, Any]:
-        """Creates or replaces an object; `labels` go into its metadata, all else is on top."""
+        """Creates or replaces an object; `labels` and `managed_fields` go into its metadata, all else is on top."""
         group = next(group for group, plural in _KINDS if plural == resource)
         with self._lock:
             self._version += 1
@@ -109,6 +110,7 @@ class ApiStandIn:
                 "resourceVersion": str(self._version),
                 "creationTimestamp": "2026-01-01T00:00:00Z",
                 "labels": parts.pop("labels", {}),
+                "managedFields": parts.pop("managed_fields", []),
             }
             stored = {"kind": _KINDS[group, resource], "metadata": metadata, **parts}
             if resource == "deployments":  # the client insists on what every real one has
@@ -154,8 +156,12 @@ class ApiStandIn:
             if (resource, call.name) not in self._objects:
                 raise Refused(404, "NotFound", f'{resource} "{call.name}" not found')
             stored = self._objects[resource, call.name]
+            if call.verb == "patch" and content_type not in _PATCHES:
+                raise Refused(415, "UnsupportedMediaType", f"cannot patch with {content_type}")
             if subresource == "scale":
-                return self._scale(stored, call, content_type)
+                return self._scale(stored, call, query)
+            if call.verb == "patch":
+                return self._patch(stored, call)
             if call.verb == "update":
                 self._check_version(stored, call.body)
                 return self.put(resource, call.name, **_checked(resource, call.body))
@@ -188,12 +194,28 @@ class ApiStandIn:
             raise Refused(409, "AlreadyExists", f'{resource} "{name}" already exists')
         return self.put(resource, name, **_checked(resource, body))
 
-    def _scale(self, stored: dict[str, Any], call: Call, content_type: str) -> dict[str, Any]:
+    def _patch(self, stored: dict[str, Any], call: Call) -> dict[str, Any]:
+        """Who owns which fields, the only thing of an object that is patched here."""
+        self._check_version(stored, call.body)
+        if call.body.keys() != {"metadata"} or call.body["metadata"].keys() - {"resourceVersion"} != {"managedFields"}:
+            raise Refused(422, "Invalid", f"no patch of {call.body} is known here")
+        self.touch(call.resource, call.name)
+        stored["metadata"]["managedFields"] = call.body["metadata"]["managedFields"]
+        return deepcopy(stored)
+
+    def _scale(self, stored: dict[str, Any], call: Call, query: Mapping[str, list[str]]) -> dict[str, Any]:
         if call.verb == "patch":
-            if content_type not in ("application/merge-patch+json", "application/strategic-merge-patch+json"):
-                raise Refused(415, "UnsupportedMediaType", f"cannot patch with {content_type}")
             self._check_version(stored, call.body)
             self.touch("deployments", call.name, replicas=call.body["spec"]["replicas"])
+            owner = {
+                "manager": query["fieldManager"][0],
+                "operation": "Update",
+                "subresource": "scale",
+                "apiVersion": "apps/v1",
+            }
+            fields = {"fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}, "time": "2026-01-01T00:00:00Z"}
+            others = [one for one in stored["metadata"]["managedFields"] if one.get("subresource") != "scale"]
+            stored["metadata"]["managedFields"] = [*others, {**owner, **fields}]
         replicas = stored["spec"].get("replicas", 0)
         return {
             "kind": "Scale",

@@ -26,7 +26,7 @@ from sbrl.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, GetStatusResponse, LearnerProgress, Member, ShardProgress
 from services.controller import scale, status
 from services.coordinator.server import Coordinator
-from tests.integration.kubernetes_stand_in import ADMIN, ApiStandIn, labels, stand_in
+from tests.integration.kubernetes_stand_in import ADMIN, ApiStandIn, Call, labels, stand_in
 from tests.integration.test_controller_loop import begin_learner
 from tests.integration.test_credentials import certificate, write  # noqa: F401  # certificate is a fixture
 
@@ -72,6 +72,52 @@ def tool(api, tmp_path, capsys):
 def test_scale(api, tool):
     assert tool(scale.main, "5") == "actors of release sbrl in namespace rl: 3 -> 5\n"
     assert api.get("deployments", "sbrl-actors")["spec"]["replicas"] == 5
+
+
+HELM = {
+    "manager": "helm",
+    "operation": "Apply",
+    "apiVersion": "apps/v1",
+    "time": "2026-01-01T00:00:00Z",
+    "fieldsType": "FieldsV1",
+    "fieldsV1": {"f:spec": {"f:template": {"f:spec": {'k:{"name":"actor"}': {".": {}}}}}},
+}
+
+
+def owners(api: ApiStandIn) -> list[dict[str, object]]:
+    return list(api.get("deployments", "sbrl-actors")["metadata"]["managedFields"])
+
+
+def test_scale_leaves_the_number_to_the_next_upgrade(api, tool):
+    """Server-side apply, which Helm 4 does, refuses to change what somebody else owns; what Helm owns stays as it is."""
+    api.put("deployments", "sbrl-actors", labels=labels("actor"), managed_fields=[HELM], spec={"replicas": 3})
+    writes: list[Call] = []
+
+    def somebody_else_writes(call: Call) -> None:
+        """Its status, as a Deployment's controller does just then."""
+        if (call.verb, call.resource) == ("patch", "deployments") and not writes:
+            writes.append(call)
+            api.touch("deployments", "sbrl-actors")
+
+    api.before = somebody_else_writes
+    assert tool(scale.main, "5") == "actors of release sbrl in namespace rl: 3 -> 5\n"
+    assert writes
+    (left,) = owners(api)
+    assert {**left, "time": None} == {**HELM, "time": None}
+    assert str(left["time"]).startswith("2026-01-01T00:00:00")
+
+
+def test_scale_says_what_an_upgrade_needs_where_it_may_not_change_the_owner(api, tool):
+    api.rules["scaler"] = [
+        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list", "get"]},
+        {"apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["get", "patch"]},
+    ]
+    first, note = tool(scale.main, "5", token="scaler").splitlines()
+    assert first.endswith("3 -> 5")
+    assert note.startswith(
+        "note: a `helm upgrade` that sets the number of actors will need --force-conflicts: not allowed to patch deployments"
+    )
+    assert [one["manager"] for one in owners(api)] == ["sbrl-scale"]
 
 
 def test_scale_says_who_will_overrule_it(api, tool):
