@@ -16,11 +16,9 @@ from sbrl.errors import RunError, UsageError
 from services.controller import watch
 from tests.integration.test_controller_tools import (  # noqa: F401  # fixtures
     LIMIT,
-    api,
     coordinator,
     pod,
     release,
-    tool,
 )
 
 # ruff: noqa: F811
