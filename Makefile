@@ -17,7 +17,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-beats bench-traffic clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-beats bench-traffic clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minu
 
 bench-segments: $(READY) ## Measure segments through a shard, half a minute; fails where a fill is slow (ARGS go to the benchmark)
 	$(BIN)/python -m bench.segments $(ARGS)
+
+bench-shard: $(READY) ## Measure a shard's memory over 20 checkpoints, six minutes; fails where it grows (ARGS go to the benchmark)
+	$(BIN)/python -m bench.shard_memory $(ARGS)
 
 bench-sampler: $(READY) ## Measure batches from a shard and what they leave in memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.sampler $(ARGS)

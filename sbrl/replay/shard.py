@@ -14,7 +14,7 @@ from sbrl.replay.backend import reverb
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.segment_tables import LOG, QUEUE, log_segments, make_tables, transitions_table
 from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape
-from sbrl.replay.shard_checkpoints import ShardCheckpoints
+from sbrl.replay.shard_checkpoints import ShardCheckpoints, leave_pages
 from sbrl.run_directory import replace_text
 from sbrl.sharding import share
 
@@ -153,6 +153,8 @@ class ShardServer:
             for path, reason in reversed(corrupt):
                 self.checkpoints.set_aside(path, reason)
             self.checkpoints.clear_reverb_folder()
+            if checkpoint is not None:
+                leave_pages(checkpoint)
         except OSError as error:
             raise RunError(f"cannot use replay checkpoints in {self.checkpoints.directory}: {error}") from None
         return server

@@ -16,7 +16,7 @@ import shutil
 import zlib
 from pathlib import Path
 
-from sbrl.durable import sync
+from sbrl.durable import leave_page_cache, sync
 from sbrl.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class ShardCheckpoints:
         path = self.directory / f"{_PREFIX}{1 + max(map(_number, self.directory.iterdir()), default=0):012d}"
         written.rename(path)
         sync(self.directory)
+        leave_pages(path)
         return path
 
     def stage(self, checkpoint: Path) -> None:
@@ -130,6 +131,12 @@ def verify(checkpoint: Path) -> None:
     different = [name for name, digest in digests.items() if _sha256(checkpoint / name) != digest]
     if different:
         raise ValueError(f"{', '.join(different)} differ from {MANIFEST}")
+
+
+def leave_pages(checkpoint: Path) -> None:
+    """Gives back the memory that a checkpoint takes as pages of files. Raises OSError where the file system refuses."""
+    for path in checkpoint.iterdir():
+        leave_page_cache(path)
 
 
 def _number(path: Path) -> int:

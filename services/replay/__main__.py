@@ -12,7 +12,7 @@ from sbrl.envs.probe import spec_for_role
 from sbrl.errors import RunError, UsageError
 from sbrl.fleet_member import FleetMember
 from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
+from sbrl.memory import give_back_freed, memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.metrics import ReplayMetrics, Totals, export_disk, make_registry
 from sbrl.program import run_program
 from sbrl.replay.shard import ShardServer
@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
                 return
             resident_before = resident_bytes()
             server = ShardServer(config, spec, shard, sampling, port, directory)
+            give_back_freed()  # what reading a checkpoint took
             reporter = ShardReporter(server, metrics, resident_before)
             saver = ShardSaver(server, metrics, config.replay)
             reporter.try_report()
@@ -158,6 +159,8 @@ class ShardSaver:
             self._metrics.checkpoint_failures.inc()
             logger.error("checkpoint failed: %s", error)
             return False
+        finally:
+            give_back_freed()  # Reverb has made a copy of every item's description, among memory that stays in use
         self._saved_time = time.monotonic()
         self._metrics.checkpoints.inc()
         self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)

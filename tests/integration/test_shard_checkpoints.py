@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import shutil
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,6 +83,23 @@ def test_a_volume_without_hard_links_is_restored_from_copies(
     monkeypatch.setattr(os, "link", refuse)
     assert restored(tmp_path) == 2 * SEGMENTS
     assert names(tmp_path) == [path.name for path in checkpoints]
+
+
+def test_checkpoints_take_no_memory(checkpoints: list[Path], tmp_path: Path) -> None:
+    """Their pages would count towards a container's limit: neither those that are written stay, nor those that are read."""
+    kind = subprocess.run(["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    if kind.strip() in ("tmpfs", "ramfs"):
+        pytest.skip("files of this file system are nowhere but in memory")
+    assert [cached(path) for path in checkpoints] == [0, 0]
+    assert restored(tmp_path) == 2 * SEGMENTS
+    assert [cached(path) for path in checkpoints] == [0, 0]
+
+
+def cached(folder: Path) -> int:
+    """Bytes of a folder's files in the page cache."""
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", *map(str, folder.iterdir())]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(int(number) for number in told.split())
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO, errno.EACCES])
