@@ -33,7 +33,8 @@ COPY pyproject.toml constraints.txt ./
 # Without headers, tests, symbols (a third of the largest libraries), and a C++ parser that TensorFlow asks for and does not load.
 # Some packages carry templates that are no Python.
 RUN /opt/sbrl/bin/python -c "import tomllib; \
-        names = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+        project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        names = project['dependencies'] + project['optional-dependencies']['run']; \
         print(*[name for name in names if name != 'torch'], sep='\n')" > names.txt \
     && $PIP install --no-compile --constraint constraints.txt --requirement names.txt \
     && rm -rf $PACKAGES/tensorflow/include $PACKAGES/clang $PACKAGES/libclang-* \

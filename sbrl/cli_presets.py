@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -15,9 +15,11 @@ from rich.text import Text
 from sbrl import config as configs
 from sbrl.arguments import Parser
 from sbrl.config import Config, Env
-from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError, nearest
 from sbrl.presets import PRESETS
+
+if TYPE_CHECKING:
+    from sbrl.envs.spec import EnvSpec  # it loads NumPy
 
 UNKNOWN = "?"
 DESCRIPTION_WIDTH = 120  # columns of a terminal that leave enough for them
