@@ -265,7 +265,7 @@ class Replay(Section):
     """The sharded Reverb replay."""
 
     num_shards: int = Field(2, ge=1, le=16)
-    """Reverb servers the replay is spread over: none could store anything, and each is a process of 400 MB or more."""
+    """Reverb servers the replay is spread over: none could store anything, and each is a process of 500 MB or more."""
     capacity: int = Field(1_000_000, ge=1, le=2**31 - 1)
     """Transitions that batches are drawn from, and that the logs of all shards keep; the oldest go first. Beyond what the
     learner may use, see replay.sampling; beyond 2,147,483,647 no table of Reverb can count."""
