@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         done = threading.Event()
         turning = threading.Thread(target=writer.go_on, args=(arguments.rate, done), daemon=True)
         turning.start()
-        readings = list(looks(process_id, directory, arguments.checkpoints))
+        readings = list(looks(process_id, directory, arguments.checkpoints, arguments.interval))
         done.set()
         turning.join()
     return report(readings, arguments.checkpoints)
@@ -153,10 +153,18 @@ class Writer:
             self.write(STREAMS)
 
 
-def looks(process_id: int, directory: Path, checkpoints: int) -> Iterator[Reading]:
-    """Readings until so many more checkpoints are there."""
-    first = newest(directory)
+def looks(process_id: int, directory: Path, checkpoints: int, interval: float) -> Iterator[Reading]:
+    """Readings until so many more checkpoints are there.
+
+    Raises:
+        RunError: there is no new one in START_SECONDS and the interval.
+    """
+    first, last, deadline = newest(directory), -1, 0.0
     while (finished := newest(directory) - first) < checkpoints:
+        if finished > last:
+            last, deadline = finished, time.monotonic() + interval + START_SECONDS
+        elif time.monotonic() > deadline:
+            raise RunError(f"after {finished} checkpoints there came no more within {START_SECONDS:g} s")
         yield look(process_id, directory, finished)
         time.sleep(LOOK_SECONDS)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sbrl.errors import UsageError
 from sbrl.logs import JSON, Context, log_format
-from sbrl.program import run_program
+from sbrl.program import check_installed, run_program
 
 # Roles and tools are started by module name: sbrl imports none of them.
 PROGRAMS = {
@@ -29,8 +27,7 @@ PROGRAMS = {
     "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
 }
 RELEASE_OPTIONS = frozenset({"-n", "--namespace", "--release", "--context", "--kubeconfig"})
-# What takes the packages of a run; a laptop that only watches runs does without them.
-RUNS = frozenset({"train", "presets", "eval", "play", "replay", "actor", "learner", "evaluator"})
+OF_RUNS = frozenset({"eval", "play", "replay", "actor", "learner", "evaluator"})  # they take more than what watches runs
 ROLES = frozenset({"coordinator", "replay", "learner", "actor", "evaluator", "controller"})
 
 
@@ -41,9 +38,9 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs one command line (without the program's name) and returns its exit code."""
-    if argv and argv[0] in RUNS:
-        check_installed(argv[0])
     if argv and argv[0] in PROGRAMS:
+        if argv[0] in OF_RUNS:
+            check_installed(argv[0])
         command = [sys.executable, "-P", "-m", PROGRAMS[argv[0]][0], *argv[1:]]
         if argv[0] in ("top", "doctor") and _names_a_release(argv[1:]):
             command = [sys.executable, "-P", "-m", "services.controller.watch", *argv]
@@ -61,18 +58,6 @@ def run(argv: Sequence[str]) -> int:
         arguments.overrides += rest
     code: int = arguments.command(arguments)
     return code
-
-
-def check_installed(command: str) -> None:
-    """
-    Raises:
-        UsageError: SBRL is installed without the packages that the command takes.
-    """
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError(
-            f"sbrl {command} takes PyTorch, and SBRL is installed without it, to watch runs: call it where runs are, or "
-            f"install the extra 'run' (pip install '.[run]' -c constraints.txt in a checkout)"
-        )
 
 
 def _names_a_release(argv: Sequence[str]) -> bool:

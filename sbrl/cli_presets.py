@@ -17,6 +17,7 @@ from sbrl.arguments import Parser
 from sbrl.config import Config, Env
 from sbrl.errors import UsageError, nearest
 from sbrl.presets import PRESETS
+from sbrl.program import check_installed
 
 if TYPE_CHECKING:
     from sbrl.envs.spec import EnvSpec  # it loads NumPy
@@ -127,6 +128,7 @@ _COLUMNS = (
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    check_installed("presets")
     rows, problems = preset_rows()
     if arguments.json:
         print(json.dumps([row._asdict() for row in rows], indent=2))

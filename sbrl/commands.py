@@ -21,6 +21,7 @@ from sbrl.logs import WARNING_MARK
 from sbrl.metadata import game_of
 from sbrl.output import outlive_output
 from sbrl.presets import DEFAULT_PRESET
+from sbrl.program import check_installed
 from sbrl.readable import duration
 from sbrl.run_directory import RunDirectory
 
@@ -79,6 +80,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    check_installed("train")
     outlive_output()
     if arguments.serial:
         _exec_serial(arguments)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sbrl.errors import RunError, SbrlError
+from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.logs import report_bug, report_failure
 from sbrl.output import secure_output
 from sbrl.tether import end_with_parent
@@ -30,6 +31,18 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     logging.shutdown()
     # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
     os._exit(_exit_code(sys.stdout.flush) or code)
+
+
+def check_installed(command: str) -> None:
+    """
+    Raises:
+        UsageError: SBRL is installed without the packages that the command takes.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"sbrl {command} takes PyTorch, and SBRL is installed without it, to watch runs: call it where runs are, or "
+            f"install the extra 'run' (pip install '.[run]' -c constraints.txt in a checkout)"
+        )
 
 
 def _exit_code(action: Callable[[], int | None]) -> int:

@@ -59,6 +59,7 @@ def run(packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ("sbrl.top", "--help"),
         ("sbrl.cli", "--help"),
         ("sbrl.cli", "config", "show"),
+        ("sbrl.cli", "presets", "show", "small-batch"),
     ],
     ids=" ".join,
 )
