@@ -73,8 +73,8 @@ from prometheus_client import CollectorRegistry
 from sbrl.config import build
 from sbrl.errors import FinalError
 from sbrl.lifecycle import RoleRuntime
-from sbrl.program import run_program
 from sbrl.logs import Context
+from sbrl.program import run_program
 
 def main(argv):
     context = Context("actor", "actor-0", "run")
