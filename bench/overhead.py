@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from actors.loop import ActorLoop
 from bench.update import random_batch
 from learner.batches import Drawn
+from learner.block import make_updates
 from learner.boards import Board
 from learner.diagnostics import NUM_STATES
 from learner.loop import LearnerLoop, Parts
@@ -213,7 +214,9 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     ratio = Ratio(RatioSettings.of(config), received=2**40, due=2.0**60)  # as many updates as are wanted
     intake = cast(Any, SimpleNamespace(settle=lambda _: None, take=lambda: 0, segments=0, filled=0))
     replay = Replay("cached", ratio, Receipts(), NoMemory(), intake, (), source, fill=0)
-    publisher = cast(Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0))
+    publisher = cast(
+        Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0, is_idle=True, is_finite=True)
+    )
     member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 0, 0, 0), check_fenced=lambda: None))
     watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
     board = Board([TensorBoard(directory)] if kind != OFF else [])
@@ -223,6 +226,7 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
         intake=intake,
         ratio=ratio,
         batches=source,
+        updates=make_updates(config, step, source),
         filling=cast(Any, SimpleNamespace(is_enough=True, look=lambda _: None)),
         end=cast(Any, None),
         publisher=publisher,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from learner.block import make_updates
 from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
@@ -149,6 +150,7 @@ def learn(
             intake=replay.intake,
             ratio=replay.ratio,
             batches=replay.batches,
+            updates=make_updates(config, step, replay.batches),
             filling=Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0),
             end=RunEnd(watch, replay.readers, replay.intake),
             publisher=publisher,
@@ -168,6 +170,7 @@ def learn(
         complete = loop.run()
         replay.stop()
         saver.save()
+        publisher.wait_idle(LAST_PUBLICATION_SECONDS)
         loop.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")

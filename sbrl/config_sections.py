@@ -259,6 +259,9 @@ class Learner(Section):
     """Where updates run: cpu, cuda or cuda:N; no other backend is supported."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of one update; one leaves the other cores to the actors, none could not run."""
+    compile: Literal["off", "default", "max-autotune"] = "off"
+    """torch.compile of the update, which takes half a minute and more at each start: default, or max-autotune, which tries out
+    kernels for minutes. On CUDA the update is one graph with either, and with off."""
 
 
 class Replay(Section):
