@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -86,15 +87,26 @@ class SingleUpdates:
 class Blocks:
     """Many at a time, on batches from the memory on the device."""
 
-    def __init__(self, step: UpdateStep, batches: MemoryBatches, horizons: HorizonSchedule, size: int = BLOCK_UPDATES) -> None:
-        """Args: size: K, updates of a block at most."""
+    def __init__(
+        self,
+        step: UpdateStep,
+        batches: MemoryBatches,
+        horizons: HorizonSchedule,
+        size: int = BLOCK_UPDATES,
+        capture: Callable[[Update], Update] | None = None,
+    ) -> None:
+        """
+        Args:
+            size: K, updates of a block at most.
+            capture: makes a graph of the update; None: what the device has.
+        """
         self._step, self._batches, self._horizons, self._size = step, batches, horizons, size
         self._table = _HorizonTable(size, step.device)
-        self._update: Update = self.update
-        self._pace: Callable[[], None] = lambda: None
-        if step.device.type == "cuda":
-            self._update = CapturedUpdate(self.update, batches.generator)
-            self._pace = _Pace()
+        is_cuda = step.device.type == "cuda"
+        if capture is None:
+            capture = partial(CapturedUpdate, generators=[batches.generator]) if is_cuda else lambda update: update
+        self._update = capture(self.update)
+        self._pace: Callable[[], None] = _Pace() if is_cuda else lambda: None
 
     def run(self, most: int, phase: Phase = untimed) -> Trained:
         """A block that ends at the next edge, and never after `most` updates."""
@@ -163,7 +175,7 @@ class _HorizonTable:
 class CapturedUpdate:
     """An update as a CUDA graph: first some eager ones, which count like all others, then a capture, and replays since."""
 
-    def __init__(self, update: Update, *generators: torch.Generator) -> None:
+    def __init__(self, update: Update, generators: Sequence[torch.Generator]) -> None:
         """
         Args:
             update: reads and writes tensors that stay where they are, in shapes that never change.

@@ -60,13 +60,16 @@ class Optimizer:
 
     def minimise(self, loss: Tensor) -> Gradient:
         """One step down the gradient of `loss`, a scalar; waits for nothing."""
-        self._adam.zero_grad(set_to_none=True)
-        loss.backward()
+        self._backward(loss)
         norm = None
         if self._max_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._max_norm)
         self._adam.step()
         return Gradient(tuple(p.grad for p in self._parameters.values() if p.grad is not None), norm)
+
+    def _backward(self, loss: Tensor) -> None:
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
 
     def moments(self) -> dict[str, Tensor]:
         """All there is to save; the tensors are the live ones."""

@@ -87,7 +87,8 @@ class TransitionModel(nn.Module):
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """latent float32[B, C, H, W], action int64[B] -> latent of the same shape, in [0, 1]."""
-        planes = functional.one_hot(action, self._num_actions).to(latent.dtype)
+        # As torch's one_hot, which reads the actions back to check them.
+        planes = (action[:, None] == torch.arange(self._num_actions, device=action.device)).to(latent.dtype)
         planes = planes[:, :, None, None].expand(-1, -1, *latent.shape[2:])
         return renormalize(self.layers(torch.cat((latent, planes), dim=1)))
 
