@@ -20,7 +20,7 @@ from learner.memory.replay import ReplayMemory, Sample
 from learner.update import configure_torch
 from sbrl.networks.devices import find_device
 from sbrl.replay.sampling import memory_bytes
-from sbrl.replay.segments import Segment, SegmentShape
+from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
 
 NUM_SEGMENTS = 16  # different ones, which are appended over and over
 N_STEP, DISCOUNT = 3, 0.99
@@ -98,7 +98,7 @@ def random_segment(shape: SegmentShape, generator: np.random.Generator) -> Segme
         reward=generator.normal(size=rows).astype(np.float32),
         discount=np.ones(rows, np.float32),
         weights_version=np.ones(rows, np.int32),
-        stream=np.zeros((1, 5), np.int64),
+        stream=np.zeros((1, len(STREAM_FIELDS)), np.int64),
     )
 
 

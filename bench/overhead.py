@@ -39,7 +39,8 @@ from learner.ratio import Ratio, RatioSettings
 from learner.replay import NoMemory, Replay
 from learner.reporting import Reporter
 from learner.tensorboard import TensorBoard
-from learner.update import configure_torch, make_update_step
+from learner.threads import settle_threads
+from learner.update import make_update_step
 from sbrl.config import Config, build, load
 from sbrl.envs.make import make_envs, make_spec
 from sbrl.envs.spec import EnvSpec
@@ -328,7 +329,7 @@ def main() -> int:
     least = -(-NUM_STATES // config.learner.batch_size)
     if arguments.updates < least:
         parser.error(f"--updates {arguments.updates}: a measurement looks at the states of the last {least} batches; give more")
-    configure_torch(config.learner.num_threads)
+    settle_threads(config, make_spec(config.env))
     with tempfile.TemporaryDirectory() as directory:
         shares = [learner_share(config, Path(directory), arguments.updates, arguments.pairs)]
     shares.append(actor_share(config, arguments.steps, arguments.pairs))

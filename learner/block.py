@@ -235,5 +235,17 @@ def make_updates(config: Config, step: UpdateStep, batches: Batches) -> Updates:
     """Blocks where the memory is on the learner's device; one update at a time where batches come from Reverb."""
     horizons = HorizonSchedule.of(config)
     if isinstance(batches, MemoryBatches):
+        logger.info("updates in blocks of up to %d, %s", BLOCK_UPDATES, _way(config))
         return Blocks(step, batches, horizons)
+    logger.info("updates one at a time, eager: replay is sampled from Reverb, whose batches come from the host")
     return SingleUpdates(step, batches, horizons)
+
+
+def _way(config: Config) -> str:
+    """Which part runs how, and why."""
+    learner = config.learner
+    compiled = "" if learner.compile == "off" else f", compiled (learner.compile={learner.compile}) from draw to loss and back"
+    if learner.device == "cpu":
+        return f"eager: learner.device is cpu, which has no graphs{compiled}"
+    seen = "" if learner.diagnostics_period is None else " and those that diagnostics look at"
+    return f"one CUDA graph, replayed{compiled}; eager are the first {WARM_UP_UPDATES}{seen}, and what falls between blocks"

@@ -54,14 +54,14 @@ class SelfPrediction(nn.Module):
         for action in sequence.action.unbind(1):
             latent = self.transition(latent, action)
             predicted.append(latent)
-        batch_size, jumps = sequence.action.shape
+        (batch_size, jumps), dtype = sequence.action.shape, self.predictor.weight.dtype
         with _mean_weights(online), _mean_weights(target):
             predictions = self.predictor(online.projection(torch.cat(predicted)))
             with torch.no_grad():
                 targets = target.projection(target.encode(sequence.observation.flatten(0, 1)))
         return self_prediction_loss(
-            predictions.unflatten(0, (jumps, batch_size)).transpose(0, 1),
-            targets.unflatten(0, (batch_size, jumps)),
+            predictions.to(dtype).unflatten(0, (jumps, batch_size)).transpose(0, 1),
+            targets.to(dtype).unflatten(0, (batch_size, jumps)),
             sequence.valid,
         )
 

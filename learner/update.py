@@ -15,6 +15,7 @@ from learner.diagnostics import Diagnostics, NoDiagnostics, make_diagnostics
 from learner.losses.priorities import importance_weights, priorities
 from learner.losses.registry import make_loss
 from learner.optimizer import Optimizer, undecayed_parameters
+from learner.precision import autocast
 from learner.records import Batch, Networks, UpdateResult, UpdateState
 from learner.resets import Resets, reset_seed
 from learner.schedules import ResetSchedule
@@ -190,6 +191,10 @@ class UpdateStep:
 
     def _objective(self, networks: Networks, batch: Batch) -> _Evaluation:
         """What an update of `networks` on `batch` minimises, with new noise, augmentation and quantile fractions."""
+        with autocast(self._config.learner.precision, self._device):
+            return self._evaluation(networks, batch)
+
+    def _evaluation(self, networks: Networks, batch: Batch) -> _Evaluation:
         replay, (online, target, auxiliary) = self._config.replay, networks
         online.resample_noise()
         target.resample_noise()
@@ -228,7 +233,10 @@ def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
         UsageError: CUDA was asked for and is absent; or agent.torso cannot take the environment's observations, or what is to
             be done to them.
     """
-    return UpdateStep(config, spec, find_device(config.learner.device), make_compiler(config.learner))
+    device = find_device(config.learner.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where streams, graphs and events are made that are told no device
+    return UpdateStep(config, spec, device, make_compiler(config.learner))
 
 
 def configure_torch(num_threads: int) -> None:

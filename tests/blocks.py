@@ -104,8 +104,13 @@ class Training(NamedTuple):
         return tensors | {f"loss/{number}": loss for number, loss in enumerate(self.losses)}
 
 
-def make_training(settings: Config, spec: EnvSpec, capture: Callable[[Update], Update] = lambda update: update) -> Training:
-    """On the CPU, from the same random state each time."""
+def uncaptured(update: Update) -> Update:
+    """Eager mode."""
+    return update
+
+
+def make_training(settings: Config, spec: EnvSpec, capture: Callable[[Update], Update] | None = uncaptured) -> Training:
+    """From the same random state each time. Args: capture: None: what the device has."""
     torch.set_num_threads(1)
     torch.manual_seed(11)
     step = make_update_step(settings, spec)
@@ -116,18 +121,15 @@ def make_training(settings: Config, spec: EnvSpec, capture: Callable[[Update], U
         memory.append(next(segments))
     batches = MemoryBatches(memory, settings.agent, settings.learner.batch_size, make_compiler(settings.learner))
     losses: list[Tensor] = []
+    blocks = Blocks(step, batches, HorizonSchedule.of(settings), size=16, capture=capture)
+    update = blocks._update
 
-    def noting(update: Update) -> Update:
-        captured = capture(update)
+    def noted() -> Any:
+        drawn, result = update()
+        losses.append(result.loss.clone())
+        return drawn, result
 
-        def noted() -> Any:
-            drawn, result = captured()
-            losses.append(result.loss.clone())
-            return drawn, result
-
-        return noted
-
-    blocks = Blocks(step, batches, HorizonSchedule.of(settings), size=16, capture=noting)
+    blocks._update = noted
     seen = step.update
 
     def noted_seen(batch: Batch) -> UpdateResult:
