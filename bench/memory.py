@@ -63,8 +63,8 @@ def fill(memory: ReplayMemory, count: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> None:
-    """Prints the time of each part of a batch, after a tenth of the rounds to warm up."""
+def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds of each part of a batch, and of all together, after a tenth of the rounds to warm up; printed, too."""
     device = memory.sample(1).slot.device
     parts: dict[str, list[float]] = {"sample": [], "gather": [], "set_priorities": [], "together": []}
     horizon = torch.full((), N_STEP, device=device), torch.full((), DISCOUNT, dtype=torch.float64, device=device)
@@ -87,6 +87,7 @@ def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> None:
                 parts[name].append(float(seconds) * 1e6)
     shown = [f"{name} {np.median(values):.0f} ({np.percentile(values, 10):.0f})" for name, values in parts.items()]
     print(f"batch {batch_size}, microseconds, median (fastest tenth): " + ", ".join(shown))
+    return parts
 
 
 def random_segment(shape: SegmentShape, generator: np.random.Generator) -> Segment:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, start_http_server
 
 from actors.loop import ActorLoop
-from bench.update import random_batch
+from bench.learner import random_batch
 from learner.batches import Drawn
 from learner.block import make_updates
 from learner.boards import Board

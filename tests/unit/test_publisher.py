@@ -13,6 +13,7 @@ from torch import Tensor
 
 from learner import publisher as module
 from learner.publisher import Publisher
+from sbrl.networks import serialization
 from sbrl.networks.serialization import decode
 from sbrl.weights import StaleEpochError
 
@@ -64,7 +65,7 @@ def test_what_is_sent_is_a_copy_of_that_moment(client: Client, publisher: Publis
 def test_weights_are_encoded_outside_the_thread_that_publishes(
     client: Client, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, threads = module.encode, []
+    encode, threads = serialization.encode, []
 
     def noting(*arguments: Any) -> bytes:
         threads.append(threading.current_thread())
