@@ -17,7 +17,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-update bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-beats bench-traffic clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-beats bench-traffic clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,17 @@ protos: $(READY) ## Generate sbrl/v1 from protos/
 	rm -f sbrl/v1/*_pb2.py sbrl/v1/*_pb2.pyi sbrl/v1/*_pb2_grpc.py
 	$(call GENERATE,.)
 
-bench-update: $(READY) ## Measure the learner's update (ARGS go to the benchmark)
-	$(BIN)/python -m bench.update $(ARGS)
+.PHONY: bench bench-learner bench-gpu
+bench: $(READY) ## Measure learner, replay memory, actor and a whole run beside their limits, ten minutes (ARGS go to the benchmark)
+	$(BIN)/python -m bench $(ARGS)
+
+bench-learner: $(READY) ## Measure the learner's updates (ARGS go to the benchmark)
+	$(BIN)/python -m bench.learner $(ARGS)
+
+bench-gpu: $(READY) ## On a machine with CUDA: hold graphs to eager updates, then measure eager, graph and compiled (ARGS likewise)
+	$(BIN)/python -m sbrl.networks.devices cuda
+	$(BIN)/python -m pytest -q tests/gpu
+	$(BIN)/python -m bench.learner --device cuda --agents qr-dqn,rainbow,iqn,bbf --compile default --turns 100 $(ARGS)
 
 bench-cartpole: $(READY) ## Learn CartPole through all roles, a few minutes; fails below 475 (ARGS go to the benchmark)
 	$(BIN)/python -m bench.cartpole $(ARGS)

@@ -20,7 +20,7 @@ from learner.memory.replay import ReplayMemory, Sample
 from learner.update import configure_torch
 from sbrl.networks.devices import find_device
 from sbrl.replay.sampling import memory_bytes
-from sbrl.replay.segments import Segment, SegmentShape
+from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
 
 NUM_SEGMENTS = 16  # different ones, which are appended over and over
 N_STEP, DISCOUNT = 3, 0.99
@@ -63,8 +63,8 @@ def fill(memory: ReplayMemory, count: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> None:
-    """Prints the time of each part of a batch, after a tenth of the rounds to warm up."""
+def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds of each part of a batch, and of all together, after a tenth of the rounds to warm up; printed, too."""
     device = memory.sample(1).slot.device
     parts: dict[str, list[float]] = {"sample": [], "gather": [], "set_priorities": [], "together": []}
     horizon = torch.full((), N_STEP, device=device), torch.full((), DISCOUNT, dtype=torch.float64, device=device)
@@ -87,6 +87,7 @@ def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> None:
                 parts[name].append(float(seconds) * 1e6)
     shown = [f"{name} {np.median(values):.0f} ({np.percentile(values, 10):.0f})" for name, values in parts.items()]
     print(f"batch {batch_size}, microseconds, median (fastest tenth): " + ", ".join(shown))
+    return parts
 
 
 def random_segment(shape: SegmentShape, generator: np.random.Generator) -> Segment:
@@ -98,7 +99,7 @@ def random_segment(shape: SegmentShape, generator: np.random.Generator) -> Segme
         reward=generator.normal(size=rows).astype(np.float32),
         discount=np.ones(rows, np.float32),
         weights_version=np.ones(rows, np.int32),
-        stream=np.zeros((1, 5), np.int64),
+        stream=np.zeros((1, len(STREAM_FIELDS)), np.int64),
     )
 
 

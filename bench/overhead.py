@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, start_http_server
 
 from actors.loop import ActorLoop
-from bench.update import random_batch
+from bench.learner import random_batch
 from learner.batches import Drawn
+from learner.block import make_updates
 from learner.boards import Board
 from learner.diagnostics import NUM_STATES
 from learner.loop import LearnerLoop, Parts
@@ -38,7 +39,8 @@ from learner.ratio import Ratio, RatioSettings
 from learner.replay import NoMemory, Replay
 from learner.reporting import Reporter
 from learner.tensorboard import TensorBoard
-from learner.update import configure_torch, make_update_step
+from learner.threads import settle_threads
+from learner.update import make_update_step
 from sbrl.config import Config, build, load
 from sbrl.envs.make import make_envs, make_spec
 from sbrl.envs.spec import EnvSpec
@@ -213,7 +215,9 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     ratio = Ratio(RatioSettings.of(config), received=2**40, due=2.0**60)  # as many updates as are wanted
     intake = cast(Any, SimpleNamespace(settle=lambda _: None, take=lambda: 0, segments=0, filled=0))
     replay = Replay("cached", ratio, Receipts(), NoMemory(), intake, (), source, fill=0)
-    publisher = cast(Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0))
+    publisher = cast(
+        Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0, is_idle=True, is_finite=True)
+    )
     member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 0, 0, 0), check_fenced=lambda: None))
     watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
     board = Board([TensorBoard(directory)] if kind != OFF else [])
@@ -223,6 +227,7 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
         intake=intake,
         ratio=ratio,
         batches=source,
+        updates=make_updates(config, step, source),
         filling=cast(Any, SimpleNamespace(is_enough=True, look=lambda _: None)),
         end=cast(Any, None),
         publisher=publisher,
@@ -324,7 +329,7 @@ def main() -> int:
     least = -(-NUM_STATES // config.learner.batch_size)
     if arguments.updates < least:
         parser.error(f"--updates {arguments.updates}: a measurement looks at the states of the last {least} batches; give more")
-    configure_torch(config.learner.num_threads)
+    settle_threads(config, make_spec(config.env))
     with tempfile.TemporaryDirectory() as directory:
         shares = [learner_share(config, Path(directory), arguments.updates, arguments.pairs)]
     shares.append(actor_share(config, arguments.steps, arguments.pairs))

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from learner.block import make_updates
 from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
 from learner.loop import LearnerLoop, Parts
+from learner.precision import configure_precision
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay
@@ -23,7 +25,8 @@ from learner.reporting import Reporter
 from learner.sampling import usable_memory
 from learner.saving import Saver
 from learner.tensorboard import TensorBoard
-from learner.update import UpdateStep, configure_torch, make_update_step
+from learner.threads import settle_threads
+from learner.update import UpdateStep, make_update_step
 from learner.wandb_sink import wandb_sinks
 from sbrl.config import Config
 from sbrl.envs.probe import spec_for_role
@@ -55,9 +58,10 @@ _SEED_INDEX = 2**32 - 2
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("learner", __doc__ or ""), argv)
     run_directory = RunDirectory(arguments.run_dir)
-    configure_torch(config.learner.num_threads)
-    seed_torch(learner_seed(config.run.seed))
     spec = spec_for_role(config.env)
+    settle_threads(config, spec)
+    configure_precision(config.learner)
+    seed_torch(learner_seed(config.run.seed))
     step = make_update_step(config, spec)
     registry = make_registry("learner")
     metrics = LearnerMetrics(registry)
@@ -150,6 +154,7 @@ def learn(
             intake=replay.intake,
             ratio=replay.ratio,
             batches=replay.batches,
+            updates=make_updates(config, step, replay.batches),
             filling=Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0),
             end=RunEnd(watch, replay.readers, replay.intake),
             publisher=publisher,
@@ -169,6 +174,7 @@ def learn(
         complete = loop.run()
         replay.stop()
         saver.save()
+        publisher.wait_idle(LAST_PUBLICATION_SECONDS)
         loop.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner.compilation import Compiler, uncompiled
 from learner.memory.replay import ReplayMemory, Sample
 from learner.records import Batch, HostCopy, Sequence
 from learner.schedules import Horizon
@@ -29,6 +30,13 @@ class Drawn(NamedTuple):
     batch: Batch
     source: Any  # the source's own name for what it has drawn
     weights_versions: abc.Callable[[], NDArray[np.int64]]  # [B], the versions that its transitions were collected with
+
+
+class HorizonTensors(NamedTuple):
+    """A horizon on the device, where it can change under a captured update."""
+
+    n_step: Tensor  # int64[]
+    discount: Tensor  # float64[]
 
 
 class Batches(Protocol):
@@ -58,11 +66,12 @@ class Batches(Protocol):
 
 
 class MemoryBatches:
-    """Batches from a memory on the learner's device: drawing one waits for nothing."""
+    """Batches from a memory on the learner's device: drawing one waits for nothing, and a graph may capture it."""
 
-    def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int) -> None:
+    def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int, compiler: Compiler[Any] = uncompiled) -> None:
         self._memory, self._batch_size = memory, batch_size
         self._jumps = agent.spr_jumps if agent.predicts_itself else 0
+        self._draw, self._set_priorities = compiler(self._draw_batch), compiler(memory.set_priorities)
 
     @property
     def is_ready(self) -> bool:
@@ -72,16 +81,24 @@ class MemoryBatches:
     def priorities_ignored(self) -> int:
         return self._memory.priorities_outdated + self._memory.priorities_unusable
 
-    def next(self, horizon: Horizon, timeout: float) -> Drawn:
-        sample: Sample = self._memory.sample(self._batch_size)
-        batch = self._memory.gather(sample, horizon.n_step, horizon.discount, self._jumps)
+    @property
+    def generator(self) -> torch.Generator:
+        """Draws what is sampled."""
+        return self._memory.generator
+
+    def next(self, horizon: Horizon | HorizonTensors, timeout: float = 0.0) -> Drawn:
+        sample, batch = self._draw(self._memory.uniform(self._batch_size), horizon)
         return Drawn(batch, sample, lambda: self._memory.weights_version(sample).long().cpu().numpy())
 
     def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
-        self._memory.set_priorities(drawn.source, priorities)
+        self._set_priorities(drawn.source, priorities)
 
     def max_priority(self) -> float:
         return self._memory.max_priority
+
+    def _draw_batch(self, uniform: Tensor, horizon: Horizon | HorizonTensors) -> tuple[Sample, Batch]:
+        sample = self._memory.draw(uniform)
+        return sample, self._memory.gather(sample, horizon.n_step, horizon.discount, self._jumps)
 
 
 class ReverbBatches:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +57,7 @@ class Readings(NamedTuple):
 
 
 class Diagnostics:
-    """Measures every `period` updates; call `before_update` and `after_update` around each of them."""
+    """Measures every `period` updates; call `before_update` and `after_update` around each of those that it has to see."""
 
     def __init__(
         self, period: int, batch_size: int, networks: Networks, objective: Callable[[Networks, Batch], Tensor]
@@ -77,6 +78,14 @@ class Diagnostics:
         self.measurements = 0
         self.seconds = 0.0
         """Spent on measuring, those of all measurements."""
+
+    def unseen_updates(self, updates: int) -> int:
+        """How many of the updates that follow the first `updates` need not be seen."""
+        if self._window is not None:
+            return 0
+        due = -(-updates // self._period) * self._period
+        assert self._states.maxlen is not None
+        return max(0, due - self._states.maxlen - updates)
 
     def before_update(self, updates: int, batch: Batch) -> None:
         """
@@ -150,6 +159,9 @@ class NoDiagnostics:
     readings: Readings | None = None
     measurements = 0
     seconds = 0.0
+
+    def unseen_updates(self, updates: int) -> int:
+        return sys.maxsize
 
     def before_update(self, updates: int, batch: Batch) -> None: ...
 

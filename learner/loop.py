@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from learner.batches import Batches
+from learner.block import Updates
 from learner.ending import RunEnd
 from learner.filling import Filling
 from learner.intake import Intake
@@ -16,7 +17,6 @@ from learner.publisher import Publisher
 from learner.ratio import Ratio
 from learner.reporting import Reporter
 from learner.saving import Saver
-from learner.schedules import HorizonSchedule
 from learner.update import UpdateStep
 from sbrl.config import Config
 from sbrl.fleet import RunState
@@ -42,6 +42,7 @@ class Parts(NamedTuple):
     intake: Intake
     ratio: Ratio
     batches: Batches
+    updates: Updates
     filling: Filling
     end: RunEnd
     publisher: Publisher
@@ -54,8 +55,7 @@ class LearnerLoop:
 
     def __init__(self, config: Config, parts: Parts, member: FleetMember, stop: threading.Event) -> None:
         self._config, self._parts, self._member, self._stop = config, parts, member, stop
-        self._horizons = HorizonSchedule.of(config)
-        self._is_ending = False
+        self._is_ending = self._publication_due = False
 
     @property
     def state(self) -> LearnerState:
@@ -91,6 +91,7 @@ class LearnerLoop:
             if now - last > STOPPED_SECONDS:
                 parts.saver.hold_until(partial(self._member.has_exchanged_since, now))
             last = now
+            self._publish_if_due()
             parts.filling.look(now)
             self._is_ending = self._member.instructions.state is not RunState.RUNNING and parts.end.is_reached(now)
             parts.reporter.report_if_due(now, self.state)
@@ -98,14 +99,23 @@ class LearnerLoop:
         return False
 
     def publish(self) -> None:
-        """Hands the weights to act with to the publisher.
+        """Hands a copy of the weights to act with to the publisher, which looks at them before it sends them."""
+        step = self._parts.step
+        with self._parts.reporter.phase("publish"):
+            self._parts.publisher.publish(step.acting_weights(), step.mark, step.updates)
+        self._publication_due = False
+
+    def _publish_if_due(self) -> None:
+        """Only when the last weights are delivered: until then newer ones are made.
 
         Raises:
-            FinalError: they are not finite, or what they were made from is not.
+            FinalError: the last ones were not finite, or what they were made from was not.
         """
-        self._parts.reporter.require_finite()
-        with self._parts.reporter.phase("publish"):
-            self._parts.publisher.publish(self._parts.step.acting_weights(), self._parts.step.updates)
+        publisher = self._parts.publisher
+        if not publisher.is_finite:
+            self._parts.reporter.diverge("the loss or the network is not finite")
+        if self._publication_due and publisher.is_idle:
+            self.publish()
 
     def _may_train(self) -> bool:
         ratio = self._parts.ratio
@@ -114,15 +124,12 @@ class LearnerLoop:
         return ratio.updates_due > 0 or (self._is_ending and ratio.last_update_due)
 
     def _train(self) -> None:
-        parts = self._parts
-        with parts.reporter.phase("sample"):
-            drawn = parts.batches.next(self._horizons.at(parts.step.updates), WAIT_SECONDS)
-        if drawn is None:  # sampled from Reverb, which has none ready
+        parts, period = self._parts, self._config.learner.publish_period
+        most = min(max(1, parts.ratio.updates_due), period - parts.step.updates % period)
+        trained = parts.updates.run(most, parts.reporter.phase)
+        if trained is None:  # sampled from Reverb, which has none ready
             return
-        with parts.reporter.phase("update"):
-            result = parts.step.update(drawn.batch)
-            parts.batches.update_priorities(drawn, result.priorities)
-        parts.ratio.train()
-        parts.reporter.trained(drawn, result)
-        if parts.step.updates % self._config.learner.publish_period == 0:
-            self.publish()
+        parts.ratio.train(trained.updates)
+        parts.reporter.trained(trained.drawn, trained.result)
+        self._publication_due |= parts.step.updates % period == 0
+        self._publish_if_due()

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sbrl.config import Learner
-from sbrl.errors import RunError
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
+
+
+class Gradient(NamedTuple):
+    """Of one update, as it was used: on the device, and not read back before it is asked for."""
+
+    tensors: tuple[Tensor, ...]  # float32, of each parameter that has one; after clipping
+    norm_before_clipping: Tensor | None  # float32[]; None without clipping
+
+    def norm(self) -> Tensor:
+        """float32[]: its Euclidean norm before clipping; without clipping all of it is read."""
+        return nn.utils.get_total_norm(self.tensors) if self.norm_before_clipping is None else self.norm_before_clipping
 
 
 class Optimizer:
@@ -26,7 +36,6 @@ class Optimizer:
         """
         self._parameters = dict(parameters)
         self._max_norm = settings.max_gradient_norm
-        self._norm: Tensor | None = None  # before clipping; known for every update only when there is clipping
         groups: list[dict[str, Any]] = [
             {"params": [parameter for name, parameter in parameters.items() if name not in undecayed]},
             {"params": [parameter for name, parameter in parameters.items() if name in undecayed], "weight_decay": 0.0},
@@ -39,6 +48,7 @@ class Optimizer:
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
             fused=True,
+            capturable=next(iter(parameters.values())).is_cuda,  # a graph counts steps on the device
         )
         for parameter in parameters.values():
             # Adam makes this at its first step; made here, it can be restored before that.
@@ -48,26 +58,18 @@ class Optimizer:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
-    def minimise(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`, a scalar."""
+    def minimise(self, loss: Tensor) -> Gradient:
+        """One step down the gradient of `loss`, a scalar; waits for nothing."""
+        self._backward(loss)
+        norm = None
+        if self._max_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._max_norm)
+        self._adam.step()
+        return Gradient(tuple(p.grad for p in self._parameters.values() if p.grad is not None), norm)
+
+    def _backward(self, loss: Tensor) -> None:
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
-        if self._max_norm is not None:
-            self._norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._max_norm)
-        self._adam.step()
-
-    def gradient_norm(self) -> Tensor:
-        """float32[]: Euclidean norm of the last step's gradient, before clipping; without clipping all gradients are read.
-
-        Raises:
-            RunError: no step was made yet.
-        """
-        if self._norm is not None:
-            return self._norm
-        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
-        if not gradients:
-            raise RunError("the gradient norm is known only after an update")
-        return nn.utils.get_total_norm(gradients)
 
     def moments(self) -> dict[str, Tensor]:
         """All there is to save; the tensors are the live ones."""

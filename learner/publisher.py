@@ -6,13 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor
 
+from learner.records import HostCopy
 from sbrl import rpc
 from sbrl.errors import RunError
-from sbrl.networks.serialization import encode
+from sbrl.networks.serialization import all_finite, encode
 from sbrl.weights import StaleEpochError, WeightsClient
 
 logger = logging.getLogger(__name__)
@@ -21,12 +23,24 @@ RETRY_SECONDS = 1.0
 
 
 class _Snapshot(NamedTuple):
-    data: bytes
+    weights: Mapping[str, HostCopy]
+    mark: HostCopy
     updates: int
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> Self:
+        """A copy; on CUDA it is on its way when this returns."""
+        copies = {name: HostCopy(tensor.detach().clone()) for name, tensor in weights.items()}
+        return cls(copies, HostCopy(mark.clone()), updates)
+
+    def encode(self) -> bytes | None:
+        """Waits for the copies; None where they are not finite, or their mark is not."""
+        weights = {name: torch.from_numpy(copy.numpy()) for name, copy in self.weights.items()}
+        return encode(weights) if all_finite([*weights.values(), torch.from_numpy(self.mark.numpy())]) else None
 
 
 class Publisher:
-    """Sends the newest snapshot; one not sent yet is replaced by a newer one, never queued behind it."""
+    """Sends one snapshot at a time: the next one is made when that is delivered, so that it is as new as can be."""
 
     def __init__(self, client: WeightsClient, epoch: int) -> None:
         self._client, self._epoch = client, epoch
@@ -34,6 +48,7 @@ class Publisher:
         self._next: _Snapshot | None = None
         self._closing = False
         self._fenced: StaleEpochError | None = None
+        self._is_finite = True
         self.published = 0
         self.version = 0
         self.published_time = time.monotonic()
@@ -42,27 +57,51 @@ class Publisher:
     def start(self) -> None:
         self._thread.start()
 
-    def publish(self, weights: Mapping[str, Tensor], updates: int) -> None:
-        """Takes a copy of `weights` and returns; they are sent as soon as the one before is.
+    @property
+    def is_idle(self) -> bool:
+        """Whether the last snapshot is delivered, refused or given up."""
+        with self._changed:
+            return self._next is None or self._fenced is not None
+
+    @property
+    def is_finite(self) -> bool:
+        """False once a snapshot was not: it was not sent, nor is any after it."""
+        with self._changed:
+            return self._is_finite
+
+    def publish(self, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> None:
+        """Takes a copy of `weights` and returns; they are looked at, encoded and sent on another thread.
+
+        Args:
+            mark: float32[], not finite if something that the weights were made from was not.
 
         Raises:
             StaleEpochError: another learner has taken over; this one must stop.
         """
-        snapshot = _Snapshot(encode(weights), updates)
         with self._changed:
             if self._fenced is not None:
                 raise self._fenced
+            if not self._is_finite:
+                return
+        snapshot = _Snapshot.of(weights, mark, updates)
+        with self._changed:
             self._next = snapshot
             self._changed.notify_all()
 
-    def close(self, timeout: float) -> bool:
-        """Waits up to `timeout` seconds for the last snapshot to be published and stops; returns whether it was."""
+    def wait_idle(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds until the last snapshot is delivered; returns whether it was."""
         with self._changed:
-            sent = self._changed.wait_for(lambda: self._next is None or self._fenced is not None, timeout)
+            idle = self._changed.wait_for(lambda: self._next is None or self._fenced is not None, timeout)
+            return idle and self._fenced is None and self._is_finite
+
+    def close(self, timeout: float) -> bool:
+        """As `wait_idle`, and stops."""
+        sent = self.wait_idle(timeout)
+        with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        return sent and self._fenced is None
+        return sent
 
     def _run(self) -> None:
         while True:
@@ -71,27 +110,39 @@ class Publisher:
                 snapshot = self._next
             if snapshot is None or self._closing:
                 return
+            data = snapshot.encode()
+            if data is None:
+                with self._changed:
+                    self._is_finite = False
+                    self._next = None
+                    self._changed.notify_all()
+                return
+            if not self._send(data, snapshot.updates):
+                return
+            with self._changed:
+                if self._next is snapshot:
+                    self._next = None
+                self._changed.notify_all()
+
+    def _send(self, data: bytes, updates: int) -> bool:
+        """Sends until it is delivered or refused; returns whether to go on."""
+        while True:
             try:
-                version = self._client.publish(snapshot.data, self._epoch, snapshot.updates)
+                version = self._client.publish(data, self._epoch, updates)
             except StaleEpochError as error:
                 with self._changed:
                     self._fenced = error
                     self._changed.notify_all()
-                return
+                return False
             except rpc.CoordinatorUnavailable as error:
                 logger.debug("weights not published: %s", error)  # the fleet member's beats warn of the outage
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
+                    if self._changed.wait_for(lambda: self._closing, RETRY_SECONDS):
+                        return False
             except RunError:
                 logger.exception("weights refused; the next publication is tried all the same")
-                self._done(snapshot)
+                return True
             else:
                 self.published += 1
                 self.version, self.published_time = version, time.monotonic()
-                self._done(snapshot)
-
-    def _done(self, snapshot: _Snapshot) -> None:
-        with self._changed:
-            if self._next is snapshot:
-                self._next = None
-            self._changed.notify_all()
+                return True

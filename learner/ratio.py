@@ -69,9 +69,9 @@ class Ratio:
         self.received += transitions
         self.due += after_warm_up * self._settings.samples_per_insert
 
-    def train(self) -> None:
-        """Counts one update."""
-        self.trained += self._settings.batch_size
+    def train(self, updates: int = 1) -> None:
+        """Counts updates."""
+        self.trained += updates * self._settings.batch_size
 
     @property
     def updates_due(self) -> int:

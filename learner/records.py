@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from learner.optimizer import Gradient
 from sbrl.errors import RunError
 from sbrl.networks.network import ValueNetwork
 
@@ -94,6 +95,7 @@ class UpdateResult(NamedTuple):
     q_tm1: Tensor  # float32[B]: the online network's value of the action taken
     target: Tensor  # float32[B, M]: what it is trained towards: samples whose mean is the target, or it alone (M = 1)
     priorities: Tensor  # float64[B]: new priority of each transition
+    gradient: Gradient
 
     # Computed when asked for: a few passes over small tensors more would be felt in each update on a GPU.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from learner.batches import Batches, MemoryBatches, ReverbBatches
+from learner.compilation import make_compiler
 from learner.intake import Intake
 from learner.memory.replay import ReplayMemory
 from learner.ratio import Ratio, RatioSettings
@@ -104,7 +105,7 @@ class Replay(NamedTuple):
                 prioritized=replay.prioritized,
                 max_priority=max_priority,
             )
-            batches = MemoryBatches(memory, config.agent, config.learner.batch_size)
+            batches = MemoryBatches(memory, config.agent, config.learner.batch_size, make_compiler(config.learner))
         else:
             shape = shape.without_frames()
             items = ItemShape.of(spec, config.agent.stored_steps)

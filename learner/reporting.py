@@ -148,9 +148,9 @@ class Reporter:
         metrics = self._metrics
         loss, spr_loss = float(last.loss.item()), float(last.spr_loss.item())
         if not math.isfinite(loss + spr_loss):
-            self._diverge("the loss is not finite")
+            self.diverge("the loss is not finite")
         metrics.loss.set(loss)
-        gradient_norm = float(self._step.gradient_norm().item())
+        gradient_norm = float(last.gradient.norm().item())
         metrics.gradient_norm.set(gradient_norm)
         td_error = float(last.td_error().item())
         metrics.td_error.set(td_error)
@@ -170,11 +170,12 @@ class Reporter:
         self._board.returns(self._watch.status)
 
     def require_finite(self) -> None:
-        """Before anything is saved or published. Raises FinalError if training has come to what is not finite."""
+        """Before anything is saved. Raises FinalError if training has come to what is not finite."""
         if not self._step.is_finite():
-            self._diverge("the loss or the network is not finite")
+            self.diverge("the loss or the network is not finite")
 
-    def _diverge(self, what: str) -> NoReturn:
+    def diverge(self, what: str) -> NoReturn:
+        """Ends training. Args: what: is not finite. Raises: FinalError, with cause and remedy."""
         self._metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
         self._metrics.loss.set(math.nan)
         batch = None if self._drawn is None else self._drawn.batch

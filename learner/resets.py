@@ -37,7 +37,7 @@ class Resets:
             fresh: Number of the reset, from 1 -> new initial values of all parameters, the same whenever it is asked.
             learned: What the optimizer trains: the online network, and what is trained beside it.
         """
-        self._schedule, self._keep, self._fresh = schedule, keep, fresh
+        self.schedule, self._keep, self._fresh = schedule, keep, fresh
         self._learned, self._target, self._optimizer = learned, target, optimizer
 
     def after_update(self, updates: int) -> None:
@@ -45,9 +45,9 @@ class Resets:
 
         New parameters get new moments of the optimizer; shrunk ones keep theirs.
         """
-        if not self._schedule.is_due(updates):
+        if not self.schedule.is_due(updates):
             return
-        number = self._schedule.resets(updates)
+        number = self.schedule.resets(updates)
         fresh = self._fresh(number)
         renewed: list[str] = []
         for module in self._learned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import NamedTuple
 
 from sbrl.config import Agent, Config
@@ -37,6 +38,12 @@ class ResetSchedule(NamedTuple):
     def is_due(self, updates: int) -> bool:
         """Whether a reset follows the update that makes it so many."""
         return self.resets(updates) > self.resets(updates - 1)
+
+    def updates_to_next(self, updates: int) -> int:
+        """How many updates, at least one, lead from so many to the next that a reset follows; sys.maxsize if none does."""
+        if self.resets(updates) >= self.limit:
+            return sys.maxsize
+        return self.period - updates % self.period
 
     def updates_since(self, updates: int) -> int:
         """Updates since the last reset, or since the start."""

@@ -54,14 +54,14 @@ class SelfPrediction(nn.Module):
         for action in sequence.action.unbind(1):
             latent = self.transition(latent, action)
             predicted.append(latent)
-        batch_size, jumps = sequence.action.shape
+        (batch_size, jumps), dtype = sequence.action.shape, self.predictor.weight.dtype
         with _mean_weights(online), _mean_weights(target):
             predictions = self.predictor(online.projection(torch.cat(predicted)))
             with torch.no_grad():
                 targets = target.projection(target.encode(sequence.observation.flatten(0, 1)))
         return self_prediction_loss(
-            predictions.unflatten(0, (jumps, batch_size)).transpose(0, 1),
-            targets.unflatten(0, (batch_size, jumps)),
+            predictions.to(dtype).unflatten(0, (jumps, batch_size)).transpose(0, 1),
+            targets.to(dtype).unflatten(0, (batch_size, jumps)),
             sequence.valid,
         )
 
@@ -87,7 +87,8 @@ class TransitionModel(nn.Module):
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """latent float32[B, C, H, W], action int64[B] -> latent of the same shape, in [0, 1]."""
-        planes = functional.one_hot(action, self._num_actions).to(latent.dtype)
+        # As torch's one_hot, which reads the actions back to check them.
+        planes = (action[:, None] == torch.arange(self._num_actions, device=action.device)).to(latent.dtype)
         planes = planes[:, :, None, None].expand(-1, -1, *latent.shape[2:])
         return renormalize(self.layers(torch.cat((latent, planes), dim=1)))
 

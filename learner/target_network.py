@@ -9,16 +9,16 @@ from sbrl.config import Learner
 
 
 class TargetUpdate:
-    """target <- (1 - rate) * target + rate * online, every `target_update_period` updates; a rate of 1 copies."""
+    """target <- (1 - rate) * target + rate * online, every `period` updates; a rate of 1 copies."""
 
     def __init__(self, online: nn.Module, target: nn.Module, settings: Learner) -> None:
         weights = online.state_dict()
         self._pairs = [(tensor, weights[name]) for name, tensor in target.state_dict().items()]
-        self._period, self._rate = settings.target_update_period, settings.target_update_rate
+        self._rate = settings.target_update_rate
+        self.period = settings.target_update_period
 
-    def after_update(self, updates: int) -> None:
-        """Changes the target network if it is due after so many updates."""
-        if updates % self._period == 0:
-            target, online = zip(*self._pairs, strict=True)
-            # With weight 1 this is the online network to the bit.
-            torch._foreach_lerp_(target, online, self._rate)
+    def move(self) -> None:
+        """Changes the target network; waits for nothing."""
+        target, online = zip(*self._pairs, strict=True)
+        # With weight 1 this is the online network to the bit.
+        torch._foreach_lerp_(target, online, self._rate)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from learner.augmentation import augment_batch, make_augmentation
+from learner.compilation import Compiler, make_compiler, uncompiled
 from learner.diagnostics import Diagnostics, NoDiagnostics, make_diagnostics
-from learner.losses.interface import LossResult
 from learner.losses.priorities import importance_weights, priorities
 from learner.losses.registry import make_loss
 from learner.optimizer import Optimizer, undecayed_parameters
+from learner.precision import autocast
 from learner.records import Batch, Networks, UpdateResult, UpdateState
 from learner.resets import Resets, reset_seed
 from learner.schedules import ResetSchedule
@@ -29,20 +30,25 @@ from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import all_finite, copy_tensors
 
 
-class _Objective(NamedTuple):
-    """What an update minimises."""
+class _Evaluation(NamedTuple):
+    """Of one batch: what an update minimises, and what becomes of the batch's priorities."""
 
-    result: LossResult
-    loss: Tensor  # float[]: mean over the batch, importance weights included
-    spr_loss: Tensor  # float[], in the same way
-    total: Tensor  # float[]: of both
+    loss: Tensor  # float32[]: mean over the batch, importance weights included
+    spr_loss: Tensor  # float32[], in the same way
+    total: Tensor  # float32[]: of both
+    q_tm1: Tensor  # float32[B]
+    target: Tensor  # float32[B, M]
+    priorities: Tensor  # float64[B]
 
 
 class UpdateStep:
     """Composed of what the config asks for: loss, augmentation, self-prediction, optimizer, target update and resets."""
 
-    def __init__(self, config: Config, spec: EnvSpec, device: torch.device) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, compiler: Compiler[Any] = uncompiled) -> None:
         """Makes the networks, with parameters from run.seed.
+
+        Args:
+            compiler: of the part from the batch to its loss.
 
         Raises:
             UsageError: agent.torso cannot take the environment's observations, or what is to be done to them.
@@ -74,6 +80,7 @@ class UpdateStep:
         self.diagnostics: Diagnostics | NoDiagnostics = make_diagnostics(
             config, self._networks, lambda networks, batch: self._objective(networks, batch).total
         )
+        self._evaluate = compiler(self._evaluate_and_mark)
         self._updates = 0
         # 0 as long as every loss was finite, and every batch; NaN from then on.
         self._loss_blemish, self._data_blemish = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -89,26 +96,48 @@ class UpdateStep:
         return self._updates
 
     def update(self, batch: Batch) -> UpdateResult:
-        """Trains on `batch`, from any device; on CUDA returns before the device is done.
-
-        Draws random numbers (noise, augmentation, quantile fractions) from torch's global generator.
-        """
+        """One update, seen by diagnostics and counted, on `batch` from any device; on CUDA returns before that is done."""
         batch = batch.to(self._device)
         self.diagnostics.before_update(self._updates, batch)
-        objective = self._objective(self._networks, batch)
-        result = objective.result
-        new_priorities = priorities(result.loss.detach(), self._config.replay.priority_exponent)
-        # 0 times what is not finite is NaN: nothing waits for the device.
-        self._loss_blemish.add_(objective.total.detach(), alpha=0)
-        self._data_blemish.add_(batch.sum_of_numbers(), alpha=0)
-        self._optimizer.minimise(objective.total)
-        self._updates += 1
-        self.diagnostics.after_update(self._updates, batch)
-        self._target_update.after_update(self._updates)
-        self._resets.after_update(self._updates)
+        result = self.train(batch)
+        self.diagnostics.after_update(self._updates + 1, batch)
+        self.advance(1)
+        return result
+
+    def train(self, batch: Batch) -> UpdateResult:
+        """The update itself, of shapes that follow from the batch's: no word to or from the host, and nothing is counted there.
+
+        Draws random numbers (noise, augmentation, quantile fractions) from torch's global generator.
+
+        Args:
+            batch: on the networks' device.
+        """
+        evaluation = self._evaluate(batch)
+        gradient = self._optimizer.minimise(evaluation.total)
+        if self._target_update.period == 1:
+            self._target_update.move()
         return UpdateResult(
-            objective.loss.detach(), objective.spr_loss.detach(), result.q_tm1, result.target, priorities=new_priorities
+            evaluation.loss.detach(),
+            evaluation.spr_loss.detach(),
+            evaluation.q_tm1,
+            evaluation.target,
+            evaluation.priorities,
+            gradient,
         )
+
+    def advance(self, updates: int) -> None:
+        """Counts `updates`, no more than `updates_to_edge` said, and does what is due after them."""
+        self._updates += updates
+        # A pass over all parameters that seldom changes any is not for every update: only a period of 1 is part of it.
+        if self._target_update.period > 1 and self._updates % self._target_update.period == 0:
+            self._target_update.move()
+        self._resets.after_update(self._updates)
+
+    def updates_to_edge(self) -> int:
+        """How many updates `train` may make before `advance` is called; 0 if the next one is to be seen: `update` is for it."""
+        unseen, period = self.diagnostics.unseen_updates(self._updates), self._target_update.period
+        to_target = period - self._updates % period if period > 1 else unseen
+        return min(unseen, to_target, self._resets.schedule.updates_to_next(self._updates))
 
     def is_finite(self) -> bool:
         """Whether all losses were finite and all that `state` holds is. Waits for the device: not part of every update."""
@@ -116,17 +145,14 @@ class UpdateStep:
         tensors = (state.online, state.target, state.auxiliary, state.optimizer)
         return bool(all_finite([self._loss_blemish, *(tensor for part in tensors for tensor in part.values())]).item())
 
+    @property
+    def mark(self) -> Tensor:
+        """float32[], the live one: NaN once a loss or a batch was not finite, 0 before."""
+        return self._loss_blemish + self._data_blemish
+
     def data_is_finite(self) -> bool:
         """Whether all rewards and observations trained on were finite; waits for the device."""
         return bool(all_finite([self._data_blemish]).item())
-
-    def gradient_norm(self) -> Tensor:
-        """float32[]: Euclidean norm of the last update's gradient, before clipping. Not part of every update.
-
-        Raises:
-            RunError: no update was made yet.
-        """
-        return self._optimizer.gradient_norm()
 
     def acting_weights(self) -> dict[str, Tensor]:
         """The weights to act with, the live ones: the online network's, or the target's with agent.act_with_target."""
@@ -155,8 +181,20 @@ class UpdateStep:
         copy_tensors(mine.optimizer, state.optimizer, "the checkpoint's optimizer moments")
         self._updates = state.updates
 
-    def _objective(self, networks: Networks, batch: Batch) -> _Objective:
+    def _evaluate_and_mark(self, batch: Batch) -> _Evaluation:
+        """Of the networks that learn; what is not finite leaves its mark."""
+        evaluation = self._objective(self._networks, batch)
+        # 0 times what is not finite is NaN: nothing waits for the device.
+        self._loss_blemish.add_(evaluation.total.detach(), alpha=0)
+        self._data_blemish.add_(batch.sum_of_numbers(), alpha=0)
+        return evaluation
+
+    def _objective(self, networks: Networks, batch: Batch) -> _Evaluation:
         """What an update of `networks` on `batch` minimises, with new noise, augmentation and quantile fractions."""
+        with autocast(self._config.learner.precision, self._device):
+            return self._evaluation(networks, batch)
+
+    def _evaluation(self, networks: Networks, batch: Batch) -> _Evaluation:
         replay, (online, target, auxiliary) = self._config.replay, networks
         online.resample_noise()
         target.resample_noise()
@@ -169,7 +207,9 @@ class UpdateStep:
             weights = importance_weights(batch.probability, replay.importance_exponent, batch.least_probability)
             loss, spr_loss = loss * weights, spr_loss * weights
         loss, spr_loss = loss.mean(), spr_loss.mean()
-        return _Objective(result, loss, spr_loss, loss + self._config.agent.spr_weight * spr_loss)
+        total = loss + self._config.agent.spr_weight * spr_loss
+        new_priorities = priorities(result.loss.detach(), replay.priority_exponent)
+        return _Evaluation(loss, spr_loss, total, result.q_tm1, result.target, new_priorities)
 
     def _make_modules(self, seed: int) -> tuple[ValueNetwork, SelfPrediction | NoSelfPrediction]:
         network = build_network(self._config.agent, self._spec, seed)
@@ -193,7 +233,10 @@ def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
         UsageError: CUDA was asked for and is absent; or agent.torso cannot take the environment's observations, or what is to
             be done to them.
     """
-    return UpdateStep(config, spec, find_device(config.learner.device))
+    device = find_device(config.learner.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where streams, graphs and events are made that are told no device
+    return UpdateStep(config, spec, device, make_compiler(config.learner))
 
 
 def configure_torch(num_threads: int) -> None:

@@ -24,6 +24,7 @@ def check(config: Config) -> None:
     _check_images(config)
     _check_resets(config)
     _check_replay(config)
+    _check_precision(config)
     _check_addresses(config)
 
 
@@ -144,6 +145,15 @@ def _check_replay(config: Config) -> None:
         raise ValueError(
             f"replay.ahead is {plain(replay.ahead)}, below {plain(least)} (1 / learner.updates_per_step): the learner would "
             f"wait for ever for the transitions of its next update; raise it or leave it unset"
+        )
+
+
+def _check_precision(config: Config) -> None:
+    learner = config.learner
+    if learner.precision == "tf32" and learner.device == "cpu":
+        raise ValueError(
+            "learner.precision is tf32 with learner.device cpu: only CUDA has it; set learner.device=cuda, or "
+            "learner.precision=float32 or bfloat16"
         )
 
 

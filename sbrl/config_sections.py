@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic_core import PydanticKnownError
 
 from sbrl.algorithms import ALGORITHMS
@@ -218,6 +227,9 @@ class Agent(Section):
         return max(self.n_step, self.n_step_initial or 0, jumps)
 
 
+_THREADS: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, strict=True)])
+
+
 class Learner(Section):
     """The update: how large, how often, and with which optimizer."""
 
@@ -257,8 +269,26 @@ class Learner(Section):
     """Updates between two publications of weights to actors and evaluator, who act on older ones in between."""
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d{1,2})?)$")
     """Where updates run: cpu, cuda or cuda:N; no other backend is supported."""
-    num_threads: int = Field(1, ge=1)
-    """CPU threads of one update; one leaves the other cores to the actors, none could not run."""
+    num_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
+    """CPU threads of one update; one leaves the other cores to the actors, none could not run; auto: the fewest of those that
+    are about the fastest, which the learner tries out at its start."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of the networks' passes; weights, optimizer and losses are float32 with all three. float32 is as torch has it (on CUDA
+    cuDNN's convolutions may use TF32); tf32 lets matrix products use it too, on CUDA only; bfloat16 is automatic mixed
+    precision, which is slow on a CPU without instructions for it."""
+    compile: Literal["off", "default", "max-autotune"] = "off"
+    """torch.compile of the update, which takes half a minute and more at each start: default, or max-autotune, which tries out
+    kernels for minutes. On CUDA the update is one graph with either, and with off."""
+
+    @field_validator("num_threads", mode="wrap")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        return handler(value) if value == "auto" else _THREADS.validate_python(value)  # one message, not one for each kind
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # as YAML reads it
 
 
 class Replay(Section):

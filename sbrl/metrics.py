@@ -127,8 +127,8 @@ class LearnerMetrics(RoleMetrics):
         self.td_error = self._gauge("td_error", "Mean absolute temporal difference error of a recent batch", unit="reward")
         self.phase_seconds = self._histogram(
             "phase_seconds",
-            "Time of each phase: waiting for transitions, taking segments into the memory, drawing a batch, the update, "
-            "handing weights over",
+            "Time of each phase: waiting for transitions, taking segments into the memory, drawing a batch from Reverb, "
+            "a block of updates, handing weights over",
             _PHASE_BUCKETS,
             ["phase"],
             LEARNER_PHASES,

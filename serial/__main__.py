@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from learner.precision import configure_precision
 from learner.update import configure_torch
 from sbrl import config as configs
 from sbrl.arguments import Parser
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     check_network(config, spec)
     find_device(config.learner.device)
     configure_torch(num_threads=1)
+    configure_precision(config.learner)
     with directory.lock():
         run_id = new_run_id(config.env.id)
         configure_logging(Context("serial", "serial", run_id), config.run.log_level)

@@ -12,6 +12,8 @@ import numpy as np
 
 from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
+from learner.batches import MemoryBatches
+from learner.block import Blocks
 from learner.checkpoint import CheckpointStore
 from learner.divergence import divergence
 from learner.memory.replay import ReplayMemory
@@ -61,9 +63,9 @@ class SerialRun:
         )
         self._streams = [SerialStream(self._memory, env) for env in range(envs.num_envs)]
         self._policy.load(self._step.acting_weights())
-        self._horizons = HorizonSchedule.of(config)
+        batches = MemoryBatches(self._memory, config.agent, config.learner.batch_size)
+        self._updates = Blocks(self._step, batches, HorizonSchedule.of(config))
         self._collector = Collector(envs, self._policy, self._streams, self._on_episode)
-        self._jumps = config.agent.spr_jumps if config.agent.spr_weight > 0 else 0
         self._envs = envs
         self._ratio = Ratio(RatioSettings.of(config))
         self._losses = hashlib.sha256()
@@ -142,14 +144,11 @@ class SerialRun:
         return 1 + self._step.updates // self._config.learner.publish_period
 
     def _update(self) -> None:
-        sample = self._memory.sample(self._config.learner.batch_size)
-        horizon = self._horizons.at(self._step.updates)
-        batch = self._memory.gather(sample, horizon.n_step, horizon.discount, self._jumps)
-        result = self._step.update(batch)
-        priorities = result.priorities
-        if not math.isfinite(priorities.sum().item() + result.loss.item() + result.spr_loss.item()):
+        """One at a time, as the reference that blocks are held to."""
+        trained = self._updates.run(1)
+        result, batch = trained.result, trained.drawn.batch
+        if not math.isfinite(result.priorities.sum().item() + result.loss.item() + result.spr_loss.item()):
             self._diverge("the loss is not finite", batch)
-        self._memory.set_priorities(sample, priorities)
         self._ratio.train()
         self._losses.update(np.float32(result.loss.item()).tobytes())
         if self._step.updates % self._config.learner.publish_period == 0:

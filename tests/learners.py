@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from learner.batches import Batches, Drawn
+from learner.block import Phase, Trained, Updates, make_updates, untimed
 from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
@@ -29,6 +30,7 @@ from sbrl.config import Config, build
 from sbrl.envs.spec import EnvSpec
 from sbrl.fleet import Instructions, RunState
 from sbrl.metrics import LearnerMetrics
+from sbrl.networks.serialization import all_finite
 from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
@@ -86,6 +88,17 @@ class FixedBatches:
         return max((float(batch.max()) for batch in self.priorities), default=1.0)
 
 
+class _Limited(NamedTuple):
+    """Makes no block that goes beyond so many updates."""
+
+    limit: int
+    step: UpdateStep
+    updates: Updates
+
+    def run(self, most: int, phase: Phase = untimed) -> Trained | None:
+        return self.updates.run(max(1, min(most, self.limit - self.step.updates)), phase)
+
+
 class Learner:
     """Ends its loop after so many updates."""
 
@@ -108,7 +121,9 @@ class Learner:
             self.replay = self.replay._replace(batches=batches)
         self.instructions = Instructions(RunState.RUNNING, 1000, 0, 0)
         self.published: list[int] = []
-        self.publisher = SimpleNamespace(published=0, version=0, published_time=0.0, publish=self._publish)
+        self.publisher = SimpleNamespace(
+            published=0, version=0, published_time=0.0, is_idle=True, is_finite=True, publish=self._publish
+        )
         self.metrics = LearnerMetrics(registry)
         self.watch = SimpleNamespace(status=GetStatusResponse())
         self.store = CheckpointStore(directory, keep=2)
@@ -138,6 +153,7 @@ class Learner:
             intake=self.replay.intake,
             ratio=self.replay.ratio,
             batches=self.replay.batches,
+            updates=_Limited(updates, self.step, make_updates(config, self.step, self.replay.batches)),
             filling=Filling(self.replay.readers, self.replay.intake),
             end=RunEnd(cast(Any, self.watch), self.replay.readers, self.replay.intake),
             publisher=cast(Any, self.publisher),
@@ -152,7 +168,11 @@ class Learner:
     def has_exchanged_since(self, since: float) -> bool:
         return True
 
-    def _publish(self, weights: object, updates: int) -> None:
+    def _publish(self, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> None:
+        """As the real one, which does so on another thread."""
+        self.publisher.is_finite &= bool(all_finite([mark, *weights.values()]))
+        if not self.publisher.is_finite:
+            return
         self.published.append(updates)
         self.publisher.version += 5
         self._on_publish()

@@ -60,7 +60,7 @@ class ReplayMemory:
         self._windows = Windows(self._storage, shape)
         self._priorities = Priorities(slots, shape.steps, device, max_priority)
         self._transitions = torch.zeros((), dtype=torch.int64, device=device)
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.size = 0  # transitions
 
     @property
@@ -131,10 +131,17 @@ class ReplayMemory:
         Raises:
             ValueError: the memory is empty.
         """
+        return self.draw(self.uniform(batch_size))
+
+    def uniform(self, batch_size: int) -> Tensor:
+        """The random numbers of a sample, float64[2, B].
+
+        Raises:
+            ValueError: the memory is empty.
+        """
         if self.size == 0:
             raise ValueError("the memory is empty: there is nothing to sample")
-        uniform = torch.rand((2, batch_size), dtype=torch.float64, device=self._transitions.device, generator=self._generator)
-        return self.draw(uniform)
+        return torch.rand((2, batch_size), dtype=torch.float64, device=self._transitions.device, generator=self.generator)
 
     def draw(self, uniform: Tensor) -> Sample:
         """As `sample`, with the random numbers given: float64[2, B] in [0, 1)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,8 +43,8 @@ class Storage(NamedTuple):
     def write(self, slot: int, segment: Segment) -> None:
         """Puts a segment into a slot. O(W) frames."""
         *columns, _ = segment  # its stream is the reader's
-        for column, values in zip(self, columns, strict=True):
-            column[slot].copy_(host_tensor(values, column.device), non_blocking=True)
+        for column, values in zip(self, staged(columns, self.frame.device), strict=True):
+            column[slot].copy_(values, non_blocking=True)
 
     def resident_bytes(self, shape: SegmentShape, used_slots: int) -> int:
         """What is taken now that so many slots have ever been written."""
@@ -50,6 +52,28 @@ class Storage(NamedTuple):
         if self.frame.is_cuda:
             used_slots = slots
         return used_slots * shape.rows * frame_bytes(shape) + slots * small_bytes(shape)
+
+
+def staged(arrays: Sequence[Any], device: torch.device) -> list[Tensor]:
+    """Arrays as tensors that can be copied on `device` at once.
+
+    On CUDA they travel on a stream of their own, while a block runs that was given before; the current stream waits for them
+    only then. What they go into is written on the current stream, after that block: it may be reading the rows.
+    """
+    if device.type != "cuda":
+        return [host_tensor(values, device) for values in arrays]
+    current, side = torch.cuda.current_stream(device), _side_stream(device)
+    with torch.cuda.stream(side):
+        tensors = [host_tensor(values, device).to(device, non_blocking=True) for values in arrays]
+    current.wait_stream(side)
+    for tensor in tensors:
+        tensor.record_stream(current)  # its memory is the side stream's, which must not give it away before it is read
+    return tensors
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def host_tensor(values: Any, device: torch.device) -> Tensor:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sbrl import config
 from sbrl.networks.noisy import NoisyLinear
+
+
+def values_product(values: Tensor, weights: Tensor) -> Tensor:
+    """values @ weights in their own precision, under automatic mixed precision too: eight bits would be felt in targets."""
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ weights
 
 
 def dense(agent: config.Agent, num_inputs: int, num_outputs: int) -> nn.Linear | NoisyLinear:

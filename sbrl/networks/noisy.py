@@ -51,8 +51,12 @@ class NoisyLinear(nn.Module):
         )
 
     def resample(self) -> None:
-        """Draws new noise from torch's global generator; leaves passes that are under way their own."""
-        self.noise_in, self.noise_out = (scale_noise(torch.randn_like(noise)) for noise in (self.noise_in, self.noise_out))
+        """Draws new noise from torch's global generator, into the same buffers, for a captured graph reads where they lay.
+
+        Not between a forward pass and its backward one: autograd refuses that.
+        """
+        for noise in (self.noise_in, self.noise_out):
+            noise.copy_(scale_noise(torch.randn_like(noise)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """float[..., num_inputs] -> float[..., num_outputs]."""

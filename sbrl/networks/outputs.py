@@ -18,7 +18,8 @@ class PlainOutput(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float[..., num_features] -> float[..., num_actions, size]."""
-        outputs: Tensor = self.layer(features).unflatten(-1, self._shape)
+        # Losses and values are made of numbers of the parameters' precision, whatever the pass was in.
+        outputs: Tensor = self.layer(features).to(self.layer.weight.dtype).unflatten(-1, self._shape)
         return outputs
 
 

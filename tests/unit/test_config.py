@@ -55,6 +55,9 @@ def test_loading_does_not_write_to_the_presets():
         ("env.id=CartPole-v1", "CartPole-v1"),
         ("env.clip_rewards=null", None),
         ("env.full_action_space=true", True),
+        ("learner.compile=off", "off"),  # false to YAML 1.1
+        ("learner.num_threads=auto", "auto"),
+        ("learner.num_threads=2", 2),
     ],
 )
 def test_override_values_have_the_types_people_mean(override: str, value: object):
@@ -164,6 +167,7 @@ def test_a_bad_value_names_field_rule_and_consequence(override: str, rule: str, 
             "wait for ever",
         ),
         (["replay.ahead=0.01", "learner.updates_per_step=64"], ["replay.ahead is 0.01", "below 0.015625"], "wait for ever"),
+        (["learner.precision=tf32"], ["learner.precision", "learner.device"], "only CUDA has it"),
         (["network.replay_addresses=['a:1']"], ["network.replay_addresses", "replay.num_shards"], "missing or idle"),
         (["network.replay_addresses=['a:1','a:1']"], ["network.replay_addresses"], "share one server"),
     ],

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from learner.optimizer import Gradient
 from learner.records import Batch, Sequence, UpdateResult
 from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
-from sbrl.errors import RunError, UsageError
+from sbrl.errors import UsageError
 from sbrl.networks.build import build_network
 from sbrl.networks.devices import find_device
 
@@ -94,7 +95,7 @@ def test_step_is_adam_on_the_plain_loss() -> None:
         result = step.update(batch)
         norm = torch.stack([p.grad.square().sum() for p in online.parameters() if p.grad is not None]).sum().sqrt()
         torch.testing.assert_close(result.loss, loss.detach(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(step.gradient_norm(), norm, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(result.gradient.norm(), norm, rtol=1e-3, atol=1e-6)
     for expected, found in zip(online.state_dict().values(), weights(step), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
 
@@ -156,10 +157,9 @@ def test_weight_decay_is_decoupled_and_spares_biases_and_norms() -> None:
 def test_clipping_bounds_the_gradient_and_reports_it_as_it_was() -> None:
     batch = make_batch(VECTOR)
     free, clipped = (make_update_step(make_config(max_gradient_norm=norm), VECTOR) for norm in (None, 0.01))
-    for step in (free, clipped):
-        step.update(batch)
-    assert clipped.gradient_norm() == pytest.approx(free.gradient_norm().item())
-    assert free.gradient_norm() > 0.1
+    norms = [step.update(batch).gradient.norm().item() for step in (free, clipped)]
+    assert norms[1] == pytest.approx(norms[0])
+    assert norms[0] > 0.1
     # Adam's first moment is a tenth of the first gradient.
     moments = [tensor for name, tensor in clipped.state().optimizer.items() if name.startswith("exp_avg/")]
     assert torch.nn.utils.get_total_norm(moments) == pytest.approx(0.1 * 0.01, rel=1e-3)
@@ -251,14 +251,10 @@ def test_td_error_is_the_mean_distance_to_the_target() -> None:
         q_tm1=torch.tensor([1.0, 2.0]),
         target=torch.tensor([[0.0, 1.0], [5.0, 6.0]]),
         priorities=torch.zeros(2),
+        gradient=Gradient((), None),
     )
     assert result.td_error() == pytest.approx((0.5 + 3.5) / 2)
     assert result.mean_q() == 1.5
-
-
-def test_gradient_norm_before_the_first_update() -> None:
-    with pytest.raises(RunError, match="only after an update"):
-        make_update_step(make_config(), VECTOR).gradient_norm()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

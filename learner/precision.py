@@ -1,0 +1,28 @@
+"""What learner.precision asks for."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from sbrl.config import Learner
+
+logger = logging.getLogger(__name__)
+
+
+def configure_precision(settings: Learner) -> None:
+    """Settings of the process; says so where what is asked for will be slow."""
+    if settings.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    if settings.precision == "bfloat16" and settings.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        logger.warning("learner.precision=bfloat16, but this processor has no instructions for it: float32 would be faster")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context of the networks' passes. Weights stay float32."""
+    if precision != "bfloat16":
+        return nullcontext()
+    # The cache of cast weights lives as long as the context: as long as one update, which a graph may then hold.
+    return torch.autocast(device.type, dtype=torch.bfloat16)

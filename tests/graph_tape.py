@@ -1,0 +1,84 @@
+"""A CUDA graph's stand-in on a CPU: the operations of one call, done again on the very tensors that they were first done on.
+
+What a graph does not follow, a tape does not: Python's numbers stay what they were, counters of the host stand still, and a
+name that is bound to another tensor goes on meaning the old one. Random numbers are drawn anew, as a graph's are. A tape holds
+no tensor that its operations did not make: one that nobody else keeps is gone by the next replay, as its memory would be on a
+GPU.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+Output = TypeVar("Output")
+
+
+class _Operation(NamedTuple):
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]  # tensors from outside as weak references
+    named: Mapping[str, Any]
+    outputs: list[Tensor]
+
+
+class Tape(TorchDispatchMode):
+    """Records what is done while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._operations: list[_Operation] = []
+        self._made: set[int] = set()  # ids of tensors on the tape, which keeps them
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number is read back to the host: a graph cannot capture that")
+        outputs = function(*args, **(kwargs or {}))
+        arguments, named = tree_map(self._weak, (args, kwargs or {}))
+        made = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        self._operations.append(_Operation(function, arguments, named, made))
+        self._made.update(map(id, made))
+        return outputs
+
+    def replay(self) -> None:
+        """Raises RuntimeError where a tensor is gone that was read."""
+        with torch.no_grad():
+            for function, arguments, named, outputs in self._operations:
+                arguments, named = tree_map(_strong, (arguments, named))
+                again = [leaf for leaf in tree_leaves(function(*arguments, **named)) if isinstance(leaf, Tensor)]
+                for old, new in zip(outputs, again, strict=True):
+                    if old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():  # else a view, or in place
+                        old.copy_(new)
+
+    def _weak(self, leaf: object) -> object:
+        return weakref.ref(leaf) if isinstance(leaf, Tensor) and id(leaf) not in self._made else leaf
+
+
+def _strong(leaf: object) -> object:
+    if isinstance(leaf, weakref.ref):
+        leaf = leaf()
+        if leaf is None:
+            raise RuntimeError("a tensor that the tape reads is gone: a graph would read freed memory")
+    return leaf
+
+
+class Taped(Generic[Output]):
+    """A function of no arguments that is recorded at its first call, and replayed from then on."""
+
+    def __init__(self, function: Callable[[], Output]) -> None:
+        self._function = function
+        self._tape: Tape | None = None
+        self._output: Output
+
+    def __call__(self) -> Output:
+        if self._tape is None:
+            with Tape() as self._tape:
+                self._output = self._function()
+        else:
+            self._tape.replay()
+        return self._output
