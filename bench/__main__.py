@@ -28,8 +28,8 @@ from learner.update import configure_torch
 from sbrl import config
 from sbrl.arguments import whole_number
 from sbrl.errors import RunError
-from sbrl.lifecycle import run_program
 from sbrl.presets import PRESETS
+from sbrl.program import run_program
 from sbrl.replay.segments import SegmentShape
 
 PARTS = ("learner", "replay", "actor", "run")

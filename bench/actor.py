@@ -19,9 +19,9 @@ from bench.figures import Figure
 from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.envs.make import make_envs
-from sbrl.lifecycle import run_program
 from sbrl.networks.build import build_network
 from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
+from sbrl.program import run_program
 from sbrl.replay.segments import Row, SegmentShape, StreamRows, Transition
 
 TURNS = 5

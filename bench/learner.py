@@ -37,10 +37,10 @@ from learner.update import configure_torch, make_update_step
 from sbrl import config
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
-from sbrl.lifecycle import run_program
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork
 from sbrl.presets import PRESETS
+from sbrl.program import run_program
 from sbrl.replay.segments import SegmentShape
 
 SPEC = EnvSpec(num_actions=6, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint8), stack=4, kind="frames", clip_rewards=True)
