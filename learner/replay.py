@@ -8,12 +8,13 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
-from learner.batches import Batches, MemoryBatches, ReverbBatches
+from learner.batches import Batches, MemoryBatches
 from learner.compilation import make_compiler
 from learner.intake import Intake
 from learner.memory.replay import ReplayMemory
 from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState
+from learner.remote_batches import ReverbBatches
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError

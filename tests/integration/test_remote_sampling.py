@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.segment_stream import SegmentStream
-from learner.batches import ReverbBatches, to_batch
+from learner.remote_batches import ReverbBatches, to_batch
 from learner.schedules import Horizon
 from sbrl.config import Config, load
 from sbrl.envs.spec import EnvSpec

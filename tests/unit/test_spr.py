@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.batches import to_batch
 from learner.records import Batch, Sequence
+from learner.remote_batches import to_batch
 from learner.schedules import Horizon
 from learner.spr import NoSelfPrediction, SelfPrediction, TransitionModel, make_self_prediction, self_prediction_loss
 from sbrl import config
