@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
 def train(config: Config, directory: RunDirectory, view: View) -> None:
     """Runs, evaluates and leaves the results of a run with all roles, but for the video and TensorBoard."""
-    start, meter, next_show = time.monotonic(), ProgressMeter(config), 0.0
+    start, start_cpu, meter, next_show = time.monotonic(), time.process_time(), ProgressMeter(config), 0.0
 
     def show(status: GetStatusResponse) -> None:
         nonlocal next_show
@@ -75,7 +75,8 @@ def train(config: Config, directory: RunDirectory, view: View) -> None:
     try:
         run.run(show)
         run.save()
-        seconds, status, digests = time.monotonic() - start, run.status(), run.digests()
+        seconds, status = time.monotonic() - start, run.status()
+        more = {"core_seconds": time.process_time() - start_cpu, "diagnostics": run.diagnostics(), **run.digests()}
     finally:
         run.close()
     view.message("evaluating the final agent ...")
@@ -84,7 +85,7 @@ def train(config: Config, directory: RunDirectory, view: View) -> None:
     write_episodes(directory.episodes, run.episodes)
     write_evaluations(directory.evaluations, [evaluation])
     write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, config)
-    write_summary(directory.summary, {**summarize(config, status, seconds, complete=True), **digests})
+    write_summary(directory.summary, {**summarize(config, status, seconds, complete=True), **more})
 
 
 def evaluate(config: Config, directory: RunDirectory) -> Evaluation:

@@ -12,6 +12,7 @@ import numpy as np
 
 from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
+from learner.boards import diagnostic_scalars
 from learner.checkpoint import CheckpointStore
 from learner.divergence import divergence
 from learner.memory.replay import ReplayMemory
@@ -109,6 +110,12 @@ class SerialRun:
             "losses_sha256": self._losses.hexdigest(),
             "weights_sha256": hashlib.sha256(encode(self._step.state().online)).hexdigest(),
         }
+
+    def diagnostics(self) -> dict[str, float]:
+        """The last measurement, by the names of `learner.boards`; empty where none was made. What is not finite is left out."""
+        readings = self._step.diagnostics.readings
+        scalars = {} if readings is None else diagnostic_scalars(readings)
+        return {name: value for name, value in scalars.items() if math.isfinite(value)}
 
     def status(self) -> GetStatusResponse:
         """How the run stands, as the coordinator of a distributed run would say it."""
