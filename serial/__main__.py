@@ -11,7 +11,7 @@ from learner.update import configure_torch
 from sbrl import config as configs
 from sbrl.arguments import Parser
 from sbrl.cli import add_config_arguments, closing_lines
-from sbrl.config import Config
+from sbrl.config import Config, serial_config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.probe import probe
 from sbrl.errors import UsageError
@@ -27,7 +27,7 @@ from sbrl.summary import summarize, write_summary
 from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from sbrl.view import View, make_view
-from serial.run import SerialRun, serial_config
+from serial.run import SerialRun
 from services.evaluator.agent import load_agent
 from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
 

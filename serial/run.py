@@ -185,14 +185,3 @@ class SerialRun:
                 time=episode.end_time,
             )
         )
-
-
-def serial_config(config: Config) -> Config:
-    """The config of a serial run: one memory, one actor, one thread."""
-    return config.model_copy(
-        update={
-            "replay": config.replay.model_copy(update={"num_shards": 1}),
-            "actors": config.actors.model_copy(update={"num_actors": 1}),
-            "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
-        }
-    )

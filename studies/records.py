@@ -106,7 +106,6 @@ def record_of_run_directory(
     horizons: Sequence[int] = (),
     score: ScoreKind = "training",
     core_seconds: float | None = None,
-    failure: str = "",
 ) -> RunRecord:
     """The record of a run directory, whoever made it.
 
@@ -116,7 +115,6 @@ def record_of_run_directory(
         arm: by default the folder's name.
         horizons: env steps to have scores at; by default run.env_steps.
         core_seconds: where whoever started the run has measured them; by default what the run says of itself.
-        failure: why the run failed, where that is known.
 
     Raises:
         UsageError: there is no run here.
@@ -132,7 +130,7 @@ def record_of_run_directory(
     evaluated = tuple((evaluation.env_steps, evaluation.return_mean) for evaluation in evaluations)
     horizons = tuple(horizons) or (config.run.env_steps,)
     scores = {horizon: score_at(horizon, score, episodes, evaluated) for horizon in horizons}
-    reason = failure or _what_is_missing(config, summary, scores)
+    reason = _what_is_missing(config, summary, scores)
     wall_seconds = summary.get("wall_seconds")
     return RunRecord(
         study=study,

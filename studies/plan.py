@@ -1,0 +1,2 @@
+def plan_study(*a, **k):
+    return True
