@@ -6,6 +6,7 @@ Observations are scaled to [-1, 1] and episodes are as long as in Ceron and Cast
 from __future__ import annotations
 
 import gymnasium
+import numpy as np
 from gymnasium.wrappers import RescaleObservation
 
 EPISODE_STEPS = {"MountainCar-v0": 600, "Acrobot-v1": 500}
@@ -19,7 +20,7 @@ def register_scaled() -> None:
             f"Scaled{env_id}",
             entry_point=plain.entry_point,
             max_episode_steps=steps,
-            additional_wrappers=(RescaleObservation.wrapper_spec(min_obs=-1.0, max_obs=1.0),),
+            additional_wrappers=(RescaleObservation.wrapper_spec(min_obs=np.float32(-1), max_obs=np.float32(1)),),
         )
 
 

@@ -33,7 +33,7 @@ def plan_study(study: Study, places: Places, jobs: int, measured: bool, console:
     arms = arms_of(study)
     tuning, tests = tuning_runs(study, arms), test_runs(study, arms, {})
     runs = [*tuning, *tests]
-    console.print(f"{study.name}: {study.question}\n", markup=False)
+    console.print(f"{study.name}: {study.question}\n", markup=False, soft_wrap=True)
     console.print(_arms_table(study, arms))
     updates = sum(run.updates for run in runs)
     console.print(
@@ -42,13 +42,15 @@ def plan_study(study: Study, places: Places, jobs: int, measured: bool, console:
         f"{len(study.seeds.for_test)} test seeds",
         markup=False,
     )
-    console.print(_power(study, arms, load_records(places.results) if places.results.is_dir() else []), markup=False)
+    console.print(
+        _power(study, arms, load_records(places.results) if places.results.is_dir() else []), markup=False, soft_wrap=True
+    )
     if not measured:
         return True
     console.print("\nmeasuring short runs of each kind ...")
     measurements = measure_all(runs, study.run_as == "one process", places.work / "measurement")
     costs = [measurements[cost_key(run.config)].cost(run) for run in runs]
-    console.print(_costs(costs, jobs), markup=False)
+    console.print(_costs(costs, jobs), markup=False, soft_wrap=True)
     return _keeps_budget(study, costs, console)
 
 
@@ -116,7 +118,7 @@ def _costs(costs: Sequence[RunCost], jobs: int) -> str:
     cores = len(os.sched_getaffinity(0))
     crowded = f"; {jobs} at a time is more than the {cores} cores here, so it will take longer" if jobs > cores else ""
     return (
-        f"{core_hours:.1f} core-hours; {duration(max(seconds / jobs, longest))} at {jobs} at a time (a run takes "
+        f"{core_hours:.2g} core-hours; {duration(max(seconds / jobs, longest))} at {jobs} at a time (a run takes "
         f"{duration(seconds / len(costs))}, the longest {duration(longest)}){crowded}\n"
         f"disk: {len(costs) * RECORD_BYTES / 1e6:.1f} MB of records, {work / 1e6:.0f} MB of run directories while they are at "
         f"work"
@@ -132,6 +134,7 @@ def _keeps_budget(study: Study, costs: Sequence[RunCost], console: Console) -> b
         return True
     console.print(
         f"beyond the budget of {study.budget_core_hours:g} core-hours, {core_hours / study.budget_core_hours:.1f} times: take "
-        f"fewer seeds, arms or env steps, or raise budget_core_hours"
+        f"fewer seeds, arms or env steps, or raise budget_core_hours",
+        soft_wrap=True,
     )
     return False
