@@ -168,7 +168,7 @@ def tuning_runs(study: Study, arms: Iterable[Arm]) -> list[PlannedRun]:
             arm.name, environment, seed, "tune", variant.name, config_of(study, with_variant(arm, variant), environment, seed)
         )
         for seed in study.seeds.for_tuning
-        for environment in study.environments
+        for environment in study.tuned_on
         for arm in arms
         for variant in variants_of(study, arm)
     ]

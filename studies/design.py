@@ -112,6 +112,8 @@ class Tuning(Section):
     """The config key that is tuned."""
     factors: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.25, 0.5, 1.0, 2.0), min_length=2)
     """What the arm's own value is multiplied by; each is tried on every environment with every tuning seed."""
+    environments: tuple[str, ...] = ()
+    """Those of the study's that are tuned on, to save; the value that is chosen holds on all. None named: all."""
 
 
 class Study(Section):
@@ -178,6 +180,11 @@ class Study(Section):
             raise ValueError("there is a tuning, but seeds.tune has no seed for it: set seeds.tune to 3 or so")
         if self.tuning is None and self.seeds.for_tuning:
             raise ValueError(f"seeds.tune is {shown(self.seeds.tune)}, but there is no tuning that they are for; leave one out")
+        if self.tuning is not None and not set(self.tuning.environments) <= set(self.environments):
+            other = next(one for one in self.tuning.environments if one not in self.environments)
+            raise ValueError(
+                f"tuning.environments names {other!r}{nearest(other, self.environments)}: tune on some of the study's own"
+            )
         self._refuse_given_keys()
         return self
 
@@ -187,6 +194,11 @@ class Study(Section):
             for key, part in GIVEN_BY_STUDY.items():
                 if key in place:
                     raise ValueError(f"{key} is set, which the study gives each run by its {part}: leave it out")
+
+    @property
+    def tuned_on(self) -> tuple[str, ...]:
+        """The environments of tuning runs; none where there is no tuning."""
+        return () if self.tuning is None else self.tuning.environments or self.environments
 
     @property
     def env_steps(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sbrl.logs import ERROR_MARK
 from sbrl.stop_signals import StopRequest
 from sbrl.tether import PARENT_VARIABLE
 
@@ -39,8 +40,8 @@ class Ended(NamedTuple):
 class Pool:
     """Runs tasks; at most `jobs` at a time."""
 
-    def __init__(self, jobs: int, stop: StopRequest, keep_open: int) -> None:
-        """Args: keep_open: a file descriptor that tasks inherit, such as a lock that is to last as long as any of them."""
+    def __init__(self, jobs: int, stop: StopRequest, keep_open: Sequence[int] = ()) -> None:
+        """Args: keep_open: file descriptors that tasks inherit, such as a lock that is to last as long as any of them."""
         self._jobs, self._stop, self._keep_open = jobs, stop, keep_open
         self._running: dict[Task, subprocess.Popen[bytes]] = {}
 
@@ -87,7 +88,7 @@ class Pool:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},  # the kernel ends it with us, however we end
-                pass_fds=(self._keep_open,),
+                pass_fds=self._keep_open,
                 start_new_session=True,  # Ctrl-C is ours: we hand it on once
             )
 
@@ -113,3 +114,11 @@ class Pool:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self._running.clear()
+
+
+def last_words(log: Path) -> str:
+    """What the last program that wrote to a log said was wrong, or its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _command, *lines = [line.strip() for line in text[text.rfind(COMMAND_MARK) :].splitlines() if line.strip()]
+    errors = [line.removeprefix(ERROR_MARK) for line in lines if line.startswith(ERROR_MARK)]
+    return (errors or lines or [""])[-1]

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 from sbrl import config as configs
 from sbrl.errors import RunError, SbrlError, UsageError
-from sbrl.logs import ERROR_MARK
 from sbrl.metadata import git_commit, hardware, version
 from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.stop_signals import StopRequest
 from sbrl.summary import read_summary
 from studies.arms import Arm, PlannedRun, arms_of, comparisons_of, test_runs, tuning_runs
 from studies.design import Study
-from studies.pool import COMMAND_MARK, Ended, Pool, Task
+from studies.pool import Ended, Pool, Task, last_words
 from studies.progress import StudyProgress
 from studies.records import RECORD, RunRecord, load_record, load_records, record_of_run_directory, settings_of, write_record
 from studies.tuning import Choice, choose, chosen_variants, write_choices
@@ -254,7 +253,7 @@ def run_study(
     except OSError as error:
         raise RunError(f"cannot write {places.results}: {error.strerror}") from None
     with RunDirectory(places.work).lock() as lock:
-        return StudyRunner(study, places, Pool(jobs, stop, lock), say, **options).run(source)
+        return StudyRunner(study, places, Pool(jobs, stop, [lock]), say, **options).run(source)
 
 
 def difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
@@ -262,14 +261,6 @@ def difference(before: Mapping[str, object], after: Mapping[str, object]) -> str
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [f"{key} {before.get(key)!r}, now {after.get(key)!r}" for key in keys[:3]]
     return ", ".join([*parts, *([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])])
-
-
-def last_words(log: Path) -> str:
-    """What the last program that wrote to a log said was wrong, or its last line."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    _command, *lines = [line.strip() for line in text[text.rfind(COMMAND_MARK) :].splitlines() if line.strip()]
-    errors = [line.removeprefix(ERROR_MARK) for line in lines if line.startswith(ERROR_MARK)]
-    return (errors or lines or [""])[-1]
 
 
 def _is_resumable(directory: Path) -> bool:

@@ -39,9 +39,9 @@ def show_status(study: Study, results: Path, console: Console) -> bool:
     runs = [*tuning, *tests]
     for run in runs:
         if _status(run, records) == "failed":
-            console.print(f"{run.folder}: {records[_run_key(run)].reason}", markup=False)
+            console.print(f"{run.folder}: {records[_run_key(run)].reason}", markup=False, soft_wrap=True)
     complete = sum(_status(run, records) == "complete" for run in runs)
-    console.print(f"{complete} of {len(runs)} runs are complete, in {results}", markup=False)
+    console.print(f"{complete} of {len(runs)} runs are complete, in {results}", markup=False, soft_wrap=True)
     return complete == len(runs)
 
 

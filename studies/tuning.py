@@ -43,13 +43,12 @@ def choose(study: Study, arm: Arm, records: Sequence[RunRecord]) -> Choice:
     """
     variants = variants_of(study, arm)
     scores = {
-        variant.name: {name: _mean_score(study, variant, name, arm, records) for name in study.environments}
-        for variant in variants
+        variant.name: {name: _mean_score(study, variant, name, arm, records) for name in study.tuned_on} for variant in variants
     }
     usable = [variant for variant in variants if None not in scores[variant.name].values()]
     chosen = _best(study, usable, scores)
     values = [variant.value for variant in variants]
-    runs = len(variants) * len(study.environments) * len(study.seeds.for_tuning)
+    runs = len(variants) * len(study.tuned_on) * len(study.seeds.for_tuning)
     return Choice(
         arm=arm.name,
         chosen=chosen.name if chosen else None,
@@ -84,6 +83,6 @@ def _mean_score(study: Study, variant: Variant, environment: str, arm: Arm, reco
 def _best(study: Study, usable: Sequence[Variant], scores: Mapping[str, Mapping[str, float | None]]) -> Variant | None:
     if not usable:
         return None
-    table = [[scores[variant.name][environment] for environment in study.environments] for variant in usable]
+    table = [[scores[variant.name][environment] for environment in study.tuned_on] for variant in usable]
     ranks = rankdata(-np.array(table, np.float64), axis=0).mean(axis=1)  # 1: the highest score
     return min(zip(ranks, usable, strict=True), key=lambda one: (one[0], abs(math.log(one[1].factor))))[1]

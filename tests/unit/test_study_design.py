@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import pytest
 
 from sbrl import config as configs
@@ -127,6 +128,8 @@ def test_tuning_tries_as_many_values_for_every_arm() -> None:
     assert sorted({run.config.learner.learning_rate for run in runs}) == [0.000125, 0.00025, 0.0005]
     assert len({run.folder for run in runs}) == len(runs)
     assert str(runs[0].folder) == "tuning/batch-32/learner.learning_rate=0.000125/MinAtar-Breakout-v1/seed-1000"
+    on_one = study(seeds={"test": 2, "tune": 2}, tuning={"environments": ["MinAtar/Asterix-v1"]})
+    assert {run.environment for run in tuning_runs(on_one, arms)} == {"MinAtar/Asterix-v1"}
     chosen = {"batch 8": variants_of(small, arms[1])[2]}
     rates = {run.arm: run.config.learner.learning_rate for run in planned.test_runs(small, arms, chosen)}
     assert rates == {"batch 32": 0.00025, "batch 8": 0.0005}
@@ -161,6 +164,10 @@ def test_comparisons_name_their_candidates() -> None:
         ({"enviroments": []}, "did you mean 'environments'?"),
         ({"arms": [{"name": "a", "setings": {}}]}, "`sbrl study schema` lists them all"),
         ({"score": "evaluation"}, "evaluates its final agent only"),
+        (
+            {"tuning": {"environments": ["MinAtar/Breakot-v1"]}, "seeds": {"tune": 1}},
+            "names 'MinAtar/Breakot-v1'; did you mean 'MinAtar/Breakout-v1'?: tune on some",
+        ),
         ({"name": "Big Study"}, "must match"),
         ({"axes": ["fixed batch"]}, "must be 'fixed updates per step' or 'fixed samples per insert'"),
     ],
@@ -208,13 +215,36 @@ def test_a_study_whose_runs_cannot_be_is_refused_before_any(changes: dict[str, A
     assert "\n" not in message
 
 
+READY = {
+    *("pilot", "minatar", "minatar-grid", "minatar-updates", "classic-control-positive", "classic-control-negative"),
+    *("atari-5", "atari-100k", "paper-20-games"),
+}
+
+
 def test_the_ready_studies_are_sound() -> None:
-    for listed in list_library():
-        ready = load_study(listed.name)
-        assert ready.name == listed.name
+    listed = list_library()
+    assert {one.name for one in listed} == READY
+    for one in listed:
+        ready = load_study(one.name)
+        assert ready.name == one.name
         arms = arms_of(ready)
         comparisons_of(ready, arms)
-        assert planned.test_runs(ready, arms, {})
+        assert len(planned.test_runs(ready, arms, {})) == len(arms) * len(ready.environments) * len(ready.seeds.for_test)
+        assert {variant.factor for arm in arms for variant in variants_of(ready, arm)} == set(
+            ready.tuning.factors if ready.tuning else ()
+        )
+
+
+def test_ready_environments_are_scaled() -> None:
+    for name, steps in (("ScaledMountainCar-v0", 600), ("ScaledAcrobot-v1", 500)):
+        env = gymnasium.make(f"studies.environments:{name}")
+        assert env.spec is not None
+        assert env.spec.max_episode_steps == steps
+        assert isinstance(env.observation_space, gymnasium.spaces.Box)
+        assert (env.observation_space.low == -1).all()
+        assert (env.observation_space.high == 1).all()
+        env.reset(seed=0)
+        assert all(env.observation_space.contains(env.step(env.action_space.sample())[0]) for _ in range(50))
 
 
 def test_an_unknown_study_is_refused_with_the_nearest() -> None:
