@@ -60,10 +60,7 @@ class Evidence:
         return np.array(
             [
                 [
-                    [
-                        self.scales[name].apply(np.array(self.runs[arm, name, seed].scores[horizon]))
-                        for name in self.environments
-                    ]
+                    [self.scales[name].apply(self.returns(arm, name, [seed], horizon))[0] for name in self.environments]
                     for seed in seeds
                 ]
                 for horizon in self.question.horizons
@@ -94,8 +91,8 @@ class Evidence:
 def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
     """
     Raises:
-        UsageError: what cannot be right: a number that is not finite, two runs for one seed, one arm with two settings, scores of
-            two kinds, no whole run.
+        UsageError: what cannot be right: a number that is not finite, two runs for one seed, one arm with two settings, scores
+            of two kinds, no whole run.
     """
     for record in records:
         _refuse_bad_numbers(record)
@@ -121,7 +118,7 @@ def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
         *_few_seeds(question),
         *_more_than_studied(question, runs),
         *_seeds_of_tuning(records, runs),
-        *_mixed(question, runs),
+        *_mixed(runs),
         *_unequal_curves(runs),
         *_missed_ratio(runs),
     ]
@@ -203,32 +200,29 @@ def _incomplete(question: Question, named: Sequence[RunRecord], runs: Mapping[Pl
         yield Finding(f"{len(missing)} of {len(wanted)} runs are missing: {_list(map(_name, missing))}.")
     if short:
         yield Finding(
-            f"{len(short)} of {len(wanted)} runs have no score at every horizon: {_list(map(_name, short))}. They count as missing."
+            f"{len(short)} of {len(wanted)} runs lack a score at a horizon, and count as missing: {_list(map(_name, short))}."
         )
 
 
 def _strangers(tests: Sequence[RunRecord], named: Sequence[RunRecord]) -> Iterable[Finding]:
     strange = [record for record in tests if record not in named]
     if strange:
-        yield Finding(
-            f"{len(strange)} runs are none of the study's and left out: {_list(_name(_place(one)) for one in strange)}."
-        )
+        names = _list(_name(_place(one)) for one in strange)
+        yield Finding(f"{len(strange)} runs are none of the study's and left out: {names}.")
 
 
 def _few_seeds(question: Question) -> Iterable[Finding]:
     if len(question.seeds) == 1:
         yield Finding(
-            "There is one seed only: it says nothing of others, so there are no intervals and no verdict.", withholds=True
+            "There is one seed only: it says nothing of others, so there is no interval and no verdict.", withholds=True
         )
     elif len(question.seeds) < MIN_SEEDS:
         yield Finding(
-            f"There are {len(question.seeds)} seeds; a verdict needs {MIN_SEEDS}, for the luck of a few runs looks like an effect.",
+            f"There are {len(question.seeds)} seeds; a verdict needs {MIN_SEEDS}: the luck of a few runs looks like an effect.",
             withholds=True,
         )
     if len(question.horizons) < 2:
-        yield Finding(
-            "There is one horizon only; the best setting shifts with the horizon, so a verdict needs two.", withholds=True
-        )
+        yield Finding("There is one horizon only; what is best shifts with it, so a verdict needs two.", withholds=True)
 
 
 def _more_than_studied(question: Question, runs: Mapping[Place, RunRecord]) -> Iterable[Finding]:
@@ -246,7 +240,8 @@ def _more_than_studied(question: Question, runs: Mapping[Place, RunRecord]) -> I
                 one, other = pairs[0]
                 what = _list(f"{key} ({one.settings.get(key)} and {other.settings.get(key)})" for key in sorted(keys))
                 yield Finding(
-                    f"{name} and {comparison.baseline} differ in more than is studied: {what}. What makes the difference cannot be told.",
+                    f"{name} and {comparison.baseline} differ in more than is studied: {what}. "
+                    f"Which of it mattered cannot be told.",
                     frozenset({name}),
                 )
 
@@ -256,29 +251,28 @@ def _seeds_of_tuning(records: Sequence[RunRecord], runs: Mapping[Place, RunRecor
     shared = sorted({seed for _, environment, seed in runs if (environment, seed) in tuned})
     if shared:
         yield Finding(
-            f"Seeds {', '.join(map(str, shared))} were used for tuning and for testing: what was chosen on a seed looks better on it.",
+            f"Seeds {', '.join(map(str, shared))} served for tuning and testing: what was chosen on a seed looks better on it.",
             withholds=True,
         )
 
 
-def _mixed(question: Question, runs: Mapping[Place, RunRecord]) -> Iterable[Finding]:
-    for what, remedy, values in (
-        ("versions of sbrl", "", lambda run: run.version),
-        ("commits", "", lambda run: run.commit),
-        ("machines", " Scores are comparable, costs are not.", lambda run: run.hardware),
-    ):
+def _mixed(runs: Mapping[Place, RunRecord]) -> Iterable[Finding]:
+    for what, field in (("versions of sbrl", "version"), ("commits", "commit"), ("machines", "hardware")):
         by_arm: dict[str, set[str]] = defaultdict(set)
         for (arm, _, _), run in runs.items():
-            by_arm[arm].add(values(run))
-        kinds = sorted(set.union(*by_arm.values()))
+            by_arm[arm].add(getattr(run, field))
+        kinds = sorted(set[str]().union(*by_arm.values()))
         if len(kinds) < 2:
             continue
-        apart = {arm for arm, own in by_arm.items() if own != set(kinds)} if what != "machines" else set()
-        doubt = " Not every arm has all of them: a difference may be theirs." if apart else remedy
-        yield Finding(f"Runs are of {len(kinds)} {what}: {_list(kinds)}.{doubt}", frozenset(by_arm) if apart else frozenset())
-    dirty = sorted({run.commit for run in runs.values() if run.commit.endswith("-dirty")})
-    if dirty:
-        yield Finding("Runs were made from a checkout with changes that no commit has: they cannot be made again for certain.")
+        text = f"Runs are of {len(kinds)} {what}: {_list(kinds)}."
+        if what == "machines":
+            yield Finding(f"{text} Their scores are comparable, their costs are not.")
+        elif any(own != set(kinds) for own in by_arm.values()):
+            yield Finding(f"{text} Not every arm has runs of all: what differs between arms may be theirs.", withholds=True)
+        else:
+            yield Finding(f"{text} Every arm has runs of all of them.")
+    if any(run.commit.endswith("-dirty") for run in runs.values()):
+        yield Finding("Runs were made with changes that no commit has (-dirty): they cannot be made again for certain.")
 
 
 def _unequal_curves(runs: Mapping[Place, RunRecord]) -> Iterable[Finding]:
@@ -292,8 +286,9 @@ def _missed_ratio(runs: Mapping[Place, RunRecord]) -> Iterable[Finding]:
     for place, run in runs.items():
         batch, updates = run.settings.get("learner.batch_size"), run.settings.get("learner.updates_per_step")
         realized = run.counts.samples_per_insert
-        if isinstance(batch, int) and isinstance(updates, int | float) and realized is not None:
-            if abs(realized / (batch * updates) - 1) > SPI_TOLERANCE:
-                missed.append(f"{_name(place)} ({realized:.3g} in place of {batch * updates:g})")
+        if not isinstance(batch, int) or not isinstance(updates, int | float) or realized is None:
+            continue
+        if abs(realized / (batch * updates) - 1) > SPI_TOLERANCE:
+            missed.append(f"{_name(place)} ({realized:.3g} in place of {batch * updates:g})")
     if missed:
         yield Finding(f"Samples per insert are not what the settings ask for: {_list(missed)}.")

@@ -39,7 +39,7 @@ def scale_of(environment: str, scores: Iterable[float]) -> Scale:
         scores: of all runs that are compared there, at all horizons.
     """
     game = game_of(environment)
-    with resources.files("studies").joinpath("data/scales.csv").open(encoding="utf-8", newline="") as file:
+    with resources.files("studies").joinpath("data/scales.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["environment"] == game and (row["source"] != "atari" or "ALE/" in environment):
                 return Scale(float(row["low"]), float(row["high"]), SOURCES[row["source"]])
