@@ -9,6 +9,7 @@ import numpy as np
 from studies.costs import ArmCost, Prices, arm_cost, break_even, total_money
 from studies.design import Comparison
 from studies.evidence import Evidence
+from studies.grids import power_laws, sensitivities
 from studies.outcomes import Outcome, answer
 from studies.report import pictures, tables, words
 from studies.report.page import Report, Section, Verdict, number
@@ -32,6 +33,7 @@ def make_report(evidence: Evidence, prices: Prices, command: str) -> Report:
     sections = [
         *(_results(evidence, outcome) for outcome in outcomes),
         *([] if outcomes else [_overview(evidence)]),
+        _grid(evidence),
         _costs(evidence, outcomes, costs, reaches, prices),
         _checks(evidence, outcomes),
         Section("What this evidence cannot say", bullets=words.limits(evidence, outcomes)),
@@ -124,6 +126,24 @@ def _results(evidence: Evidence, outcome: Outcome) -> Section:
 
 def _overview(evidence: Evidence) -> Section:
     return Section("Results", tables=(tables.overview(evidence),), pictures=pictures.of_arms(evidence))
+
+
+def _grid(evidence: Evidence) -> Section | None:
+    found = sensitivities(evidence)
+    laws, reasons = power_laws(evidence)
+    if not found and not laws and not reasons:
+        return None
+    return Section(
+        "Sensitivity and best values",
+        paragraphs=(
+            "What is lost on the common scale by a value at half or at twice the best one; the best is chosen on all seeds but "
+            "one, and the loss read off that one. Power laws (Rybkin et al. 2025): the value that needs least data to a return "
+            "that 80 % of the best runs reach, against the updates per step; intervals over seeds. Published for continuous "
+            "control: exponents of -0.3 to -0.5.",
+        ),
+        bullets=tuple(reasons),
+        tables=(*([tables.sensitivities(found)] if found else []), *([tables.laws(laws)] if laws else [])),
+    )
 
 
 def _costs(

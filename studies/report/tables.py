@@ -10,6 +10,7 @@ import numpy as np
 
 from studies.costs import ArmCost
 from studies.evidence import Evidence
+from studies.grids import KeyLaw, KeySensitivity
 from studies.outcomes import Outcome
 from studies.questions import own_settings
 from studies.report.page import Table, interval, number
@@ -86,6 +87,31 @@ def diagnostics(evidence: Evidence) -> tuple[Table, ...]:
         own = [run.diagnostics for (name, _, _), run in evidence.runs.items() if name == arm]
         rows.append((arm, *(_spread([one[name] for one in own if name in one]) for name in names)))
     return (Table("Diagnostics", ("arm", *names), tuple(rows)),)
+
+
+def sensitivities(found: Sequence[KeySensitivity]) -> Table:
+    """What a value off by a factor of two loses."""
+    rows = tuple(
+        (one.key, one.rest, number(one.found.best), _interval(one.found.below), _interval(one.found.above)) for one in found
+    )
+    return Table("Sensitivity at the last horizon", ("key", "where", "best", "lost at half of it", "lost at twice"), rows)
+
+
+def laws(found: Sequence[KeyLaw]) -> Table:
+    """The best value against the updates per step."""
+    rows = tuple(
+        (
+            one.key,
+            one.environment,
+            "; ".join(f"{number(best)} at {number(x)}" for x, best in zip(one.updates_per_step, one.law.best, strict=True)),
+            _interval(one.law.exponent),
+            _interval(one.law.coefficient),
+            number(one.threshold),
+        )
+        for one in found
+    )
+    columns = ("key", "environment", "best at updates per step", "exponent", "at 1 update per step", "return reached")
+    return Table("best = coefficient x (updates per step) ^ exponent", columns, rows)
 
 
 def scales(evidence: Evidence) -> Table:
