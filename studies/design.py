@@ -97,6 +97,12 @@ class Comparison(Section):
     """The arm that stays unless another is shown to be better."""
     candidates: tuple[str, ...] = ()
     """Arms that could take its place; none named: all others."""
+    looks: tuple[Annotated[int, Field(ge=5)], ...] = ()
+    """Numbers of test seeds at which it may be decided, rising, the last all of them: the study may stop at the first that
+    decides. None: one look, when all seeds are in. Looks are to be written down before the first run; each spends a part of the
+    5 % (`studies.verdict`)."""
+    smallest_gain: float = Field(0.05, ge=0, lt=10)
+    """The smallest gain worth having, as a share of the baseline's IQM: where a larger one is excluded, the baseline stays."""
 
 
 class Tuning(Section):
@@ -164,6 +170,12 @@ class Study(Section):
                 f"score is evaluation with {len(self.horizons)} horizons, but a run in one process evaluates its final agent "
                 f"only: set score: training, one horizon, or run_as: all roles"
             )
+        for looks in (one.looks for one in self.comparisons if one.looks):
+            if list(looks) != sorted(set(looks)) or looks[-1] != len(self.seeds.for_test):
+                raise ValueError(
+                    f"comparisons has looks at {list(looks)} seeds: they must rise, and the last must be all "
+                    f"{len(self.seeds.for_test)} test seeds"
+                )
         if self.tuning is not None and not self.seeds.for_tuning:
             raise ValueError("there is a tuning, but seeds.tune has no seed for it: set seeds.tune to 3 or so")
         if self.tuning is None and self.seeds.for_tuning:
