@@ -111,7 +111,8 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, number: signal.Signals) ->
 
 def test_a_run_that_fails_is_retried_once_then_named(tmp_path: Path) -> None:
     environment = bad_env.ENV_ID
-    file = write(tmp_path, environments=[environment, "CartPole-v1"], arms=[{"name": "batch 32"}])
+    settings = {**TREE["settings"], "actors.envs_per_actor": 1}  # which comes to the bad value
+    file = write(tmp_path, environments=[environment, "CartPole-v1"], arms=[{"name": "batch 32"}], settings=settings)
     done = study("run", file)
     assert done.returncode == 1
     assert "1 of 2 runs of the study failed" in done.stderr
