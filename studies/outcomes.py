@@ -72,7 +72,7 @@ def answer(evidence: Evidence, comparison: Comparison) -> Outcome:
     reasons += [text for name in comparison.candidates for text in doubted[name]]
     if not question.tuned and any(result.answer == "adopt" for result in results.values()):
         reasons.append(
-            "The baseline's learning rate was not tuned, and a mis-set one looks like an effect of the batch size: tune both arms."
+            "The baseline's learning rate was not tuned, and a mis-set one looks like an effect of the batch: tune both arms."
         )
         results = {
             name: replace(result, answer="not shown") if result.answer == "adopt" else result

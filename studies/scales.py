@@ -1,7 +1,7 @@
 """What counts as 0 and as 1 of an environment's returns, so that environments can be put together.
 
 From studies/data/scales.csv where the environment is in it; else from the runs that are compared, of all arms alike: their
-lowest score is 0 and their highest is 1.
+highest score is 1, and 0 is a return of zero, or their lowest score where that is below zero.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def scale_of(environment: str, scores: Iterable[float]) -> Scale:
             if row["environment"] == game and (row["source"] != "atari" or "ALE/" in environment):
                 return Scale(float(row["low"]), float(row["high"]), SOURCES[row["source"]])
     found = sorted(scores)
-    low, high = (found[0], found[-1]) if found else (0.0, 1.0)
+    low, high = (min(found[0], 0.0), found[-1]) if found else (0.0, 1.0)
     if low == high:  # nothing differs, so any width will do
         high = low + 1.0
-    return Scale(low, high, "0 is the lowest and 1 the highest score of the runs that are compared")
+    zero = "the lowest" if low < 0 else "a return of zero"
+    return Scale(low, high, f"0 is {zero} and 1 the highest score of the runs that are compared")

@@ -56,7 +56,7 @@ def make_record(
         costs=Costs(wall_seconds=100.0 + batch, core_seconds=90.0 + batch, gpu_seconds=0.0, bytes_moved=None),
         diagnostics={"policy_churn": batch / 1000},
     )
-    return RunRecord(**{**vars(record), **changes})  # type: ignore[arg-type]
+    return RunRecord(**{**vars(record), **changes})
 
 
 def make_records(

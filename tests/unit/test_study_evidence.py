@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,10 +101,11 @@ def test_arms_that_differ_in_more_than_is_studied_are_named():
 @pytest.mark.parametrize("field", ["version", "commit"])
 def test_mixed_versions_are_named_and_withhold_where_an_arm_has_its_own(field: str):
     runs = make_records(ARMS)
-    apart = [replace(run, **{field: "other"}) if run.arm == "batch 8" else run for run in runs]
+    other: Any = {field: "other"}
+    apart = [replace(run, **other) if run.arm == "batch 8" else run for run in runs]
     (finding,) = gather(make_question(), apart).findings
     assert finding.withholds
-    balanced = [replace(run, **{field: "other"}) if run.seed == 0 else run for run in runs]
+    balanced = [replace(run, **other) if run.seed == 0 else run for run in runs]
     (finding,) = gather(make_question(), balanced).findings
     assert "Every arm has runs of all of them" in finding.text
     assert not finding.withholds
@@ -136,7 +138,9 @@ def test_strangers_and_a_missed_ratio_are_named():
 def test_scales_are_known_ones_or_those_of_the_runs():
     assert scale_of("ALE/Pong-v5", [1.0])[:2] == (-20.7, 14.6)
     assert scale_of("CartPole-v1", [1.0])[:2] == (22, 475)
-    assert scale_of(ENVIRONMENT, [3.0, 1.0, 2.0])[:2] == (1.0, 3.0)
+    assert scale_of(ENVIRONMENT, [3.0, 1.0, 2.0])[:2] == (0.0, 3.0)
+    assert scale_of(ENVIRONMENT, [3.0, -1.0, 2.0])[:2] == (-1.0, 3.0)
+    assert scale_of(ENVIRONMENT, [0.0, 0.0])[:2] == (0.0, 1.0)
     assert scale_of(ENVIRONMENT, [2.0, 2.0]).apply(
         gather(make_question(), make_records(ARMS)).scores("batch 8", [0])
     ).shape == (2, 1, 1)
