@@ -118,6 +118,7 @@ def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
         *_few_seeds(question),
         *_more_than_studied(question, runs),
         *_seeds_of_tuning(records, runs),
+        *_at_edge(question),
         *_mixed(runs),
         *_unequal_curves(runs),
         *_missed_ratio(runs),
@@ -253,6 +254,13 @@ def _seeds_of_tuning(records: Sequence[RunRecord], runs: Mapping[Place, RunRecor
         yield Finding(
             f"Seeds {', '.join(map(str, shared))} served for tuning and testing: what was chosen on a seed looks better on it.",
             withholds=True,
+        )
+
+
+def _at_edge(question: Question) -> Iterable[Finding]:
+    if question.at_edge:
+        yield Finding(
+            f"Tuning chose a value at the edge of what was tried for {_list(question.at_edge)}: a better one may lie beyond."
         )
 
 

@@ -18,6 +18,7 @@ from studies.arms import arms_of, comparisons_of
 from studies.design import Comparison, load_study
 from studies.records import RECORD, RunRecord, load_records, record_of_run_directory
 from studies.runner import STUDY_COPY
+from studies.tuning import TUNING
 
 LEARNING_RATE = "learner.learning_rate"
 BATCH_SIZE = "learner.batch_size"
@@ -38,6 +39,7 @@ class Question:
     studied: frozenset[str]  # config keys that arms may differ in
     tuned: bool  # each arm's learning rate was tuned, at one budget, on other seeds
     planned: bool  # there is a study file
+    at_edge: tuple[str, ...] = ()  # arms whose tuning chose the lowest or highest value that was tried
 
 
 def read_evidence(paths: Sequence[Path]) -> tuple[Question, list[RunRecord]]:
@@ -80,7 +82,20 @@ def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
         studied=frozenset(studied),
         tuned=study.tuning is not None and study.tuning.key == LEARNING_RATE,
         planned=True,
+        at_edge=arms_at_edge(file.parent),
     )
+
+
+def arms_at_edge(results: Path) -> tuple[str, ...]:
+    """Arms whose tuning chose a value at the edge, as a folder of results says. Raises UsageError: tuning.json is damaged."""
+    path = results / TUNING
+    if not path.exists():
+        return ()
+    try:
+        choices = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(name for name, choice in choices.items() if choice["at_edge"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged: delete it, and `sbrl study run` writes it again") from None
 
 
 def question_of_records(records: Sequence[RunRecord]) -> Question:

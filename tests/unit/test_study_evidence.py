@@ -12,9 +12,10 @@ import pytest
 
 from sbrl.errors import UsageError
 from studies.evidence import Evidence, gather
-from studies.questions import asked_otherwise, question_of_records, read_evidence
+from studies.questions import arms_at_edge, asked_otherwise, question_of_records, read_evidence
 from studies.records import RunRecord
 from studies.scales import scale_of
+from studies.tuning import Choice, write_choices
 from tests.study_records import ENVIRONMENT, HORIZONS, make_question, make_record, make_records
 
 ARMS = {"batch 32": 1.0, "batch 8": 2.0}
@@ -124,6 +125,17 @@ def test_seeds_for_tuning_and_testing_are_named_and_withhold():
     (finding,) = evidence.findings
     assert finding.text.startswith("Seeds 3 served for tuning and testing")
     assert finding.withholds
+
+
+def test_a_value_at_the_edge_of_a_tuning_is_named(tmp_path: Path):
+    choices = {arm: Choice(arm, "learner.learning_rate=1", arm == "batch 32", {}, 6, 60) for arm in ARMS}
+    write_choices(tmp_path, choices)
+    question = replace(make_question(), at_edge=arms_at_edge(tmp_path))
+    assert "at the edge of what was tried for batch 32: a better" in texts(gather(question, make_records(ARMS)))
+    assert arms_at_edge(tmp_path / "no tuning") == ()
+    (tmp_path / "tuning.json").write_text("{")
+    with pytest.raises(UsageError, match=r"tuning\.json is damaged"):
+        arms_at_edge(tmp_path)
 
 
 def test_strangers_and_a_missed_ratio_are_named():
