@@ -12,7 +12,7 @@ from studies.evidence import Evidence
 from studies.grids import power_laws, sensitivities
 from studies.outcomes import Outcome, answer
 from studies.report import pictures, tables, words
-from studies.report.page import Report, Section, Verdict, number
+from studies.report.page import Picture, Report, Section, Verdict, number
 from studies.statistics.aggregates import Floats, iqm
 
 Reaches = dict[str, float | None]
@@ -176,7 +176,14 @@ def _costs(
         ),
         bullets=tuple(bullets),
         tables=(tables.costs(costs),),
+        pictures=_over_time(evidence, outcomes, costs),
     )
+
+
+def _over_time(evidence: Evidence, outcomes: Sequence[Outcome], costs: Mapping[str, ArmCost]) -> tuple[Picture, ...]:
+    hours = {arm: cost.wall_seconds / 3600 for arm, cost in costs.items() if cost.wall_seconds}
+    arms = [(outcome.comparison.baseline, *outcome.comparison.candidates) for outcome in outcomes]
+    return tuple(picture for one in arms for picture in pictures.over_time(evidence, one, hours))
 
 
 def _repaid(evidence: Evidence, name: str, own: ArmCost, baseline: ArmCost, share: float, prices: Prices) -> tuple[str, ...]:

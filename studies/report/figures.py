@@ -48,8 +48,7 @@ def draw(name: str, title: str, description: str, paint: Callable[[Axes], None],
 
 def curves(
     axes: Axes,
-    steps: Floats,
-    arms: Mapping[str, Sequence[Interval] | Floats],
+    arms: Mapping[str, tuple[Floats, Sequence[Interval] | Floats]],
     xlabel: str,
     ylabel: str,
     reference: tuple[str, Floats, Floats] | None = None,
@@ -57,11 +56,11 @@ def curves(
     """Lines with bands, one an arm.
 
     Args:
-        steps: float64[T]
-        arms: by name intervals, or bare values float64[T] where there is one seed.
+        arms: by name where its points are, float64[T], and their intervals, or bare values float64[T] where there is one seed.
         reference: a published curve: what it is, its steps and its returns.
     """
-    for index, (name, points) in enumerate(arms.items()):
+    end = max(float(steps[-1]) for steps, _ in arms.values())
+    for index, (name, (steps, points)) in enumerate(arms.items()):
         colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
         values = np.array(points, np.float64)
         if values.ndim == 2:
@@ -70,9 +69,9 @@ def curves(
         axes.plot(steps, values, color=colour, linestyle=dash, label=name)
     if reference is not None:
         what, published_steps, returns = reference
-        near = published_steps <= steps[-1]
+        near = published_steps <= end
         axes.plot(published_steps[near], returns[near], color="0.4", linestyle=":", marker="s", markersize=3, label=what)
-    axes.set_xlim(0, float(steps[-1]))
+    axes.set_xlim(0, end)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -81,7 +80,12 @@ def curves(
 
 def profiles(axes: Axes, thresholds: Floats, arms: Mapping[str, Sequence[Interval]]) -> None:
     """Performance profiles: the share of runs above each score."""
-    curves(axes, thresholds, arms, "score on the common scale", "share of runs above it")
+    curves(
+        axes,
+        {name: (thresholds, points) for name, points in arms.items()},
+        "score on the common scale",
+        "share of runs above it",
+    )
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xlim(float(thresholds[0]), float(thresholds[-1]))
     axes.set_ylim(0, 1.02)

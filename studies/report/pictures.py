@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -82,8 +82,36 @@ def _curve(
     return figures.draw(
         name,
         f"Learning curve: {title}",
-        f"{ylabel} against env steps, up to {steps[-1]:,.0f}. {ends}. {band}{reference}",
-        lambda axes: figures.curves(axes, steps, arms, "env steps", ylabel, published),
+        f"{ylabel[0].upper()}{ylabel[1:]} against env steps, up to {steps[-1]:,.0f}. {ends}. {band}{reference}",
+        lambda axes: figures.curves(
+            axes, {arm: (steps, points) for arm, points in arms.items()}, "env steps", ylabel, published
+        ),
+    )
+
+
+def over_time(evidence: Evidence, arms: Sequence[str], hours: Mapping[str, float]) -> tuple[Picture, ...]:
+    """The IQM on the common scale against wall-clock time; nothing where an arm's time is not known.
+
+    Args:
+        hours: of a run, by arm.
+    """
+    seeds = evidence.whole_seeds(arms)
+    if not seeds or any(arm not in hours for arm in arms):
+        return ()
+    points = {}
+    for arm in arms:
+        steps, returns = evidence.curves(arm, seeds)
+        if not len(steps):
+            return ()
+        points[arm] = (steps / steps[-1] * hours[arm], _points(scaled(evidence, returns)))
+    ends = "; ".join(f"{arm} takes {number(hours[arm])} h" for arm in arms)
+    return (
+        figures.draw(
+            f"hours-{_slug(arms[0])}",
+            "Return against wall-clock time",
+            f"IQM on the common scale against hours of a run, taken to pass evenly: {ends}.",
+            lambda axes: figures.curves(axes, points, "hours", "IQM, common scale"),
+        ),
     )
 
 

@@ -14,9 +14,10 @@ from studies.grids import KeyLaw, KeySensitivity
 from studies.outcomes import Outcome
 from studies.questions import own_settings
 from studies.report.page import Table, interval, number
-from studies.statistics.aggregates import iqm
+from studies.statistics.aggregates import iqm, rank_correlation
 from studies.statistics.intervals import Interval, bootstrap
 
+ARMS_TO_CORRELATE = 4  # arms: a rank correlation of fewer is chance
 COST_COLUMNS: tuple[tuple[str, Callable[[ArmCost], float | None]], ...] = (
     ("wall-clock s a run", lambda cost: cost.wall_seconds),
     ("updates/s", lambda cost: cost.updates_per_second),
@@ -78,7 +79,7 @@ def costs(found: Mapping[str, ArmCost]) -> Table:
 
 
 def diagnostics(evidence: Evidence) -> tuple[Table, ...]:
-    """Each arm's diagnostics; nothing where no run has one."""
+    """Each arm's diagnostics, and how they go with its score; nothing where no run has one."""
     names = sorted({name for run in evidence.runs.values() for name in run.diagnostics})
     if not names:
         return ()
@@ -86,7 +87,25 @@ def diagnostics(evidence: Evidence) -> tuple[Table, ...]:
     for arm in evidence.question.arms:
         own = [run.diagnostics for (name, _, _), run in evidence.runs.items() if name == arm]
         rows.append((arm, *(_spread([one[name] for one in own if name in one]) for name in names)))
-    return (Table("Diagnostics", ("arm", *names), tuple(rows)),)
+    with_score = tuple((name, _interval(_with_score(evidence, name))) for name in names)
+    columns = ("diagnostic", "rank correlation with the score (95 % interval)")
+    together = [Table(f"Over arms, at the last horizon ({ARMS_TO_CORRELATE} arms or more)", columns, with_score)]
+    return (
+        Table("Diagnostics", ("arm", *names), tuple(rows)),
+        *(together if len(evidence.question.arms) >= ARMS_TO_CORRELATE else []),
+    )
+
+
+def _with_score(evidence: Evidence, name: str) -> Interval | None:
+    """Over all arms and the seeds that are whole in them; None where a run lacks the diagnostic, or there are too few."""
+    arms, environments = evidence.question.arms, evidence.environments
+    seeds = evidence.whole_seeds(arms)
+    places = [[[evidence.runs[arm, place, seed] for place in environments] for arm in arms] for seed in seeds]
+    if len(seeds) < 2 or any(name not in run.diagnostics for row in places for cell in row for run in cell):
+        return None
+    values = np.array([[np.mean([run.diagnostics[name] for run in cell]) for cell in row] for row in places])
+    scores = np.stack([evidence.scores(arm, seeds)[-1].mean(axis=1) for arm in arms], axis=1)
+    return bootstrap(rank_correlation, values, scores, paired=True)
 
 
 def sensitivities(found: Sequence[KeySensitivity]) -> Table:

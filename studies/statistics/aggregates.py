@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +48,21 @@ def probability_of_improvement(x: Floats, y: Floats) -> Floats:
     """
     difference = x[..., :, None, :] - y[..., None, :, :]
     return np.asarray((0.5 * (1 + np.sign(difference))).mean((-3, -2, -1)), np.float64)
+
+
+def rank_correlation(x: Floats, y: Floats) -> Floats:
+    """Spearman's rank correlation over arms of the means over seeds: whether what is high in x is high in y.
+
+    Args:
+        x, y: float64[..., S, A]: A arms in the place of environments.
+
+    Returns:
+        float64[...], from -1 to 1; 0 where all arms are the same in x or in y.
+    """
+    ranks = [stats.rankdata(values.mean(-2), axis=-1) for values in (x, y)]
+    x_rank, y_rank = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
+    width = np.sqrt((x_rank**2).sum(-1) * (y_rank**2).sum(-1))
+    return np.asarray((x_rank * y_rank).sum(-1) / np.where(width > 0, width, 1.0), np.float64)
 
 
 def performance_profile(scores: Floats, thresholds: Floats) -> Floats:

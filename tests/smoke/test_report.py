@@ -31,7 +31,7 @@ def test_runs_that_nobody_planned_are_grouped_by_their_settings(tmp_path: Path) 
     assert all(row["status"] == "complete" and float(row["core_seconds"]) > 0 for row in rows)
     text = (tmp_path / "report" / "report.html").read_text()
     assert "differ in more than is studied" not in text
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 4
 
     (runs[0] / "episodes.csv").write_text("not a table\n")
     damaged = sbrl("report", *map(str, runs), timeout=240)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from studies.statistics.aggregates import Floats, iqm, performance_profile, probability_of_improvement
+from studies.statistics.aggregates import Floats, iqm, performance_profile, probability_of_improvement, rank_correlation
 from studies.statistics.intervals import bootstrap, curve_intervals, iqm_difference, profile_intervals
 from studies.statistics.power import IQM_VARIANCE, detectable_difference, power, seeds_needed
 from studies.statistics.scaling import common_threshold, data_to_threshold, fit_best
@@ -37,6 +37,13 @@ def test_probability_of_improvement_counts_ties_half_and_environments_alike():
     assert probability_of_improvement(column(3), column(1, 3)) == 0.75
     x, y = np.array([[1.0, 5.0], [2.0, 6.0]]), np.array([[0.0, 7.0], [0.0, 7.0]])
     assert probability_of_improvement(x, y) == 0.5  # always better in one, never in the other
+
+
+def test_rank_correlation_is_scipys_over_the_arms_means():
+    x, y = np.random.default_rng(0).normal(size=(2, 4, 6))
+    assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x.mean(0), y.mean(0)).statistic)
+    assert rank_correlation(x, np.exp(x.mean(0, keepdims=True)).repeat(4, axis=0)) == pytest.approx(1)
+    assert rank_correlation(x, np.ones((4, 6))) == 0
 
 
 def test_a_profile_is_the_share_of_runs_above_each_threshold():

@@ -110,6 +110,19 @@ def test_runs_that_are_not_compared_are_shown_and_not_judged():
     assert results.pictures
 
 
+def test_diagnostics_are_held_against_scores_over_arms():
+    means = {f"arm {batch}": 1.0 / batch for batch in (4, 8, 16, 32)}
+    report = report_of(make_question(tuple(means)), make_records(means, spread=0.001))
+    (section,) = [section for section in report.sections if section.title == "Diagnostics"]
+    own, together = section.tables
+    assert own.rows[0] == ("arm 4", "0.004")
+    assert together.rows == (
+        ("policy_churn", "-1 (-1 to -1)"),
+    )  # the smaller the batch, the less churn and the higher the score
+    (fewer,) = [one for one in report_of(make_question(), make_records(BETTER)).sections if one.title == "Diagnostics"]
+    assert len(fewer.tables) == 1
+
+
 def test_the_cost_has_break_even_and_prices():
     report = report_of(make_question(), make_records(BETTER))
     (cost,) = [section for section in report.sections if section.title == "Cost"]
@@ -175,8 +188,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path):
     assert set(re.findall(r"url\(([^)]*)\)", text)) <= {f"#{one}" for one in page.ids}
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
     assert "@import" not in text
-    assert page.tags.count("svg") == 5  # together, each game, profile, differences
-    assert text.count('role="img"') == 5
+    assert page.tags.count("svg") == 6  # together, each game, profile, differences, against time
+    assert text.count('role="img"') == 6
 
 
 def test_names_of_arms_cannot_break_the_page(tmp_path: Path):
