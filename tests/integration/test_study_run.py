@@ -37,6 +37,7 @@ TREE: dict[str, Any] = {
         "agent.epsilon_decay_steps": 100,
         "evaluator.episodes": 1,
         "evaluator.num_envs": 1,
+        "learner.diagnostics_period": 100,
         "replay.min_size": 100,
     },
     "environments": ["CartPole-v1"],
@@ -69,6 +70,7 @@ def test_a_study_is_run_once(tmp_path: Path) -> None:
         ("batch 8", "complete", [200, 400]),
     ]
     assert all(record.costs.core_seconds and record.counts.samples_per_insert for record in records)
+    assert all(record.diagnostics["feature_rank"] > 0 for record in records)
     assert (tmp_path / "results" / "study.yaml").read_text() == file.read_text()
     assert not list((tmp_path / "work" / "runs").rglob("run.yaml"))  # deleted once recorded
 
