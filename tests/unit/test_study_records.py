@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from sbrl import config as configs
 from sbrl.errors import UsageError
+from sbrl.metadata import hardware
 from sbrl.run_directory import RunDirectory
 from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
@@ -73,6 +75,10 @@ def test_a_run_directory_becomes_a_record(record: RunRecord) -> None:
     assert record.diagnostics == {"feature_rank": 7.0}
     assert record.settings["learner.batch_size"] == 8
     assert record.settings["replay.min_size"] == 100  # as resolved
+
+
+def test_hardware_says_what_a_run_had() -> None:
+    assert re.fullmatch(r"\S.*, \d+ cores", hardware())
 
 
 def test_a_record_is_read_back_as_it_was_written(record: RunRecord, tmp_path: Path) -> None:
