@@ -10,6 +10,9 @@ RUN_DIR ?= runs/pong-$(shell date +%Y%m%d-%H%M%S)
 # More arguments for `sbrl train` or pytest, as in `make run ARGS=learner.batch_size=32` or `make test ARGS='-k config'`.
 ARGS ?=
 
+# Of a file the tests run in order, in one process; the files are taken in the order that tests/conftest.py gives them.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) \
 	$(wildcard protos/sbrl/v1/*.proto)
 
@@ -35,7 +38,7 @@ run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEE
 
 test: $(READY) $(ORACLES) ## Run the tests (ARGS go to pytest)
 	@scripts/prometheus.sh
-	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(WORKERS) $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes (ARGS go to pytest)
 	$(BIN)/python -m pytest -q --durations=10 -m slow $(ARGS)
@@ -95,9 +98,12 @@ bench-traffic: $(READY) ## Measure what the learner reads of the shards, cached 
 bench-memory: $(READY) ## Measure the learner's replay memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.memory $(ARGS)
 
-.PHONY: chaos ratio-grid fuzz soak
+.PHONY: chaos chaos-power ratio-grid fuzz soak
 chaos: $(READY) ## Train under kills, hangs, cuts and slow links, 45 minutes, and check what is promised (ARGS go to the program)
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-power: $(READY) ## Measure the chaos judge on an undisturbed run: false alarms and power, 20 minutes (ARGS go to the program)
+	$(BIN)/python -m tests.chaos.undisturbed $(ARGS)
 
 ratio-grid: $(READY) ## Hold ratio and accounting with 1 to 16 shards x 1 to 16 actors, 15 minutes (ARGS go to the program)
 	$(BIN)/python -m tests.chaos.grid $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -102,20 +102,15 @@ class RoleMetrics:
         self._registry = registry
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
-        self._reported: Callable[[], Mapping[str, float]] = dict
-
-    def report_also(self, counters: Callable[[], Mapping[str, float]]) -> None:
-        """Has beats carry counters that are not exported, or are exact where the exported ones are brought up to date later."""
-        self._reported = counters
 
     def counters(self) -> dict[str, float]:
-        """Every counter's value, of those with a label both `<name>.<label>` and the sum, and those of `report_also`."""
+        """Every counter's value, of those with a label both `<name>.<label>` and the sum."""
         values: dict[str, float] = {}
         for name, counter in self._counters.items():
             parts = _values(counter, "_total")
             values[name] = sum(parts.values())
             values.update({f"{name}.{label}": value for label, value in parts.items() if label})
-        return {**values, **self._reported()}
+        return values
 
     def gauges(self) -> dict[str, float]:
         """The value of every gauge without labels."""

@@ -16,7 +16,6 @@ end early, so the learner bootstraps from the last observation after fewer than 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -76,7 +75,6 @@ class Items(NamedTuple):
     probability: NDArray[np.float64]  # [B], of being sampled, in the shard
     table_size: int  # items in the shard when it was sampled
     shard: int
-    sampled_time: float = math.nan  # seconds of the monotonic clock
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:

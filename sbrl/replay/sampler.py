@@ -6,7 +6,6 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,8 +51,6 @@ class ShardSampler:
         self._cancel_stream = threading.Event()
         self._priorities: queue.Queue[tuple[Items, NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
         self.probe = QueueProbe(address, shard, on_up=self._start_stream)
-        self.items_served = 0
-        self.items_discarded = 0
         self._calls: dict[threading.Event, int] = {}  # priorities in a call under way, by what cancels the thread that makes it
         self._dropping = threading.Lock()  # guards the counts, which three threads raise
         self.priorities_dropped = dict.fromkeys(DROP_REASONS, 0)
@@ -106,9 +103,7 @@ class ShardSampler:
     def _stream(self, cancelled: threading.Event) -> None:
         try:
             for items in self._batches():
-                self.items_served += self._batch_size
                 if cancelled.is_set() or not self._sink(items, cancelled):
-                    self.items_discarded += self._batch_size
                     return
         except (tf.errors.OpError, RuntimeError) as error:
             logger.warning("stream of replay shard %d ended: %s", self.shard, error)
@@ -134,7 +129,6 @@ class ShardSampler:
                     probability=sample.info.probability,
                     table_size=int(sample.info.table_size[0]),
                     shard=self.shard,
-                    sampled_time=time.monotonic(),
                 )
 
     def _dataset(self) -> Any:
@@ -145,7 +139,7 @@ class ShardSampler:
             table=TABLE,
             dtypes={name: tf.as_dtype(dtype) for name, (_, dtype) in columns.items()},
             shapes={name: tf.TensorShape(dims) for name, (dims, _) in columns.items()},
-            # Served is not trained: what waits here is stale and counts in the limiter, so one batch, one worker.
+            # What waits here gets stale, so one batch, one worker.
             max_in_flight_samples_per_worker=self._batch_size,
             num_workers_per_iterator=1,
         ).batch(self._batch_size, drop_remainder=True)

@@ -232,28 +232,32 @@ def judge_stops(outcomes: Sequence[Outcome]) -> Iterable[Verdict]:
 
 
 def judge_loss(one: Resumption, samples: Sequence[Sample]) -> Iterable[Verdict]:
-    """The geometric mean of some seconds is not above the one before; nothing where too few readings could show it.
+    """Compares the readings before and after a stop; nothing where too few readings could show a change."""
+    before = readings(look.loss for look in samples if look.time < one.ended)[-LOSS_READINGS:]
+    after = readings(look.loss for look in samples if look.time >= one.began)[:LOSS_READINGS]
+    if min(len(before), len(after)) >= LEAST_LOSS_READINGS:
+        yield compare_loss(before, after)
+
+
+def compare_loss(before: Sequence[float], after: Sequence[float]) -> Verdict:
+    """The geometric mean of the readings after is not above that of the ones before.
 
     A reading is one batch's. Most batches hold what is well predicted, some a gamble that is not, four times apart: as
     logarithms their spread is the same at any size of the loss. A loss that gets lower is none that went wrong.
     """
-    before = _readings([look.loss for look in samples if look.time < one.ended])[-LOSS_READINGS:]
-    after = _readings([look.loss for look in samples if look.time >= one.began])[:LOSS_READINGS]
-    if min(len(before), len(after)) < LEAST_LOSS_READINGS:
-        return
     logs = [np.log(losses) for losses in (before, after)]
     variance = sum(((of - of.mean()) ** 2).sum() for of in logs) / (len(before) + len(after) - 2)
     error = math.sqrt(variance * (1 / len(before) + 1 / len(after)))
     factor = math.exp(max(math.log(LOSS_FACTOR), LOSS_ERRORS * error))
     means = [float(np.exp(of.mean())) for of in logs]
-    yield Verdict(
+    return Verdict(
         "the loss is not above what it was",
         f"{means[0]:.3f} in {len(before)} readings before, {means[1]:.3f} in {len(after)} after (at most {factor:.1f} times)",
         means[1] <= factor * means[0],
     )
 
 
-def _readings(losses: Sequence[float | None]) -> list[float]:
+def readings(losses: Iterable[float | None]) -> list[float]:
     """Each once: the learner reads its loss once a second, and is looked at twice."""
     return [loss for loss, _ in itertools.groupby(losses) if loss]
 
@@ -294,13 +298,16 @@ def judge_return(episodes: Sequence[Episode], twin: Sequence[Episode]) -> Verdic
 def judge_returns_go_on(resumptions: Sequence[Resumption], last: Sequence[Episode]) -> Iterable[Verdict]:
     """The last hundred episodes before each stop, and before the next one."""
     recent = [list(one.before.recent_episodes) for one in resumptions] + [list(last[-RECENT:])]
-    for before, after in itertools.pairwise(map(Earned.of, recent)):
-        margin = before.margin(after)
-        yield Verdict(
-            "the return goes on where it was",
-            f"rewards per step: {before} before, {after} after (margin {margin:.3f})",
-            after.per_step >= before.per_step - margin,
-        )
+    yield from itertools.starmap(compare_returns, itertools.pairwise(map(Earned.of, recent)))
+
+
+def compare_returns(before: Earned, after: Earned) -> Verdict:
+    margin = before.margin(after)
+    return Verdict(
+        "the return goes on where it was",
+        f"rewards per step: {before} before, {after} after (margin {margin:.3f})",
+        after.per_step >= before.per_step - margin,
+    )
 
 
 def fault_table(outcomes: Sequence[Outcome]) -> str:

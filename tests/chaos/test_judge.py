@@ -17,6 +17,7 @@ from sbrl.fleet import RunState
 from sbrl.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import Episode
 from tests.chaos.judge import (
+    compare_loss,
     judge_end,
     judge_flight,
     judge_growth,
@@ -27,6 +28,7 @@ from tests.chaos.judge import (
 )
 from tests.chaos.markers import ENV_ID
 from tests.chaos.session import Ending, Resumption
+from tests.chaos.undisturbed import pairs, power_table
 from tests.chaos.watch import Sample
 
 MIN_SIZE, STEPS = 100, 50  # steps between two looks
@@ -202,3 +204,15 @@ def test_a_return_is_the_twins_or_better(per_step: float, is_good: bool) -> None
         chance = random.Random(seed)
         twin, found = episodes(chance, 0.99), episodes(chance, per_step)
         assert judge_return(found, twin).is_good == is_good
+
+
+def test_a_power_table_counts_the_pairs_that_fail() -> None:
+    chance = random.Random(0)
+    losses = [chance.choice((0.04, 0.17)) for _ in range(90)]
+    of = pairs(losses, 20, 2)
+    assert [(list(before), list(after)) for before, after in of] == [
+        (losses[10:30], losses[30:50]),
+        (losses[50:70], losses[70:90]),
+    ]
+    table = power_table("loss", "multiplied by", of, (1.0, 100.0), lambda a, b, by: compare_loss(a, [by * one for one in b]))
+    assert table.splitlines()[2:] == ["| 1 | 0 |", "| 100 | 2 |"]

@@ -13,7 +13,7 @@ from sbrl.replay.log_fill import BELOW, MAX_FILL, LogFill, age_of, fill_of
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment
-from tests.integration.segment_shards import SHAPE, TIMEOUT, Actor, Taken, serve, wait_for
+from tests.integration.segment_shards import SHAPE, TIMEOUT, Actor, Taken, serve, stop_reading, wait_for
 
 CAPACITY = 30  # segments of the log
 
@@ -56,7 +56,7 @@ class Log:
 
     def close(self) -> None:
         self.actor.close()
-        self.reader.stop()
+        stop_reading([self.reader], SHAPE)
         self._server.stop()
 
 

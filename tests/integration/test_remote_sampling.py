@@ -26,7 +26,7 @@ from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment, SegmentShape, Stream, Transition
 from sbrl.replay.shard import QUEUE_SEGMENTS, ShardServer
 from sbrl.replay.transition_writer import TransitionWriter
-from tests.integration.segment_shards import TIMEOUT, wait_for
+from tests.integration.segment_shards import TIMEOUT, stop_reading, wait_for
 from tests.memories import memory_of, script_of
 from tests.scripted_episodes import Episode, check, frame_of, reference
 
@@ -161,7 +161,7 @@ def test_cached_and_remote_transitions_are_those_of_the_reference_for_every_n(ma
     np.testing.assert_allclose(items.probability, 1 / STEPS)
     # The queue's segments say the same of every step, without its frames.
     wait_for(lambda: sum(int(one.valid(shard.shape).sum()) for one in shard.segments) == STEPS, "steps are missing")
-    reader.stop()
+    stop_reading([reader], shard.shape.without_frames())
     valid = [one.valid(shard.shape) for one in shard.segments]
     rewards = [one.reward[shard.shape.anchors][steps] for one, steps in zip(shard.segments, valid, strict=True)]
     np.testing.assert_array_equal(np.concatenate(rewards), items.reward[:, 0])
@@ -183,7 +183,7 @@ def test_what_is_confirmed_is_in_the_table_and_a_full_queue_holds_the_writer(mak
     shard.stream.drain()
     assert shard.stream.inserted == [1800]
     assert shard.server.info().transitions == 1800
-    reader.stop()
+    stop_reading([reader], shard.shape.without_frames())
 
 
 def test_items_in_the_making_are_dropped_with_their_stream(make_shard: Callable[..., Shard]) -> None:
@@ -233,7 +233,7 @@ def test_the_tables_capacity_checkpoint_and_restore(make_shard: Callable[..., Sh
     shard.stream.drain()
     assert (shard.server.capacity, shard.server.info().transitions) == (100, 100)  # the oldest went
     shard.server.checkpoint()
-    reader.stop()
+    stop_reading([reader], shard.shape.without_frames())
     shard.server.stop()
     with pytest.raises(UsageError, match=r"replay.sampling is cached, but .* with remote sampling: set it to remote"):
         shard.open("cached")

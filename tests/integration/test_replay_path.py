@@ -20,7 +20,7 @@ from sbrl.replay.items import Transitions
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.replay.shard import ShardServer
-from tests.integration.segment_shards import TIMEOUT, collect, wait_for
+from tests.integration.segment_shards import TIMEOUT, collect, stop_reading, wait_for
 from tests.scripted_episodes import Episode, check, reference, terminals
 from tests.scripted_play import VERSION, scripts, spec_of
 
@@ -119,7 +119,8 @@ class Run:
                 check(learner.transitions(incarnation, env, n_step), expected)
 
     def stop(self) -> None:
-        self.learner.replay.stop()
+        self.learner.replay.intake.close()
+        stop_reading(self.learner.replay.readers, self.shape)
         for probe in self.probes:
             probe.stop()
         for server in self.servers:

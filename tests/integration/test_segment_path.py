@@ -34,6 +34,7 @@ from tests.integration.segment_shards import (
     collect,
     readers,
     serve,
+    stop_reading,
     wait_for,
 )
 from tests.scripted_episodes import Episode, check, reference, terminals
@@ -76,8 +77,7 @@ class Shards:
         return sum(int(segment.valid(self.shape).sum()) for _, segment in list(self.taken) if segment.of.env == env)
 
     def stop(self) -> None:
-        for reader in self.readers:
-            reader.stop()
+        stop_reading(self.readers, self.shape)
         for probe in self.probes:
             probe.stop()
         for server in self.servers:
@@ -170,7 +170,7 @@ def test_a_full_queue_holds_its_writers_until_it_is_read(address: str) -> None:
     actor.drain()
     wait_for(lambda: taken.receipts.total.received == 20 * SHAPE.steps, "not all was read")
     actor.close()
-    reader.stop()
+    stop_reading([reader], SHAPE)
     assert taken.receipts.total == (20 * SHAPE.steps, 0, 0, 0)
     assert (actor.dropped, actor.streams[0].inserted) == (0, [20 * SHAPE.steps])
 
@@ -202,7 +202,7 @@ def test_an_episode_that_an_error_cut_off_is_written_to_its_end(address: str) ->
     actor.step(11)
     actor.close()
     wait_for(lambda: taken.receipts.total.received == 11, "steps are missing")
-    reader.stop()
+    stop_reading([reader], SHAPE)
     last = taken.segments[-1][1]
     (row,) = np.flatnonzero(last.action == 11 % 7)[-1:]
     assert last.frame[row + 1].tolist() == [11.0, -11.0]
@@ -233,8 +233,7 @@ def test_a_connection_that_leads_nowhere_is_left_although_the_shard_answers() ->
     actor.drain()
     settle(actor, taken)
     actor.close()
-    for reader in made:
-        reader.stop()
+    stop_reading(made, SHAPE)
     proxies.close()
     for server in servers:
         server.stop()
@@ -250,7 +249,7 @@ def test_a_segment_of_another_shape_is_left_out(address: str, caplog: pytest.Log
     actor.drain()
     wait_for(lambda: reader.refused == 1, "it was not refused")
     actor.close()
-    reader.stop()
+    stop_reading([reader], SHAPE)
     assert "is left out: column frame is float32[12, 2], not float32[13, 2]" in caplog.text
     assert taken.segments == []
 

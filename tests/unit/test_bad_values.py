@@ -50,7 +50,7 @@ def test_a_reward_is_any_real_number(value: Any, number: float) -> None:
             np.datetime64("2026-01-01"),
             torch.tensor(NAN),
             torch.tensor(1.0, requires_grad=True),
-            object(),
+            Ellipsis,
         ),
     ],
     ids=repr,

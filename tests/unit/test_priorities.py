@@ -14,7 +14,7 @@ from sbrl.replay.sampler import MAX_PRIORITY_UPDATES, ShardSampler
 
 BATCH = 4
 WAIT = 20.0
-ITEMS = cast(Any, SimpleNamespace(key=np.arange(BATCH, dtype=np.uint64), sampled_time=0.0))
+ITEMS = cast(Any, SimpleNamespace(key=np.arange(BATCH, dtype=np.uint64)))
 PRIORITIES = np.ones(BATCH)
 
 
