@@ -92,7 +92,7 @@ def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
     """
     Raises:
         UsageError: what cannot be right: a number that is not finite, two runs for one seed, one arm with two settings, scores
-            of two kinds, no whole run.
+            of two kinds, no horizon that all have, no whole run.
     """
     for record in records:
         _refuse_bad_numbers(record)
@@ -107,6 +107,8 @@ def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
     kinds = sorted({record.score for record in named})
     if len(kinds) > 1:
         raise UsageError(f"scores are of two kinds, {' and '.join(kinds)}: their means are not comparable; report them apart")
+    if named and not question.horizons:
+        raise UsageError("runs have no horizon in common, so no score of one can be held against another's: report them apart")
     whole = [record for record in named if record.status == "complete" and set(question.horizons) <= set(record.scores)]
     if not whole:
         reasons = sorted({record.reason for record in named if record.reason})

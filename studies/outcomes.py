@@ -43,7 +43,12 @@ class Outcome:
     beside: Mapping[str, tuple[Beside, ...]]  # by candidate, at each horizon
     deviation: float | None  # of a score over seeds, pooled over arms and environments, at the last horizon
     detectable: float | None  # smallest difference that as many seeds as are planned show with a power of 0.8
-    seeds_wanted: int | None  # that would show the difference seen with the first candidate; None: too many, or none
+    seeds_wanted: int | None  # that would show the difference seen with the foremost candidate; None: too many, or none
+
+    @property
+    def foremost(self) -> str:
+        """The candidate to adopt, else that with the highest IQM at the last horizon."""
+        return self.adopted or _foremost(self.beside)
 
 
 def answer(evidence: Evidence, comparison: Comparison) -> Outcome:
@@ -81,12 +86,10 @@ def answer(evidence: Evidence, comparison: Comparison) -> Outcome:
     deviation = _deviation(scores, seeds)
     environments, number = len(question.environments), len(comparison.candidates)
     beside = {name: _beside(evidence, scores[name], scores[arms[0]], results.get(name)) for name in comparison.candidates}
-    first = beside[comparison.candidates[0]][-1] if comparison.candidates and question.horizons and seeds else None
-    wanted = (
-        seeds_needed(first.candidate - first.baseline, deviation, environments, number)
-        if first is not None and deviation
-        else None
-    )
+    wanted = None
+    if deviation and comparison.candidates:
+        last = beside[_foremost(beside)][-1]
+        wanted = seeds_needed(last.candidate - last.baseline, deviation, environments, number)
     planned = max(len(question.seeds), 2)
     return Outcome(
         comparison=comparison,
@@ -102,6 +105,10 @@ def answer(evidence: Evidence, comparison: Comparison) -> Outcome:
         detectable=detectable_difference(deviation, planned, environments, number) if deviation else None,
         seeds_wanted=wanted,
     )
+
+
+def _foremost(beside: Mapping[str, tuple[Beside, ...]]) -> str:
+    return max(beside, key=lambda name: beside[name][-1].candidate if beside[name] else 0.0)
 
 
 def _beside(evidence: Evidence, candidate: Floats, baseline: Floats, result: CandidateResult | None) -> tuple[Beside, ...]:

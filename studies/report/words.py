@@ -14,7 +14,7 @@ from studies.verdict import ALPHA, LAST_HORIZONS, MIN_SEEDS
 def verdict_of(outcome: Outcome, costs: Mapping[str, ArmCost], reaches: Mapping[str, float | None]) -> Verdict:
     """Args: reaches: by arm, the share of the steps after which it has reached the baseline's end."""
     baseline = outcome.comparison.baseline
-    shown = outcome.adopted or _foremost(outcome)
+    shown = outcome.foremost
     if outcome.answer == "adopt":
         title = f"Adopt {shown}"
         first = f"Adopt {shown} in place of {baseline}: it is better at both of the last two horizons."
@@ -94,13 +94,6 @@ METHODS = (
     f"the interval does not reach zero at both horizons. Keep: the smallest gain worth having is excluded. Not shown: neither, "
     f"or the evidence is in doubt. A null effect is adopted in 5 % of studies at most (docs/report.md has the simulation).",
 )
-
-
-def _foremost(outcome: Outcome) -> str:
-    """The candidate with the highest IQM at the last horizon."""
-    return max(
-        outcome.comparison.candidates, key=lambda name: max((one.candidate for one in outcome.beside[name][-1:]), default=0)
-    )
 
 
 def _candidates(outcome: Outcome) -> str:

@@ -58,6 +58,12 @@ def test_what_cannot_be_right_is_refused(spoil: Callable[[list[RunRecord]], list
         gather(make_question(), spoil(make_records(ARMS)))
 
 
+def test_runs_without_a_common_horizon_are_refused():
+    runs = [replace(run, scores={1000 * run.seed + 1000: 1.0}) for run in make_records(ARMS)]
+    with pytest.raises(UsageError, match="no horizon in common"):
+        gather(question_of_records(runs), runs)
+
+
 def test_missing_and_failed_runs_are_named_and_their_seeds_are_no_pairs():
     runs = make_records(ARMS)
     evidence = gather(make_question(), [replace(runs[1], status="failed", reason="loss not finite"), *runs[2:]])
