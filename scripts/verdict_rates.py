@@ -61,13 +61,13 @@ def simulate(setup: Setup, effect: Effect, studies: int, permutations: int = 999
     generator = np.random.default_rng(seed)
     rule = Rule(planned_seeds=setup.seeds, looks=setup.looks)
     verdicts, used = [], []
-    for _ in range(studies):
+    for study in range(studies):
         baseline = _draw(generator, setup, Effect(0.0))
         arms = {str(arm): _draw(generator, setup, effect if arm == 0 else Effect(0.0)) for arm in range(setup.arms)}
         answer: Answer = "not shown"
         for look in setup.looks:
             so_far = {name: scores[:, :look] for name, scores in arms.items()}
-            answer = overall(judge(baseline[:, :look], so_far, rule, permutations + 1, (), resamples=200))
+            answer = overall(judge(baseline[:, :look], so_far, rule, permutations + 1, (), resamples=200, seed=study))
             if answer != "not shown":
                 break
         verdicts.append(answer)

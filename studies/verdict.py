@@ -76,6 +76,7 @@ def judge(
     permutations: int = PERMUTATIONS,
     levels: Sequence[float] = LEVELS,
     resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, CandidateResult]:
     """Each candidate's answer.
 
@@ -83,6 +84,7 @@ def judge(
         baseline, candidates: float64[H, S, E]: scores at each horizon, rising, of the seeds in the order in which they were
             added, on the environments' common scale.
         levels: that p-values are given in; alpha / 1, alpha / 2, ... are always among them.
+        seed: of permutations; the same at every look of a study.
 
     Raises:
         ValueError: no look has been reached, there is one horizon only, or arms have scores of different shapes.
@@ -96,7 +98,8 @@ def judge(
     shares = [look / rule.planned_seeds for look in looks]
 
     def p_value(better: Floats, worse: Floats) -> float:
-        return sequential_p(permuted_paths(better, worse, looks, permutations=permutations), shares, all_levels)
+        paths = permuted_paths(better, worse, looks, permutations=permutations, seed=seed, planned=rule.looks)
+        return sequential_p(paths, shares, all_levels)
 
     seeds = looks[-1]
     found = {}

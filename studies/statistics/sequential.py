@@ -32,6 +32,7 @@ def permuted_paths(
     statistic: Callable[[Floats], Floats] = iqm,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
+    planned: Sequence[int] = (),
 ) -> Floats:
     """Candidate minus baseline at each look, for each permutation; row 0 is what was seen.
 
@@ -42,6 +43,9 @@ def permuted_paths(
         candidate, baseline: float64[S, E], rows in the order in which seeds were added.
         looks: numbers of seeds, rising; the last is S at most.
         statistic: float64[..., S, E] -> float64[...].
+        seed: of the drawing. Given a seed, the level of the test is off by chance, sqrt(alpha / permutations) at most: 0.3 %.
+        planned: all looks, those to come too; by default those that are given. Whether all permutations are made depends on
+            these, so that an early look has the same paths again at a later one.
 
     Returns:
         float64[permutations, looks].
@@ -49,7 +53,8 @@ def permuted_paths(
     edges = [0, *looks]
     groups = [np.stack([candidate[a:b], baseline[a:b]]) for a, b in pairwise(edges)]
     pools = [group.reshape(-1, group.shape[2]) for group in groups]  # float64[2 n, E]: candidate's first
-    orders = _orders([len(pool) // 2 for pool in pools], candidate.shape[1], permutations, np.random.default_rng(seed))
+    sizes = [b - a for a, b in pairwise([0, *(planned or looks)])]
+    orders = _orders(sizes, candidate.shape[1], permutations, np.random.default_rng(seed))[: len(pools)]
     paths = []
     arms: list[list[Floats]] = [[], []]
     for pool, order in zip(pools, orders, strict=True):

@@ -38,6 +38,15 @@ def test_many_permutations_are_drawn_and_the_same_ones_again():
     assert (paths == permuted_paths(candidate, baseline, [6, 12], mean, permutations=400)).all()
 
 
+def test_a_look_has_the_same_paths_again_at_a_later_one():
+    """Five seeds have 252 permutations, all of which would be made, and ten in two groups too many: what is planned decides."""
+    candidate, baseline = np.random.default_rng(0).normal(size=(2, 10, 1))
+    early = permuted_paths(candidate[:5], baseline[:5], [5], permutations=400, planned=[5, 10])
+    later = permuted_paths(candidate, baseline, [5, 10], permutations=400, planned=[5, 10])
+    assert early[:, 0] == pytest.approx(later[:, 0], abs=1e-6)
+    assert len(permuted_paths(candidate[:5], baseline[:5], [5], permutations=400)) == 252
+
+
 def test_boundaries_spend_what_may_be_spent_by_each_look():
     # 20 paths; the first look may spend one of them, the second look one more of those that are left.
     paths = np.stack([np.arange(20.0), np.r_[np.arange(19.0), 100.0]], axis=1)
