@@ -27,7 +27,7 @@ setup: $(READY) ## Make .venv with everything installed (again when constraints.
 $(READY): pyproject.toml constraints.txt scripts/setup.sh
 	@PYTHON='$(PYTHON)' scripts/setup.sh
 
-oracles: $(ORACLES) ## Make .venv-oracles, what the losses are tested against (again when constraints-oracles.txt changed)
+oracles: $(ORACLES) ## Make .venv-oracles, what losses and statistics are tested against (again when constraints-oracles.txt changed)
 
 $(ORACLES): constraints-oracles.txt scripts/oracles.sh | $(READY)
 	@scripts/oracles.sh

@@ -12,6 +12,18 @@ from learner.schedules import Horizon
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 
+def diagnostic_scalars(readings: Readings) -> dict[str, float]:
+    """One measurement by name."""
+    return {
+        "gradient_noise_scale": readings.gradient.noise_scale,
+        "gradient_signal": readings.gradient.signal,
+        "gradient_variance": readings.gradient.noise,
+        "policy_churn_ratio": readings.policy_churn_ratio,
+        "dormant_units_ratio": readings.dormant_units_ratio,
+        "feature_rank": readings.feature_rank,
+    }
+
+
 class Sink(Protocol):
     """Where scalars go."""
 
@@ -63,15 +75,7 @@ class Board:
 
     def diagnostics(self, readings: Readings, env_steps: int) -> None:
         """One measurement."""
-        scalars = {
-            "gradient_noise_scale": readings.gradient.noise_scale,
-            "gradient_signal": readings.gradient.signal,
-            "gradient_variance": readings.gradient.noise,
-            "policy_churn_ratio": readings.policy_churn_ratio,
-            "dormant_units_ratio": readings.dormant_units_ratio,
-            "feature_rank": readings.feature_rank,
-        }
-        self._write({f"diagnostics/{name}": value for name, value in scalars.items()}, env_steps)
+        self._write({f"diagnostics/{name}": value for name, value in diagnostic_scalars(readings).items()}, env_steps)
 
     def returns(self, status: GetStatusResponse) -> None:
         """Training and evaluation returns, when there are new ones."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sbrl.config import Learner
 
+BETA1 = 0.9  # decay of Adam's average of gradients (Kingma and Ba 2015)
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
@@ -32,7 +33,7 @@ class Optimizer:
         Args:
             parameters: By name, all on one device.
             undecayed: Names of those without weight decay.
-            settings: Read are learning_rate, adam_epsilon, weight_decay and max_gradient_norm.
+            settings: Read are learning_rate, adam_beta2, adam_epsilon, weight_decay and max_gradient_norm.
         """
         self._parameters = dict(parameters)
         self._max_norm = settings.max_gradient_norm
@@ -45,6 +46,7 @@ class Optimizer:
         self._adam = torch.optim.AdamW(
             groups,
             lr=settings.learning_rate,
+            betas=(BETA1, settings.adam_beta2),
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
             fused=True,

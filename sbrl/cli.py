@@ -22,6 +22,8 @@ PROGRAMS = {
     "play": ("services.evaluator.play", "make a video of a checkpoint of a run directory"),
     "doctor": ("sbrl.doctor", "say what blocks what in a running run, here or on Kubernetes, and what to change"),
     "top": ("sbrl.top", "watch a run that is under way, here or on Kubernetes"),
+    "study": ("studies", "compare settings over seeds and environments: plan, run, status"),
+    "report": ("studies.report", "show what a study's results or run directories come to: one HTML page, Markdown, CSV"),
     "controller": ("services.controller", "scales the actors of a run on Kubernetes"),
     "scale": ("services.controller.scale", "set the number of actors of a release on Kubernetes"),
     "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),

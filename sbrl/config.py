@@ -129,6 +129,17 @@ def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
     return build(given, kept)
 
 
+def serial_config(config: Config) -> Config:
+    """The config of a serial run: one memory, one actor, one thread."""
+    return config.model_copy(
+        update={
+            "replay": config.replay.model_copy(update={"num_shards": 1}),
+            "actors": config.actors.model_copy(update={"num_actors": 1}),
+            "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
+        }
+    )
+
+
 def build(*sources: Mapping[str, Any]) -> Config:
     """Merges nested mappings, later ones winning, and validates the result.
 

@@ -36,17 +36,22 @@ _RULES = {
 }
 
 
-def explain(error: ValidationError, tree: type[BaseModel]) -> str:
-    """One line for each thing wrong; `tree` is the model that was validated, whose keys and descriptions are used."""
+def explain(error: ValidationError, tree: type[BaseModel], listing: str = "sbrl config schema") -> str:
+    """One line for each thing wrong.
+
+    Args:
+        tree: the model that was validated, whose keys and descriptions are used.
+        listing: the command that lists them all.
+    """
     known = dict(_fields(tree))
-    return "\n".join(_explain_one(item, known) for item in error.errors())
+    return "\n".join(_explain_one(item, known, listing) for item in error.errors())
 
 
-def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str:
+def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo], listing: str) -> str:
     path = [str(part) for part in item["loc"]][:3]  # an argument in env.kwargs may nest without end: its name will do
     field = ".".join(path)
     if item["type"] == "extra_forbidden":
-        return f"unknown key {shown(field)}{_nearest_key(path, known)}"
+        return f"unknown key {shown(field)}{_nearest_key(path, known, listing)}"
     if item["type"] == "value_error":  # from a check across fields, which names them itself
         return str(item["msg"]).removeprefix("Value error, ")
     template = _RULES.get(item["type"])
@@ -59,7 +64,7 @@ def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo]) -> str
     return f"{field}={shown(item['input'])} {rule}{meaning}"
 
 
-def _nearest_key(path: list[str], known: Mapping[str, FieldInfo]) -> str:
+def _nearest_key(path: list[str], known: Mapping[str, FieldInfo], listing: str) -> str:
     """The same key of other sections, else the nearest key of this section (or section), else the nearest of any."""
     section, _, name = ".".join(path).rpartition(".")
     names = {key: key.rpartition(".")[2] for key in known}
@@ -70,7 +75,7 @@ def _nearest_key(path: list[str], known: Mapping[str, FieldInfo]) -> str:
     ):
         if candidates:
             return did_you_mean(candidates)
-    return "; `sbrl config schema` lists them all"
+    return f"; `{listing}` lists them all"
 
 
 def _keys_near(name: str, keys: Mapping[str, str]) -> list[str]:

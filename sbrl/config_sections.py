@@ -242,6 +242,9 @@ class Learner(Section):
     """Adam's step size (Dopamine's QR-DQN, with batch 32: 5e-5): at zero nothing is learned, above one training diverges."""
     adam_epsilon: float = Field(3.125e-4, gt=0)
     """Adam's epsilon (Dopamine's QR-DQN: 0.01 / 32); at zero a parameter without gradient would become NaN."""
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    """Decay of Adam's average of squared gradients, an update. To remember as many samples with batch B' as with B it is
+    beta2 ** (B' / B): 0.999 at 32 is 0.99975 at 8. At zero it would remember one update only, at one it would never forget."""
     weight_decay: float = Field(0.0, ge=0, lt=1)
     """AdamW's decoupled weight decay, on weights but not on biases and norms (BBF: 0.1); zero is plain Adam."""
     max_gradient_norm: float | None = Field(None, gt=0)

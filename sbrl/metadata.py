@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import secrets
@@ -29,6 +30,7 @@ def run_metadata(run_id: str, spec: EnvSpec) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "git_commit": git_commit(),
         "platform": platform.platform(),
+        "hardware": hardware(),
         "environment": spec.to_plain(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
@@ -46,7 +48,7 @@ def game_of(env_id: str) -> str:
 
 def run_id_of(config: Path) -> str:
     """The id of the run that a run.yaml belongs to; its folder's name where it has none, for it was written by hand."""
-    return str(_metadata_of(config).get("run_id") or config.resolve().parent.name)
+    return str(metadata_of(config).get("run_id") or config.resolve().parent.name)
 
 
 def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
@@ -55,7 +57,7 @@ def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
         UsageError: `spec` is not what the environment of the run with this run.yaml was like when it began.
     """
     try:
-        before = spec.of_plain(_metadata_of(config)["environment"])
+        before = spec.of_plain(metadata_of(config)["environment"])
     except (LookupError, TypeError, ValueError):  # begun by a version that did not write it down
         return
     changed = [
@@ -70,14 +72,21 @@ def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
         )
 
 
-def _metadata_of(config: Path) -> dict[str, Any]:
-    """The metadata in a run.yaml; nothing where there is none that can be read: whoever loads the config says so."""
+def metadata_of(config: Path) -> dict[str, Any]:
+    """What `run_metadata` wrote; nothing where none can be read: whoever loads the config says so."""
     try:
         tree = read_yaml_text(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     return metadata if isinstance(metadata, dict) else {}
+
+
+def hardware() -> str:
+    """The processor and how many cores of it this process may use, such as `AMD EPYC 7B13, 2 cores`."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def version(package: str) -> str:

@@ -12,7 +12,7 @@ from learner.update import configure_torch
 from sbrl import config as configs
 from sbrl.arguments import Parser
 from sbrl.commands import add_config_arguments, closing_lines
-from sbrl.config import Config
+from sbrl.config import Config, serial_config
 from sbrl.curves import write_learning_curve
 from sbrl.envs.probe import probe
 from sbrl.errors import UsageError
@@ -28,7 +28,7 @@ from sbrl.summary import summarize, write_summary
 from sbrl.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from sbrl.view import View, make_view
-from serial.run import SerialRun, serial_config
+from serial.run import SerialRun
 from services.evaluator.agent import load_agent
 from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
 
 def train(config: Config, directory: RunDirectory, view: View) -> None:
     """Runs, evaluates and leaves the results of a run with all roles, but for the video and TensorBoard."""
-    start, meter, next_show = time.monotonic(), ProgressMeter(config), 0.0
+    start, start_cpu, meter, next_show = time.monotonic(), time.process_time(), ProgressMeter(config), 0.0
 
     def show(status: GetStatusResponse) -> None:
         nonlocal next_show
@@ -77,7 +77,8 @@ def train(config: Config, directory: RunDirectory, view: View) -> None:
     try:
         run.run(show)
         run.save()
-        seconds, status, digests = time.monotonic() - start, run.status(), run.digests()
+        seconds, status = time.monotonic() - start, run.status()
+        more = {"core_seconds": time.process_time() - start_cpu, "diagnostics": run.diagnostics(), **run.digests()}
     finally:
         run.close()
     view.message("evaluating the final agent ...")
@@ -86,7 +87,7 @@ def train(config: Config, directory: RunDirectory, view: View) -> None:
     write_episodes(directory.episodes, run.episodes)
     write_evaluations(directory.evaluations, [evaluation])
     write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, config)
-    write_summary(directory.summary, {**summarize(config, status, seconds, complete=True), **digests})
+    write_summary(directory.summary, {**summarize(config, status, seconds, complete=True), **more})
 
 
 def evaluate(config: Config, directory: RunDirectory) -> Evaluation:

@@ -14,6 +14,7 @@ from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
 from learner.batches import MemoryBatches
 from learner.block import Blocks
+from learner.boards import diagnostic_scalars
 from learner.checkpoint import CheckpointStore
 from learner.divergence import divergence
 from learner.memory.replay import ReplayMemory
@@ -112,6 +113,12 @@ class SerialRun:
             "weights_sha256": hashlib.sha256(encode(self._step.state().online)).hexdigest(),
         }
 
+    def diagnostics(self) -> dict[str, float]:
+        """The last measurement, by the names of `learner.boards`; empty where none was made. What is not finite is left out."""
+        readings = self._step.diagnostics.readings
+        scalars = {} if readings is None else diagnostic_scalars(readings)
+        return {name: value for name, value in scalars.items() if math.isfinite(value)}
+
     def status(self) -> GetStatusResponse:
         """How the run stands, as the coordinator of a distributed run would say it."""
         return GetStatusResponse(
@@ -177,14 +184,3 @@ class SerialRun:
                 time=episode.end_time,
             )
         )
-
-
-def serial_config(config: Config) -> Config:
-    """The config of a serial run: one memory, one actor, one thread."""
-    return config.model_copy(
-        update={
-            "replay": config.replay.model_copy(update={"num_shards": 1}),
-            "actors": config.actors.model_copy(update={"num_actors": 1}),
-            "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
-        }
-    )

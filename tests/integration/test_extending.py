@@ -24,7 +24,7 @@ from sbrl.envs.make import make_spec
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork
 from sbrl.run_directory import RunDirectory, replace_text
-from serial.run import SerialRun, serial_config
+from serial.run import SerialRun
 from services.evaluator.agent import load_agent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_every_parameter_of_the_documents_agent_learns(
 
 def train(preset: str, directory: RunDirectory) -> tuple[config.Config, Mapping[str, torch.Tensor]]:
     """A short run on CartPole with all that a loss and a head have to work with, and the weights it ends with."""
-    tree = serial_config(config.load(preset=preset, overrides=SETTINGS))
+    tree = config.serial_config(config.load(preset=preset, overrides=SETTINGS))
     configure_torch(1)
     directory.logs.mkdir(parents=True)
     replace_text(directory.config, config.dump(tree))

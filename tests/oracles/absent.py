@@ -1,4 +1,4 @@
-"""Stands in for what Dopamine and Acme import but their losses never call. Runs in .venv-oracles."""
+"""Stands in for what Dopamine, Acme and AdaStop import but what is tested never calls. Runs in .venv-oracles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Packages that are not installed, and parts of Dopamine and Acme that need them: environments, replays, networks, logging.
+# Packages that are not installed, and parts of Dopamine and Acme that need them: environments, replays, networks, logging,
+# pictures.
 ABSENT = (
+    "matplotlib",
     "reverb",
     "tensorflow",
     *(f"acme.{name}" for name in ("adders", "core", "environment_loop", "jax.networks", "jax.utils", "utils")),

@@ -36,9 +36,15 @@ def import_references() -> Mapping[str, ModuleType]:
     from tests.oracles import absent, reference_rlax
 
     absent.install()
-    from tests.oracles import reference_acme, reference_dopamine, reference_network
+    from tests.oracles import reference_acme, reference_dopamine, reference_network, reference_statistics
 
-    return {"rlax": reference_rlax, "acme": reference_acme, "dopamine": reference_dopamine, "network": reference_network}
+    return {
+        "rlax": reference_rlax,
+        "acme": reference_acme,
+        "dopamine": reference_dopamine,
+        "network": reference_network,
+        "statistics": reference_statistics,
+    }
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from learner.update import configure_torch
-from sbrl.config import load
+from sbrl.config import load, serial_config
 from sbrl.errors import FinalError
 from sbrl.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import GetStatusResponse
-from serial.run import SerialRun, serial_config
+from serial.run import SerialRun
 from tests import bad_env
 from tests.smoke.conftest import FAST, sbrl
 

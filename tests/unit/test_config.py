@@ -128,6 +128,7 @@ def test_an_unknown_key_that_is_like_none_names_none():
         ("agent.discount=1", "must be below 1", "grow without bound"),
         ("learner.learning_rate=0", "must be above 0", "nothing is learned"),
         ("learner.learning_rate=.nan", "must be a finite number", "nothing is learned"),
+        ("learner.adam_beta2=1", "must be below 1", "would never forget"),
         ("learner.updates_per_step=inf", "must be a finite number", "wait for the other"),
         ("learner.diagnostics_period=0", "must be at least 1", "a short period slows training"),
         ("learner.device=gpu", "must match", "cpu, cuda or cuda:N"),

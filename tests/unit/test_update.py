@@ -72,12 +72,13 @@ def test_overfits_a_batch_whose_targets_are_the_rewards() -> None:
     assert last.mean_q().item() == pytest.approx(batch.r_t.mean().item(), abs=0.05)
 
 
-def test_step_is_adam_on_the_plain_loss() -> None:
+@pytest.mark.parametrize("beta2", [0.999, 0.5])
+def test_step_is_adam_on_the_plain_loss(beta2: float) -> None:
     """Against torch's own Adam and autograd through the plain formula."""
-    settings = make_config(learning_rate=1e-3)
+    settings = make_config(learning_rate=1e-3, adam_beta2=beta2, adam_epsilon=1e-8)
     step, batch = make_update_step(settings, FRAMES), make_batch(FRAMES)
     online = build_network(settings.agent, FRAMES, seed=settings.run.seed)
-    optimizer = torch.optim.Adam(online.parameters(), lr=1e-3, eps=settings.learner.adam_epsilon)
+    optimizer = torch.optim.Adam(online.parameters(), lr=1e-3, betas=(0.9, beta2), eps=settings.learner.adam_epsilon)
     with torch.no_grad():
         next_quantiles = online(batch.s_t)
         best = next_quantiles.mean(2).argmax(1)

@@ -1,0 +1,134 @@
+"""What runs take, and what they give for it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from scipy import optimize
+
+from sbrl.errors import UsageError, shown
+from studies.records import Costs, RunRecord
+from studies.statistics.aggregates import Floats
+from studies.statistics.scaling import data_to_threshold
+
+RESOURCES = ("core", "gpu", "bytes")
+COLUMNS = ("resource", "unit", "price")
+HOUR, GIGABYTE = 3600.0, 1e9
+
+
+@dataclass(frozen=True)
+class Prices:
+    """In USD."""
+
+    core_hour: float
+    gpu_hour: float
+    gigabyte: float
+
+    def of(self, costs: Costs) -> float | None:
+        """What a run costs; None: it is not known what it took. Bytes that nobody measured cost nothing."""
+        if costs.core_seconds is None or costs.gpu_seconds is None:
+            return None
+        hours = (self.core_hour * costs.core_seconds + self.gpu_hour * costs.gpu_seconds) / HOUR
+        return hours + self.gigabyte * (costs.bytes_moved or 0.0) / GIGABYTE
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """Means over an arm's runs; None: not every run says it."""
+
+    wall_seconds: float | None
+    updates_per_second: float | None
+    core_seconds: float | None
+    gpu_seconds: float | None
+    bytes_moved: float | None
+    money: float | None  # USD
+    env_steps: float
+    score: float  # IQM at the last horizon, on the common scale
+
+    @property
+    def score_per_million_steps(self) -> float:
+        return self.score / (self.env_steps / 1e6)
+
+    @property
+    def score_per_hour(self) -> float | None:
+        return self.score / (self.wall_seconds / HOUR) if self.wall_seconds else None
+
+    @property
+    def score_per_money(self) -> float | None:
+        return self.score / self.money if self.money else None
+
+
+def load_prices(path: Path | None) -> Prices:
+    """Prices from a CSV file with the columns resource, unit, price; by default studies/data/prices.csv.
+
+    Raises:
+        UsageError: the file cannot be read, lacks a resource, or has a price that is no number from 0 on.
+    """
+    try:
+        source = path if path is not None else resources.files("studies").joinpath("data/prices.csv")
+        rows = list(csv.DictReader(source.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read prices {path}: {error}") from None
+    found: dict[str, float] = {}
+    for row in rows:
+        try:
+            price = float(row["price"])
+        except (KeyError, TypeError, ValueError):
+            price = math.nan
+        if row.get("resource") not in RESOURCES or not 0 <= price < math.inf:
+            raise UsageError(
+                f"prices {path}: {shown(dict(row))} is no price: give {','.join(COLUMNS)}, with a resource of "
+                f"{', '.join(RESOURCES)} and a number from 0 on"
+            )
+        found[row["resource"]] = price
+    missing = [name for name in RESOURCES if name not in found]
+    if missing:
+        raise UsageError(f"prices {path} has none for {', '.join(missing)}: give one, 0 where it is free")
+    return Prices(found["core"], found["gpu"], found["bytes"])
+
+
+def arm_cost(runs: Sequence[RunRecord], score: float, prices: Prices) -> ArmCost:
+    """Args: runs: whole ones of one arm; score: their IQM at the last horizon."""
+    rates = [run.counts.updates / run.costs.wall_seconds if run.costs.wall_seconds else None for run in runs]
+    return ArmCost(
+        wall_seconds=_mean(run.costs.wall_seconds for run in runs),
+        updates_per_second=_mean(rates),
+        core_seconds=_mean(run.costs.core_seconds for run in runs),
+        gpu_seconds=_mean(run.costs.gpu_seconds for run in runs),
+        bytes_moved=_mean(run.costs.bytes_moved for run in runs),
+        money=_mean(prices.of(run.costs) for run in runs),
+        env_steps=float(np.mean([run.counts.env_steps for run in runs])),
+        score=score,
+    )
+
+
+def total_money(records: Iterable[RunRecord], prices: Prices) -> float | None:
+    """What a whole study cost, tuning and failed runs included; None: not every run says what it took."""
+    found = [prices.of(record.costs) for record in records]
+    known = [value for value in found if value is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def break_even(steps: Floats, candidate: Floats, baseline: Floats) -> float | None:
+    """The share of the steps after which the candidate's curve has reached the baseline's end; None: it never does.
+
+    Args:
+        steps: float64[T]; candidate, baseline: float64[T], IQM at each; both are made monotone first.
+    """
+    if len(steps) == 0:
+        return None
+    end = float(optimize.isotonic_regression(baseline).x[-1])
+    needed = data_to_threshold(steps, candidate, end)
+    return float(needed / steps[-1]) if math.isfinite(needed) else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(found) else None

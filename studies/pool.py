@@ -1,0 +1,124 @@
+"""Commands, N at a time, each in a session of its own: what ends is handed to the caller, a stop ends those at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from sbrl.logs import ERROR_MARK
+from sbrl.stop_signals import StopRequest
+from sbrl.tether import PARENT_VARIABLE
+
+LOOK_SECONDS = 0.2
+COMMAND_MARK = "$ "  # what the line of a log begins with that says which command follows
+STOP_SECONDS = 35.0  # `sbrl train` saves all it has in 25
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path  # its output is appended
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int  # exit code; -N: by signal N
+    core_seconds: float  # of CPU, its own children's included
+
+
+class Pool:
+    """Runs tasks; at most `jobs` at a time."""
+
+    def __init__(self, jobs: int, stop: StopRequest, keep_open: Sequence[int] = ()) -> None:
+        """Args: keep_open: file descriptors that tasks inherit, such as a lock that is to last as long as any of them."""
+        self._jobs, self._stop, self._keep_open = jobs, stop, keep_open
+        self._running: dict[Task, subprocess.Popen[bytes]] = {}
+
+    def work_off(
+        self,
+        tasks: Iterable[Task],
+        ended: Callable[[Task, Ended], Task | None],
+        look: Callable[[Sequence[Task]], None],
+    ) -> bool:
+        """Runs all tasks, or those that it gets to before a stop; returns whether all have ended.
+
+        Args:
+            tasks: each is asked for when there is room for it.
+            ended: told of each task that has ended by itself; may return another, which comes next.
+            look: called now and then with those at work.
+        """
+        waiting, again = iter(tasks), deque[Task]()
+        try:
+            while True:
+                while len(self._running) < self._jobs:
+                    task = again.popleft() if again else next(waiting, None)
+                    if task is None:
+                        break
+                    self._running[task] = self._start(task)
+                if not self._running:
+                    return True
+                if self._stop.wait(LOOK_SECONDS):
+                    return False
+                for task, end in self._reap():
+                    if (repeated := ended(task, end)) is not None:
+                        again.append(repeated)
+                look(list(self._running))
+        finally:
+            self._end_all()
+
+    def _start(self, task: Task) -> subprocess.Popen[bytes]:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("ab") as log:
+            log.write(f"{COMMAND_MARK}{' '.join(task.command)}\n".encode())
+            log.flush()
+            return subprocess.Popen(
+                task.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},  # the kernel ends it with us, however we end
+                pass_fds=self._keep_open,
+                start_new_session=True,  # Ctrl-C is ours: we hand it on once
+            )
+
+    def _reap(self) -> list[tuple[Task, Ended]]:
+        reaped = []
+        for task, process in list(self._running.items()):
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                del self._running[task]
+                reaped.append((task, Ended(process.returncode, usage.ru_utime + usage.ru_stime)))
+        return reaped
+
+    def _end_all(self) -> None:
+        """Asks what is at work to stop, and kills what has not ended in time."""
+        for process in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self._running.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._running.clear()
+
+
+def last_words(log: Path) -> str:
+    """What the last program that wrote to a log said was wrong, or its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _command, *lines = [line.strip() for line in text[text.rfind(COMMAND_MARK) :].splitlines() if line.strip()]
+    errors = [line.removeprefix(ERROR_MARK) for line in lines if line.startswith(ERROR_MARK)]
+    return (errors or lines or [""])[-1]

@@ -1,0 +1,68 @@
+"""How far a study is, from the logs of its runs, and when it will be done."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sbrl.readable import duration
+
+LINE_SECONDS = 30.0
+TAIL_BYTES = 4096
+_STEPS = re.compile(r"^([\d,]+)/([\d,]+) steps", re.MULTILINE)  # in the lines of sbrl.view.PlainView
+
+
+class StudyProgress:
+    """Counts what this call has to do, each run by its weight: roughly what it takes, in any unit."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        finished_before: int,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args: weights: by a run's name, of those that are to be made. finished_before: runs that were there already."""
+        self._weights, self._say, self._clock = dict(weights), say, clock
+        self._finished, self._failed, self._total = finished_before, 0, finished_before + len(weights)
+        self._ended = 0.0
+        self._start = self._last_line = clock()
+
+    def end(self, name: str, failed: bool) -> None:
+        """A run is done, for better or worse."""
+        self._ended += self._weights[name]
+        self._finished += 1
+        self._failed += failed
+        self._show({})
+
+    def look(self, at_work: Mapping[str, Path]) -> None:
+        """Says a line now and then. Args: at_work: logs by the run's name."""
+        if at_work and self._clock() - self._last_line >= LINE_SECONDS:
+            self._show(at_work)
+
+    def _show(self, at_work: Mapping[str, Path]) -> None:
+        self._last_line = self._clock()
+        shares = {name: share_done(log) for name, log in at_work.items()}
+        done = self._ended + sum(self._weights[name] * share for name, share in shares.items())
+        elapsed, total = self._clock() - self._start, sum(self._weights.values())
+        left = elapsed * (total - done) / done if done > 0 else None
+        failed = f", {self._failed} failed" if self._failed else ""
+        working = "".join(f"; {name} {share:.0%}" for name, share in shares.items())
+        self._say(
+            f"{self._finished}/{self._total} runs are done{failed}, {duration(elapsed)} so far, "
+            f"{'ETA ' + duration(left) if done < total else 'all of them'}{working}"
+        )
+
+
+def share_done(log: Path) -> float:
+    """How much of its env steps a run's newest line says is collected, 0 to 1."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            steps = _STEPS.findall(file.read().decode(errors="replace"))
+    except OSError:  # not begun
+        return 0.0
+    done, total = (int(number.replace(",", "")) for number in steps[-1]) if steps else (0, 1)
+    return done / total

@@ -1,0 +1,175 @@
+"""What a report is to answer: which arms are held against which, over which environments, seeds and horizons.
+
+A study's results have it in their copy of the study file. Run directories have it in their settings: those that differ in
+nothing but seed and environment are of one arm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sbrl import config as configs
+from sbrl.errors import UsageError, nearest, plain
+from sbrl.run_directory import RunDirectory
+from studies.arms import arms_of, comparisons_of
+from studies.design import Comparison, load_study
+from studies.records import RECORD, RunRecord, load_records, record_of_run_directory
+from studies.runner import STUDY_COPY
+from studies.tuning import TUNING
+
+LEARNING_RATE = "learner.learning_rate"
+BATCH_SIZE = "learner.batch_size"
+OWN_KEYS = frozenset({"env.id", "run.seed"})  # that runs of one arm differ in
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was decided on before the first run, as far as that is known."""
+
+    name: str
+    text: str
+    arms: tuple[str, ...]
+    environments: tuple[str, ...]
+    seeds: tuple[int, ...]  # in the order in which they were added
+    horizons: tuple[int, ...]  # env steps, rising
+    comparisons: tuple[Comparison, ...]  # with candidates named
+    studied: frozenset[str]  # config keys that arms may differ in
+    tuned: bool  # each arm's learning rate was tuned, at one budget, on other seeds
+    planned: bool  # there is a study file
+    at_edge: tuple[str, ...] = ()  # arms whose tuning chose the lowest or highest value that was tried
+
+
+def read_evidence(paths: Sequence[Path]) -> tuple[Question, list[RunRecord]]:
+    """The question and the records of a folder of a study's results, or of run directories.
+
+    Raises:
+        UsageError: there are no runs, a file is damaged, or paths are of both kinds.
+    """
+    runs = [path for path in paths if RunDirectory(path).config.is_file()]
+    if runs and len(runs) < len(paths):
+        other = next(path for path in paths if path not in runs)
+        raise UsageError(f"{other} is no run directory, as others are: report a study's results, or run directories")
+    if runs:
+        records = _records_of_runs(runs)
+        return question_of_records(records), records
+    records = [record for path in paths for record in load_records(path)]
+    if not records:
+        raise UsageError(
+            f"{', '.join(map(str, paths))} holds no runs: no {RECORD} of `sbrl study run`, and no run.yaml of `sbrl train`"
+        )
+    files = [path / STUDY_COPY for path in paths if (path / STUDY_COPY).is_file()]
+    if len(files) == len(paths) == 1:
+        return question_of_study(files[0], records), records
+    return question_of_records(records), records
+
+
+def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
+    """What a study file asks. Raises UsageError as `studies.design.load_study` does."""
+    study = load_study(file)
+    arms = arms_of(study)
+    studied = {key for arm in arms for key in arm.settings} | ({study.tuning.key} if study.tuning else set())
+    return Question(
+        name=study.name,
+        text=" ".join(study.question.split()),
+        arms=tuple(arm.name for arm in arms),
+        environments=study.environments,
+        seeds=study.seeds.for_test,
+        horizons=study.horizons,
+        comparisons=comparisons_of(study, arms),
+        studied=frozenset(studied),
+        tuned=study.tuning is not None and study.tuning.key == LEARNING_RATE,
+        planned=True,
+        at_edge=arms_at_edge(file.parent),
+    )
+
+
+def arms_at_edge(results: Path) -> tuple[str, ...]:
+    """Arms whose tuning chose a value at the edge, as a folder of results says. Raises UsageError: tuning.json is damaged."""
+    path = results / TUNING
+    if not path.exists():
+        return ()
+    try:
+        choices = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(name for name, choice in choices.items() if choice["at_edge"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged: delete it, and `sbrl study run` writes it again") from None
+
+
+def question_of_records(records: Sequence[RunRecord]) -> Question:
+    """What runs ask that nobody planned: the arm with the largest batch is the baseline, all seeds are one look."""
+    tests = [record for record in records if record.purpose == "test"]
+    arms = tuple(dict.fromkeys(record.arm for record in tests))
+    scored = [set(record.scores) for record in tests if record.status == "complete"]
+    baseline = max(tests, key=lambda record: _batch_size(record), default=None)
+    others = tuple(arm for arm in arms if baseline is not None and arm != baseline.arm)
+    return Question(
+        name="runs",
+        text=f"What do {len(tests)} runs show?",
+        arms=arms,
+        environments=tuple(dict.fromkeys(record.environment for record in tests)),
+        seeds=tuple(sorted({record.seed for record in tests})),
+        horizons=tuple(sorted(set.intersection(*scored))) if scored else (),
+        comparisons=(Comparison(baseline=baseline.arm, candidates=others),) if baseline is not None and others else (),
+        studied=frozenset({BATCH_SIZE}),
+        tuned=False,
+        planned=False,
+    )
+
+
+def asked_otherwise(
+    question: Question, baseline: str | None, studied: Iterable[str], looks: Sequence[int], smallest_gain: float | None
+) -> Question:
+    """The question with what the command line says in place of what is planned.
+
+    Raises:
+        UsageError: there is no such arm, or looks do not rise.
+    """
+    comparisons = question.comparisons
+    if baseline is not None:
+        if baseline not in question.arms:
+            known = f"{nearest(baseline, question.arms)}; arms: {', '.join(question.arms)}"
+            raise UsageError(f"--baseline {baseline!r} is no arm{known}")
+        comparisons = (Comparison(baseline=baseline, candidates=tuple(arm for arm in question.arms if arm != baseline)),)
+    if looks and (list(looks) != sorted(set(looks)) or looks[0] < 5):
+        raise UsageError(f"--looks {','.join(map(str, looks))} must rise, from 5 seeds on")
+    changes: dict[str, object] = {"looks": tuple(looks)} if looks else {}
+    if smallest_gain is not None:
+        changes["smallest_gain"] = smallest_gain
+    return replace(
+        question,
+        comparisons=tuple(one.model_copy(update=changes) for one in comparisons),
+        studied=question.studied | frozenset(studied),
+    )
+
+
+def own_settings(record: RunRecord) -> dict[str, str]:
+    """A run's settings but for seed and environment, as text, so that they can be compared and sorted."""
+    return {key: json.dumps(value, sort_keys=True) for key, value in record.settings.items() if key not in OWN_KEYS}
+
+
+def _records_of_runs(runs: Sequence[Path]) -> list[RunRecord]:
+    """Runs as records, each with its arm's name; scored at the end of the shortest of them, and half-way."""
+    env_steps = min(configs.load(RunDirectory(run).config).run.env_steps for run in runs)
+    horizons = (env_steps // 2, env_steps) if env_steps > 1 else (env_steps,)
+    records = [record_of_run_directory(run, horizons=horizons) for run in runs]
+    settings = [own_settings(record) for record in records]
+    differing = {key for one in settings for key in one if len({other.get(key) for other in settings}) > 1}
+    return [replace(record, arm=_name(record, differing)) for record in records]
+
+
+def _name(record: RunRecord, keys: Iterable[str]) -> str:
+    """What sets a run apart, in short: batch_size=8 n_step=3."""
+    words = (f"{key.rpartition('.')[2]}={_word(record.settings.get(key))}" for key in sorted(keys))
+    return " ".join(words) or "all runs"
+
+
+def _batch_size(record: RunRecord) -> float:
+    value = record.settings.get(BATCH_SIZE)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _word(value: object) -> str:
+    return plain(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

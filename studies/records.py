@@ -1,0 +1,311 @@
+"""What a study keeps of a run: a folder of a few KB, JSON and CSV, that can be committed and goes on on another machine.
+
+    RESULTS/<arm>/<environment>/seed-N/record.json      settings, scores, counts, costs, where it was made
+                                       returns.csv      env_steps, mean_return: the learning curve
+                                       evaluations.csv  env_steps, mean_return
+    RESULTS/tuning/<arm>/<variant>/<environment>/seed-N/ the same, of a run that tries a value
+
+`record_of_run_directory` makes the same of any run directory, of a study or not.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sbrl import config as configs
+from sbrl.config import Config
+from sbrl.durable import write_durably
+from sbrl.errors import RunError, UsageError
+from sbrl.metadata import metadata_of
+from sbrl.run_directory import RunDirectory
+from sbrl.summary import read_summary
+from sbrl.tables import read_episodes, read_evaluations
+from sbrl.v1.fleet_pb2 import Episode
+
+RECORD = "record.json"
+RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
+COLUMNS = ("env_steps", "mean_return")
+RECORD_VERSION = 1
+BINS = 100  # of a learning curve: equal parts of run.env_steps
+SCORE_EPISODES = 100  # training episodes that a score is the mean of
+
+Points = tuple[tuple[int, float], ...]
+Purpose = Literal["test", "tune"]
+ScoreKind = Literal["training", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run did."""
+
+    env_steps: int = 0
+    updates: int = 0
+    samples_trained: int = 0
+    samples_per_insert: float | None = None  # realized; None: nothing was trained
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run took, of training alone where not said otherwise; None: not measured."""
+
+    wall_seconds: float | None = None
+    core_seconds: float | None = None  # of CPU, all processes; of `sbrl train` with its evaluator
+    gpu_seconds: float | None = None  # wall-clock seconds that a GPU was held
+    bytes_moved: float | None = None  # over the network, between processes
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: one arm, one environment, one seed."""
+
+    study: str
+    arm: str
+    environment: str  # env.id
+    seed: int
+    purpose: Purpose  # tune: the run chose a setting, so it must not count as evidence
+    settings: dict[str, object]  # every config key, dotted, as resolved; but for network.*, which is the machine's
+    returns: Points  # (env steps at the part's end, mean return of the training episodes that ended in it): BINS equal parts
+    evaluations: Points  # (env steps, mean return of full episodes under the evaluation protocol)
+    scores: dict[int, float]  # horizon in env steps -> score, see `score_at`
+    config_hash: str  # see `hash_of`
+    version: str  # of sbrl
+    commit: str  # of the checkout, with -dirty if it was changed
+    hardware: str
+    status: Literal["complete", "failed"]
+    reason: str = ""  # why it failed
+    variant: str = ""  # of a tuning run: the values that it tries, such as learner.learning_rate=0.0001
+    score: ScoreKind = "training"
+    counts: Counts = field(default_factory=Counts)
+    costs: Costs = field(default_factory=Costs)
+    diagnostics: dict[str, float] = field(default_factory=dict)  # the run's last measurement, by name
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies in a folder of results."""
+        return folder_of(self.arm, self.variant, self.environment, self.seed)
+
+
+def record_of_run_directory(
+    directory: Path,
+    *,
+    study: str = "",
+    arm: str | None = None,
+    purpose: Purpose = "test",
+    variant: str = "",
+    horizons: Sequence[int] = (),
+    score: ScoreKind = "training",
+    core_seconds: float | None = None,
+) -> RunRecord:
+    """The record of a run directory, whoever made it.
+
+    A run that is not complete, or has no score at a horizon, is a failed one, whose reason says what it lacks.
+
+    Args:
+        arm: by default the folder's name.
+        horizons: env steps to have scores at; by default run.env_steps.
+        core_seconds: where whoever started the run has measured them; by default what the run says of itself.
+
+    Raises:
+        UsageError: there is no run here.
+        RunError: a table of the run cannot be read, or holds what is no finite number.
+    """
+    run = RunDirectory(directory)
+    if not run.config.is_file():
+        raise UsageError(f"{directory} holds no run: it has no run.yaml; name folders that `sbrl train` has made")
+    config, metadata, summary = configs.load(run.config), metadata_of(run.config), read_summary(run.summary)
+    episodes = read_episodes(run.episodes) if run.episodes.exists() else []
+    evaluations = read_evaluations(run.evaluations) if run.evaluations.exists() else []
+    episodes.sort(key=lambda episode: episode.env_steps)
+    evaluated = tuple((evaluation.env_steps, evaluation.return_mean) for evaluation in evaluations)
+    horizons = tuple(horizons) or (config.run.env_steps,)
+    scores = {horizon: score_at(horizon, score, episodes, evaluated) for horizon in horizons}
+    reason = _what_is_missing(config, summary, scores)
+    wall_seconds = summary.get("wall_seconds")
+    return RunRecord(
+        study=study,
+        arm=arm or directory.resolve().name,
+        environment=config.env.id,
+        seed=config.run.seed,
+        purpose=purpose,
+        settings=settings_of(config),
+        returns=returns_on_grid(episodes, config.run.env_steps),
+        evaluations=evaluated,
+        scores={horizon: value for horizon, value in scores.items() if value is not None},
+        config_hash=hash_of(config),
+        version=str(metadata.get("versions", {}).get("sbrl", "unknown")),
+        commit=str(metadata.get("git_commit", "unknown")),
+        hardware=str(metadata.get("hardware") or metadata.get("platform", "unknown")),
+        status="failed" if reason else "complete",
+        reason=reason,
+        variant=variant,
+        score=score,
+        counts=Counts(
+            env_steps=summary.get("env_steps", 0),
+            updates=summary.get("updates", 0),
+            samples_trained=summary.get("samples_trained", 0),
+            samples_per_insert=summary.get("samples_per_insert_achieved"),
+        ),
+        costs=Costs(
+            wall_seconds=wall_seconds,
+            core_seconds=summary.get("core_seconds", core_seconds),
+            gpu_seconds=wall_seconds if config.learner.device.startswith("cuda") else 0.0,
+            bytes_moved=summary.get("bytes_moved"),
+        ),
+        diagnostics=summary.get("diagnostics", {}),
+    )
+
+
+def score_at(horizon: int, kind: ScoreKind, episodes: Sequence[Episode], evaluations: Points) -> float | None:
+    """A run's score when it had collected `horizon` env steps; None: it had none yet.
+
+    training: the mean return of the last 100 training episodes that had ended by then (Machado et al. 2018).
+    evaluation: the mean return of the last evaluation by then.
+
+    Args:
+        episodes, evaluations: in the order of their env steps.
+    """
+    if kind == "evaluation":
+        by_then = [value for env_steps, value in evaluations if env_steps <= horizon]
+        return by_then[-1] if by_then else None
+    returns = [episode.episode_return for episode in episodes if episode.env_steps <= horizon][-SCORE_EPISODES:]
+    return float(np.mean(returns)) if returns else None
+
+
+def returns_on_grid(episodes: Sequence[Episode], env_steps: int) -> Points:
+    """The learning curve: the mean return of the training episodes that ended in each of BINS equal parts of a run.
+
+    A part in which none ended lies on the line between its neighbours. Nothing where no episode ended, or where a run has
+    fewer steps than parts.
+    """
+    if not episodes or env_steps < BINS:
+        return ()
+    ends = np.arange(1, BINS + 1) * env_steps // BINS
+    place = np.minimum(np.searchsorted(ends, [episode.env_steps for episode in episodes]), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    sums = np.bincount(place, [episode.episode_return for episode in episodes], minlength=BINS)
+    filled = np.flatnonzero(counts)
+    means = np.interp(np.arange(BINS), filled, sums[filled] / counts[filled])
+    return tuple(zip(ends.tolist(), means.tolist(), strict=True))
+
+
+def settings_of(config: Config) -> dict[str, object]:
+    """Every key of a config, dotted, with its resolved value; env.kwargs is one. Addresses and ports are left out."""
+    tree = config.model_dump(mode="json", exclude={"network", "schema_version"})
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+
+
+def hash_of(config: Config) -> str:
+    """16 hexadecimal digits that two runs share if and only if all their settings are equal, seed and environment included."""
+    text = json.dumps(settings_of(config), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def name_of_folder(text: str) -> str:
+    """What a folder for an arm or an environment is called: MinAtar/Breakout-v1 is MinAtar-Breakout-v1."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "-"
+
+
+def folder_of(arm: str, variant: str, environment: str, seed: int) -> Path:
+    """A run's place in a folder of results. Args: variant: empty for a test run."""
+    place = Path(name_of_folder(environment), f"seed-{seed}")
+    return Path("tuning", name_of_folder(arm), name_of_folder(variant), place) if variant else Path(name_of_folder(arm), place)
+
+
+def write_record(results: Path, record: RunRecord) -> Path:
+    """Writes a record into its folder of the results, and returns that. record.json comes last: it says that all is there.
+
+    Raises:
+        RunError: the file system refuses.
+    """
+    folder = results / record.folder
+    plain = {name: value for name, value in asdict(record).items() if name not in ("returns", "evaluations")}
+    text = json.dumps({"record_version": RECORD_VERSION, **plain}, indent=1, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / RETURNS, _table(record.returns))
+        write_durably(folder / EVALUATIONS, _table(record.evaluations))
+        write_durably(folder / RECORD, text.encode())
+    except OSError as error:
+        raise RunError(f"cannot write the record {folder}: {error.strerror}") from None
+    return folder
+
+
+def load_record(folder: Path) -> RunRecord:
+    """What `write_record` wrote.
+
+    Raises:
+        UsageError: a file is missing, damaged, of another version, or holds what is no finite number; names it.
+    """
+    try:
+        tree: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        version = tree.pop("record_version")
+        if version != RECORD_VERSION:
+            raise ValueError(f"it is of version {version!r}, and this sbrl reads {RECORD_VERSION}: use the sbrl that wrote it")
+        unknown = set(tree) - {one.name for one in fields(RunRecord)}
+        if unknown:
+            raise ValueError(f"it has unknown keys: {', '.join(sorted(unknown))}")
+        tree["scores"] = {int(horizon): float(score) for horizon, score in tree["scores"].items()}
+        tree["counts"], tree["costs"] = Counts(**tree["counts"]), Costs(**tree["costs"])
+        return RunRecord(**tree, returns=_read_table(folder / RETURNS), evaluations=_read_table(folder / EVALUATIONS))
+    except KeyError as error:
+        raise UsageError(f"the record {folder} lacks {error}: delete the folder and run the study again") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"the record {folder} cannot be read: {error}; put it back, or delete the folder and run the study again"
+        ) from None
+
+
+def load_records(folder: Path) -> list[RunRecord]:
+    """All records in a folder of results, at any depth, in the order of purpose, arm, environment and seed.
+
+    Raises:
+        UsageError: there is no such folder, or one of them is damaged: see `load_record`.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder: name the results of a study, or folders of runs")
+    records = [load_record(path.parent) for path in folder.rglob(RECORD)]
+    return sorted(records, key=lambda one: (one.purpose, one.arm, one.environment, one.seed, one.config_hash))
+
+
+def _what_is_missing(config: Config, summary: Mapping[str, Any], scores: Mapping[int, float | None]) -> str:
+    if not summary:
+        return "it ended before it had written a summary.json"
+    if not summary.get("complete"):
+        return f"{summary.get('env_steps', 0):,} of {config.run.env_steps:,} env steps are collected and trained on"
+    missing = [f"{horizon:,}" for horizon, value in scores.items() if value is None]
+    return f"nothing had been scored by env step {', '.join(missing)}" if missing else ""
+
+
+def _table(points: Points) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(points)
+    return text.getvalue().encode()
+
+
+def _read_table(path: Path) -> Points:
+    """Raises ValueError or OSError where it is no such table."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if tuple(header) != COLUMNS:
+        raise ValueError(f"{path.name} has the columns {','.join(header)}; expected {','.join(COLUMNS)}")
+    points = tuple((int(env_steps), float(value)) for env_steps, value in rows)
+    if not all(math.isfinite(value) for _, value in points):
+        raise ValueError(f"{path.name} holds what is no finite number")
+    return points
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is no finite number")

@@ -1,0 +1,88 @@
+"""Which value an arm's tuning chooses, and what that cost: the same number of runs for every arm.
+
+On each environment a variant's score is the mean over the tuning seeds at the last horizon. Environments score on scales of
+their own, so variants are ranked on each, and the one with the best mean rank is chosen; of equal ones that which is nearest to
+the arm's own value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
+
+from sbrl.run_directory import replace_text
+from studies.arms import Arm, Variant, variants_of
+from studies.design import Study
+from studies.records import RunRecord
+
+TUNING = "tuning.json"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an arm's tuning came to."""
+
+    arm: str
+    chosen: str | None  # a variant's name; None: each of them has a run that failed
+    at_edge: bool  # the chosen value is the lowest or the highest that was tried: a better one may lie beyond
+    scores: dict[str, dict[str, float | None]]  # variant -> environment -> mean over seeds; None: a run of it failed
+    runs: int  # the budget, in runs and in env steps
+    env_steps: int
+
+
+def choose(study: Study, arm: Arm, records: Sequence[RunRecord]) -> Choice:
+    """
+    Args:
+        records: of all tuning runs of the arm, failed ones included; others are not read.
+    """
+    variants = variants_of(study, arm)
+    scores = {
+        variant.name: {name: _mean_score(study, variant, name, arm, records) for name in study.tuned_on} for variant in variants
+    }
+    usable = [variant for variant in variants if None not in scores[variant.name].values()]
+    chosen = _best(study, usable, scores)
+    values = [variant.value for variant in variants]
+    runs = len(variants) * len(study.tuned_on) * len(study.seeds.for_tuning)
+    return Choice(
+        arm=arm.name,
+        chosen=chosen.name if chosen else None,
+        at_edge=chosen is not None and chosen.value in (min(values), max(values)),
+        scores=scores,
+        runs=runs,
+        env_steps=runs * study.env_steps,
+    )
+
+
+def chosen_variants(study: Study, arms: Sequence[Arm], choices: Mapping[str, Choice]) -> dict[str, Variant]:
+    """By arm, the variant that was chosen, where one was."""
+    return {
+        arm.name: variant for arm in arms for variant in variants_of(study, arm) if variant.name == choices[arm.name].chosen
+    }
+
+
+def write_choices(results: Path, choices: Mapping[str, Choice]) -> None:
+    """Writes tuning.json into a folder of results. Raises RunError where the file system refuses."""
+    tree = {name: asdict(choice) for name, choice in choices.items()}
+    replace_text(results / TUNING, json.dumps(tree, indent=1, allow_nan=False) + "\n")
+
+
+def _mean_score(study: Study, variant: Variant, environment: str, arm: Arm, records: Sequence[RunRecord]) -> float | None:
+    wanted = (arm.name, variant.name, environment)
+    runs = [one for one in records if one.purpose == "tune" and (one.arm, one.variant, one.environment) == wanted]
+    if any(run.status == "failed" for run in runs) or {run.seed for run in runs} != set(study.seeds.for_tuning):
+        return None
+    return math.fsum(run.scores[study.env_steps] for run in runs) / len(runs)
+
+
+def _best(study: Study, usable: Sequence[Variant], scores: Mapping[str, Mapping[str, float | None]]) -> Variant | None:
+    if not usable:
+        return None
+    table = [[scores[variant.name][environment] for environment in study.tuned_on] for variant in usable]
+    ranks = rankdata(-np.array(table, np.float64), axis=0).mean(axis=1)  # 1: the highest score
+    return min(zip(ranks, usable, strict=True), key=lambda one: (one[0], abs(math.log(one[1].factor))))[1]

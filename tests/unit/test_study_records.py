@@ -1,0 +1,167 @@
+"""A run's record: made of a run directory, read back as it was written, and refused where it is damaged."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sbrl import config as configs
+from sbrl.errors import UsageError
+from sbrl.metadata import hardware
+from sbrl.run_directory import RunDirectory
+from sbrl.tables import write_episodes, write_evaluations
+from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from studies.records import (
+    BINS,
+    RunRecord,
+    hash_of,
+    load_records,
+    record_of_run_directory,
+    returns_on_grid,
+    score_at,
+    settings_of,
+    write_record,
+)
+
+ENV_STEPS = 1000
+OVERRIDES = ("env.id=CartPole-v1", f"run.env_steps={ENV_STEPS}", "run.seed=3")
+SUMMARY = {
+    "complete": True,
+    "env_steps": ENV_STEPS,
+    "updates": 225,
+    "samples_trained": 1800,
+    "samples_per_insert_achieved": 2.0,
+    "wall_seconds": 12.5,
+    "core_seconds": 11.25,
+    "diagnostics": {"feature_rank": 7.0},
+}
+
+
+def episodes(*ended: tuple[int, float]) -> list[Episode]:
+    return [Episode(env_steps=env_steps, episode_return=value) for env_steps, value in ended]
+
+
+def make_run(directory: Path, summary: dict[str, object] | None = None, *overrides: str) -> Path:
+    run = RunDirectory(directory)
+    directory.mkdir(parents=True)
+    config = configs.load(overrides=[*OVERRIDES, *overrides])
+    metadata = {"git_commit": "abc", "versions": {"sbrl": "0.1.0"}, "hardware": "a processor, 2 cores"}
+    run.config.write_text(configs.dump(config, metadata))
+    write_episodes(run.episodes, episodes((100, 1.0), (500, 2.0), (1000, 6.0)))
+    write_evaluations(
+        run.evaluations, [Evaluation(env_steps=500, return_mean=4.0), Evaluation(env_steps=1000, return_mean=5.0)]
+    )
+    run.summary.write_text(json.dumps(SUMMARY if summary is None else summary))
+    return directory
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> RunRecord:
+    return record_of_run_directory(make_run(tmp_path / "run"), study="pilot", arm="batch 8", horizons=(500, 1000))
+
+
+def test_a_run_directory_becomes_a_record(record: RunRecord) -> None:
+    assert (record.study, record.arm, record.environment, record.seed) == ("pilot", "batch 8", "CartPole-v1", 3)
+    assert (record.status, record.reason) == ("complete", "")
+    assert record.scores == {500: 1.5, 1000: 3.0}
+    assert record.evaluations == ((500, 4.0), (1000, 5.0))
+    assert (record.counts.updates, record.counts.samples_per_insert) == (225, 2.0)
+    assert (record.costs.wall_seconds, record.costs.core_seconds, record.costs.gpu_seconds) == (12.5, 11.25, 0.0)
+    assert (record.version, record.commit, record.hardware) == ("0.1.0", "abc", "a processor, 2 cores")
+    assert record.diagnostics == {"feature_rank": 7.0}
+    assert record.settings["learner.batch_size"] == 8
+    assert record.settings["replay.min_size"] == 100  # as resolved
+
+
+def test_hardware_says_what_a_run_had() -> None:
+    assert re.fullmatch(r"\S.*, \d+ cores", hardware())
+
+
+def test_a_record_is_read_back_as_it_was_written(record: RunRecord, tmp_path: Path) -> None:
+    tuning = replace(record, purpose="tune", variant="learner.learning_rate=0.0002")
+    folders = [write_record(tmp_path / "results", one) for one in (tuning, record)]
+    assert folders[1] == tmp_path / "results" / "batch-8" / "CartPole-v1" / "seed-3"
+    assert load_records(tmp_path / "results") == [record, tuning]
+    assert sum(path.stat().st_size for path in folders[1].iterdir()) < 10_000
+
+
+def test_scores_at_two_horizons_are_of_what_had_ended_by_then() -> None:
+    many = episodes(*((10 * number, float(number)) for number in range(1, 151)))
+    assert score_at(500, "training", many, ()) == sum(range(1, 51)) / 50
+    assert score_at(1500, "training", many, ()) == sum(range(51, 151)) / 100
+    assert score_at(9, "training", many, ()) is None
+    assert score_at(999, "evaluation", many, ((500, 4.0), (1000, 5.0))) == 4.0
+    assert score_at(499, "evaluation", many, ((500, 4.0), (1000, 5.0))) is None
+
+
+def test_a_curve_has_equal_parts_and_lines_over_those_that_are_empty() -> None:
+    curve = returns_on_grid(episodes((10, 1.0), (11, 2.0), (20, 4.0), (40, 8.0), (1000, 9.0)), ENV_STEPS)
+    assert len(curve) == BINS
+    assert curve[0] == (10, 1.0)
+    assert curve[1] == (20, 3.0)
+    assert curve[2] == (30, 5.5)
+    assert curve[3] == (40, 8.0)
+    assert curve[-1] == (1000, 9.0)
+    assert returns_on_grid([], ENV_STEPS) == ()
+
+
+def test_settings_name_every_key_but_addresses() -> None:
+    config = configs.load(overrides=OVERRIDES)
+    settings = settings_of(config)
+    assert settings["env.kwargs"] == {}
+    assert not any(key.startswith(("network", "schema_version")) for key in settings)
+    moved = configs.load(overrides=[*OVERRIDES, "network.coordinator_address=127.0.0.1:9000"])
+    assert hash_of(moved) == hash_of(config)
+    assert len({hash_of(config), *(hash_of(configs.load(overrides=[*OVERRIDES, f"run.seed={n}"])) for n in (4, 5))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("summary", "horizons", "words"),
+    [
+        ({}, (), "before it had written a summary"),
+        ({**SUMMARY, "complete": False, "env_steps": 700}, (), "700 of 1,000 env steps"),
+        (SUMMARY, (50, 1000), "nothing had been scored by env step 50"),
+    ],
+)
+def test_a_run_without_what_is_asked_for_has_failed(
+    tmp_path: Path, summary: dict[str, object], horizons: tuple[int, ...], words: str
+) -> None:
+    record = record_of_run_directory(make_run(tmp_path / "run", summary), horizons=horizons)
+    assert record.status == "failed"
+    assert words in record.reason
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no run: it has no run\.yaml"):
+        record_of_run_directory(tmp_path)
+    with pytest.raises(UsageError, match="is no folder"):
+        load_records(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now", "words"),
+    [
+        ("record.json", '"record_version": 1', '"record_version": 2', "is of version 2"),
+        ("record.json", '"seed": 3', '"sede": 3', "unknown keys: sede"),
+        ("record.json", '"seed": 3,', "", "seed"),
+        ("record.json", '"500": 1.5', '"500": NaN', "holds NaN"),
+        ("record.json", "{", "", "cannot be read"),
+        ("returns.csv", "env_steps,mean_return", "steps,return", "has the columns steps,return"),
+        ("returns.csv", "6.0", "inf", "no finite number"),
+        ("evaluations.csv", "4.0", "4.0,1", "too many values"),
+    ],
+)
+def test_a_damaged_record_is_refused_by_name(
+    record: RunRecord, tmp_path: Path, name: str, was: str, now: str, words: str
+) -> None:
+    folder = write_record(tmp_path / "results", record)
+    text = (folder / name).read_text()
+    assert was in text
+    (folder / name).write_text(text.replace(was, now, 1))
+    with pytest.raises(UsageError, match=words) as error:
+        load_records(tmp_path / "results")
+    assert str(folder) in str(error.value)

@@ -1,0 +1,229 @@
+"""`sbrl report`: what it says of evidence of each kind, and that its files are whole, self-contained and the same each time."""
+
+from __future__ import annotations
+
+import csv
+import html
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sbrl.errors import UsageError
+from studies.costs import break_even, load_prices
+from studies.evidence import gather
+from studies.questions import Question
+from studies.records import RunRecord, write_record
+from studies.report.__main__ import main
+from studies.report.content import make_report
+from studies.report.page import Report
+from studies.report.write import write_report
+from tests.study_records import make_question, make_record, make_records
+
+BETTER = {"batch 32": 1.0, "batch 8": 2.0}
+VOID = {"meta", "link", "br", "path", "use"}
+
+
+def report_of(question: Question, records: Sequence[RunRecord]) -> Report:
+    return make_report(gather(question, records), load_prices(None), "sbrl report results")
+
+
+def head(report: Report) -> str:
+    return " ".join(part for verdict in report.verdicts for part in (verdict.title, *verdict.sentences))
+
+
+@pytest.mark.parametrize(
+    ("means", "title"),
+    [
+        (BETTER, "Adopt batch 8"),
+        ({"batch 32": 1.0, "batch 8": 0.3}, "Keep batch 32"),
+        ({"batch 32": 1.0, "batch 8": 1.03}, "Not shown: keep batch 32 for now"),
+    ],
+)
+def test_the_verdict_comes_first_in_three_sentences(means: dict[str, float], title: str):
+    (verdict,) = report_of(make_question(), make_records(means)).verdicts
+    assert verdict.title == title
+    assert len(verdict.sentences) == 3
+    assert "over 5 seeds: at 10,000 env steps its IQM is" in verdict.sentences[1]
+
+
+def test_the_foremost_of_several_candidates_is_spoken_of():
+    arms = ("batch 32", "batch 16", "batch 8")
+    report = report_of(make_question(arms), make_records({"batch 32": 1.0, "batch 16": 1.5, "batch 8": 2.0}))
+    assert "Adopt batch 8 in place of batch 32" in head(report)
+
+
+@pytest.mark.parametrize(
+    ("question", "records", "words"),
+    [
+        (replace(make_question(), tuned=False), make_records(BETTER), "learning rate was not tuned"),
+        (make_question(), make_records(BETTER)[1:], "The first look is at 5 seeds, and 0 have whole runs"),
+        (
+            make_question(),
+            [replace(make_records(BETTER)[0], status="failed", reason="NaN"), *make_records(BETTER)[1:]],
+            "1 of 10 runs failed",
+        ),
+        (make_question(seeds=[0]), make_records(BETTER, [0]), "There is one seed only"),
+        (make_question(seeds=[0, 1]), make_records(BETTER, [0, 1]), "There are 2 seeds"),
+        (
+            make_question(),
+            [*make_records(BETTER), make_record(seed=2, purpose="tune")],
+            "Seeds 2 served for tuning and testing",
+        ),
+        (
+            replace(make_question(), studied=frozenset()),
+            make_records(BETTER),
+            "differ in more than is studied: learner.batch_size",
+        ),
+        (
+            make_question(),
+            [replace(run, commit=run.arm) for run in make_records(BETTER)],
+            "Not every arm has runs of all",
+        ),
+        (make_question(), [run for run in make_records(BETTER) if run.arm == "batch 8"], "5 of 10 runs are missing"),
+    ],
+    ids=["untuned", "missing", "failed", "one seed", "two seeds", "tuned on", "more than studied", "commits", "no baseline"],
+)
+def test_doubtful_evidence_adopts_nothing_and_says_why(question: Question, records: list[RunRecord], words: str):
+    report = report_of(question, records)
+    assert report.verdicts[0].answer == "not shown"
+    (checks,) = [section for section in report.sections if section.title == "Checks"]
+    assert words in " ".join(checks.bullets)
+
+
+def test_an_untuned_baseline_may_still_be_kept():
+    report = report_of(replace(make_question(), tuned=False), make_records({"batch 32": 1.0, "batch 8": 0.3}))
+    assert report.verdicts[0].title == "Keep batch 32"
+
+
+def test_runs_that_are_not_compared_are_shown_and_not_judged():
+    question = replace(make_question(), comparisons=())
+    report = report_of(question, make_records(BETTER))
+    assert report.verdicts[0].title == "No comparison is asked for"
+    (results,) = [section for section in report.sections if section.title == "Results"]
+    assert [row[0] for row in results.tables[0].rows] == ["batch 32", "batch 32", "batch 8", "batch 8"]
+    assert results.pictures
+
+
+def test_diagnostics_are_held_against_scores_over_arms():
+    means = {f"arm {batch}": 1.0 / batch for batch in (4, 8, 16, 32)}
+    report = report_of(make_question(tuple(means)), make_records(means, spread=0.001))
+    (section,) = [section for section in report.sections if section.title == "Diagnostics"]
+    own, together = section.tables
+    assert own.rows[0] == ("arm 4", "0.004")
+    assert together.rows == (
+        ("policy_churn", "-1 (-1 to -1)"),
+    )  # the smaller the batch, the less churn and the higher the score
+    (fewer,) = [one for one in report_of(make_question(), make_records(BETTER)).sections if one.title == "Diagnostics"]
+    assert len(fewer.tables) == 1
+
+
+def test_the_cost_has_break_even_and_prices():
+    report = report_of(make_question(), make_records(BETTER))
+    (cost,) = [section for section in report.sections if section.title == "Cost"]
+    rows = {row[0]: row for row in cost.tables[0].rows}
+    assert rows["batch 8"][1:4] == ("108", "23.1", "98")
+    assert "Break-even: batch 8 has the final return of batch 32 after" in cost.bullets[0]
+    assert "Prices are assumptions" in cost.paragraphs[0]
+
+
+def test_break_even_is_the_share_of_steps_to_the_baselines_end():
+    steps = np.array([10.0, 20, 30, 40])
+    assert break_even(steps, np.array([0.0, 4, 8, 8]), np.array([0.0, 1, 3, 4])) == 0.5
+    assert break_even(steps, np.array([0.0, 1, 1, 1]), np.array([0.0, 1, 3, 4])) is None
+    assert break_even(np.zeros(0), np.zeros(0), np.zeros(0)) is None
+
+
+@pytest.mark.parametrize("text", ["resource,unit,price\ncore,h,-1\n", "resource,unit,price\ncore,h,1\n", "a,b\n1,2\n", ""])
+def test_bad_prices_are_refused(tmp_path: Path, text: str):
+    file = tmp_path / "prices.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=r"prices .*prices.csv"):
+        load_prices(file)
+    with pytest.raises(UsageError, match="cannot read prices"):
+        load_prices(tmp_path / "none.csv")
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its ids, and whether its tags are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "xlink:href", "action", "data"):
+                self.references.append(str(value))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path):
+    arms = ("batch 32", "batch 8")
+    environments = ("ALE/Pong-v5", "ALE/Breakout-v5")
+    report = report_of(make_question(arms, environments=environments), make_records(BETTER, environments=environments))
+    text = write_report(report, tmp_path).read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert {"script", "img", "iframe"}.isdisjoint(page.tags)
+    assert all(reference.startswith("#") or reference == "data:," for reference in page.references)
+    assert set(re.findall(r"url\(([^)]*)\)", text)) <= {f"#{one}" for one in page.ids}
+    assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
+    assert "@import" not in text
+    assert page.tags.count("svg") == 6  # together, each game, profile, differences, against time
+    assert text.count('role="img"') == 6
+
+
+def test_names_of_arms_cannot_break_the_page(tmp_path: Path):
+    arms = {"a <b> & | 32": 1.0, "x '\" 8": 2.0}
+    folder = tmp_path / "out"
+    text = write_report(report_of(make_question(tuple(arms)), make_records(arms)), folder).read_text()
+    assert "<b>" not in text
+    assert html.escape("a <b> & | 32") in text
+    rows = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows if "8: adopt" in line or "candidate" in line}) == 1
+
+
+def test_the_same_results_give_the_same_bytes_and_every_kind_of_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    results = tmp_path / "results"
+    for record in make_records(BETTER):
+        write_record(results, record)
+    written = []
+    folder = results / "report"
+    for _ in range(2):
+        assert main([str(results)]) == 0
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        shutil.rmtree(folder)
+    assert written[0] == written[1]
+    assert {"report.html", "report.md", "runs.csv", "results.csv", "curves.csv", "costs.csv"} < set(written[0])
+    pictures = re.findall(r"\]\(([^)]*\.png)\)", written[0]["report.md"].decode())
+    assert set(pictures) == {name for name in written[0] if name.endswith(".png")}
+    rows = list(csv.DictReader(written[0]["results.csv"].decode().splitlines()))
+    assert [(row["candidate"], row["env_steps"]) for row in rows] == [("batch 8", "5000"), ("batch 8", "10000")]
+    assert float(rows[0]["difference_low"]) < float(rows[0]["difference"]) < float(rows[0]["difference_high"])
+    assert "learning rate was not tuned" in capsys.readouterr().out
+
+
+def test_the_command_refuses_what_is_no_evidence(tmp_path: Path):
+    with pytest.raises(UsageError, match="holds no runs"):
+        main([str(tmp_path)])
+    with pytest.raises(UsageError, match="is no folder"):
+        main([str(tmp_path / "nothing")])
