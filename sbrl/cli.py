@@ -29,7 +29,8 @@ PROGRAMS = {
     "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
 }
 RELEASE_OPTIONS = frozenset({"-n", "--namespace", "--release", "--context", "--kubeconfig"})
-OF_RUNS = frozenset({"eval", "play", "replay", "actor", "learner", "evaluator"})  # they take more than what watches runs
+# They take more than what watches runs.
+OF_RUNS = frozenset({"eval", "play", "study", "report", "replay", "actor", "learner", "evaluator"})
 ROLES = frozenset({"coordinator", "replay", "learner", "actor", "evaluator", "controller"})
 
 

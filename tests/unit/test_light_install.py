@@ -69,7 +69,7 @@ def test_a_tool_needs_no_more(packages: Path, words: tuple[str, ...]) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "presets", "learner"])
+@pytest.mark.parametrize("command", ["train", "presets", "study", "learner"])
 def test_what_needs_more_says_so(packages: Path, command: str) -> None:
     done = run(packages, "sbrl.cli", command)
     assert done.returncode == 2
