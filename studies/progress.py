@@ -52,7 +52,7 @@ class StudyProgress:
         working = "".join(f"; {name} {share:.0%}" for name, share in shares.items())
         self._say(
             f"{self._finished}/{self._total} runs are done{failed}, {duration(elapsed)} so far, "
-            f"{'ETA ' + duration(left) if done < total else 'all of them'}{working}"
+            f"{'ETA ' + duration(left) if self._finished < self._total else 'all of them'}{working}"
         )
 
 

@@ -26,7 +26,7 @@ from studies.runner import Places, StudyRunner
 from tests import bad_env
 from tests.smoke.conftest import POLL_SECONDS, sbrl
 
-pytestmark = pytest.mark.timeout(600)  # half a minute on an idle machine
+pytestmark = pytest.mark.timeout(1800)  # half a minute on an idle machine, many on a busy one
 
 BAD_REWARD = "or set env.on_bad_value=drop_episode"  # the end of what its run says
 
@@ -57,7 +57,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def study(command: str, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     places = ("--results", str(file.parent / "results"), "--work", str(file.parent / "work"))
-    return sbrl("study", command, str(file), *(places if command != "show" else ()), *options, timeout=300)
+    return sbrl("study", command, str(file), *(places if command != "show" else ()), *options, timeout=800)
 
 
 def test_a_study_is_run_once(tmp_path: Path) -> None:
