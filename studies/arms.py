@@ -174,7 +174,7 @@ def tuning_runs(study: Study, arms: Iterable[Arm]) -> list[PlannedRun]:
     ]
 
 
-def test_runs(study: Study, arms: Iterable[Arm], chosen: Mapping[str, Variant]) -> list[PlannedRun]:
+def compared_runs(study: Study, arms: Iterable[Arm], chosen: Mapping[str, Variant]) -> list[PlannedRun]:
     """All runs that are compared, seed by seed, so that an interrupted study has whole pairs.
 
     Args:

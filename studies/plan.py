@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbrl.readable import duration
-from studies.arms import Arm, arms_of, comparisons_of, config_of, test_runs, tuning_runs
+from studies.arms import Arm, arms_of, compared_runs, comparisons_of, config_of, tuning_runs
 from studies.design import Study
 from studies.measure import RunCost, cost_key, measure_all
 from studies.records import RunRecord, load_records
@@ -31,7 +31,7 @@ def plan_study(study: Study, places: Places, jobs: int, measured: bool, console:
         RunError: a short run failed.
     """
     arms = arms_of(study)
-    tuning, tests = tuning_runs(study, arms), test_runs(study, arms, {})
+    tuning, tests = tuning_runs(study, arms), compared_runs(study, arms, {})
     runs = [*tuning, *tests]
     console.print(f"{study.name}: {study.question}\n", markup=False, soft_wrap=True)
     console.print(_arms_table(study, arms))

@@ -18,7 +18,7 @@ from sbrl.metadata import git_commit, hardware, version
 from sbrl.run_directory import RunDirectory, replace_text
 from sbrl.stop_signals import StopRequest
 from sbrl.summary import read_summary
-from studies.arms import Arm, PlannedRun, arms_of, comparisons_of, test_runs, tuning_runs
+from studies.arms import Arm, PlannedRun, arms_of, compared_runs, comparisons_of, tuning_runs
 from studies.design import Study
 from studies.pool import Ended, Pool, Task, last_words
 from studies.progress import StudyProgress
@@ -76,13 +76,13 @@ class StudyRunner:
             RunError: runs have failed; all others were made nevertheless. Names them.
         """
         tuning = tuning_runs(self._study, self._arms)
-        self._check_results(tuning or test_runs(self._study, self._arms, {}))
+        self._check_results(tuning or compared_runs(self._study, self._arms, {}))
         replace_text(self._places.results / STUDY_COPY, source)
         if not self._make(tuning, "tuning runs"):
             return False
         choices = self._choose() if tuning else {}
         arms = [arm for arm in self._arms if not tuning or choices[arm.name].chosen is not None]
-        tests = test_runs(self._study, arms, chosen_variants(self._study, arms, choices) if tuning else {})
+        tests = compared_runs(self._study, arms, chosen_variants(self._study, arms, choices) if tuning else {})
         self._check_results(tests)
         if not self._make(tests, "test runs"):
             return False

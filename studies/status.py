@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from studies.arms import PlannedRun, arms_of, test_runs, tuning_runs
+from studies.arms import PlannedRun, arms_of, compared_runs, tuning_runs
 from studies.design import Study
 from studies.records import RunRecord, load_records
 
@@ -23,7 +23,7 @@ def show_status(study: Study, results: Path, console: Console) -> bool:
     """
     records = {_key(record): record for record in load_records(results)} if results.is_dir() else {}
     arms = arms_of(study)
-    tuning, tests = tuning_runs(study, arms), test_runs(study, arms, {})
+    tuning, tests = tuning_runs(study, arms), compared_runs(study, arms, {})
     table = Table(title=f"{study.name}: {study.question}", title_justify="left", box=None, header_style="bold")
     for name in ("arm", "environment", *(["tuning runs"] if tuning else []), "test runs", "failed"):
         table.add_column(name, justify="left" if name in ("arm", "environment") else "right")

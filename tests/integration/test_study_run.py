@@ -18,7 +18,7 @@ import yaml
 from sbrl import config as configs
 from sbrl.run_directory import RunDirectory
 from sbrl.stop_signals import StopRequest
-from studies.arms import PlannedRun, arms_of, test_runs
+from studies.arms import PlannedRun, arms_of, compared_runs
 from studies.design import Study, parse_study
 from studies.pool import Pool
 from studies.records import load_records
@@ -28,6 +28,7 @@ from tests.smoke.conftest import POLL_SECONDS, sbrl
 
 pytestmark = pytest.mark.timeout(1800)  # half a minute on an idle machine, many on a busy one
 
+ROOT = Path(__file__).parents[2]
 BAD_REWARD = "or set env.on_bad_value=drop_episode"  # the end of what its run says
 
 TREE: dict[str, Any] = {
@@ -113,7 +114,8 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, number: signal.Signals) ->
     assert [record.arm for record in load_records(tmp_path / "results")] == ["batch 32", "batch 8"]
 
 
-def test_a_run_that_fails_is_retried_once_then_named(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_retried_once_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     environment = bad_env.ENV_ID
     settings = {**TREE["settings"], "actors.envs_per_actor": 1}  # which comes to the bad value
     file = write(tmp_path, environments=[environment, "CartPole-v1"], arms=[{"name": "batch 32"}], settings=settings)
@@ -151,7 +153,7 @@ def test_tuning_comes_first_and_on_its_own_seeds(tmp_path: Path) -> None:
 def test_a_run_of_all_roles_is_resumed_where_it_is_the_same(tmp_path: Path, same_settings: bool) -> None:
     settings = {**TREE["settings"], "actors.num_actors": 1}
     tiny: Study = parse_study({**TREE, "run_as": "all roles", "settings": settings}, "tiny")
-    run: PlannedRun = test_runs(tiny, arms_of(tiny), {})[0]
+    run: PlannedRun = compared_runs(tiny, arms_of(tiny), {})[0]
     places = Places(tmp_path / "results", tmp_path / "work")
     directory = RunDirectory(places.run_directory(run))
     (directory.coordinator / "state").mkdir(parents=True)

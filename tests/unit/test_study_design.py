@@ -42,7 +42,7 @@ def refusal(act: Callable[[], object]) -> str:
 
 def test_every_run_has_its_whole_config() -> None:
     small = study()
-    runs = planned.test_runs(small, arms_of(small), {})
+    runs = planned.compared_runs(small, arms_of(small), {})
     assert len(runs) == 2 * 2 * 2
     assert len({run.hash for run in runs}) == len({run.folder for run in runs}) == len(runs)
     # Whole pairs first: an interrupted study has all arms of the seeds that it got to.
@@ -131,7 +131,7 @@ def test_tuning_tries_as_many_values_for_every_arm() -> None:
     on_one = study(seeds={"test": 2, "tune": 2}, tuning={"environments": ["MinAtar/Asterix-v1"]})
     assert {run.environment for run in tuning_runs(on_one, arms)} == {"MinAtar/Asterix-v1"}
     chosen = {"batch 8": variants_of(small, arms[1])[2]}
-    rates = {run.arm: run.config.learner.learning_rate for run in planned.test_runs(small, arms, chosen)}
+    rates = {run.arm: run.config.learner.learning_rate for run in planned.compared_runs(small, arms, chosen)}
     assert rates == {"batch 32": 0.00025, "batch 8": 0.0005}
 
 
@@ -229,7 +229,7 @@ def test_the_ready_studies_are_sound() -> None:
         assert ready.name == one.name
         arms = arms_of(ready)
         comparisons_of(ready, arms)
-        assert len(planned.test_runs(ready, arms, {})) == len(arms) * len(ready.environments) * len(ready.seeds.for_test)
+        assert len(planned.compared_runs(ready, arms, {})) == len(arms) * len(ready.environments) * len(ready.seeds.for_test)
         assert {variant.factor for arm in arms for variant in variants_of(ready, arm)} == set(
             ready.tuning.factors if ready.tuning else ()
         )
