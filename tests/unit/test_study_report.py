@@ -25,6 +25,8 @@ from studies.report.page import Report
 from studies.report.write import write_report
 from tests.study_records import make_question, make_record, make_records
 
+pytestmark = pytest.mark.timeout(600)  # six figures take seconds on an idle machine, minutes on a busy one
+
 BETTER = {"batch 32": 1.0, "batch 8": 2.0}
 VOID = {"meta", "link", "br", "path", "use"}
 
