@@ -17,7 +17,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-beats bench-traffic clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-beats bench-traffic bench-whole-learner bench-actor-costs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,12 @@ bench-sampler: $(READY) ## Measure batches from a shard and what they leave in m
 
 bench-traffic: $(READY) ## Measure what the learner reads of the shards, cached and remote, ten minutes (ARGS go to the benchmark)
 	$(BIN)/python -m bench.traffic $(ARGS)
+
+bench-whole-learner: $(READY) ## Measure the learner in a whole run beside the same update on resident data, three minutes (ARGS likewise)
+	$(BIN)/python -m bench.whole_learner $(ARGS)
+
+bench-actor-costs: $(READY) ## Measure what a step of an actor costs, by environment, policy and writing, a minute (ARGS likewise)
+	$(BIN)/python -m bench.actor_costs $(ARGS)
 
 bench-memory: $(READY) ## Measure the learner's replay memory, half a minute (ARGS go to the benchmark)
 	$(BIN)/python -m bench.memory $(ARGS)

@@ -85,9 +85,9 @@ def measure(directory: Path, sampling: str, ratio: int, seconds: int) -> str:
 
 
 @contextmanager
-def running(directory: Path, settings: Sequence[str]) -> Iterator[FleetClient]:
+def running(directory: Path, settings: Sequence[str], preset: str = "minatar-dqn") -> Iterator[FleetClient]:
     """A run in the background, and a client of its coordinator; the run is ended at the end."""
-    command = [sys.executable, "-m", "sbrl.cli", "train", "--preset", "minatar-dqn", "--run-dir", str(directory), *settings]
+    command = [sys.executable, "-m", "sbrl.cli", "train", "--preset", preset, "--run-dir", str(directory), *settings]
     with ExitStack() as closing:
         log = closing.enter_context(directory.with_suffix(".log").open("wb"))
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
