@@ -1,4 +1,4 @@
-"""Where a run keeps what: one directory, documented in the README, read by other tools."""
+"""Where a run keeps what: one directory, documented in docs/run-directory.md, read by other tools."""
 
 from __future__ import annotations
 
