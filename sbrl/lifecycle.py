@@ -85,7 +85,8 @@ class RoleRuntime:
 
     As a context manager, entered on the main thread and once a process. SIGTERM, SIGINT or SIGHUP (unless ignored at first)
     sets `stop` and turns health to NOT_SERVING; further ones change nothing, so that none breaks the drain. Handlers outlive
-    the exit for the same reason.
+    the exit for the same reason. A thread that ends by an exception sets `stop`, too, and the exit code is 1: without it the
+    role would only look alive, so it drains and is started again.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class RoleRuntime:
         self._stay = stay
         self._health = HealthServer()
         self._turn = Turn.from_environment()
+        self._thread_failed = False
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, config: Config, registry: CollectorRegistry) -> Self:
@@ -137,6 +139,7 @@ class RoleRuntime:
         """
         outlive_output()
         configure_logging(self._context, self._log_level)
+        self._previous_hook, threading.excepthook = threading.excepthook, self._end_after_failed_thread
         catch_stop_signals(self._signalled)
         health_port, metrics_port = self._ports
         self.health_address = rpc.reachable_address(self._host, self._health.start(self._host, health_port))
@@ -156,11 +159,12 @@ class RoleRuntime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """
         Raises:
-            SystemExit: with GIVE_UP, in place of a FinalError, which is reported.
+            SystemExit: with GIVE_UP, in place of a FinalError, which is reported; with 1 after a failed thread.
         """
         if error is None and self._stay and not self.stop.is_set():
             _log.info("nothing more to do: staying until told to stop")
             self.stop.wait()
+        threading.excepthook = self._previous_hook
         self._health.drain()
         self._metrics_server.shutdown()
         self._metrics_server.server_close()
@@ -173,6 +177,15 @@ class RoleRuntime:
         if isinstance(error, FinalError):
             report_failure(error)
             raise SystemExit(GIVE_UP) from None
+        if error is None and self._thread_failed:
+            raise SystemExit(1)
+
+    def _end_after_failed_thread(self, failed: threading.ExceptHookArgs) -> None:
+        name = failed.thread.name if failed.thread is not None else "unknown"
+        _log.error("thread %s failed: draining", name, exc_info=failed.exc_value)
+        self._thread_failed = True
+        self._health.drain()
+        self.stop.set()
 
     def _signalled(self, number: signal.Signals) -> None:
         if self.stop.is_set():

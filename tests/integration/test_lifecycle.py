@@ -22,6 +22,23 @@ from sbrl.health import is_serving
 from sbrl.weights import WeightsClient
 
 LIMIT = 30.0
+FAILING_ROLE = """
+import threading
+from prometheus_client import CollectorRegistry
+from sbrl.config import build
+from sbrl.lifecycle import RoleRuntime
+from sbrl.logs import Context
+from sbrl.program import run_program
+
+def main(argv):
+    context = Context("actor", "actor-0", "run")
+    with RoleRuntime(context, build({}), CollectorRegistry(), health_port=0, metrics_port=0) as runtime:
+        threading.Thread(target=lambda: 1 / 0, name="publisher").start()
+        assert runtime.stop.wait(20)
+        print("drained")
+
+run_program(main)
+"""
 
 
 def write_config(directory, port):
@@ -137,3 +154,13 @@ def test_second_coordinator_on_one_directory_is_refused(tmp_path):
     assert "sbrl: error:" in result.stderr
     assert "in use by another coordinator" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_role_whose_thread_fails_drains_and_ends_with_exit_code_1(tmp_path):
+    """Else it would look alive: it answers and sends its counts while a part of it is gone."""
+    role = tmp_path / "role.py"
+    role.write_text(FAILING_ROLE)
+    done = subprocess.run([sys.executable, role], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (1, "drained\n"), done.stderr
+    assert "thread publisher failed: draining" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
