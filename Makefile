@@ -58,7 +58,7 @@ format: $(READY) ## Format the code and fix what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-metrics-docs: $(READY) ## Write docs/metrics.md from the definitions in sbrl/metrics.py
+metrics-docs: $(READY) ## Write docs/metrics.md from the definitions in sbrl/telemetry/metrics.py
 	$(BIN)/python -m scripts.metrics_docs
 
 dashboards: $(READY) ## Write deploy/dashboards/ from scripts/dashboards.py

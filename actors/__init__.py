@@ -1,0 +1,1 @@
+"""The actor's program. May import sbrl, and no other role."""

@@ -10,24 +10,24 @@ import numpy as np
 from actors.loop import ActorLoop
 from actors.segment_stream import SegmentStream, preferred_shard
 from actors.weights import WeightsFollower
-from sbrl.black_box import BlackBox
 from sbrl.config import Config
+from sbrl.coordination.episode_log import EpisodeSender, LogClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
 from sbrl.envs.make import make_envs
-from sbrl.envs.probe import try_out
-from sbrl.episode_log import EpisodeSender, LogClient
-from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.memory import give_back_large_blocks
-from sbrl.metrics import ActorMetrics, make_registry
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
-from sbrl.program import run_program
+from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream
 from sbrl.replay.transition_writer import TransitionWriter
-from sbrl.tether import has_launcher
-from sbrl.weights import WeightsClient
+from sbrl.runtime.env_probe import try_out
+from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
+from sbrl.runtime.memory import give_back_large_blocks
+from sbrl.runtime.program import run_program
+from sbrl.runtime.tether import has_launcher
+from sbrl.storage.black_box import BlackBox
+from sbrl.telemetry.metrics import ActorMetrics, make_registry
 
 DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is told to stop
 

@@ -11,17 +11,17 @@ from actors.collector import Collector, FinishedEpisode
 from actors.exploration import epsilons
 from actors.segment_stream import SegmentStream
 from actors.weights import WeightsFollower
-from sbrl.black_box import BlackBox
 from sbrl.config import Config
+from sbrl.coordination.episode_log import EpisodeSender
+from sbrl.coordination.fleet import STEPS_COUNTER, RunState
+from sbrl.coordination.membership import FleetMember
 from sbrl.envs.spec import VectorEnv
-from sbrl.episode_log import EpisodeSender
 from sbrl.errors import RunError
-from sbrl.fleet import STEPS_COUNTER, RunState
-from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import START_AGAIN
-from sbrl.metrics import ActorMetrics, Totals
-from sbrl.policy import EpsilonGreedyPolicy
-from sbrl.summary import frames_per_step
+from sbrl.monitor.summary import frames_per_step
+from sbrl.networks.policy import EpsilonGreedyPolicy
+from sbrl.runtime.lifecycle import START_AGAIN
+from sbrl.storage.black_box import BlackBox
+from sbrl.telemetry.metrics import ActorMetrics, Totals
 from sbrl.v1.fleet_pb2 import Episode
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ import threading
 import time
 from typing import NamedTuple
 
-from sbrl import rpc
+from sbrl.coordination.weights import WeightsClient
 from sbrl.errors import RunError
 from sbrl.networks.serialization import Weights, decode
-from sbrl.weights import WeightsClient
+from sbrl.rpc import channels
 
 CALL_BEGINS_SECONDS = 1.0
 
@@ -68,7 +68,7 @@ class WeightsFollower:
                     with self._lock:
                         self._new = NewWeights(fetched.version, tensors)
                     self._published_time = fetched.published_time
-            except rpc.CoordinatorUnavailable as error:
+            except channels.CoordinatorUnavailable as error:
                 logger.debug("no weights: %s", error)  # the fleet member's beats warn of the outage
             except RunError as error:  # the next ones may do better, and the age of the weights shows meanwhile
                 logger.error("weights version %d: %s", self._version, error)

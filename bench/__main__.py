@@ -23,14 +23,14 @@ import torch
 
 from bench import actor, learner, memory
 from bench.figures import Figure, save
+from learner.algorithm.update import configure_torch
 from learner.memory.replay import ReplayMemory
-from learner.update import configure_torch
 from sbrl import config
-from sbrl.arguments import whole_number
+from sbrl.config.presets import PRESETS
 from sbrl.errors import RunError
-from sbrl.presets import PRESETS
-from sbrl.program import run_program
 from sbrl.replay.segments import SegmentShape
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 
 PARTS = ("learner", "replay", "actor", "run")
 ROUNDS, CAPACITY, FILLED = 1000, 1_000_000, 1000  # of the memory: batches, transitions, segments that are there

@@ -16,13 +16,13 @@ import numpy as np
 
 from actors.collector import Collector
 from bench.figures import Figure
-from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
-from sbrl.program import run_program
+from sbrl.networks.policy import EpsilonGreedyPolicy, use_one_thread
 from sbrl.replay.segments import Row, SegmentShape, StreamRows, Transition
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 
 TURNS = 5
 EPSILON = 0.01

@@ -22,17 +22,17 @@ from actors.collector import Collector
 from actors.segment_stream import SegmentStream
 from bench.actor import RowsOnly
 from bench.segments import WAIT_SECONDS, Counter, start_part
-from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, use_one_thread
-from sbrl.ports import free_ports
-from sbrl.program import run_program
+from sbrl.networks.policy import EpsilonGreedyPolicy, use_one_thread
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 
 TURNS = 7
 EPSILON = 0.01

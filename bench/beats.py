@@ -19,10 +19,10 @@ import psutil
 from prometheus_client import CollectorRegistry
 
 from sbrl import config as configs
-from sbrl import rpc
-from sbrl.fleet import FleetClient
-from sbrl.metrics import ActorMetrics
-from sbrl.ports import free_ports
+from sbrl.coordination.fleet import FleetClient
+from sbrl.rpc import channels
+from sbrl.rpc.ports import free_ports
+from sbrl.telemetry.metrics import ActorMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
 CALLERS = 16  # threads of this program
@@ -66,7 +66,7 @@ def _beat(address: str, coordinator: psutil.Process, actors: int, seconds: float
 
     def call(first: int) -> None:
         """Beats for every CALLERS-th actor from `first` on, each once a second."""
-        channel = rpc.open_channel(address)
+        channel = channels.open_channel(address)
         stub = fleet_pb2_grpc.FleetStub(channel)
         mine = [stub.Join(fleet_pb2.JoinRequest(role="actor", name=f"actor-{k}")) for k in range(first, actors, CALLERS)]
         step, due = 0, time.monotonic()

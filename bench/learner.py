@@ -24,24 +24,24 @@ from torch import nn
 
 from bench.figures import Figure, save
 from bench.memory import random_segment
+from learner.algorithm.compilation import make_compiler
+from learner.algorithm.losses.quantile import quantile_targets
+from learner.algorithm.losses.selection import select_action
+from learner.algorithm.precision import configure_precision
+from learner.algorithm.schedules import HorizonSchedule
+from learner.algorithm.update import configure_torch, make_update_step
 from learner.batches import MemoryBatches
 from learner.block import BLOCK_UPDATES, Blocks
-from learner.compilation import make_compiler
-from learner.losses.quantile import quantile_targets
-from learner.losses.selection import select_action
 from learner.memory.replay import ReplayMemory
-from learner.precision import configure_precision
 from learner.records import Batch
-from learner.schedules import HorizonSchedule
-from learner.update import configure_torch, make_update_step
 from sbrl import config
 from sbrl.config import Config
+from sbrl.config.presets import PRESETS
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork
-from sbrl.presets import PRESETS
-from sbrl.program import run_program
 from sbrl.replay.segments import SegmentShape
+from sbrl.runtime.program import run_program
 
 SPEC = EnvSpec(num_actions=6, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint8), stack=4, kind="frames", clip_rewards=True)
 NUM_BATCHES = 8

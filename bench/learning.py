@@ -31,12 +31,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.runs import BenchRun, random_returns, run_all
-from sbrl.curves import running_mean
 from sbrl.errors import UsageError, nearest
-from sbrl.program import run_program
-from sbrl.run_directory import RunDirectory
-from sbrl.summary import read_summary
-from sbrl.tables import read_episodes
+from sbrl.monitor.curves import running_mean
+from sbrl.monitor.summary import read_summary
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes
 
 CARTPOLE, SPACE_INVADERS = "CartPole-v1", "MinAtar/SpaceInvaders-v1"
 THRESHOLDS = {CARTPOLE: 475.0, SPACE_INVADERS: 8.0}

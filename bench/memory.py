@@ -16,8 +16,8 @@ import time
 import numpy as np
 import torch
 
+from learner.algorithm.update import configure_torch
 from learner.memory.replay import ReplayMemory, Sample
-from learner.update import configure_torch
 from sbrl.networks.devices import find_device
 from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape

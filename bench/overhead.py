@@ -30,27 +30,27 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from actors.loop import ActorLoop
 from bench.learner import random_batch
+from learner.algorithm.diagnostics import NUM_STATES
+from learner.algorithm.update import make_update_step
 from learner.batches import Drawn
 from learner.block import make_updates
 from learner.boards import Board
-from learner.diagnostics import NUM_STATES
 from learner.loop import LearnerLoop, Parts
 from learner.ratio import Ratio, RatioSettings
 from learner.replay import NoMemory, Replay
 from learner.reporting import Reporter
 from learner.tensorboard import TensorBoard
 from learner.threads import settle_threads
-from learner.update import make_update_step
 from sbrl.config import Config, build, load
+from sbrl.coordination.fleet import Instructions, RunState
 from sbrl.envs.make import make_envs, make_spec
 from sbrl.envs.spec import EnvSpec
-from sbrl.fleet import Instructions, RunState
-from sbrl.metrics import ActorMetrics, LearnerMetrics, RoleMetrics, make_registry
+from sbrl.local.prometheus_config import SCRAPE_SECONDS
+from sbrl.monitor.observation import DIRECT
 from sbrl.networks.build import build_network
-from sbrl.observation import DIRECT
-from sbrl.policy import EpsilonGreedyPolicy
-from sbrl.prometheus import SCRAPE_SECONDS
+from sbrl.networks.policy import EpsilonGreedyPolicy
 from sbrl.replay.receipts import Receipts
+from sbrl.telemetry.metrics import ActorMetrics, LearnerMetrics, RoleMetrics, make_registry
 from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerState
 
 LIMIT = 0.02

@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.runs import BenchRun, run_all
-from sbrl.program import run_program
-from sbrl.run_directory import RunDirectory
-from sbrl.summary import read_summary
-from sbrl.tables import read_episodes
+from sbrl.monitor.summary import read_summary
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes
 
 PRESET = "minatar-drq-eps"
 ENV_ID = "MinAtar/SpaceInvaders-v1"

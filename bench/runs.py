@@ -17,9 +17,9 @@ import numpy as np
 from sbrl.config import Env
 from sbrl.envs.make import make_envs
 from sbrl.errors import RunError
-from sbrl.run_directory import RunDirectory
-from sbrl.stop_signals import StopRequest
-from sbrl.summary import read_summary
+from sbrl.monitor.summary import read_summary
+from sbrl.runtime.stop_signals import StopRequest
+from sbrl.storage.run_directory import RunDirectory
 from studies.pool import COMMAND_MARK, Ended, Pool, Task
 from studies.progress import StudyProgress
 

@@ -27,14 +27,10 @@ import numpy as np
 from actors.segment_stream import SegmentStream
 from bench.sinks import into
 from sbrl import config as configs
-from sbrl.arguments import whole_number
 from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.memory import resident_bytes
-from sbrl.ports import free_ports
-from sbrl.program import run_program
 from sbrl.replay.backend import reverb, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.queue_probe import QueueProbe
@@ -42,6 +38,10 @@ from sbrl.replay.sampler import ShardSampler
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import SegmentShape, Stream, Transition
 from sbrl.replay.transition_writer import TransitionWriter
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.memory import resident_bytes
+from sbrl.runtime.program import run_program
 
 ROUNDS, WARM_UP, STEPS = 3, 300, 2000
 WAIT_SECONDS = 120.0

@@ -22,17 +22,17 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.envs.make import make_envs
 from sbrl.errors import RunError
-from sbrl.ports import free_ports
-from sbrl.program import run_program
 from sbrl.replay.backend import reverb
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_tables import log_segments, make_tables
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import Segment, SegmentShape, Stream, StreamRows, Transition
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 
 SHAPE = SegmentShape(stack=4, n_max=3, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint8))
 GAME_STEPS = 3000

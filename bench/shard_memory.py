@@ -28,17 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.segments import Counter, play
-from sbrl.arguments import whole_number
 from sbrl.config import Config, dump, load
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError
-from sbrl.ports import free_ports
-from sbrl.program import run_program
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream, StreamRows, Transition
 from sbrl.replay.transition_writer import TransitionWriter
-from sbrl.run_directory import RunDirectory
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
 
 STREAMS = 8  # one for each game of an actor
 LOOK_SECONDS = 0.05

@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 
 from bench.growth import MEGABYTE, Growth, Reading, growth, series, table
-from sbrl.arguments import number, whole_number
 from sbrl.errors import RunError, UsageError
-from sbrl.observation import processes_of
-from sbrl.program import run_program
-from sbrl.readable import duration
+from sbrl.monitor.observation import processes_of
+from sbrl.monitor.readable import duration
+from sbrl.runtime.arguments import number, whole_number
+from sbrl.runtime.program import run_program
 
 SAMPLE_SECONDS = 10.0
 LINE_SECONDS = 60.0

@@ -22,14 +22,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from sbrl.arguments import whole_number
 from sbrl.config import load
+from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
-from sbrl.observation import processes_of
-from sbrl.program import run_program
+from sbrl.monitor.observation import processes_of
 from sbrl.replay.queue_probe import QueueProbe
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 from sbrl.v1.fleet_pb2 import LearnerProgress
 
 BATCH_SIZE = 8

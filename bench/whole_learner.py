@@ -23,13 +23,13 @@ import psutil
 
 from bench.learner import one_block
 from bench.traffic import progress_of, running, wait_for_updates
+from learner.algorithm.update import configure_torch
 from learner.block import BLOCK_UPDATES
-from learner.update import configure_torch
-from sbrl.arguments import whole_number
 from sbrl.config import load
 from sbrl.errors import RunError
-from sbrl.observation import processes_of
-from sbrl.program import run_program
+from sbrl.monitor.observation import processes_of
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 
 FIRST_UPDATES = 300  # before measuring begins
 SETTINGS = ("replay.min_size=1000", "run.env_steps=10000000", "evaluator.interval_env_steps=10000000")

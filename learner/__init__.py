@@ -1,0 +1,1 @@
+"""The learner's program. May import sbrl, and no other role."""

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from learner.algorithm.precision import configure_precision
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.block import make_updates
 from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
 from learner.loop import LearnerLoop, Parts
-from learner.precision import configure_precision
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay
@@ -26,25 +27,24 @@ from learner.sampling import usable_memory
 from learner.saving import Saver
 from learner.tensorboard import TensorBoard
 from learner.threads import settle_threads
-from learner.update import UpdateStep, make_update_step
 from learner.wandb_sink import wandb_sinks
 from sbrl.config import Config
-from sbrl.envs.probe import spec_for_role
+from sbrl.coordination.fleet import SAMPLING_NAMES, FleetClient
+from sbrl.coordination.fleet_watch import FleetWatch
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import SAMPLING_NAMES, FleetClient
-from sbrl.fleet_member import FleetMember
-from sbrl.fleet_watch import FleetWatch
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.metrics import LearnerMetrics, export_disk, make_registry
-from sbrl.policy import seed_torch
-from sbrl.program import run_program
+from sbrl.networks.policy import seed_torch
 from sbrl.replay.sampling import choose_sampling, memory_bytes
 from sbrl.replay.segments import SegmentShape
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_directory import RunDirectory
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.runtime.env_probe import spec_for_role
+from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.telemetry.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.v1.fleet_pb2 import GetStatusResponse
-from sbrl.weights import WeightsClient
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.compilation import Compiler, uncompiled
+from learner.algorithm.compilation import Compiler, uncompiled
+from learner.algorithm.schedules import Horizon
 from learner.memory.replay import ReplayMemory, Sample
 from learner.records import Batch
-from learner.schedules import Horizon
 from sbrl.config import Agent
 
 

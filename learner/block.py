@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner.algorithm.schedules import Horizon, HorizonSchedule
+from learner.algorithm.update import UpdateStep
 from learner.batches import Batches, Drawn, HorizonTensors, MemoryBatches
 from learner.memory.storage import host_tensor
 from learner.records import UpdateResult
-from learner.schedules import Horizon, HorizonSchedule
-from learner.update import UpdateStep
 from sbrl.config import Config
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from learner.diagnostics import Readings
-from learner.schedules import Horizon
+from learner.algorithm.diagnostics import Readings
+from learner.algorithm.schedules import Horizon
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 

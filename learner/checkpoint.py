@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 
 from learner.records import LearnerState, UpdateState
-from sbrl.checkpoints import (
+from sbrl.errors import RunError
+from sbrl.networks.serialization import decode, encode
+from sbrl.storage.checkpoints import (
     CorruptCheckpointError,
     list_checkpoints,
     prune_checkpoints,
@@ -17,8 +19,6 @@ from sbrl.checkpoints import (
     updates_of,
     write_checkpoint,
 )
-from sbrl.errors import RunError
-from sbrl.networks.serialization import decode, encode
 
 _logger = logging.getLogger(__name__)
 _STATE = "state.json"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from learner.intake import Intake
-from sbrl.fleet_watch import FleetWatch, all_collected
+from sbrl.coordination.fleet_watch import FleetWatch, all_collected
 from sbrl.replay.segment_reader import SegmentReader
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import time
 from functools import partial
 from typing import NamedTuple
 
+from learner.algorithm.update import UpdateStep
 from learner.batches import Batches
 from learner.block import Updates
 from learner.ending import RunEnd
@@ -17,10 +18,9 @@ from learner.publisher import Publisher
 from learner.ratio import Ratio
 from learner.reporting import Reporter
 from learner.saving import Saver
-from learner.update import UpdateStep
 from sbrl.config import Config
-from sbrl.fleet import RunState
-from sbrl.fleet_member import FleetMember
+from sbrl.coordination.fleet import RunState
+from sbrl.coordination.membership import FleetMember
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
     LEARNER_STATE_TRAINING,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from learner.records import HostCopy
-from sbrl import rpc
+from sbrl.coordination.weights import StaleEpochError, WeightsClient
 from sbrl.errors import RunError
 from sbrl.networks.serialization import all_finite, encode
-from sbrl.weights import StaleEpochError, WeightsClient
+from sbrl.rpc import channels
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Publisher:
                     self._fenced = error
                     self._changed.notify_all()
                 return False
-            except rpc.CoordinatorUnavailable as error:
+            except channels.CoordinatorUnavailable as error:
                 logger.debug("weights not published: %s", error)  # the fleet member's beats warn of the outage
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closing, RETRY_SECONDS):

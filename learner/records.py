@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from learner.optimizer import Gradient
+from learner.algorithm.optimizer import Gradient
 from sbrl.errors import RunError
 from sbrl.networks.network import ValueNetwork
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.algorithm.schedules import Horizon
 from learner.batches import Drawn
 from learner.records import Batch, HostCopy, Sequence
-from learner.schedules import Horizon
 from sbrl.config import Agent
 from sbrl.replay.items import Items, ItemShape, future_sequence, n_step_transitions, weights_versions
 from sbrl.replay.sampler import ShardSampler

@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 
+from learner.algorithm.compilation import make_compiler
 from learner.batches import Batches, MemoryBatches
-from learner.compilation import make_compiler
 from learner.intake import Intake
 from learner.memory.replay import ReplayMemory
 from learner.ratio import Ratio, RatioSettings

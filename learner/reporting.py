@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from learner.algorithm.diagnostics import Readings
+from learner.algorithm.divergence import divergence
+from learner.algorithm.schedules import HorizonSchedule, ResetSchedule
+from learner.algorithm.update import UpdateStep, gpu_memory_bytes
 from learner.batches import Drawn
 from learner.boards import Board
-from learner.diagnostics import Readings
-from learner.divergence import divergence
 from learner.publisher import Publisher
 from learner.records import UpdateResult
 from learner.replay import Replay
 from learner.sample_age import SampleAges
-from learner.schedules import HorizonSchedule, ResetSchedule
-from learner.update import UpdateStep, gpu_memory_bytes
 from sbrl.config import Config
-from sbrl.fleet_member import FleetMember
-from sbrl.fleet_watch import FleetWatch
-from sbrl.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
+from sbrl.coordination.fleet_watch import FleetWatch
+from sbrl.coordination.membership import FleetMember
 from sbrl.replay.receipts import WITH_ACTORS, Counts
+from sbrl.telemetry.metrics import LEARNER_PHASES, LEARNER_STATES, LearnerMetrics, Totals
 from sbrl.v1.fleet_pb2 import LearnerProgress, LearnerState, ShardProgress
 
 REPORT_SECONDS = 1.0

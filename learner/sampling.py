@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sbrl.memory import process_memory
+from sbrl.runtime.memory import process_memory
 
 
 def usable_memory(device: torch.device) -> tuple[int, str]:

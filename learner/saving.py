@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from learner.algorithm.update import UpdateStep
 from learner.checkpoint import CheckpointStore
 from learner.ratio import Ratio
 from learner.records import LearnerState, capture_random
-from learner.update import UpdateStep
+from sbrl.coordination.weights import StaleEpochError
 from sbrl.errors import FinalError, RunError
-from sbrl.metrics import LearnerMetrics
 from sbrl.replay.receipts import Receipts
-from sbrl.weights import StaleEpochError
+from sbrl.telemetry.metrics import LearnerMetrics
 
 logger = logging.getLogger(__name__)
 

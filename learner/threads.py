@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
+from learner.algorithm.update import UpdateStep, configure_torch
 from learner.records import Batch, Sequence
-from learner.update import UpdateStep, configure_torch
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.devices import find_device

@@ -15,8 +15,8 @@ from typing import Any
 from learner.boards import Sink
 from sbrl.config import Config
 from sbrl.errors import RunError
-from sbrl.run_directory import RunDirectory, replace_text
-from sbrl.weights_and_biases import check_wandb
+from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.telemetry.weights_and_biases import check_wandb
 
 STEP = "env_steps"  # what everything is drawn against
 INIT_SECONDS = 60.0

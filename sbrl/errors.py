@@ -1,7 +1,7 @@
 """The two kinds of failure a user sees, each with its exit code.
 
 Every message names the value, the rule it breaks and the remedy. Programs turn these into one line on standard error (see
-`sbrl.program.run_program`); any other exception is a bug and keeps its traceback.
+`sbrl.runtime.program.run_program`); any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations

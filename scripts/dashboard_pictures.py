@@ -27,7 +27,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from sbrl.observation import DIRECT
+from sbrl.monitor.observation import DIRECT
 from scripts.dashboards import dashboards
 
 WINDOW_SECONDS = 3600.0

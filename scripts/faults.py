@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbrl.config import load
-from sbrl.doctor import WRONG
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.fleet_watch import total
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
-from sbrl.fleet_watch import total
-from sbrl.observation import DIRECT, processes_of
+from sbrl.monitor.doctor import WRONG
+from sbrl.monitor.observation import DIRECT, processes_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,7 +222,11 @@ def inject(run: Watched, fault: Fault) -> Outcome:
             time.sleep(POLL_SECONDS)
         others = sorted(set(run.firing()) - before - {fault.alert})
         doctor = subprocess.run(
-            [sys.executable, "-m", "sbrl.doctor", str(run.directory)], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "sbrl.monitor.doctor", str(run.directory)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     finally:
         over.set()

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md from the definitions in sbrl/metrics.py: `python -m scripts.metrics_docs`."""
+"""Writes docs/metrics.md from the definitions in sbrl/telemetry/metrics.py: `python -m scripts.metrics_docs`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from sbrl import metrics
-from sbrl.role_metrics import COMMON, Definition, RoleMetrics
+from sbrl.telemetry import metrics
+from sbrl.telemetry.role_metrics import COMMON, Definition, RoleMetrics
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
@@ -16,8 +16,8 @@ _HEAD = """\
 # Metrics
 
 Every role serves these at `http://<address>/metrics`; its log names the address, and so does the fleet's list. This page is
-made from the definitions in `sbrl/metrics.py` by `make metrics-docs`. Alert rules are in `deploy/rules/`, what to do about each
-alert in [runbook.md](runbook.md), dashboards in `deploy/dashboards/`.
+made from the definitions in `sbrl/telemetry/metrics.py` by `make metrics-docs`. Alert rules are in `deploy/rules/`, what to do
+about each alert in [runbook.md](runbook.md), dashboards in `deploy/dashboards/`.
 
 ## Labels of the target
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from sbrl.arguments import Parser, whole_number
-from sbrl.program import run_program
+from sbrl.runtime.arguments import Parser, whole_number
+from sbrl.runtime.program import run_program
 from studies.statistics.aggregates import Floats
 from studies.verdict import Answer, Rule, judge, overall
 

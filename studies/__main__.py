@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sbrl.arguments import Parser, whole_number
-from sbrl.commands import EXIT_INTERRUPTED
-from sbrl.output import outlive_output
-from sbrl.program import run_program
-from sbrl.stop_signals import StopRequest, catch_stop_signals
+from sbrl.cli.commands import EXIT_INTERRUPTED
+from sbrl.runtime.arguments import Parser, whole_number
+from sbrl.runtime.output import outlive_output
+from sbrl.runtime.program import run_program
+from sbrl.runtime.stop_signals import StopRequest, catch_stop_signals
 from studies.design import find_study, json_schema, list_library, load_study
 from studies.plan import plan_study
 from studies.runner import Places, run_study

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from sbrl import config as configs
 from sbrl.config import Config, serial_config
+from sbrl.config.presets import PRESETS
 from sbrl.errors import UsageError, nearest, plain, shown
-from sbrl.presets import PRESETS
 from studies.design import BY_BATCH, ArmSpec, Axis, Comparison, Settings, Study
 from studies.records import Purpose, folder_of, hash_of, name_of_folder
 

@@ -1,6 +1,6 @@
 """The study file: what is compared with what, on which environments, seeds and horizons. `sbrl study schema` prints its schema.
 
-Field docstrings are the reference, as in `sbrl.config_sections`. What the arms come to is in `studies.arms`.
+Field docstrings are the reference, as in `sbrl.config.sections`. What the arms come to is in `studies.arms`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from sbrl.config_errors import explain
-from sbrl.config_sections import Section
+from sbrl.config.errors import explain
+from sbrl.config.presets import DEFAULT_PRESET, PRESETS
+from sbrl.config.sections import Section
 from sbrl.errors import UsageError, nearest, shown
-from sbrl.presets import DEFAULT_PRESET, PRESETS
 from sbrl.yaml_text import read_yaml_text
 from studies.records import ScoreKind
 

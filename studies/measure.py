@@ -13,9 +13,9 @@ from typing import NamedTuple
 from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.errors import RunError
-from sbrl.run_directory import RunDirectory, replace_text
-from sbrl.stop_signals import StopRequest
-from sbrl.summary import read_summary
+from sbrl.monitor.summary import read_summary
+from sbrl.runtime.stop_signals import StopRequest
+from sbrl.storage.run_directory import RunDirectory, replace_text
 from studies.arms import PlannedRun
 from studies.pool import Ended, Pool, Task, last_words
 from studies.records import settings_of

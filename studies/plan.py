@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from sbrl.readable import duration
+from sbrl.monitor.readable import duration
 from studies.arms import Arm, arms_of, compared_runs, comparisons_of, config_of, tuning_runs
 from studies.design import Study
 from studies.measure import RunCost, cost_key, measure_all

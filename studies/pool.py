@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sbrl.logs import ERROR_MARK
-from sbrl.stop_signals import StopRequest
-from sbrl.tether import PARENT_VARIABLE
+from sbrl.runtime.stop_signals import StopRequest
+from sbrl.runtime.tether import PARENT_VARIABLE
+from sbrl.telemetry.logs import ERROR_MARK
 
 LOOK_SECONDS = 0.2
 COMMAND_MARK = "$ "  # what the line of a log begins with that says which command follows

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sbrl.readable import duration
+from sbrl.monitor.readable import duration
 
 LINE_SECONDS = 30.0
 TAIL_BYTES = 4096
-_STEPS = re.compile(r"^([\d,]+)/([\d,]+) steps", re.MULTILINE)  # in the lines of sbrl.view.PlainView
+_STEPS = re.compile(r"^([\d,]+)/([\d,]+) steps", re.MULTILINE)  # in the lines of sbrl.monitor.view.PlainView
 
 
 class StudyProgress:

@@ -7,7 +7,7 @@ from importlib import resources
 
 import numpy as np
 
-from sbrl.metadata import game_of
+from sbrl.storage.metadata import game_of
 from studies.records import RunRecord
 from studies.statistics.aggregates import Floats
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sbrl import config as configs
 from sbrl.errors import UsageError, nearest, plain
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
 from studies.arms import arms_of, comparisons_of
 from studies.design import Comparison, load_study
 from studies.records import RECORD, RunRecord, load_records, record_of_run_directory

@@ -25,12 +25,12 @@ import numpy as np
 
 from sbrl import config as configs
 from sbrl.config import Config
-from sbrl.durable import write_durably
 from sbrl.errors import RunError, UsageError
-from sbrl.metadata import metadata_of
-from sbrl.run_directory import RunDirectory
-from sbrl.summary import read_summary
-from sbrl.tables import read_episodes, read_evaluations
+from sbrl.monitor.summary import read_summary
+from sbrl.storage.durable import write_durably
+from sbrl.storage.metadata import metadata_of
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes, read_evaluations
 from sbrl.v1.fleet_pb2 import Episode
 
 RECORD = "record.json"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import NamedTuple
 
-from sbrl.metadata import game_of
+from sbrl.storage.metadata import game_of
 from studies.statistics.aggregates import Floats
 
 SOURCES = {

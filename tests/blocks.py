@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.algorithm.compilation import make_compiler
+from learner.algorithm.schedules import HorizonSchedule
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.batches import MemoryBatches
 from learner.block import Blocks, Update
-from learner.compilation import make_compiler
 from learner.memory.replay import ReplayMemory
 from learner.records import Batch, UpdateResult
-from learner.schedules import HorizonSchedule
-from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec

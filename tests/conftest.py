@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def denormal_numbers() -> Iterator[None]:
-    """Undoes what learner.update.configure_torch sets for the whole thread: hypothesis refuses to work without denormals."""
+    """Undoes what `configure_torch` of the learner sets for the whole thread: hypothesis refuses to work without denormals."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)

@@ -9,12 +9,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from safetensors.numpy import save
 
-from sbrl import rpc
 from sbrl.config import load
-from sbrl.credentials import Credentials
-from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.rpc import channels
+from sbrl.rpc.credentials import Credentials
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
@@ -45,8 +45,8 @@ def serve(directory, clock=time.monotonic, port=0, target=TARGET, config=""):
     """Yields the address of a coordinator over `directory`."""
     store = Store(directory / "state.sqlite")
     metrics = CoordinatorMetrics(CollectorRegistry())
-    server = rpc.make_server(16, "test", Credentials())
-    port = rpc.bind(server, "127.0.0.1", port, "test", Credentials())
+    server = channels.make_server(16, "test", Credentials())
+    port = channels.bind(server, "127.0.0.1", port, "test", Credentials())
     fleet = Fleet(store, target, metrics, config, clock=clock)
     add_services(server, store, WeightsStore(directory, store), fleet, metrics)
     server.start()

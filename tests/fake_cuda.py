@@ -27,18 +27,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from learner.algorithm.optimizer import Optimizer
+from learner.algorithm.schedules import HorizonSchedule
+from learner.algorithm.spr import make_self_prediction
+from learner.algorithm.update import UpdateStep
 from learner.batches import MemoryBatches
 from learner.block import Blocks
 from learner.memory.replay import ReplayMemory
-from learner.optimizer import Optimizer
-from learner.schedules import HorizonSchedule
-from learner.spr import make_self_prediction
-from learner.update import UpdateStep
 from sbrl import config
 from sbrl.config import Config
+from sbrl.config.presets import PRESETS
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
-from sbrl.presets import PRESETS
 from sbrl.replay.segments import SegmentShape
 
 CUDA = torch.device("cuda", 0)
@@ -113,7 +113,7 @@ def fake_cuda() -> Iterator[None]:
     """While it lasts, tensors are fake, and a learner built for CUDA finds one."""
     with contextlib.ExitStack() as stack:
         for make in (build_network, make_self_prediction):
-            stack.enter_context(mock.patch(f"learner.update.{make.__name__}", _really(make)))
+            stack.enter_context(mock.patch(f"learner.algorithm.update.{make.__name__}", _really(make)))
         stack.enter_context(mock.patch.object(nn.Module, "to", _move))
         # A CPU build has neither CUDA's generators nor its events.
         stack.enter_context(mock.patch.object(torch, "Generator", _CpuGenerator))

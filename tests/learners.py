@@ -13,6 +13,8 @@ import torch
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
+from learner.algorithm.schedules import Horizon
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.batches import Batches, Drawn
 from learner.block import Phase, Trained, Updates, make_updates, untimed
 from learner.boards import Board
@@ -24,14 +26,12 @@ from learner.records import Batch
 from learner.replay import Replay
 from learner.reporting import Reporter
 from learner.saving import Saver
-from learner.schedules import Horizon
-from learner.update import UpdateStep, make_update_step
 from sbrl.config import Config, build
+from sbrl.coordination.fleet import Instructions, RunState
 from sbrl.envs.spec import EnvSpec
-from sbrl.fleet import Instructions, RunState
-from sbrl.metrics import LearnerMetrics
 from sbrl.networks.serialization import all_finite
 from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
+from sbrl.telemetry.metrics import LearnerMetrics
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 SPEC = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl.config import SEGMENT_STEPS, Config, load
+from sbrl.coordination.fleet import FleetClient, RunState
 from sbrl.errors import RunError, plain
-from sbrl.fleet import FleetClient, RunState
-from sbrl.program import run_program
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_status import RunStatus, config_of
+from sbrl.monitor.run_status import RunStatus, config_of
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.runtime.program import run_program
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 5.0

@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl.config import load
-from sbrl.curves import write_learning_curve
-from sbrl.episode_log import LogClient
-from sbrl.fleet import FleetClient, RunState
-from sbrl.fleet_watch import run_state
-from sbrl.program import run_program
-from sbrl.rpc import reachable_address
-from sbrl.run_directory import RunDirectory
-from sbrl.run_status import config_of
-from sbrl.summary import summarize, write_summary
-from sbrl.tables import write_episodes, write_evaluations
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.fleet import FleetClient, RunState
+from sbrl.coordination.fleet_watch import run_state
+from sbrl.monitor.curves import write_learning_curve
+from sbrl.monitor.run_status import config_of
+from sbrl.monitor.summary import summarize, write_summary
+from sbrl.rpc.channels import reachable_address
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import write_episodes, write_evaluations
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""The replay memory on the learner's device: torch, NumPy, the learner's records and pure modules of sbrl.replay."""

@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as Registration
 
 from sbrl.config import Env
-from sbrl.config_sections import ATARI_PREFIX
+from sbrl.config.sections import ATARI_PREFIX
 from sbrl.envs.atari import AtariEnvs
 from sbrl.envs.gymnasium_envs import GymnasiumEnvs
 from sbrl.envs.spec import EnvSpec, VectorEnv

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sbrl.errors import RunError, SbrlError, UsageError
-from sbrl.logs import one_line
+from sbrl.telemetry.logs import one_line
 
 T = TypeVar("T")
 

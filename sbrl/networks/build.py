@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sbrl import config
-from sbrl.algorithms import ALGORITHMS
+from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.heads.registry import HEADS
 from sbrl.networks.network import ValueNetwork

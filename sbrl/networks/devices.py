@@ -1,6 +1,6 @@
 """Where a learner's updates run.
 
-As a program, `python -m sbrl.networks.devices NAME`, it finds out whether a device can be used, for `sbrl.device_check`.
+As a program, `python -m sbrl.networks.devices NAME`, it finds out whether a device can be used, for `sbrl.local.device_check`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from sbrl.errors import UsageError
-from sbrl.program import run_program
+from sbrl.runtime.program import run_program
 
 
 def find_device(name: str) -> torch.device:

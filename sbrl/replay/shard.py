@@ -9,14 +9,14 @@ from typing import NamedTuple
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
-from sbrl.ports import check_port_free
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.segment_tables import LOG, QUEUE, log_segments, make_tables, transitions_table
 from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints, leave_pages
-from sbrl.run_directory import replace_text
-from sbrl.sharding import share
+from sbrl.replay.sharding import share
+from sbrl.rpc.ports import check_port_free
+from sbrl.storage.run_directory import replace_text
 
 QUEUE_SEGMENTS = 16  # that may wait for the learner: half a thousand steps, before actors wait
 

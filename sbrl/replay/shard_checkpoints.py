@@ -16,8 +16,8 @@ import shutil
 import zlib
 from pathlib import Path
 
-from sbrl.durable import leave_page_cache, sync
 from sbrl.errors import RunError
+from sbrl.storage.durable import leave_page_cache, sync
 
 logger = logging.getLogger(__name__)
 

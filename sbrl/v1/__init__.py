@@ -1,0 +1,1 @@
+"""Generated from protos/: the messages and services of the coordinator. Imports nothing of sbrl."""

@@ -7,11 +7,11 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
+from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import UsageError, plain
-from sbrl.fleet import FleetClient
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.metrics import ControllerMetrics, make_registry
-from sbrl.program import run_program
+from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
+from sbrl.runtime.program import run_program
+from sbrl.telemetry.metrics import ControllerMetrics, make_registry
 from services.controller.election import Election, LeaseElection, Unopposed
 from services.controller.kube import Cluster, add_cluster_arguments, connect
 from services.controller.loop import ControllerLoop

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 
 from sbrl.config import Config
+from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
-from sbrl.metrics import ControllerMetrics
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_status import config_of
+from sbrl.monitor.run_status import config_of
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.telemetry.metrics import ControllerMetrics
 from services.controller.election import Election
 from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, Scale
 from services.controller.reconcile import Decision, Memory, Observed, Reading, Spec, Why, history_seconds, reconcile

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from sbrl.coordination.fleet import RunState
 from sbrl.errors import UsageError, plain
-from sbrl.fleet import RunState
 
 MAX_GAP_SECONDS = 30.0  # two readings further apart do not belong together: too much can have happened in between
 LIVE_TOLERANCE = 0.05  # part of the fleet that may come and go, or be missing, without spoiling an estimate

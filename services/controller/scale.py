@@ -6,9 +6,9 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 
-from sbrl.arguments import Parser
 from sbrl.errors import RunError, UsageError
-from sbrl.program import run_program
+from sbrl.runtime.arguments import Parser
+from sbrl.runtime.program import run_program
 from services.controller import client
 from services.controller.kube import REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
 from services.controller.release import COMPONENT, INSTANCE, Release, add_release_argument, find_release

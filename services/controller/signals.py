@@ -6,10 +6,10 @@ import math
 from collections import deque
 
 from sbrl.config import Config
-from sbrl.fleet import RunState
-from sbrl.fleet_watch import run_state, total
-from sbrl.progress import members
-from sbrl.run_status import RunStatus
+from sbrl.coordination.fleet import RunState
+from sbrl.coordination.fleet_watch import run_state, total
+from sbrl.monitor.progress import members
+from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 from services.controller.reconcile import Reading
 

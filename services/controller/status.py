@@ -10,16 +10,16 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sbrl import rpc
-from sbrl.arguments import Parser
 from sbrl.config import Config
-from sbrl.credentials import Credentials
+from sbrl.coordination.fleet_watch import run_state
 from sbrl.errors import RunError, UsageError, plain
-from sbrl.fleet_watch import run_state
-from sbrl.program import run_program
-from sbrl.progress import Progress, ProgressMeter
-from sbrl.readable import duration, number
-from sbrl.run_status import config_of
+from sbrl.monitor.progress import Progress, ProgressMeter
+from sbrl.monitor.readable import duration, number
+from sbrl.monitor.run_status import config_of
+from sbrl.rpc import channels
+from sbrl.rpc.credentials import Credentials
+from sbrl.runtime.arguments import Parser
+from sbrl.runtime.program import run_program
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from services.controller.forward import forwarded
 from services.controller.kube import COMPONENT, REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
@@ -114,7 +114,7 @@ def ask(address: str, credentials: Credentials) -> fleet_pb2.GetStatusResponse:
     Raises:
         CoordinatorUnavailable: no answer; RunError: the token is not the run's.
     """
-    with rpc.open_channel(address, credentials) as channel, rpc.coordinator_errors("the end of the forwarded port"):
+    with channels.open_channel(address, credentials) as channel, channels.coordinator_errors("the end of the forwarded port"):
         response: fleet_pb2.GetStatusResponse = fleet_pb2_grpc.FleetStub(channel).GetStatus(
             fleet_pb2.GetStatusRequest(), timeout=CALL_SECONDS
         )

@@ -10,15 +10,15 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sbrl import doctor, top
-from sbrl.arguments import Parser
 from sbrl.config import Config
-from sbrl.credentials import Credentials
-from sbrl.diagnosis import Finding, diagnose
+from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import UsageError
-from sbrl.fleet import FleetClient
-from sbrl.observation import NOT_SERVING, SERVING, Observation, observe
-from sbrl.program import run_program
+from sbrl.monitor import doctor, top
+from sbrl.monitor.diagnosis import Finding, diagnose
+from sbrl.monitor.observation import NOT_SERVING, SERVING, Observation, observe
+from sbrl.rpc.credentials import Credentials
+from sbrl.runtime.arguments import Parser
+from sbrl.runtime.program import run_program
 from services.controller.forward import forwarded
 from services.controller.kube import Cluster, add_cluster_arguments, connect
 from services.controller.release import (

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbrl import config as configs
-from sbrl import rpc
 from sbrl.config import Config
-from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.memory import give_back_large_blocks
-from sbrl.metrics import CoordinatorMetrics, export_disk, make_registry
-from sbrl.program import run_program
+from sbrl.coordination.membership import FleetMember
+from sbrl.rpc import channels
+from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
+from sbrl.runtime.memory import give_back_large_blocks
+from sbrl.runtime.program import run_program
+from sbrl.telemetry.metrics import CoordinatorMetrics, export_disk, make_registry
 from services.coordinator.server import Coordinator
 
 _DESCRIPTION = "Distributes weights, leases the fleet's places, and keeps the log of episodes and evaluations."
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         export_settings(coordinator.config, metrics)
         export_disk(registry, arguments.run_dir)
         # Its own member, so that the fleet's list has the addresses of its health and metrics too.
-        member = FleetMember.of_role(rpc.reachable_address(host, bound), "coordinator", arguments.name, metrics, runtime)
+        member = FleetMember.of_role(channels.reachable_address(host, bound), "coordinator", arguments.name, metrics, runtime)
         member.start()
         runtime.serving()
         runtime.stop.wait()

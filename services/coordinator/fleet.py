@@ -11,8 +11,8 @@ from functools import partial
 
 import grpc
 
-from sbrl.fleet import ROLES, STEPS_COUNTER, RunState
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.coordination.fleet import ROLES, STEPS_COUNTER, RunState
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import step_allowance
 from services.coordinator.leases import FORGET_SECONDS, Lease, Leases, never_given

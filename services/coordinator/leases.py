@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from sbrl.fleet import STEPS_COUNTER
+from sbrl.coordination.fleet import STEPS_COUNTER
 from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import reserved
 from services.coordinator.refusal import Refused

@@ -14,14 +14,14 @@ import grpc
 from google.protobuf.message import Message
 
 from sbrl import config as configs
-from sbrl import rpc
 from sbrl.config import Config
-from sbrl.credentials import Credentials
-from sbrl.episode_log import MAX_EPISODES_PER_CALL
+from sbrl.coordination.episode_log import MAX_EPISODES_PER_CALL
+from sbrl.coordination.weights import CHUNK_BYTES, chunks
 from sbrl.errors import RunError
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.rpc import channels
+from sbrl.rpc.credentials import Credentials
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, log_pb2, log_pb2_grpc, weights_pb2, weights_pb2_grpc
-from sbrl.weights import CHUNK_BYTES, chunks
 from services.coordinator.fleet import Fleet
 from services.coordinator.refusal import Refused, invalid, statuses
 from services.coordinator.store import MAX_INTEGER, Store
@@ -65,7 +65,7 @@ class Coordinator:
         self._metrics = metrics
         self._settle = settle
         self._credentials = Credentials.from_environment()
-        self._server = rpc.make_server(THREADS, "coordinator", self._credentials)
+        self._server = channels.make_server(THREADS, "coordinator", self._credentials)
 
     def start(self, host: str, port: int) -> int:
         """Takes the port (0: any free one), reads the state, serves, and returns the port.
@@ -73,7 +73,7 @@ class Coordinator:
         Raises:
             RunError: the port is taken, or the directory is in use, damaged or cannot be written.
         """
-        bound = rpc.bind(self._server, host, port, "coordinator", self._credentials)
+        bound = channels.bind(self._server, host, port, "coordinator", self._credentials)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._store = Store(self._directory / "state.sqlite")

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sbrl.coordination.fleet import CUT_COUNTER, STEPS_COUNTER
 from sbrl.errors import RunError
-from sbrl.fleet import CUT_COUNTER, STEPS_COUNTER
 from sbrl.v1.fleet_pb2 import EndedActor, Episode, Evaluation, LearnerProgress
 
 SCHEMA_VERSION = 3
@@ -64,7 +64,7 @@ class LeaseRecord(NamedTuple):
     step_limit: int  # env_steps that the actor may reach
     ended: bool
     origin: int  # the first lease of the same process: its own incarnation, unless that lost a lease before
-    process: str  # see sbrl.process_identity
+    process: str  # see sbrl.coordination.process_identity
 
 
 _LEASE_COLUMNS = ", ".join(LeaseRecord._fields)

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Sequence
 
 from sbrl.config import Config
-from sbrl.envs.probe import spec_for_role
-from sbrl.episode_log import LogClient
-from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.memory import give_back_large_blocks
-from sbrl.metrics import EvaluatorMetrics, make_registry
-from sbrl.policy import use_one_thread
-from sbrl.program import run_program
-from sbrl.weights import WeightsClient
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
+from sbrl.networks.policy import use_one_thread
+from sbrl.runtime.env_probe import spec_for_role
+from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
+from sbrl.runtime.memory import give_back_large_blocks
+from sbrl.runtime.program import run_program
+from sbrl.telemetry.metrics import EvaluatorMetrics, make_registry
 from services.evaluator.loop import EvaluatorLoop
 
 

@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sbrl.arguments import Parser, seed, whole_number
-from sbrl.checkpoints import (
+from sbrl.config import Config, load
+from sbrl.errors import RunError, UsageError, plain
+from sbrl.networks.serialization import Weights, decode
+from sbrl.runtime.arguments import Parser, seed, whole_number
+from sbrl.storage.checkpoints import (
     CorruptCheckpointError,
     find_checkpoint,
     list_checkpoints,
@@ -17,10 +20,7 @@ from sbrl.checkpoints import (
     read_checkpoint_json,
     updates_of,
 )
-from sbrl.config import Config, load
-from sbrl.errors import RunError, UsageError, plain
-from sbrl.networks.serialization import Weights, decode
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
 
 
 class TrainedAgent(NamedTuple):

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sbrl.errors import RunError, plain
-from sbrl.policy import use_one_thread
-from sbrl.program import run_program
-from sbrl.run_directory import RunDirectory
-from sbrl.tables import row_of
+from sbrl.networks.policy import use_one_thread
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import row_of
 from sbrl.v1.fleet_pb2 import Evaluation
 from services.evaluator.agent import agent_arguments, load_agent
 from services.evaluator.protocol import EvaluationResult, evaluate_weights, evaluation_seed, make_evaluation

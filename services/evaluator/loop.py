@@ -7,15 +7,15 @@ import threading
 import time
 
 from sbrl.config import Config
-from sbrl.episode_log import LogClient
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.fleet import RunState
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import FetchedWeights, WeightsClient
 from sbrl.errors import FinalError, RunError
-from sbrl.fleet import RunState
-from sbrl.fleet_member import FleetMember
-from sbrl.metrics import EvaluatorMetrics
 from sbrl.networks.serialization import decode
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.telemetry.metrics import EvaluatorMetrics
 from sbrl.v1.fleet_pb2 import Evaluation
-from sbrl.weights import FetchedWeights, WeightsClient
 from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
 
 WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop

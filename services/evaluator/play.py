@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sbrl.arguments import whole_number
 from sbrl.envs.render import RenderedEnv, make_rendered_env
 from sbrl.errors import plain
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
-from sbrl.program import run_program
-from sbrl.run_directory import RunDirectory
+from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
 from services.evaluator.agent import agent_arguments, load_agent
 from services.evaluator.protocol import Policy, evaluation_seed
 from services.evaluator.video import check_format, write_video

@@ -16,8 +16,8 @@ from sbrl.envs.make import make_envs
 from sbrl.envs.spec import VectorEnv
 from sbrl.errors import RunError
 from sbrl.networks.build import build_network
+from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.networks.serialization import Weights
-from sbrl.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.v1.fleet_pb2 import Evaluation
 
 # In an actor's place among the run's seeds (see actors.__main__.seeds): no actor has an index as large.

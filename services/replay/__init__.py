@@ -1,0 +1,1 @@
+"""The program of one replay shard. Imports sbrl alone."""

@@ -7,16 +7,16 @@ import re
 import time
 from collections.abc import Sequence
 
-from sbrl.config_sections import Replay
-from sbrl.envs.probe import spec_for_role
+from sbrl.config.sections import Replay
+from sbrl.coordination.membership import FleetMember
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet_member import FleetMember
-from sbrl.lifecycle import RoleRuntime, load_role, role_arguments
-from sbrl.memory import give_back_freed, memory_limit_bytes, memory_used_bytes, resident_bytes
-from sbrl.metrics import ReplayMetrics, Totals, export_disk, make_registry
-from sbrl.program import run_program
 from sbrl.replay.shard import ShardServer
-from sbrl.run_directory import RunDirectory
+from sbrl.runtime.env_probe import spec_for_role
+from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
+from sbrl.runtime.memory import give_back_freed, memory_limit_bytes, memory_used_bytes, resident_bytes
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.telemetry.metrics import ReplayMetrics, Totals, export_disk, make_registry
 from services.replay.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)

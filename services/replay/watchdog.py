@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from sbrl.lifecycle import START_AGAIN
+from sbrl.runtime.lifecycle import START_AGAIN
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from sbrl.arguments import Parser, number, whole_number
-from sbrl.program import run_program
+from sbrl.runtime.arguments import Parser, number, whole_number
+from sbrl.runtime.program import run_program
 from studies.costs import load_prices
 from studies.evidence import gather
 from studies.questions import asked_otherwise, read_evidence

@@ -1,0 +1,1 @@
+"""Aggregates, intervals, power, sequential tests: NumPy and SciPy alone."""

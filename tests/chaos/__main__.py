@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbrl import config as configs
-from sbrl.arguments import number, seed, whole_number
 from sbrl.errors import RunError
-from sbrl.program import run_program
-from sbrl.readable import duration
-from sbrl.run_directory import RunDirectory
-from sbrl.tables import read_episodes
+from sbrl.monitor.readable import duration
+from sbrl.runtime.arguments import number, seed, whole_number
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes
 from sbrl.v1.fleet_pb2 import Episode
 from tests.chaos.faults import Injector, NotBackError
 from tests.chaos.judge import Verdict, fault_table, judge, judge_course, verdict_table, write_csv

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from sbrl.observation import ANSWER_SECONDS, SERVING, health_of, processes_of
+from sbrl.monitor.observation import ANSWER_SECONDS, SERVING, health_of, processes_of
 from tests.chaos.proxy import Link
 from tests.chaos.watch import WORK, Watch
 from tests.smoke.conftest import LocalRun

@@ -28,19 +28,19 @@ from actors.segment_stream import SegmentStream, preferred_shard
 from learner.ending import RunEnd
 from learner.replay import Replay
 from sbrl import config as configs
-from sbrl.arguments import whole_number
 from sbrl.config import Config
+from sbrl.coordination.fleet import RunState
+from sbrl.coordination.fleet_watch import FleetWatch
 from sbrl.envs.make import make_envs, make_spec
-from sbrl.fleet import RunState
-from sbrl.fleet_watch import FleetWatch
-from sbrl.ports import free_ports
-from sbrl.program import run_program
-from sbrl.readable import duration
+from sbrl.monitor.readable import duration
+from sbrl.monitor.run_status import RunStatus
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.receipts import WITH_ACTORS
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Stream
-from sbrl.run_status import RunStatus
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.program import run_program
 from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress, ShardProgress
 from tests.chaos.judge import EXACT, SHARD_SEGMENTS, STREAM_SEGMENTS
 from tests.chaos.markers import ENV_ID, NUM_ACTIONS, environment

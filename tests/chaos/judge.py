@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sbrl.config import Config
-from sbrl.fleet import RunState
+from sbrl.coordination.fleet import RunState
 from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.replay.shard import QUEUE_SEGMENTS
 from sbrl.v1.fleet_pb2 import Episode

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.log_fill import MAX_FILL, LogFill
 from sbrl.replay.segment_tables import LOG, make_tables
 from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.replay.shard_checkpoints import MANIFEST
+from sbrl.rpc.ports import free_ports
 
 INFO_SECONDS = 60
 

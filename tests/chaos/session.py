@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from learner.checkpoint import CheckpointStore
 from sbrl import config as configs
-from sbrl.checkpoints import list_checkpoints, updates_of
 from sbrl.config import Config
+from sbrl.coordination.fleet_watch import total
 from sbrl.envs.make import make_spec
-from sbrl.fleet_watch import total
-from sbrl.ports import free_ports
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segments import Segment, SegmentShape
-from sbrl.run_directory import RunDirectory
-from sbrl.tables import read_episodes
+from sbrl.rpc.ports import free_ports
+from sbrl.storage.checkpoints import list_checkpoints, updates_of
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes
 from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse
 from tests.chaos.faults import POLL_SECONDS, Injector, kill_everything
 from tests.chaos.markers import ENV_ID, environment

@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from sbrl.config import Config, load
-from sbrl.fleet import RunState
-from sbrl.run_status import RunStatus
+from sbrl.coordination.fleet import RunState
+from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import Episode
 from tests.chaos.judge import (
     compare_loss,

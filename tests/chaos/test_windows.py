@@ -15,11 +15,11 @@ from actors.collector import Collector
 from actors.segment_stream import SegmentStream
 from sbrl.config import Config, load
 from sbrl.envs.make import make_envs
-from sbrl.ports import free_ports
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
 from sbrl.replay.shard import ShardServer
+from sbrl.rpc.ports import free_ports
 from tests.chaos.markers import ENV_ID
 from tests.chaos.reading import newest_checkpoint, read_log
 from tests.chaos.windows import check_segments

@@ -12,12 +12,13 @@ import json
 import os
 from collections.abc import Mapping
 
-from sbrl import cli, launch
 from sbrl import config as configs
+from sbrl.cli import __main__ as cli
 from sbrl.config import Config
-from sbrl.program import run_program
-from sbrl.run_directory import RunDirectory
-from sbrl.supervisor import RoleCommand
+from sbrl.local import launch
+from sbrl.local.supervisor import RoleCommand
+from sbrl.runtime.program import run_program
+from sbrl.storage.run_directory import RunDirectory
 
 LINKS = "SBRL_CHAOS_LINKS"
 Links = Mapping[str, Mapping[str, str]]  # role's name -> server's name -> host:port

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from sbrl.arguments import seed, whole_number
 from sbrl.errors import RunError
-from sbrl.program import run_program
-from sbrl.readable import duration
+from sbrl.monitor.readable import duration
+from sbrl.runtime.arguments import seed, whole_number
+from sbrl.runtime.program import run_program
 from sbrl.v1.fleet_pb2 import Episode
 from tests.chaos.judge import LOSS_READINGS, RECENT, Earned, Verdict, compare_loss, compare_returns, readings
 from tests.chaos.session import LEARNED_STEPS, Session

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from sbrl.fleet import FleetClient
-from sbrl.fleet_watch import FleetWatch
-from sbrl.observation import DIRECT, processes_of
-from sbrl.run_status import RunStatus
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.fleet_watch import FleetWatch
+from sbrl.monitor.observation import DIRECT, processes_of
+from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 LOOK_SECONDS = 0.5

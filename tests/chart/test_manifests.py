@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from sbrl.health import LIVENESS
-from sbrl.lifecycle import role_arguments
+from sbrl.rpc.health import LIVENESS
+from sbrl.runtime.lifecycle import role_arguments
 from services.controller.__main__ import make_parser, make_spec
 from services.controller.reconcile import Spec
 from tests.chart.helm import NAMESPACE, OVERLAYS, WORKLOADS, by_name, container, matches, pod, pod_templates, render, template

@@ -12,9 +12,9 @@ from contextlib import suppress
 import pytest
 import yaml
 
-from sbrl.local_prometheus import find_program
-from sbrl.metadata import run_id_of
-from sbrl.ports import free_ports
+from sbrl.local.prometheus import find_program
+from sbrl.rpc.ports import free_ports
+from sbrl.storage.metadata import run_id_of
 from tests.chart.helm import CHART, WORKLOADS, container, helm, matches, pod, pod_templates, render, template
 from tests.chart.test_network import PORTS, PROMETHEUS, STRANGER, allows, pods_of, reaches
 from tests.monitoring.promql import promtool, rules

@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from sbrl.config import build, dump
-from sbrl.fleet import FleetClient
-from sbrl.health import LIVENESS
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.coordination.fleet import FleetClient
+from sbrl.rpc.health import LIVENESS
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.coordinator.server import Coordinator
 
 LIMIT = 60.0

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sbrl.config import DERIVED, Config, build, load
-from sbrl.presets import PRESETS
+from sbrl.config.presets import PRESETS
 from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import SegmentShape
 from tests.chart.helm import OVERLAYS, ROOT, WORKLOADS, container, pod_templates, render, template

@@ -14,14 +14,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sbrl.config import build, dump
-from sbrl.credentials import TOKEN_FILE
-from sbrl.episode_log import LogClient
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.rpc.credentials import TOKEN_FILE
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import Episode, LearnerProgress, ShardProgress
-from sbrl.weights import WeightsClient
 from services.coordinator.server import Coordinator
 from tests.chart.helm import CHART
 

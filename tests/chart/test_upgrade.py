@@ -13,7 +13,7 @@ import yaml
 
 from sbrl.config import SCHEMA_VERSION, Config
 from sbrl.errors import UsageError
-from sbrl.launch import check_resumable_with
+from sbrl.local.launch import check_resumable_with
 from tests.chart.api_server import api_server
 from tests.chart.helm import CHART, NAMESPACE, by_name, helm, pod, render, template
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sbrl.credentials import TOKEN_FILE
+from sbrl.rpc.credentials import TOKEN_FILE
 from tests.chart.helm import ROOT, by_name, helm
 from tests.e2e.cluster import Cluster, Failed
 from tests.e2e.release import Release

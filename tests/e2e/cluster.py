@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sbrl.health import is_serving
-from sbrl.lifecycle import START_AGAIN
+from sbrl.rpc.health import is_serving
+from sbrl.runtime.lifecycle import START_AGAIN
 from tests.e2e.pods import Objects, Pod, pod_of
 
 # Limits that every machine can set: podman's own are too high for one whose root may not raise limits.

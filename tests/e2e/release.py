@@ -11,10 +11,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from sbrl.config import load
-from sbrl.fleet import FleetClient
-from sbrl.progress import members
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.run_status import RunStatus
+from sbrl.coordination.fleet import FleetClient
+from sbrl.monitor.progress import members
+from sbrl.monitor.run_status import RunStatus
+from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.e2e.cluster import POLL_SECONDS, Cluster, Failed
 from tests.e2e.pods import Objects, Pod

@@ -13,10 +13,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sbrl.checkpoints import list_checkpoints, updates_of
-from sbrl.credentials import TOKEN_FILE
-from sbrl.fleet_watch import total
-from sbrl.progress import members
+from sbrl.coordination.fleet_watch import total
+from sbrl.monitor.progress import members
+from sbrl.rpc.credentials import TOKEN_FILE
+from sbrl.storage.checkpoints import list_checkpoints, updates_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.e2e.cluster import Failed
 from tests.e2e.pods import File, Pod, pod_of

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from sbrl.arguments import seed, whole_number
 from sbrl.errors import UsageError
-from sbrl.program import run_program
-from sbrl.readable import duration
+from sbrl.monitor.readable import duration
+from sbrl.runtime.arguments import seed, whole_number
+from sbrl.runtime.program import run_program
 from tests.fuzz.books import book_readers
 from tests.fuzz.readers import readers
 from tests.fuzz.services import services

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from learner.ratio import Ratio, RatioSettings
-from sbrl.black_box import BlackBox, pack
 from sbrl.replay.receipts import WITH_ACTORS, Receipts
 from sbrl.replay.segments import Stream
+from sbrl.storage.black_box import BlackBox, pack
 from sbrl.v1.fleet_pb2 import BeatRequest, ShardProgress
 from tests.fuzz.mutations import mutated_bytes, mutated_tree
 from tests.fuzz.readers import Reader, receipts

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 import yaml
 
+from learner.algorithm.update import make_update_step
 from learner.checkpoint import CheckpointStore, load
 from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState, capture_random, restore_random
 from learner.replay import restored_books
-from learner.update import make_update_step
 from sbrl import config as configs
-from sbrl.checkpoints import list_checkpoints
 from sbrl.config import Config
+from sbrl.config.presets import PRESETS
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
+from sbrl.monitor.summary import run_so_far
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import decode, encode, load_weights
-from sbrl.presets import PRESETS
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segments import Stream
-from sbrl.run_directory import RunDirectory
-from sbrl.summary import run_so_far
-from sbrl.tables import read_episodes, write_episodes
+from sbrl.storage.checkpoints import list_checkpoints
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes, write_episodes
 from sbrl.v1.fleet_pb2 import Episode
 from services.evaluator.agent import load_agent
 from tests.fuzz.mutations import knotted_text, mutated_bytes, mutated_tree

@@ -21,8 +21,8 @@ from prometheus_client import generate_latest
 from safetensors.torch import save
 
 from sbrl import config as configs
-from sbrl.fleet import FleetClient
-from sbrl.metrics import CoordinatorMetrics, make_registry
+from sbrl.coordination.fleet import FleetClient
+from sbrl.telemetry.metrics import CoordinatorMetrics, make_registry
 from sbrl.v1 import fleet_pb2, log_pb2, weights_pb2
 from services.coordinator.server import Coordinator
 from tests.fuzz.crew import CALL_SECONDS, NAMES, Crew

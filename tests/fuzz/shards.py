@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.segment_tables import make_tables
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream, StreamRows, Transition
 from sbrl.replay.shard_checkpoints import MANIFEST, ShardCheckpoints
+from sbrl.rpc.ports import free_ports
 from tests.fuzz.readers import CheckpointReader
 from tests.fuzz.target import Target
 from tests.scripted_episodes import frame_of

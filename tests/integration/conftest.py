@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from sbrl import rpc
+from sbrl.coordination.weights import WeightsClient
+from sbrl.rpc import channels
 from sbrl.v1 import fleet_pb2_grpc
-from sbrl.weights import WeightsClient
 from tests.coordinator import Clock, serve
 from tests.integration.kubernetes_stand_in import ADMIN, stand_in
 
@@ -27,7 +27,7 @@ def address(tmp_path, clock):
 @pytest.fixture
 def fleet(address):
     """The raw stub, for requests that no client would make."""
-    with rpc.open_channel(address) as channel:
+    with channels.open_channel(address) as channel:
         yield fleet_pb2_grpc.FleetStub(channel)
 
 

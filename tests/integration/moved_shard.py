@@ -18,12 +18,12 @@ import numpy as np
 from actors.segment_stream import SegmentStream
 from sbrl.config import load
 from sbrl.envs.spec import EnvSpec
-from sbrl.ports import free_ports
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import Segment, SegmentShape, Stream, Transition
 from sbrl.replay.shard import ShardServer
+from sbrl.rpc.ports import free_ports
 
 NAME = "replay-0.replay.test"
 SPEC = EnvSpec(2, (2,), np.dtype(np.float32), 1, "vector", clip_rewards=False)

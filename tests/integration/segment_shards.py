@@ -19,7 +19,6 @@ import numpy as np
 
 from actors.collector import Collector
 from actors.segment_stream import SegmentStream, preferred_shard
-from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.receipts import Receipts
@@ -27,6 +26,7 @@ from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_tables import make_tables
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import Segment, SegmentShape, Stream, StreamRows, Transition
+from sbrl.rpc.ports import free_ports
 from tests.scripted_episodes import Episode, frame_of
 from tests.scripted_play import VERSION, ScriptedEnvs, ScriptedPolicy, whole
 

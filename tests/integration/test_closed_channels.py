@@ -10,11 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actors.weights import WeightsFollower
-from sbrl.fleet import FleetClient
-from sbrl.fleet_watch import FleetWatch
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.fleet_watch import FleetWatch
+from sbrl.coordination.weights import FetchedWeights, WeightsClient
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import GetStatusResponse
-from sbrl.weights import FetchedWeights, WeightsClient
 from services.coordinator.server import Coordinator
 from tests.coordinator import settled
 

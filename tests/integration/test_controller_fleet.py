@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from sbrl.config import build, dump
-from sbrl.ports import free_ports
+from sbrl.rpc.ports import free_ports
 from tests.integration.kubernetes_stand_in import ApiStandIn, stand_in
 
 LIMIT = 900.0

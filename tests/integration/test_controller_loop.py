@@ -13,12 +13,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sbrl.config import build
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
-from sbrl.metrics import ControllerMetrics, CoordinatorMetrics
+from sbrl.telemetry.metrics import ControllerMetrics, CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, LearnerProgress, ShardProgress
-from sbrl.weights import WeightsClient
 from services.controller.election import LEASE_SECONDS, LeaseElection, Unopposed
 from services.controller.kube import ApiUnavailable, Cluster, connect
 from services.controller.loop import ControllerLoop

@@ -14,10 +14,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from sbrl import rpc
 from sbrl.config import build, dump
 from sbrl.errors import UsageError
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.rpc import channels
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.controller.__main__ import main
 from services.coordinator.server import Coordinator
 from tests.integration.kubernetes_stand_in import stand_in
@@ -67,7 +67,7 @@ def test_program_scales_and_drains(api, command):
             lines = [process.stderr.readline() for _ in range(2)]
             found = re.search(r"health on (\S+), metrics on (\S+)\n", "".join(lines))
             assert found, lines
-            with rpc.open_channel(found[1]) as channel:
+            with channels.open_channel(found[1]) as channel:
                 watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LIMIT)
                 answers = (health_pb2.HealthCheckResponse.ServingStatus.Name(response.status) for response in watch)
                 assert "SERVING" in answers

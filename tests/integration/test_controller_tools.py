@@ -16,10 +16,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sbrl.config import build, dump
-from sbrl.credentials import CERT_FILE, KEY_FILE, TOKEN_FILE
+from sbrl.coordination.membership import FleetMember
 from sbrl.errors import RunError
-from sbrl.fleet_member import FleetMember
-from sbrl.metrics import CoordinatorMetrics
+from sbrl.rpc.credentials import CERT_FILE, KEY_FILE, TOKEN_FILE
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, GetStatusResponse, LearnerProgress, Member, ShardProgress
 from services.controller import status
 from services.coordinator.server import Coordinator

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from sbrl import cli
-from sbrl.doctor import WRONG
+from sbrl.cli import __main__ as cli
 from sbrl.errors import RunError, UsageError
+from sbrl.monitor.doctor import WRONG
 from services.controller import watch
 from tests.integration.test_controller_tools import (  # noqa: F401  # fixtures
     LIMIT,
@@ -93,11 +93,11 @@ def test_other_commands_are_refused():
 @pytest.mark.parametrize(
     ("argv", "module"),
     [
-        (["doctor", "runs/pong"], "sbrl.doctor"),
-        (["doctor", "--coordinator", "a:1"], "sbrl.doctor"),
+        (["doctor", "runs/pong"], "sbrl.monitor.doctor"),
+        (["doctor", "--coordinator", "a:1"], "sbrl.monitor.doctor"),
         (["doctor", "-n", "rl"], "services.controller.watch"),
         (["top", "--release=pong"], "services.controller.watch"),
-        (["top", "runs/pong"], "sbrl.top"),
+        (["top", "runs/pong"], "sbrl.monitor.top"),
         (["status", "-n", "rl"], "services.controller.status"),
     ],
 )

@@ -7,11 +7,11 @@ import time
 import grpc
 import pytest
 
-from sbrl import rpc
-from sbrl.fleet import FleetClient, RunState
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.coordination.fleet import FleetClient, RunState
+from sbrl.coordination.weights import WeightsClient
+from sbrl.rpc import channels
+from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
-from sbrl.weights import WeightsClient
 from services.coordinator.fleet import LEASE_SECONDS, Fleet
 from services.coordinator.refusal import Refused
 from tests.coordinator import GOOD, TARGET, WAIT, beat, join, member, pass_time, serve, totals
@@ -92,7 +92,7 @@ def test_counters_stay_exact_when_a_lease_expires(tmp_path, clock):
         first = actor.beat_now() and actor.incarnation
         counters["env_steps"] = 100
         actor.beat_now()
-        with rpc.open_channel(address) as channel:
+        with channels.open_channel(address) as channel:
             pass_time(clock, fleet_pb2_grpc.FleetStub(channel), LEASE_SECONDS + 1.0)
         counters["env_steps"] = 150  # after the last beat under the old lease
         instructions = actor.beat_now()
@@ -110,7 +110,7 @@ def test_counters_stay_exact_when_joining_again_fails_at_first(tmp_path, clock, 
         actor = member(address, "a", counters)
         actor.beat_now()
         actor.beat_now()
-        with rpc.open_channel(address) as channel:
+        with channels.open_channel(address) as channel:
             pass_time(clock, fleet_pb2_grpc.FleetStub(channel), LEASE_SECONDS + 1.0)
         counters["env_steps"] = 150
         with monkeypatch.context() as patch:
@@ -197,7 +197,7 @@ def test_steps_reserved_for_a_lost_actor_go_to_the_others(fleet, clock):
 
 def test_reservation_outlives_a_restart_of_the_coordinator(tmp_path):
     for expected in (TARGET, 0):
-        with serve(tmp_path) as address, rpc.open_channel(address) as channel:
+        with serve(tmp_path) as address, channels.open_channel(address) as channel:
             name = f"actor-{expected}"
             assert join(fleet_pb2_grpc.FleetStub(channel), name).instructions.step_allowance == expected
 

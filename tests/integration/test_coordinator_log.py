@@ -12,17 +12,17 @@ import pytest
 from learner.boards import Board
 from learner.tensorboard import TensorBoard
 from sbrl import config
-from sbrl.curves import write_learning_curve
-from sbrl.episode_log import EpisodeSender, LogClient
+from sbrl.coordination.episode_log import EpisodeSender, LogClient
+from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import RunError
-from sbrl.fleet import FleetClient
-from sbrl.progress import ProgressMeter
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.summary import summarize
-from sbrl.tables import read_episodes, write_episodes, write_evaluations
+from sbrl.monitor.curves import write_learning_curve
+from sbrl.monitor.progress import ProgressMeter
+from sbrl.monitor.summary import summarize
+from sbrl.monitor.view import line
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.storage.tables import read_episodes, write_episodes, write_evaluations
 from sbrl.v1 import log_pb2, log_pb2_grpc
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
-from sbrl.view import line
 from services.coordinator.store import Store
 from tests.coordinator import WAIT, serve
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from sbrl import rpc
-from sbrl.fleet import Instructions
+from sbrl.coordination.fleet import Instructions
+from sbrl.coordination.weights import WeightsClient
+from sbrl.rpc import channels
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from sbrl.v1.fleet_pb2 import SAMPLING_CACHED, EndedActor, LearnerProgress, ShardProgress
-from sbrl.weights import WeightsClient
 from services.coordinator.fleet import LEASE_SECONDS
 from services.coordinator.leases import FORGET_SECONDS
 from services.coordinator.store import Store
@@ -49,14 +49,14 @@ def kept(fleet: fleet_pb2_grpc.FleetStub) -> LearnerProgress | None:
 
 @pytest.mark.parametrize("call", ["Beat", "Leave"])
 def test_progress_is_kept_and_survives_the_coordinator(tmp_path: Path, call: str) -> None:
-    with serve(tmp_path) as address, rpc.open_channel(address) as channel:
+    with serve(tmp_path) as address, channels.open_channel(address) as channel:
         fleet, weights = fleet_pb2_grpc.FleetStub(channel), WeightsClient(address)
         assert kept(fleet) is None
         lease = join(fleet, "l", role="learner")
         report(fleet, lease.incarnation, weights.acquire_epoch("l")[0], call=call)
         assert kept(fleet) == PROGRESS
         weights.close()
-    with serve(tmp_path) as address, rpc.open_channel(address) as channel:
+    with serve(tmp_path) as address, channels.open_channel(address) as channel:
         assert kept(fleet_pb2_grpc.FleetStub(channel)) == PROGRESS
 
 
@@ -171,11 +171,11 @@ def test_an_actor_that_lost_its_lease_and_joined_again_is_one(fleet, clock) -> N
 
 
 def test_actors_that_are_gone_are_told_of_for_an_hour_also_after_a_restart(tmp_path: Path) -> None:
-    with serve(tmp_path, Clock()) as address, rpc.open_channel(address) as channel:
+    with serve(tmp_path, Clock()) as address, channels.open_channel(address) as channel:
         fleet = fleet_pb2_grpc.FleetStub(channel)
         actor = join(fleet, "a")
         fleet.Leave(fleet_pb2.BeatRequest(incarnation=actor.incarnation, counters={"env_steps": 9.0}), timeout=WAIT)
-    with serve(tmp_path, Clock()) as address, rpc.open_channel(address) as channel:
+    with serve(tmp_path, Clock()) as address, channels.open_channel(address) as channel:
         fleet = fleet_pb2_grpc.FleetStub(channel)
         learner = join(fleet, "l", role="learner")
         assert learner.instructions.ended_actors == ended(fleet, learner)

@@ -9,11 +9,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sbrl import config
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.membership import FleetMember
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
-from sbrl.metrics import CoordinatorMetrics
-from sbrl.run_status import config_of
+from sbrl.monitor.run_status import config_of
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.coordinator.__main__ import settled_config
 from services.coordinator.server import Coordinator
 from services.coordinator.store import SCHEMA_VERSION, Store

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from sbrl import rpc
-from sbrl import weights as client_of_weights
-from sbrl.fleet import FleetClient
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.coordination import weights as client_of_weights
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.weights import StaleEpochError, WeightsClient
+from sbrl.rpc import channels
+from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1 import weights_pb2, weights_pb2_grpc
-from sbrl.weights import StaleEpochError, WeightsClient
 from services.coordinator import fleet, leases, weights_store
 from tests.coordinator import GOOD, WAIT
 
@@ -81,7 +81,7 @@ CHUNK = weights_pb2.PublishRequest(chunk=GOOD)
 )
 def test_malformed_publication_is_refused(address, weights, requests, message):
     weights.acquire_epoch("test")
-    with rpc.open_channel(address) as channel, pytest.raises(grpc.RpcError, match=message) as error:
+    with channels.open_channel(address) as channel, pytest.raises(grpc.RpcError, match=message) as error:
         weights_pb2_grpc.WeightsStub(channel).Publish(iter(requests), timeout=WAIT)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert weights.fetch() is None

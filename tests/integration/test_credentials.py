@@ -12,15 +12,15 @@ from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from sbrl import rpc
-from sbrl.credentials import CA_FILE, CERT_FILE, KEY_FILE, SERVER_NAME, TOKEN_FILE, Credentials
-from sbrl.episode_log import LogClient
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.weights import WeightsClient
 from sbrl.errors import RunError, UsageError
-from sbrl.fleet import FleetClient
-from sbrl.health import HealthServer
-from sbrl.metrics import CoordinatorMetrics
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.weights import WeightsClient
+from sbrl.rpc import channels
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.rpc.credentials import CA_FILE, CERT_FILE, KEY_FILE, SERVER_NAME, TOKEN_FILE, Credentials
+from sbrl.rpc.health import HealthServer
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.coordinator.server import Coordinator
 from tests.coordinator import settled
 
@@ -99,7 +99,7 @@ def test_health_is_open_to_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     server = HealthServer()
     try:
         port = server.start("127.0.0.1", 0)
-        with rpc.open_channel(f"127.0.0.1:{port}", Credentials()) as channel:
+        with channels.open_channel(f"127.0.0.1:{port}", Credentials()) as channel:
             response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert response.status == health_pb2.HealthCheckResponse.NOT_SERVING
     finally:

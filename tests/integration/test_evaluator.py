@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from sbrl import config
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
 from sbrl.envs.make import make_spec
-from sbrl.episode_log import LogClient
-from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import encode
-from sbrl.ports import free_ports
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.weights import WeightsClient
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.rpc.ports import free_ports
 
 LIMIT = 60.0  # seconds; generous, for these machines are shared
 INTERVAL = 1000

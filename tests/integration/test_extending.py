@@ -14,18 +14,19 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from learner.losses.interface import Loss, LossResult
-from learner.losses.registry import LOSSES
+from learner.algorithm.losses.interface import Loss, LossResult
+from learner.algorithm.losses.registry import LOSSES
+from learner.algorithm.update import configure_torch
 from learner.records import Batch
-from learner.update import configure_torch
-from sbrl import cli, config
-from sbrl.algorithms import ALGORITHMS
+from sbrl import config
+from sbrl.cli import __main__ as cli
+from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.make import make_spec
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork
-from sbrl.run_directory import RunDirectory, replace_text
-from serial.run import SerialRun
+from sbrl.storage.run_directory import RunDirectory, replace_text
 from services.evaluator.agent import load_agent
+from single_process.run import SerialRun
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENT = REPOSITORY / "docs" / "extending.md"

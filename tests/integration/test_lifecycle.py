@@ -14,21 +14,21 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.numpy import save
 
-from sbrl import rpc
 from sbrl.config import build, dump
-from sbrl.fleet import FleetClient
-from sbrl.fleet_member import FleetMember
-from sbrl.health import is_serving
-from sbrl.weights import WeightsClient
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
+from sbrl.rpc import channels
+from sbrl.rpc.health import is_serving
 
 LIMIT = 30.0
 FAILING_ROLE = """
 import threading
 from prometheus_client import CollectorRegistry
 from sbrl.config import build
-from sbrl.lifecycle import RoleRuntime
-from sbrl.logs import Context
-from sbrl.program import run_program
+from sbrl.runtime.lifecycle import RoleRuntime
+from sbrl.telemetry.logs import Context
+from sbrl.runtime.program import run_program
 
 def main(argv):
     context = Context("actor", "actor-0", "run")
@@ -81,7 +81,7 @@ def free_port():
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_program_serves_and_drains(tmp_path, stop):
     with program(tmp_path) as (process, (address, health_address, metrics_url)):
-        with rpc.open_channel(health_address) as channel:
+        with channels.open_channel(health_address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LIMIT)
             answers = (health_pb2.HealthCheckResponse.ServingStatus.Name(response.status) for response in watch)
             assert "SERVING" in answers  # consumed up to it, whatever came before

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.log_fill import BELOW, MAX_FILL, LogFill, age_of, fill_of
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment
+from sbrl.rpc.ports import free_ports
 from tests.integration.segment_shards import SHAPE, TIMEOUT, Actor, Taken, serve, stop_reading, wait_for
 
 CAPACITY = 30  # segments of the log

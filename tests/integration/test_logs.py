@@ -21,10 +21,10 @@ import pytest
 from sbrl.config import build, dump
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
-from sbrl.log_lines import as_json, without_repeats
-from sbrl.logs import FORMAT_VARIABLE, Context, JsonFormatter, TextFormatter, configure_logging, json_line, log_format
-from sbrl.metadata import new_run_id, run_id_of, run_metadata
-from sbrl.ports import free_ports
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.log_lines import as_json, without_repeats
+from sbrl.storage.metadata import new_run_id, run_id_of, run_metadata
+from sbrl.telemetry.logs import FORMAT_VARIABLE, Context, JsonFormatter, TextFormatter, configure_logging, json_line, log_format
 
 CONTEXT = Context("replay", "replay-0", "pong-1")
 KEYS = ["time", "level", "role", "name", "run_id", "message", "logger"]
@@ -218,7 +218,7 @@ def test_a_setting_that_is_refused_is_one_event(start: Callable[..., subprocess.
         ),
         ("print('no end of line', end=''); raise SystemExit(3)", 3, "no end of line"),
         (
-            "from sbrl.program import run_program\ndef main(argv): raise KeyError('bug')\nrun_program(main)",
+            "from sbrl.runtime.program import run_program\ndef main(argv): raise KeyError('bug')\nrun_program(main)",
             1,
             "ended by an exception: this is a bug",
         ),
@@ -226,7 +226,7 @@ def test_a_setting_that_is_refused_is_one_event(start: Callable[..., subprocess.
     ids=["native abort", "last line without an end", "bug"],
 )
 def test_the_last_words_of_a_process_and_its_exit_code_are_kept(code: str, exit_code: int, last: str) -> None:
-    command = [sys.executable, "-m", "sbrl.log_lines", "learner", "learner", "run-1", sys.executable, "-c", code]
+    command = [sys.executable, "-m", "sbrl.runtime.log_lines", "learner", "learner", "run-1", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=JSON_ENVIRONMENT, check=False)
     assert done.returncode == exit_code
     events = [json.loads(line) for line in done.stderr.splitlines()]
@@ -254,7 +254,7 @@ def test_a_process_that_wants_to_be_started_again_is_at_once(
 ) -> None:
     """No container restarts for it, which Kubernetes would delay; one that was told to end is not started again."""
     program = [sys.executable, "-c", COUNT, str(tmp_path / "starts"), str(told_to_end_at)]
-    command = [sys.executable, "-m", "sbrl.log_lines", "learner", "learner", "run-1", *program]
+    command = [sys.executable, "-m", "sbrl.runtime.log_lines", "learner", "learner", "run-1", *program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=JSON_ENVIRONMENT, check=False)
     assert done.returncode == exit_code, done.stderr
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from learner.algorithm.update import make_update_step
 from learner.checkpoint import CheckpointStore
 from learner.records import LearnerState, capture_random
-from learner.update import make_update_step
 from sbrl.config import build, dump
+from sbrl.coordination.fleet import FleetClient
 from sbrl.envs.make import make_spec
-from sbrl.fleet import FleetClient
-from sbrl.metrics import CoordinatorMetrics
 from sbrl.replay.receipts import Receipts
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.coordinator.server import Coordinator
 from tests.coordinator import settled
 from tests.smoke.conftest import sbrl

@@ -9,14 +9,17 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from sbrl import fleet_member
-from sbrl.fleet_member import FleetMember, NameTakenError
-from sbrl.process_identity import described, is_gone, own_identity
+from sbrl.coordination import membership
+from sbrl.coordination.membership import FleetMember, NameTakenError
+from sbrl.coordination.process_identity import described, is_gone, own_identity
 from sbrl.v1 import fleet_pb2
 from services.coordinator.fleet import LEASE_SECONDS
 from tests.coordinator import WAIT, beat, join, member, pass_time
 
-IDENTITY = "import sys; from sbrl.process_identity import own_identity; print(own_identity(), flush=True); sys.stdin.read()"
+IDENTITY = (
+    "import sys; from sbrl.coordination.process_identity import own_identity; "
+    "print(own_identity(), flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture
@@ -81,8 +84,8 @@ def test_another_role_may_have_the_name(address, fleet, other) -> None:
 
 def test_who_waits_for_a_taken_name_is_told_after_a_lease(address, fleet, other, monkeypatch) -> None:
     join(fleet, "actor-0", process=other[1])
-    monkeypatch.setattr(fleet_member, "TAKEN_SECONDS", 0.0)
-    monkeypatch.setattr(fleet_member, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(membership, "TAKEN_SECONDS", 0.0)
+    monkeypatch.setattr(membership, "BEAT_SECONDS", 0.05)
     second = member(address, "actor-0", {})
     second.start()
     with pytest.raises(NameTakenError, match="give this one another --name"):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from sbrl.coordination.fleet import RunState
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import StaleEpochError, WeightsClient
 from sbrl.errors import RunError
-from sbrl.fleet import RunState
-from sbrl.fleet_member import FleetMember
-from sbrl.rpc import CoordinatorUnavailable
-from sbrl.weights import StaleEpochError, WeightsClient
+from sbrl.rpc.channels import CoordinatorUnavailable
 from tests.coordinator import Clock, serve
 
 WAIT = 30.0

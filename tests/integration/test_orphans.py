@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sbrl.draining import PROGRESS_BYTES, Draining
-from sbrl.guard import Guard
-from sbrl.tether import IN_ORDER, Turn
+from sbrl.local.draining import PROGRESS_BYTES, Draining
+from sbrl.local.guard import Guard
+from sbrl.runtime.tether import IN_ORDER, Turn
 
 WAIT = 30.0
 # Hangs, ignores SIGTERM, and has started another that does.
@@ -28,7 +28,7 @@ print(child.pid, flush=True)
 time.sleep(600)
 """
 Start = Callable[[str], subprocess.Popen[str]]
-GUARD = "from sbrl import guard; guard.ORPHAN_SECONDS = 0.3; guard.main()"
+GUARD = "from sbrl.local import guard; guard.ORPHAN_SECONDS = 0.3; guard.main()"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_what_hangs_is_killed_when_its_launcher_is_gone(start: Start, stopped: b
 def test_a_guard_outlives_signals_to_all_and_ends_with_its_launcher(tmp_path: Path) -> None:
     guard = Guard(tmp_path / "guard.log")
     guard.start()
-    (process,) = [child for child in psutil.Process().children() if "sbrl.guard" in child.cmdline()]
+    (process,) = [child for child in psutil.Process().children() if "sbrl.local.guard" in child.cmdline()]
     guard.watch(os.getpid())
     wait_until(lambda: bool(ignored_signals(process.pid) & (1 << (signal.SIGTERM - 1))))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -126,7 +126,7 @@ def test_a_role_waits_for_its_turn_when_all_are_stopped() -> None:
 
 
 def test_a_role_that_is_stopped_alone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbrl.tether.LAUNCHER_SECONDS", 0.1)
+    monkeypatch.setattr("sbrl.runtime.tether.LAUNCHER_SECONDS", 0.1)
     role = Waiter()
     assert role.ended.wait(WAIT)
     os.close(role.write_end)

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sbrl.output import EXIT_NO_READER
+from sbrl.runtime.output import EXIT_NO_READER
 
 WAIT = 30.0
 FULL = "sbrl: error: cannot write to standard output: No space left on device\n"
-HEAD = "import sys\nfrom pathlib import Path\nfrom sbrl.program import run_program\nfrom sbrl.output import outlive_output\n"
+HEAD = (
+    "import sys\nfrom pathlib import Path\n"
+    "from sbrl.runtime.program import run_program\nfrom sbrl.runtime.output import outlive_output\n"
+)
 SHORT = f"{HEAD}def main(argv):\n    print('x' * 100_000)\n    return 0\nrun_program(main)\n"
 RUN = f"""{HEAD}
 def main(argv):

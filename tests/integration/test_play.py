@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from PIL import Image, ImageSequence
 
+from learner.algorithm.update import make_update_step
 from learner.checkpoint import CheckpointStore
 from learner.records import LearnerState, capture_random
-from learner.update import make_update_step
 from sbrl import config
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import Evaluation
 from services.evaluator import evaluate, play
 

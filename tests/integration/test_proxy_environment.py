@@ -10,18 +10,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbrl.fleet import FleetClient
-from sbrl.fleet_watch import SILENT_SECONDS, FleetWatch, SilenceNotice
-from sbrl.ports import free_ports
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.coordination.fleet import FleetClient
+from sbrl.coordination.fleet_watch import SILENT_SECONDS, FleetWatch, SilenceNotice
+from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.rpc.ports import free_ports
 
 NAMES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 # In a process of its own, for what is loaded reads the environment: each kind of a role's traffic once, then what it leaves.
 TRAFFIC = """
 import os
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
-from sbrl.health import HealthServer
-from sbrl.observation import SERVING, health_of, scrape
+from sbrl.rpc.health import HealthServer
+from sbrl.monitor.observation import SERVING, health_of, scrape
 from sbrl.replay.backend import reverb
 
 health = HealthServer()

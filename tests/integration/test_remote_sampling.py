@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from actors.segment_stream import SegmentStream
+from learner.algorithm.schedules import Horizon
 from learner.remote_batches import ReverbBatches, to_batch
-from learner.schedules import Horizon
 from sbrl.config import Config, load
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
-from sbrl.ports import free_ports
 from sbrl.replay.items import META_FIELDS, TABLE, Items, ItemShape, Transitions
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.sampler import ShardSampler
@@ -26,6 +25,7 @@ from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment, SegmentShape, Stream, Transition
 from sbrl.replay.shard import QUEUE_SEGMENTS, ShardServer
 from sbrl.replay.transition_writer import TransitionWriter
+from sbrl.rpc.ports import free_ports
 from tests.integration.segment_shards import TIMEOUT, stop_reading, wait_for
 from tests.memories import memory_of, script_of
 from tests.scripted_episodes import Episode, check, frame_of, reference

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from learner.memory.replay import ReplayMemory, Sample
 from learner.replay import Replay
 from sbrl.config import load
-from sbrl.ports import free_ports
 from sbrl.replay.items import Transitions
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.replay.shard import ShardServer
+from sbrl.rpc.ports import free_ports
 from tests.integration.segment_shards import TIMEOUT, collect, stop_reading, wait_for
 from tests.scripted_episodes import Episode, check, reference, terminals
 from tests.scripted_play import VERSION, scripts, spec_of

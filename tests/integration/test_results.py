@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry
 
 from sbrl import config
 from sbrl.config import Config
-from sbrl.episode_log import LogClient
-from sbrl.fleet import FleetClient
-from sbrl.metrics import CoordinatorMetrics
-from sbrl.results import RunResults
-from sbrl.run_directory import RunDirectory
-from sbrl.summary import read_summary
-from sbrl.tables import read_episodes, read_evaluations, write_episodes
+from sbrl.coordination.episode_log import LogClient
+from sbrl.coordination.fleet import FleetClient
+from sbrl.local.results import RunResults
+from sbrl.monitor.summary import read_summary
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import read_episodes, read_evaluations, write_episodes
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 from services.coordinator.server import Coordinator
 from services.coordinator.store import Store

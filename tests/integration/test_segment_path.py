@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from actors import segment_stream
-from sbrl.ports import free_ports
 from sbrl.replay import queue_probe
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import Items, n_step_transitions
@@ -24,6 +23,7 @@ from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segment_tables import segment_of
 from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
+from sbrl.rpc.ports import free_ports
 from tests.chaos.proxy import Proxies
 from tests.integration.segment_shards import (
     SHAPE,

@@ -18,7 +18,6 @@ import pytest
 from sbrl.config import load
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.ports import free_ports
 from sbrl.replay import shard_checkpoints
 from sbrl.replay.backend import reverb
 from sbrl.replay.log_fill import LogFill
@@ -26,6 +25,7 @@ from sbrl.replay.segment_tables import QUEUE, segment_of
 from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.replay.shard import ShardServer
 from sbrl.replay.shard_checkpoints import ShardCheckpoints
+from sbrl.rpc.ports import free_ports
 from tests.integration.segment_shards import write_steps
 
 SPEC = EnvSpec(2, (2,), np.dtype(np.float32), 1, "vector", clip_rewards=False)

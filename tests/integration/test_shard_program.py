@@ -13,16 +13,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sbrl.config import Config, build, dump
+from sbrl.coordination.fleet import FleetClient
 from sbrl.envs.make import make_spec
-from sbrl.fleet import FleetClient
-from sbrl.lifecycle import START_AGAIN
-from sbrl.metrics import CoordinatorMetrics
-from sbrl.ports import free_ports
 from sbrl.replay.backend import reverb
 from sbrl.replay.log_fill import LogFill
 from sbrl.replay.segment_tables import QUEUE, segment_of
 from sbrl.replay.segments import Segment, SegmentShape
-from sbrl.run_directory import RunDirectory
+from sbrl.rpc.ports import free_ports
+from sbrl.runtime.lifecycle import START_AGAIN
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import Member
 from services.coordinator.server import Coordinator
 from tests.integration.segment_shards import write_steps
@@ -34,7 +34,7 @@ SEGMENTS = 5
 # The program with a checkpoint that never returns, and less patience for it.
 HANGING = """
 import threading
-from sbrl.program import run_program
+from sbrl.runtime.program import run_program
 from sbrl.replay.backend import reverb
 from services.replay import __main__ as program
 

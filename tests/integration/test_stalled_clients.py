@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from sbrl import rpc
-from sbrl.fleet_member import FleetMember
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import WeightsClient
+from sbrl.rpc import channels
+from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1 import weights_pb2, weights_pb2_grpc
-from sbrl.weights import WeightsClient
 from services.coordinator import server
 from tests.coordinator import serve
 
@@ -31,7 +31,7 @@ def test_stalled_publications_leave_beats_alone_and_end(tmp_path: Path, monkeypa
         sent.set()
         finish.wait(WAIT)
 
-    with serve(tmp_path) as address, rpc.open_channel(address) as channel:
+    with serve(tmp_path) as address, channels.open_channel(address) as channel:
         stub, weights = weights_pb2_grpc.WeightsStub(channel), WeightsClient(address)
         epoch, _ = weights.acquire_epoch("learner")
         begun = [threading.Event() for _ in range(server.MAX_PUBLICATIONS)]

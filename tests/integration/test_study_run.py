@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from sbrl import config as configs
-from sbrl.run_directory import RunDirectory
-from sbrl.stop_signals import StopRequest
+from sbrl.runtime.stop_signals import StopRequest
+from sbrl.storage.run_directory import RunDirectory
 from studies.arms import PlannedRun, arms_of, compared_runs
 from studies.design import Study, parse_study
 from studies.pool import Pool

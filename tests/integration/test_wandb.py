@@ -16,10 +16,10 @@ from wandb.sdk.internal.datastore import DataStore
 from learner import wandb_sink
 from learner.boards import Board
 from learner.wandb_sink import wandb_sinks
-from sbrl import weights_and_biases
 from sbrl.config import Config, build
 from sbrl.errors import RunError, UsageError
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.telemetry import weights_and_biases
 
 pytestmark = pytest.mark.timeout(300)  # its service takes long to start on a busy machine
 

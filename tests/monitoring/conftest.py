@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbrl.fleet_watch import total
+from sbrl.coordination.fleet_watch import total
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.monitoring.promql import ROOT
 from tests.smoke.conftest import FAST, LocalRun, member

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sbrl.fleet import RunState
-from sbrl.observation import SERVING, Observation, Process, Reading, Settings
-from sbrl.run_status import RunStatus, ShardStatus
+from sbrl.coordination.fleet import RunState
+from sbrl.monitor.observation import SERVING, Observation, Process, Reading, Settings
+from sbrl.monitor.run_status import RunStatus, ShardStatus
 
 SETTINGS = Settings(
     target_env_steps=1_000_000,

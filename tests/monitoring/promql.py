@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
-from sbrl.local_prometheus import find_program
+from sbrl.local.prometheus import find_program
 from scripts.metrics_docs import definitions
 
 ROOT = Path(__file__).resolve().parents[2]

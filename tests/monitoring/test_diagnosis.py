@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sbrl.diagnosis import RATIO_SAMPLES, Finding, diagnose
-from sbrl.doctor import HEALTHY, UNKNOWN, WRONG, exit_code, report
-from sbrl.fleet import RunState
-from sbrl.observation import NOT_SERVING, SILENT, Observation
+from sbrl.coordination.fleet import RunState
+from sbrl.monitor.diagnosis import RATIO_SAMPLES, Finding, diagnose
+from sbrl.monitor.doctor import HEALTHY, UNKNOWN, WRONG, exit_code, report
+from sbrl.monitor.observation import NOT_SERVING, SILENT, Observation
 from tests.monitoring.healthy_run import GB, READINGS, SETTINGS, observed
 
 LOST = {"alive": False, "seconds_since_beat": 30.0, "gauges": {}}

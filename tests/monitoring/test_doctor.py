@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from sbrl import doctor
 from sbrl.config import dump, load
-from sbrl.diagnosis import DISK_LOW
 from sbrl.errors import UsageError
-from sbrl.role_metrics import disk_room
+from sbrl.monitor import doctor
+from sbrl.monitor.diagnosis import DISK_LOW
+from sbrl.telemetry.role_metrics import disk_room
 from tests.monitoring.conftest import START_SECONDS
 from tests.smoke.conftest import LocalRun, member
 
@@ -36,7 +36,7 @@ def program(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[
 def healthy(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The doctor's first answer that all is well, or its last one: on a busy machine a role can be late for a moment."""
     end = time.monotonic() + HEALTHY_SECONDS
-    while (done := program("sbrl.doctor", *arguments, "--seconds", "5")).returncode != 0 and time.monotonic() < end:
+    while (done := program("sbrl.monitor.doctor", *arguments, "--seconds", "5")).returncode != 0 and time.monotonic() < end:
         pass
     return done
 
@@ -64,7 +64,7 @@ def test_a_process_that_is_stopped_is_named_with_its_remedy(run: LocalRun, name:
     assert found is not None
     os.kill(found.process_id, signal.SIGSTOP)
     try:
-        done = program("sbrl.doctor", run.directory, "--seconds", "5")
+        done = program("sbrl.monitor.doctor", run.directory, "--seconds", "5")
     finally:
         os.kill(found.process_id, signal.SIGCONT)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -79,7 +79,7 @@ def test_a_run_can_be_named_by_its_coordinator(roomy_run: LocalRun) -> None:
     roomy_run.wait_for(lambda now: all(one.alive for one in now.members), "whole fleet", START_SECONDS)
     done = healthy("--coordinator", address)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = program("sbrl.top", "--coordinator", address, "--readings", "2", "--interval", "0.5")
+    shown = program("sbrl.monitor.top", "--coordinator", address, "--readings", "2", "--interval", "0.5")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("SPI ") == 2
     assert "/100,000,000 steps" in shown.stdout
@@ -88,7 +88,7 @@ def test_a_run_can_be_named_by_its_coordinator(roomy_run: LocalRun) -> None:
 def test_on_a_terminal_the_view_is_drawn_in_place(run: LocalRun) -> None:
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
-    command = [sys.executable, "-m", "sbrl.top", str(run.directory), "--readings", "3", "--interval", "0.5"]
+    command = [sys.executable, "-m", "sbrl.monitor.top", str(run.directory), "--readings", "3", "--interval", "0.5"]
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, stdin=terminal) as process:
         os.close(terminal)
         drawn = b""

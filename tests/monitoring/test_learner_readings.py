@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from learner import sample_age
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.batches import MemoryBatches
 from learner.block import make_updates
 from learner.boards import Board
@@ -22,14 +23,13 @@ from learner.ratio import Ratio, RatioSettings
 from learner.replay import Replay
 from learner.reporting import Reporter
 from learner.sample_age import SampleAges
-from learner.update import UpdateStep, make_update_step
 from sbrl.config import build
+from sbrl.coordination.fleet import Instructions, RunState
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.fleet import Instructions, RunState
-from sbrl.metrics import LEARNER_PHASES, LearnerMetrics
 from sbrl.networks.serialization import all_finite
 from sbrl.replay.receipts import Receipts
+from sbrl.telemetry.metrics import LEARNER_PHASES, LearnerMetrics
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.memories import make_memory, numbered, shape_of
 

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from sbrl import local_prometheus
-from sbrl.local_prometheus import LocalPrometheus
-from sbrl.prometheus import CONFIG, RULES, TARGETS, write_targets
+from sbrl.local import prometheus as local_prometheus
+from sbrl.local.prometheus import LocalPrometheus
+from sbrl.local.prometheus_config import CONFIG, RULES, TARGETS, write_targets
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 from scripts.dashboard_pictures import series_of
 from scripts.dashboards import dashboards
@@ -166,14 +166,14 @@ def test_where_there_is_none_the_run_is_told_how_to_get_it_and_goes_on(
 def test_an_installation_without_rules_says_so(
     server: LocalPrometheus, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sbrl.prometheus.SHIPPED_RULES", tmp_path / "none")
+    monkeypatch.setattr("sbrl.local.prometheus_config.SHIPPED_RULES", tmp_path / "none")
     server.start()
     assert "no alert rules" in said[0]
 
 
 def test_a_launcher_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from sbrl.local_prometheus import LocalPrometheus\n"
+        "import sys, time; from pathlib import Path; from sbrl.local.prometheus import LocalPrometheus\n"
         "LocalPrometheus(Path(sys.argv[1]), 'run', lambda text: print(text, flush=True)).start(); time.sleep(600)"
     )
     with subprocess.Popen(

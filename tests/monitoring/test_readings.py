@@ -9,10 +9,10 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sbrl import rpc
-from sbrl.credentials import Credentials
-from sbrl.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
-from sbrl.metrics import ActorMetrics, CoordinatorMetrics, LearnerMetrics
+from sbrl.rpc import channels
+from sbrl.rpc.credentials import Credentials
+from sbrl.runtime.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
+from sbrl.telemetry.metrics import ActorMetrics, CoordinatorMetrics, LearnerMetrics
 from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest, LearnerProgress, ShardProgress
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
@@ -122,7 +122,7 @@ def test_returns_and_evaluations_survive_the_coordinator(tmp_path: Path) -> None
     def exported() -> CollectorRegistry:
         registry = CollectorRegistry()
         metrics = CoordinatorMetrics(registry)
-        server = rpc.make_server(1, "test", Credentials())
+        server = channels.make_server(1, "test", Credentials())
         fleet = Fleet(store, 100, metrics)
         add_services(server, store, WeightsStore(tmp_path, store), fleet, metrics)
         return registry

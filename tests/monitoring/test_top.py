@@ -7,8 +7,8 @@ from rich.console import Console
 
 from sbrl.config import build, dump
 from sbrl.errors import UsageError
-from sbrl.run_status import config_of
-from sbrl.top import doing, members_panel
+from sbrl.monitor.run_status import config_of
+from sbrl.monitor.top import doing, members_panel
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 QUEUE = {"log_segments": 1000, "log_capacity": 5000, "queue_segments": 3, "memory_used_bytes": 2**31}

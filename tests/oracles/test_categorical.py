@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.losses.categorical import cross_entropy, expected_values, project_distribution
-from learner.losses.selection import select_action
+from learner.algorithm.losses.categorical import cross_entropy, expected_values, project_distribution
+from learner.algorithm.losses.selection import select_action
 from tests.oracles.client import Oracle
 from tests.oracles.inputs import BATCH_SIZE, NUM_ACTIONS, Transition, draw_transition, draw_values, gradient
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.losses.priorities import importance_weights
-from learner.losses.registry import make_loss
+from learner.algorithm.losses.priorities import importance_weights
+from learner.algorithm.losses.registry import make_loss
 from sbrl import config
-from sbrl.algorithms import ALGORITHMS
+from sbrl.config.algorithms import ALGORITHMS
 from sbrl.networks.heads.categorical import CategoricalHead
 from tests.oracles.client import Oracle
 from tests.oracles.inputs import NUM_ACTIONS

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.losses.quantile import midpoints, quantile_targets
-from learner.losses.quantile_huber import quantile_huber_loss
-from learner.losses.selection import select_action
+from learner.algorithm.losses.quantile import midpoints, quantile_targets
+from learner.algorithm.losses.quantile_huber import quantile_huber_loss
+from learner.algorithm.losses.selection import select_action
 from tests.oracles.client import Oracle
 from tests.oracles.inputs import BATCH_SIZE, NUM_ACTIONS, Transition, draw_transition, draw_values, gradient
 

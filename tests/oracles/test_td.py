@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner.losses.munchausen import munchausen_bonus, munchausen_targets
-from learner.losses.selection import select_action
-from learner.losses.td import TdError, q_targets
+from learner.algorithm.losses.munchausen import munchausen_bonus, munchausen_targets
+from learner.algorithm.losses.selection import select_action
+from learner.algorithm.losses.td import TdError, q_targets
 from sbrl import config
 from tests.oracles.client import Oracle
 from tests.oracles.inputs import BATCH_SIZE, NUM_ACTIONS, draw_transition, draw_values, gradient

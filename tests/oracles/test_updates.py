@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.update import UpdateStep
+from learner.algorithm.update import UpdateStep
 from sbrl import config
 from tests.oracles.client import TOLERANCE, Oracle
 from tests.oracles.inputs import NUM_ACTIONS

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from sbrl.config import load
-from sbrl.fleet import FleetClient
-from sbrl.observation import processes_of
-from sbrl.rpc import CoordinatorUnavailable
+from sbrl.coordination.fleet import FleetClient
+from sbrl.monitor.observation import processes_of
+from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 # CartPole with a small network: a whole run of all roles in well under a minute.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sbrl.cli import run
+from sbrl.cli.__main__ import run
 from sbrl.errors import UsageError
 from tests.smoke.conftest import FAST, sbrl
 

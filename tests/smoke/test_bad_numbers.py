@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from learner.checkpoint import CheckpointStore
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
 from tests import bad_env
 from tests.smoke.conftest import FAST, sbrl
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from learner.checkpoint import CheckpointStore
-from sbrl.checkpoints import list_checkpoints
-from sbrl.fleet_watch import total
-from sbrl.run_directory import RunDirectory
+from sbrl.coordination.fleet_watch import total
+from sbrl.storage.checkpoints import list_checkpoints
+from sbrl.storage.run_directory import RunDirectory
 from tests.smoke.conftest import FAST, LocalRun
 
 START_SECONDS = 120.0

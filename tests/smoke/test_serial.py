@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from learner.update import configure_torch
+from learner.algorithm.update import configure_torch
 from sbrl.config import load, serial_config
 from sbrl.errors import FinalError
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import GetStatusResponse
-from serial.run import SerialRun
+from single_process.run import SerialRun
 from tests import bad_env
 from tests.smoke.conftest import FAST, sbrl
 
@@ -71,8 +71,8 @@ def test_every_option_at_once_is_reproducible_in_one_process(
     nothing depends on whether diagnostics look on."""
 
     configure_torch(num_threads=1)
-    monkeypatch.setattr("learner.diagnostics.NUM_STATES", 64)
-    monkeypatch.setattr("learner.diagnostics.WINDOW", 4)
+    monkeypatch.setattr("learner.algorithm.diagnostics.NUM_STATES", 64)
+    monkeypatch.setattr("learner.algorithm.diagnostics.WINDOW", 4)
 
     def digests(name: str, diagnostics: str) -> dict[str, str]:
         overrides = (*EVERYTHING, f"learner.diagnostics_period={diagnostics}")

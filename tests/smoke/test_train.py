@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sbrl.fleet_watch import total
-from sbrl.metadata import run_id_of
-from sbrl.observation import processes_of
+from sbrl.coordination.fleet_watch import total
+from sbrl.monitor.observation import processes_of
+from sbrl.storage.metadata import run_id_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.smoke.conftest import FAST, POLL_SECONDS, LocalRun, kill, member, sbrl
 

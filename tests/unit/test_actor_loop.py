@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry
 from actors.loop import ActorLoop
 from actors.segment_stream import SegmentStream
 from sbrl import config
+from sbrl.coordination.fleet import Instructions, RunState
 from sbrl.envs.make import make_envs
-from sbrl.fleet import Instructions, RunState
-from sbrl.lifecycle import START_AGAIN
-from sbrl.metrics import ActorMetrics
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy
+from sbrl.networks.policy import EpsilonGreedyPolicy
 from sbrl.replay.segments import SegmentShape, Stream
 from sbrl.replay.writer import BlockedError
+from sbrl.runtime.lifecycle import START_AGAIN
+from sbrl.telemetry.metrics import ActorMetrics
 
 CONFIG = config.load(overrides=["env.id=CartPole-v1", "run.env_steps=10000", "actors.envs_per_actor=1"])
 

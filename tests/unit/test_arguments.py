@@ -6,10 +6,10 @@ import argparse
 
 import pytest
 
-from sbrl.arguments import number, port, seed, whole_number
-from sbrl.cli import run
+from sbrl.cli.__main__ import run
 from sbrl.errors import near, plain
-from sbrl.lifecycle import role_arguments
+from sbrl.runtime.arguments import number, port, seed, whole_number
+from sbrl.runtime.lifecycle import role_arguments
 
 
 def test_what_is_in_range_is_read() -> None:

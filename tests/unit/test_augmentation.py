@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.augmentation import augment_batch, intensity_jitter, make_augmentation, random_shift
+from learner.algorithm.augmentation import augment_batch, intensity_jitter, make_augmentation, random_shift
 from learner.records import Batch, Sequence
 from sbrl import config
 

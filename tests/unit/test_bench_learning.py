@@ -10,12 +10,12 @@ import pytest
 from bench import learning, resets
 from bench.runs import BenchRun, random_returns
 from sbrl import config
-from sbrl.algorithms import ALGORITHMS
+from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.make import make_spec
 from sbrl.errors import UsageError
 from sbrl.networks.checks import check_network
-from sbrl.run_directory import RunDirectory
-from sbrl.tables import write_episodes
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import write_episodes
 from sbrl.v1.fleet_pb2 import Episode
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from sbrl.black_box import BlackBox, Record
 from sbrl.errors import RunError
+from sbrl.storage.black_box import BlackBox, Record
 
 COUNT = """
 import itertools, sys
 from pathlib import Path
-from sbrl.black_box import BlackBox
+from sbrl.storage.black_box import BlackBox
 box = BlackBox(Path(sys.argv[1]))
 for n in itertools.count(1):
     box.write(7, {"env_steps": n, "transitions_collected": 2 * n})
@@ -115,6 +115,6 @@ def test_a_full_disk_is_told_of_when_the_box_is_made(tmp_path: Path, monkeypatch
     def fall_short(descriptor: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("sbrl.black_box.os.posix_fallocate", fall_short)
+    monkeypatch.setattr("sbrl.storage.black_box.os.posix_fallocate", fall_short)
     with pytest.raises(RunError, match="No space left"):
         BlackBox.of(tmp_path, "actor-0")

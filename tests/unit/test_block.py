@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from learner import block
+from learner.algorithm.schedules import Horizon
 from learner.records import UpdateResult
-from learner.schedules import Horizon
 from sbrl.networks.noisy import NoisyLinear, scale_noise
 from tests.blocks import AGENTS, VECTOR, Training, make_config, make_training
 from tests.graph_tape import Taped
@@ -25,8 +25,8 @@ def differences(one: Training, other: Training) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner.diagnostics.NUM_STATES", 16)
-    monkeypatch.setattr("learner.diagnostics.WINDOW", 3)
+    monkeypatch.setattr("learner.algorithm.diagnostics.NUM_STATES", 16)
+    monkeypatch.setattr("learner.algorithm.diagnostics.WINDOW", 3)
     monkeypatch.setattr(block, "BLOCK_SECONDS", 1e9)
 
 

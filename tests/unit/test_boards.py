@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from learner.algorithm.diagnostics import Readings
+from learner.algorithm.measures import GradientMoments
+from learner.algorithm.schedules import Horizon
 from learner.boards import Board
-from learner.diagnostics import Readings
-from learner.measures import GradientMoments
-from learner.schedules import Horizon
 from learner.tensorboard import TensorBoard
 from sbrl.v1.fleet_pb2 import Episode, Evaluation, GetStatusResponse
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.checkpoint import CheckpointStore, load
 from learner.records import Batch, LearnerState, Sequence, capture_random, restore_random
 from learner.replay import Replay
-from learner.update import UpdateStep, make_update_step
 from sbrl import config
-from sbrl.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.serialization import decode
 from sbrl.replay.receipts import Receipts
-from sbrl.run_directory import RunDirectory
+from sbrl.storage.checkpoints import CorruptCheckpointError, find_checkpoint, read_checkpoint_file
+from sbrl.storage.run_directory import RunDirectory
 from services.evaluator.agent import load_agent
 
 RECEIVED = {"ratio": {"received": 5, "due": 2.5, "trained": 2}, "receipts": Receipts().state()}

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from sbrl import config
 from sbrl.config import Actors, Config, Replay, Run
+from sbrl.config.presets import PRESETS
 from sbrl.errors import UsageError
-from sbrl.metadata import run_id_of
-from sbrl.presets import PRESETS
+from sbrl.storage.metadata import run_id_of
 
 
 def write(directory: Path, text: str) -> Path:

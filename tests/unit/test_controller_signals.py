@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sbrl.config import build
-from sbrl.fleet import RunState
+from sbrl.coordination.fleet import RunState
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
     LEARNER_STATE_TRAINING,

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from learner import diagnostics
-from learner.diagnostics import Diagnostics, NoDiagnostics, Readings
-from learner.measures import GradientAverage
+from learner.algorithm import diagnostics
+from learner.algorithm.diagnostics import Diagnostics, NoDiagnostics, Readings
+from learner.algorithm.measures import GradientAverage
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.records import Batch, Networks, Sequence, capture_random, restore_random
-from learner.update import UpdateStep, make_update_step
 from sbrl import config
-from sbrl.algorithms import ALGORITHMS
+from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork

@@ -15,16 +15,16 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from actors.weights import WeightsFollower
+from learner.algorithm.divergence import divergence
+from learner.algorithm.schedules import Horizon
+from learner.algorithm.update import make_update_step
 from learner.batches import Drawn, MemoryBatches
-from learner.divergence import divergence
 from learner.memory.replay import ReplayMemory
-from learner.schedules import Horizon
-from learner.update import make_update_step
 from sbrl import config
+from sbrl.coordination.weights import FetchedWeights
 from sbrl.errors import FinalError
 from sbrl.networks.build import build_network
 from sbrl.networks.serialization import all_finite, encode
-from sbrl.weights import FetchedWeights
 from services.evaluator.loop import EvaluatorLoop
 from tests.learners import CONFIG, SHAPE, SPEC, FixedBatches, Learner, make_batch, make_segment
 

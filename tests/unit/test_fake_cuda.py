@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sbrl import config
-from sbrl.presets import PRESETS
+from sbrl.config.presets import PRESETS
 from tests.fake_cuda import compile_guard
 
 pytestmark = pytest.mark.timeout(600)

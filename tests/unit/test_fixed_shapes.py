@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from learner import compilation
+from learner.algorithm import compilation
 from tests.blocks import AGENTS, make_config, make_training
 
 pytestmark = pytest.mark.timeout(600)
@@ -50,7 +50,7 @@ def test_the_parts_of_an_update_compile_without_a_break(agent: str, monkeypatch:
     def traced(settings: object) -> compilation.Compiler:  # type: ignore[type-arg]
         return lambda part: torch.compile(part, fullgraph=True, dynamic=False, backend="eager")
 
-    monkeypatch.setattr("learner.update.make_compiler", traced)
+    monkeypatch.setattr("learner.algorithm.update.make_compiler", traced)
     monkeypatch.setattr("tests.blocks.make_compiler", traced)
     compiled = make_training(make_config(agent), spec)
     for training in (eager, compiled):

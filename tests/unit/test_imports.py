@@ -12,13 +12,13 @@ HEAVY = {"torch", "tensorflow", "reverb", "kubernetes", "matplotlib"}
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("sbrl.commands", set()),  # `sbrl --help` has to answer at once
+        ("sbrl.cli.commands", set()),  # `sbrl --help` has to answer at once
         ("services.coordinator.__main__", set()),
         ("services.replay.__main__", {"tensorflow", "reverb"}),
         ("services.evaluator.__main__", {"torch"}),
         ("actors.__main__", {"torch", "tensorflow", "reverb"}),
         ("learner.__main__", {"torch", "tensorflow", "reverb"}),
-        ("serial.__main__", {"torch"}),
+        ("single_process.__main__", {"torch"}),
     ],
 )
 def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
@@ -28,9 +28,9 @@ def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
 @pytest.mark.parametrize(
     ("module", "needless"),
     [
-        ("sbrl.cli", {"pydantic", "yaml", "grpc", "rich"}),  # it only becomes another program
-        ("sbrl.doctor", {"rich"}),
-        ("sbrl.top", set()),
+        ("sbrl.cli.__main__", {"pydantic", "yaml", "grpc", "rich"}),  # it only becomes another program
+        ("sbrl.monitor.doctor", {"rich"}),
+        ("sbrl.monitor.top", set()),
         ("services.controller.scale", {"rich"}),
         ("services.controller.status", {"rich"}),
         ("services.controller.watch", set()),
@@ -39,7 +39,7 @@ def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
 def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set[str]):
     """On a busy machine each of these costs seconds. Of Kubernetes' 700 models none is loaded before an answer has it."""
     found = loaded(module)
-    assert found & (HEAVY - {"kubernetes"} | {"numpy", "gymnasium", "sbrl.lifecycle"} | needless) == set()
+    assert found & (HEAVY - {"kubernetes"} | {"numpy", "gymnasium", "sbrl.runtime.lifecycle"} | needless) == set()
     assert [name for name in found if name.startswith("kubernetes.client.models.")] == []
     assert ("kubernetes" in found) == module.startswith("services.controller")
 

@@ -9,8 +9,8 @@ import pytest
 
 from sbrl.config import Config, load
 from sbrl.errors import RunError, UsageError
-from sbrl.launch import check_resumable_with, check_trainable, place, role_commands
-from sbrl.run_directory import RunDirectory
+from sbrl.local.launch import check_resumable_with, check_trainable, place, role_commands
+from sbrl.storage.run_directory import RunDirectory
 
 
 def config(*overrides: str) -> Config:

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from learner.replay import Replay
 from learner.reporting import Reporter
-from sbrl.fleet import RunState
-from sbrl.run_status import RunStatus
+from sbrl.coordination.fleet import RunState
+from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_TRAINING,
     LEARNER_STATE_WAITING,

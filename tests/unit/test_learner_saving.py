@@ -16,10 +16,10 @@ from learner import checkpoint
 from learner.checkpoint import CheckpointStore
 from learner.ratio import Ratio, RatioSettings
 from learner.saving import RETRY_SECONDS, Saver
-from sbrl import checkpoints
+from sbrl.coordination.weights import StaleEpochError
 from sbrl.errors import RunError
 from sbrl.replay.receipts import Receipts
-from sbrl.weights import StaleEpochError
+from sbrl.storage import checkpoints
 from tests.learners import FixedBatches, Learner, make_segment
 
 INTERVAL = 60.0

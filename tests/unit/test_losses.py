@@ -11,15 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.losses.categorical import cross_entropy, expected_values, project_distribution
-from learner.losses.munchausen import munchausen_bonus, munchausen_targets
-from learner.losses.priorities import importance_weights, priorities
-from learner.losses.registry import LOSSES, make_loss
-from learner.losses.selection import select_action
-from learner.losses.td import TdError, q_targets
+from learner.algorithm.losses.categorical import cross_entropy, expected_values, project_distribution
+from learner.algorithm.losses.munchausen import munchausen_bonus, munchausen_targets
+from learner.algorithm.losses.priorities import importance_weights, priorities
+from learner.algorithm.losses.registry import LOSSES, make_loss
+from learner.algorithm.losses.selection import select_action
+from learner.algorithm.losses.td import TdError, q_targets
 from learner.records import Batch
 from sbrl import config
-from sbrl.algorithms import ALGORITHMS
+from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network
 

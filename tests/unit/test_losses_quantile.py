@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.losses.priorities import priorities
-from learner.losses.quantile import midpoints, quantile_targets
-from learner.losses.quantile_huber import quantile_huber_loss
+from learner.algorithm.losses.priorities import priorities
+from learner.algorithm.losses.quantile import midpoints, quantile_targets
+from learner.algorithm.losses.quantile_huber import quantile_huber_loss
 
 
 def reference_loss(quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.measures import (
+from learner.algorithm.measures import (
     GradientAverage,
     GradientMoments,
     churn_ratio,

@@ -11,7 +11,7 @@ import pytest
 # Blocks that malloc has mapped one by one, before and after: a large one is freed, upon which glibc would keep such blocks.
 PROGRAM = """
 import ctypes, sys
-from sbrl.memory import give_back_large_blocks
+from sbrl.runtime.memory import give_back_large_blocks
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
@@ -39,7 +39,7 @@ def test_large_blocks_are_mapped_one_by_one_whatever_was_freed_before(called: st
 # Blocks of one page among which a few stay in use, as what a checkpoint has copied lies among what is stored.
 FREED = """
 import sys
-from sbrl.memory import give_back_freed, resident_bytes
+from sbrl.runtime.memory import give_back_freed, resident_bytes
 
 blocks = [bytearray(4000) for _ in range(20_000)]
 stays = blocks[::100]

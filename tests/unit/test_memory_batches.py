@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from learner.algorithm.schedules import Horizon
 from learner.batches import MemoryBatches
-from learner.schedules import Horizon
 from sbrl import config
 from tests.memories import fill, make_memory, memory_of, script_of, shape_of
 from tests.scripted_episodes import reference

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.losses.priorities import importance_weights
+from learner.algorithm.losses.priorities import importance_weights
 from tests.memories import fill, make_memory, numbered, sample_of, shape_of
 
 

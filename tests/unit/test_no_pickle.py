@@ -12,7 +12,7 @@ import yaml
 from sbrl import yaml_text
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("sbrl", "actors", "learner", "services", "serial", "bench", "scripts", "deploy")
+PACKAGES = ("sbrl", "actors", "learner", "services", "single_process", "bench", "scripts", "deploy")
 # Modules whose loading runs what the bytes say.
 FORBIDDEN_MODULES = frozenset(
     {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}

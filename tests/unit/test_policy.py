@@ -13,7 +13,7 @@ from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
 from sbrl.networks.build import build_network
-from sbrl.policy import EpsilonGreedyPolicy, seed_torch
+from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from services.evaluator.protocol import evaluate_weights
 
 FRAMES = EnvSpec(6, (36, 36), np.dtype(np.uint8), 4, "frames", True)

@@ -6,13 +6,14 @@ import socket
 
 import pytest
 
-from sbrl import config, rpc
-from sbrl.credentials import Credentials
+from sbrl import config
+from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import UsageError
-from sbrl.fleet import FleetClient
-from sbrl.launch import place
-from sbrl.metrics import CoordinatorMetrics, make_registry
-from sbrl.ports import host_port, split_address
+from sbrl.local.launch import place
+from sbrl.rpc import channels
+from sbrl.rpc.credentials import Credentials
+from sbrl.rpc.ports import host_port, split_address
+from sbrl.telemetry.metrics import CoordinatorMetrics, make_registry
 from services.coordinator.server import Coordinator
 from tests.coordinator import settled
 
@@ -35,8 +36,8 @@ def tree(host: str) -> config.Config:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "2001:db8::1", "[::1]", "a..b", "", "127.0.0.1:80"])
 def test_a_host_that_nothing_can_listen_on_is_named_with_the_reason(host: str):
-    server = rpc.make_server(1, "test", Credentials())
-    for try_it in (lambda: place(tree(host)), lambda: rpc.bind(server, host, 0, "coordinator", Credentials())):
+    server = channels.make_server(1, "test", Credentials())
+    for try_it in (lambda: place(tree(host)), lambda: channels.bind(server, host, 0, "coordinator", Credentials())):
         with pytest.raises(UsageError, match=r"network\.bind_host=") as error:
             try_it()
         assert repr(host) in str(error.value)
@@ -62,7 +63,7 @@ def test_a_run_can_be_placed_on_ipv6(host: str, tmp_path):
     server = Coordinator(tmp_path, 100, CoordinatorMetrics(make_registry("coordinator")), settled)
     try:
         port = server.start(host, split_address(placed.coordinator_address)[1])
-        for address in (placed.coordinator_address, rpc.reachable_address(host, port)):
+        for address in (placed.coordinator_address, channels.reachable_address(host, port)):
             client = FleetClient(address)
             assert not client.status(timeout=10.0).members
             client.close()

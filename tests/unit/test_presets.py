@@ -3,7 +3,7 @@
 import pytest
 
 from sbrl import config
-from sbrl.presets import DEFAULT_PRESET, PRESETS
+from sbrl.config.presets import DEFAULT_PRESET, PRESETS
 
 ATARI = ("dqn", "double-dqn", "dueling-dqn", "c51", "qr-dqn", "iqn", "m-dqn", "rainbow", "full-rainbow")
 ATARI_100K = ("der", "drq-eps", "spr", "sr-spr", "bbf")

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sbrl import cli, cli_presets, config
+from sbrl import config
+from sbrl.cli import __main__ as cli
+from sbrl.cli import presets
 from sbrl.config import Env
+from sbrl.config.presets import PRESETS
 from sbrl.envs.make import make_spec
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
 from sbrl.networks.build import build_network
-from sbrl.presets import PRESETS
 
 
 def list_presets(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -61,9 +63,9 @@ def test_without_a_terminal_the_list_is_plain_columns(capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_on_a_terminal_no_name_or_figure_is_cut_off(width: int) -> None:
-    rows, _ = cli_presets.preset_rows()
+    rows, _ = presets.preset_rows()
     output = io.StringIO()
-    Console(file=output, width=width).print(cli_presets.rich_table(rows, width))
+    Console(file=output, width=width).print(presets.rich_table(rows, width))
     words = output.getvalue().split()
     for row in rows:
         assert {row.name, row.torso, f"{row.parameters:,}"} <= set(words)
@@ -78,7 +80,7 @@ def test_an_environment_that_cannot_be_made_leaves_the_rest_of_the_list(
             raise UsageError("MinAtar environments need the package minatar")
         return make_spec(env)
 
-    monkeypatch.setattr(cli_presets, "_spec", make)
+    monkeypatch.setattr(presets, "_spec", make)
     assert cli.run(["presets"]) == 0
     printed = capsys.readouterr()
     assert printed.err == "sbrl: warning: MinAtar environments need the package minatar\n"
@@ -123,7 +125,7 @@ def test_train_warns_before_it_starts(
     def start(*_arguments: object) -> None:
         raise Started
 
-    monkeypatch.setattr("sbrl.launch.train", start)
+    monkeypatch.setattr("sbrl.local.launch.train", start)
     monkeypatch.setattr("os.execv", start)
     arguments = ["--run-dir", str(tmp_path / "run"), "--preset", "dqn", "replay.importance_weights=true"]
     with pytest.raises(Started):

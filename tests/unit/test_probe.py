@@ -11,13 +11,13 @@ import pytest
 
 from sbrl import config
 from sbrl.config import Env
-from sbrl.envs import probe as probes
 from sbrl.envs.make import make_envs
-from sbrl.envs.probe import probe, spec_for_role, try_out
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
-from sbrl.metadata import check_same_environment, run_metadata
-from sbrl.tether import TURN_VARIABLE
+from sbrl.runtime import env_probe as probes
+from sbrl.runtime.env_probe import probe, spec_for_role, try_out
+from sbrl.runtime.tether import TURN_VARIABLE
+from sbrl.storage.metadata import check_same_environment, run_metadata
 
 # A module as users write them; HEAD stands at its beginning, BODY in place of the environment's methods.
 MODULE = """

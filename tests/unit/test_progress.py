@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from sbrl.config import load
-from sbrl.progress import Progress, ProgressMeter
-from sbrl.readable import duration
-from sbrl.summary import summarize
+from sbrl.monitor.progress import Progress, ProgressMeter
+from sbrl.monitor.readable import duration
+from sbrl.monitor.summary import summarize
+from sbrl.monitor.view import line, panel
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
     LEARNER_STATE_TRAINING,
@@ -20,7 +21,6 @@ from sbrl.v1.fleet_pb2 import (
     Member,
     ShardProgress,
 )
-from sbrl.view import line, panel
 
 CONFIG = load(overrides=["run.env_steps=10000", "replay.min_size=1000"])
 

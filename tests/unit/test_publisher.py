@@ -13,9 +13,9 @@ from torch import Tensor
 
 from learner import publisher as module
 from learner.publisher import Publisher
+from sbrl.coordination.weights import StaleEpochError
 from sbrl.networks import serialization
 from sbrl.networks.serialization import decode
-from sbrl.weights import StaleEpochError
 
 WAIT = 20.0
 FINE, BAD = torch.zeros(()), torch.tensor(float("nan"))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from sbrl.coordination.fleet import RunState
 from sbrl.errors import UsageError
-from sbrl.fleet import RunState
 from services.controller.reconcile import (
     MAX_GAP_SECONDS,
     Decision,

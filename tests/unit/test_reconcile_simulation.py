@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbrl.fleet import RunState
+from sbrl.coordination.fleet import RunState
 from services.controller.reconcile import Decision, Memory, Observed, Reading, Spec, Why, history_seconds, reconcile
 from services.controller.signals import History
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from learner.algorithm.resets import reset_seed
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.records import Batch, Sequence
-from learner.resets import reset_seed
-from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
 
@@ -64,7 +64,7 @@ def test_a_reset_follows_the_third_update_and_does_what_it_says(caplog: pytest.L
     for step in (with_resets, without):
         train(step, 2)
     assert equal(tensors(with_resets)["learned"], tensors(without)["learned"])
-    with caplog.at_level(logging.INFO, "learner.resets"):
+    with caplog.at_level(logging.INFO, "learner.algorithm.resets"):
         for step in (with_resets, without):
             train(step, 1)
     assert "reset 1 after update 3" in caplog.text

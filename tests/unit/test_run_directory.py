@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sbrl import run_directory
 from sbrl.errors import RunError
-from sbrl.run_directory import LOCK, RunDirectory
+from sbrl.storage import run_directory
+from sbrl.storage.run_directory import LOCK, RunDirectory
 
 WAIT = 30.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner.schedules import Horizon, HorizonSchedule, ResetSchedule
+from learner.algorithm.schedules import Horizon, HorizonSchedule, ResetSchedule
 from sbrl import config
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from learner.memory.replay import ReplayMemory, Sample
 from sbrl.replay.items import Transitions
 from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Transition
-from serial.stream import SerialStream, segment_steps
+from single_process.stream import SerialStream, segment_steps
 from tests.scripted_episodes import Episode, Expected, check, frame_of, reference, terminals
 
 CPU = torch.device("cpu")

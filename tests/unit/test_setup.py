@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sbrl.local_prometheus import find_program
+from sbrl.local.prometheus import find_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +119,7 @@ def test_prometheus_is_unpacked_beside_the_other_tools_once(prometheus_tree: Pat
         assert len(calls.read_text(encoding="utf-8").splitlines()) == 2
     assert {path.name for path in (prometheus_tree / ".venv/tools/bin").iterdir()} == {"prometheus", "promtool"}
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("sbrl.local_prometheus.TOOLS", prometheus_tree / ".venv/tools/bin")
+    monkeypatch.setattr("sbrl.local.prometheus.TOOLS", prometheus_tree / ".venv/tools/bin")
     assert find_program("promtool") == str(prometheus_tree / ".venv/tools/bin/promtool")
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sbrl.lifecycle import START_AGAIN
+from sbrl.runtime.lifecycle import START_AGAIN
 from services.replay.watchdog import Watchdog
 
 LIMIT = 0.01

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner.algorithm.schedules import Horizon
+from learner.algorithm.spr import NoSelfPrediction, SelfPrediction, TransitionModel, make_self_prediction, self_prediction_loss
 from learner.records import Batch, Sequence
 from learner.remote_batches import to_batch
-from learner.schedules import Horizon
-from learner.spr import NoSelfPrediction, SelfPrediction, TransitionModel, make_self_prediction, self_prediction_loss
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.build import build_network

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from sbrl.stop_signals import HURRY_SECONDS, STOP_SECONDS, StopRequest
+from sbrl.runtime.stop_signals import HURRY_SECONDS, STOP_SECONDS, StopRequest
 
 WAIT = 30.0
 PROGRAM = """
 import os, signal, threading
-from sbrl.stop_signals import catch_stop_signals
+from sbrl.runtime.stop_signals import catch_stop_signals
 received, names = threading.Event(), []
 def note(number):
     names.append(number.name)

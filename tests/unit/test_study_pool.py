@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from sbrl.stop_signals import StopRequest
+from sbrl.runtime.stop_signals import StopRequest
 from studies.pool import Ended, Pool, Task, last_words
 from studies.progress import StudyProgress, share_done
 

@@ -11,9 +11,9 @@ import pytest
 
 from sbrl import config as configs
 from sbrl.errors import UsageError
-from sbrl.metadata import hardware
-from sbrl.run_directory import RunDirectory
-from sbrl.tables import write_episodes, write_evaluations
+from sbrl.storage.metadata import hardware
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.storage.tables import write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 from studies.records import (
     BINS,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sbrl.config import load
-from sbrl.summary import RunSoFar, run_so_far, shortfall
+from sbrl.monitor.summary import RunSoFar, run_so_far, shortfall
 from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress, ShardProgress
 
 WRONG: list[Any] = [None, -1, float("inf"), float("nan"), "x", [], {}]

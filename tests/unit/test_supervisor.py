@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sbrl import supervisor
 from sbrl.errors import RunError
-from sbrl.supervisor import RoleCommand, Supervisor
+from sbrl.local import supervisor
+from sbrl.local.supervisor import RoleCommand, Supervisor
 
 WAIT = 30.0
 
@@ -72,9 +72,9 @@ HOPELESS_ROLE = """
 from prometheus_client import CollectorRegistry
 from sbrl.config import build
 from sbrl.errors import FinalError
-from sbrl.lifecycle import RoleRuntime
-from sbrl.logs import Context
-from sbrl.program import run_program
+from sbrl.runtime.lifecycle import RoleRuntime
+from sbrl.telemetry.logs import Context
+from sbrl.runtime.program import run_program
 
 def main(argv):
     context = Context("actor", "actor-0", "run")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sbrl import config, tables
-from sbrl.curves import running_mean, write_learning_curve
+from sbrl import config
 from sbrl.errors import RunError
-from sbrl.tables import GrowingEpisodes, read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
+from sbrl.monitor.curves import running_mean, write_learning_curve
+from sbrl.storage import tables
+from sbrl.storage.tables import GrowingEpisodes, read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 
 EPISODE = Episode(

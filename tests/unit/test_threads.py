@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 
+from learner.algorithm.update import UpdateStep
 from learner.threads import blank_batch, candidates, fewest_of_the_fast, settle_threads
-from learner.update import UpdateStep
 from sbrl import config
 from tests.blocks import AGENTS, VECTOR, make_config
 

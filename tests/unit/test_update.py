@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from learner.optimizer import Gradient
+from learner.algorithm.optimizer import Gradient
+from learner.algorithm.update import UpdateStep, make_update_step
 from learner.records import Batch, Sequence, UpdateResult
-from learner.update import UpdateStep, make_update_step
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError

@@ -1,0 +1,1 @@
+"""One file a head: what an algorithm learns of each action. Imports as sbrl.networks."""

@@ -1,4 +1,4 @@
-"""The heads, by the names that `sbrl.algorithms` uses."""
+"""The heads, by the names that `sbrl.config.algorithms` uses."""
 
 from __future__ import annotations
 

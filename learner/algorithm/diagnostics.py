@@ -1,0 +1,278 @@
+"""What small batches do to training, measured now and then on the network that is being trained, without touching it.
+
+A measurement has two parts. Beside each of `WINDOW` updates in a row the gradient of a frozen copy of the networks is taken on
+that update's batch, fresh from replay: many small batches at the same parameters, which are also one big batch, and of whose
+norms the noise scale is made. Around the last of these updates the network looks at `NUM_STATES` states of recent batches: the
+greedy actions that changed are the churn; how often each unit fires and how many directions the features span is seen after it.
+
+Training stays as it is to the bit: networks are copied or only read, random numbers are drawn from a state that is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from learner.algorithm.measures import (
+    GradientAverage,
+    GradientMoments,
+    churn_ratio,
+    dormant_ratio,
+    effective_rank,
+    gradient_moments,
+    unit_activity,
+)
+from learner.records import Batch, Networks
+from sbrl.config import Config
+from sbrl.networks.network import ValueNetwork
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 16  # small batches that make one big batch
+AVERAGE_DECAY = 0.9  # of the moving averages, a measurement: the last ten or so count
+NUM_STATES = 512  # that churn, dormant units and rank are of; as many as the features of most networks have directions
+CHUNK = 64  # states in one pass: what the activations of wide networks have memory for
+DORMANT_TAU = 0.025
+RANK_DELTA = 0.01
+_ACTION_SEED = 0  # of IQN's quantile fractions: the same ones before and after an update, or they alone would change actions
+
+
+class Readings(NamedTuple):
+    """One measurement."""
+
+    updates: int  # made by then
+    gradient: GradientMoments  # means over recent measurements
+    policy_churn_ratio: float
+    dormant_units_ratio: float
+    feature_rank: float
+
+
+class Diagnostics:
+    """Measures every `period` updates; call `before_update` and `after_update` around each of those that it has to see."""
+
+    def __init__(
+        self, period: int, batch_size: int, networks: Networks, objective: Callable[[Networks, Batch], Tensor]
+    ) -> None:
+        """
+        Args:
+            networks: the live ones. Read only.
+            objective: what an update minimises, a scalar; may draw from torch's global generators, and new noise into the
+                networks it is given.
+        """
+        self._period, self._batch_size, self._networks, self._objective = period, batch_size, networks, objective
+        self._states: deque[Tensor] = deque(maxlen=-(-NUM_STATES // batch_size))  # of the last batches, as they were sampled
+        self._window: _GradientWindow | None = None
+        self._average = GradientAverage()
+        self._actions_before: Tensor | None = None
+        self.readings: Readings | None = None
+        """The newest measurement; None before the first."""
+        self.measurements = 0
+        self.seconds = 0.0
+        """Spent on measuring, those of all measurements."""
+
+    def unseen_updates(self, updates: int) -> int:
+        """How many of the updates that follow the first `updates` need not be seen."""
+        if self._window is not None:
+            return 0
+        due = -(-updates // self._period) * self._period
+        assert self._states.maxlen is not None
+        return max(0, due - self._states.maxlen - updates)
+
+    def before_update(self, updates: int, batch: Batch) -> None:
+        """
+        Args:
+            updates: made before this one.
+            batch: on the networks' device, not augmented.
+        """
+        if self._window is None and not self._is_due(updates):
+            return
+        start = time.perf_counter()
+        if self._window is None:
+            self._window = _GradientWindow(self._networks, self._objective)
+        with _random_state_kept(batch.s_tm1.device):
+            self._window.add(batch)
+        if self._window.is_full:
+            self._actions_before = _greedy_actions(self._networks.online, self._chunks())
+        self.seconds += time.perf_counter() - start
+
+    def after_update(self, updates: int, batch: Batch) -> None:
+        """
+        Args:
+            updates: made, this one included; its resets are still to come.
+        """
+        if self._window is not None and self._actions_before is not None:
+            start = time.perf_counter()
+            self._measure(updates, self._window, self._actions_before)
+            self._window = self._actions_before = None
+            self.seconds += time.perf_counter() - start
+        self._states.append(batch.s_tm1)  # only now: the states that are looked at are not those just trained on
+
+    def counters(self) -> dict[str, float]:
+        """What a checkpoint keeps: the averages, which many measurements have gone into."""
+        return {f"gradient_average_{name}": value for name, value in self._average._asdict().items()}
+
+    def restore(self, counters: Mapping[str, float]) -> None:
+        """Goes on from a checkpoint's counters, which may be of a run without diagnostics."""
+        names = {name: f"gradient_average_{name}" for name in GradientAverage._fields}
+        if all(name in counters for name in names.values()):
+            self._average = GradientAverage(**{field: float(counters[name]) for field, name in names.items()})
+
+    def _is_due(self, updates: int) -> bool:
+        return updates % self._period == 0 and len(self._states) == self._states.maxlen
+
+    def _chunks(self) -> list[Tensor]:
+        return list(torch.cat(list(self._states))[-NUM_STATES:].split(CHUNK))
+
+    def _measure(self, updates: int, window: _GradientWindow, actions_before: Tensor) -> None:
+        self._average = self._average.add(window.moments(self._batch_size), AVERAGE_DECAY)
+        chunks, online = self._chunks(), self._networks.online
+        with _activations(online) as seen:
+            actions = _greedy_actions(online, chunks)
+        self.readings = Readings(
+            updates=updates,
+            gradient=self._average.mean,
+            policy_churn_ratio=churn_ratio(actions_before, actions),
+            dormant_units_ratio=dormant_ratio(seen.layers(), DORMANT_TAU),
+            feature_rank=effective_rank(torch.cat(seen.features), RANK_DELTA),
+        )
+        self.measurements += 1
+        logger.info(
+            "diagnostics after update %d: gradient noise scale %.3g, policy churn %.3g, dormant units %.3g, srank %.0f",
+            updates,
+            self.readings.gradient.noise_scale,
+            *self.readings[2:],
+        )
+
+
+class NoDiagnostics:
+    """Measures nothing."""
+
+    readings: Readings | None = None
+    measurements = 0
+    seconds = 0.0
+
+    def unseen_updates(self, updates: int) -> int:
+        return sys.maxsize
+
+    def before_update(self, updates: int, batch: Batch) -> None: ...
+
+    def after_update(self, updates: int, batch: Batch) -> None: ...
+
+    def counters(self) -> dict[str, float]:
+        return {}
+
+    def restore(self, counters: Mapping[str, float]) -> None: ...
+
+
+def make_diagnostics(
+    config: Config, networks: Networks, objective: Callable[[Networks, Batch], Tensor]
+) -> Diagnostics | NoDiagnostics:
+    """What learner.diagnostics_period asks for."""
+    learner = config.learner
+    if learner.diagnostics_period is None:
+        return NoDiagnostics()
+    return Diagnostics(learner.diagnostics_period, learner.batch_size, networks, objective)
+
+
+class _GradientWindow:
+    """Gradients of several batches at the same parameters: those that the networks had when it was made.
+
+    Those of the live networks' own updates would cost nothing, but would be of other parameters each, and each step makes the
+    next gradient a little less like the last: the signal would be underestimated.
+    """
+
+    def __init__(self, networks: Networks, objective: Callable[[Networks, Batch], Tensor]) -> None:
+        self._networks, self._objective = copy.deepcopy(networks), objective
+        learned = (self._networks.online, self._networks.auxiliary)
+        self._parameters = [parameter for module in learned for parameter in module.parameters()]
+        self._sum: list[Tensor] = []
+        self._squared: list[Tensor] = []  # float[] each, on the device
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._squared) == WINDOW
+
+    def add(self, batch: Batch) -> None:
+        gradients = list(torch.autograd.grad(self._objective(self._networks, batch), self._parameters, materialize_grads=True))
+        self._squared.append(_squared_norm(gradients))
+        if self._sum:
+            torch._foreach_add_(self._sum, gradients)
+        else:
+            self._sum = gradients
+
+    def moments(self, batch_size: int) -> GradientMoments:
+        """Of the batches added; waits for the device."""
+        num = len(self._squared)
+        small_squared = torch.stack(self._squared).mean().item()
+        big_squared = _squared_norm(self._sum).item() / num**2
+        return gradient_moments(small_squared, big_squared, batch_size, num * batch_size)
+
+
+class _Activations:
+    """What a network's layers put out, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.features: list[Tensor] = []  # float[CHUNK, F], what goes into the output layer
+        self.activity: dict[nn.Module, list[Tensor]] = {}  # float[units] for each chunk, by layer
+
+    def layers(self) -> list[Tensor]:
+        """The mean activity of each layer's units; all chunks are of one size."""
+        return [torch.stack(chunks).mean(dim=0) for chunks in self.activity.values()]
+
+    def on_relu(self, layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        self.activity.setdefault(layer, []).append(unit_activity(output))
+
+    def on_output(self, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        # IQN's has features for each quantile fraction: as the output layer is linear, values are made of their mean.
+        (features,) = inputs
+        self.features.append(features if features.dim() == 2 else features.mean(dim=1))
+
+
+@contextlib.contextmanager
+def _activations(network: ValueNetwork) -> Iterator[_Activations]:
+    """Sees the outputs of all ReLU layers, and the inputs of the output layer, while the context lasts."""
+    seen = _Activations()
+    with contextlib.ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, nn.ReLU):
+                hooks.enter_context(module.register_forward_hook(seen.on_relu))
+        hooks.enter_context(network.head.output.register_forward_pre_hook(seen.on_output))
+        yield seen
+
+
+def _greedy_actions(network: ValueNetwork, chunks: list[Tensor]) -> Tensor:
+    """int64[N]: of the network's mean weights where it is noisy, and at the same quantile fractions each time for IQN."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode(), _random_state_kept(chunks[0].device, _ACTION_SEED):
+            return torch.cat([network.q_values(chunk).argmax(dim=-1) for chunk in chunks])
+    finally:
+        network.train(training)
+
+
+@contextlib.contextmanager
+def _random_state_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """Puts the states of torch's global generators of the CPU and of `device` back; until then they begin at `seed`, if any."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        if seed is not None:
+            # Not torch.manual_seed, which seeds those of all devices.
+            torch.default_generator.manual_seed(seed)
+            if on_cuda:
+                torch.cuda.default_generators[device.index].manual_seed(seed)
+        yield
+
+
+def _squared_norm(tensors: list[Tensor]) -> Tensor:
+    """float[]: the sum of all squares."""
+    return torch.stack(torch._foreach_norm(tensors)).square().sum()

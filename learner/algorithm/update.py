@@ -1,0 +1,246 @@
+"""The update step: one batch in, changed parameters and new priorities out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learner.algorithm.augmentation import augment_batch, make_augmentation
+from learner.algorithm.compilation import Compiler, make_compiler, uncompiled
+from learner.algorithm.diagnostics import Diagnostics, NoDiagnostics, make_diagnostics
+from learner.algorithm.losses.priorities import importance_weights, priorities
+from learner.algorithm.losses.registry import make_loss
+from learner.algorithm.optimizer import Optimizer, undecayed_parameters
+from learner.algorithm.precision import autocast
+from learner.algorithm.resets import Resets, reset_seed
+from learner.algorithm.schedules import ResetSchedule
+from learner.algorithm.spr import NoSelfPrediction, SelfPrediction, make_self_prediction
+from learner.algorithm.target_network import TargetUpdate
+from learner.records import Batch, Networks, UpdateResult, UpdateState
+from sbrl.config import Config
+from sbrl.envs.spec import EnvSpec
+from sbrl.networks.build import build_network
+from sbrl.networks.checks import check_network
+from sbrl.networks.devices import find_device
+from sbrl.networks.network import ValueNetwork
+from sbrl.networks.serialization import all_finite, copy_tensors
+
+
+class _Evaluation(NamedTuple):
+    """Of one batch: what an update minimises, and what becomes of the batch's priorities."""
+
+    loss: Tensor  # float32[]: mean over the batch, importance weights included
+    spr_loss: Tensor  # float32[], in the same way
+    total: Tensor  # float32[]: of both
+    q_tm1: Tensor  # float32[B]
+    target: Tensor  # float32[B, M]
+    priorities: Tensor  # float64[B]
+
+
+class UpdateStep:
+    """Composed of what the config asks for: loss, augmentation, self-prediction, optimizer, target update and resets."""
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, compiler: Compiler[Any] = uncompiled) -> None:
+        """Makes the networks, with parameters from run.seed.
+
+        Args:
+            compiler: of the part from the batch to its loss.
+
+        Raises:
+            UsageError: agent.torso cannot take the environment's observations, or what is to be done to them.
+        """
+        check_network(config, spec)
+        agent, learner = config.agent, config.learner
+        self._config, self._spec, self._device = config, spec, device
+        online, auxiliary = self._make_modules(config.run.seed)
+        self._online, self._auxiliary = online.to(device), auxiliary.to(device)
+        self._target = copy.deepcopy(self._online).requires_grad_(False)
+        self._networks = Networks(self._online, self._target, self._auxiliary)
+        self._loss = make_loss(agent)
+        self._augment = make_augmentation(learner)
+        learned = (self._online, self._auxiliary)
+        self._optimizer = Optimizer(
+            {name: parameter for module in learned for name, parameter in module.named_parameters()},
+            undecayed={name for module in learned for name in undecayed_parameters(module)},
+            settings=learner,
+        )
+        self._target_update = TargetUpdate(self._online, self._target, learner)
+        self._resets = Resets(
+            ResetSchedule.of(config),
+            learner.reset_encoder_keep,
+            fresh=self._fresh,
+            learned=learned,
+            target=self._target,
+            optimizer=self._optimizer,
+        )
+        self.diagnostics: Diagnostics | NoDiagnostics = make_diagnostics(
+            config, self._networks, lambda networks, batch: self._objective(networks, batch).total
+        )
+        self._evaluate = compiler(self._evaluate_and_mark)
+        self._updates = 0
+        # 0 as long as every loss was finite, and every batch; NaN from then on.
+        self._loss_blemish, self._data_blemish = torch.zeros((), device=device), torch.zeros((), device=device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where updates run."""
+        return self._device
+
+    @property
+    def updates(self) -> int:
+        """Updates made, those before a restore included."""
+        return self._updates
+
+    def update(self, batch: Batch) -> UpdateResult:
+        """One update, seen by diagnostics and counted, on `batch` from any device; on CUDA returns before that is done."""
+        batch = batch.to(self._device)
+        self.diagnostics.before_update(self._updates, batch)
+        result = self.train(batch)
+        self.diagnostics.after_update(self._updates + 1, batch)
+        self.advance(1)
+        return result
+
+    def train(self, batch: Batch) -> UpdateResult:
+        """The update itself, of shapes that follow from the batch's: no word to or from the host, and nothing is counted there.
+
+        Draws random numbers (noise, augmentation, quantile fractions) from torch's global generator.
+
+        Args:
+            batch: on the networks' device.
+        """
+        evaluation = self._evaluate(batch)
+        gradient = self._optimizer.minimise(evaluation.total)
+        if self._target_update.period == 1:
+            self._target_update.move()
+        return UpdateResult(
+            evaluation.loss.detach(),
+            evaluation.spr_loss.detach(),
+            evaluation.q_tm1,
+            evaluation.target,
+            evaluation.priorities,
+            gradient,
+        )
+
+    def advance(self, updates: int) -> None:
+        """Counts `updates`, no more than `updates_to_edge` said, and does what is due after them."""
+        self._updates += updates
+        # A pass over all parameters that seldom changes any is not for every update: only a period of 1 is part of it.
+        if self._target_update.period > 1 and self._updates % self._target_update.period == 0:
+            self._target_update.move()
+        self._resets.after_update(self._updates)
+
+    def updates_to_edge(self) -> int:
+        """How many updates `train` may make before `advance` is called; 0 if the next one is to be seen: `update` is for it."""
+        unseen, period = self.diagnostics.unseen_updates(self._updates), self._target_update.period
+        to_target = period - self._updates % period if period > 1 else unseen
+        return min(unseen, to_target, self._resets.schedule.updates_to_next(self._updates))
+
+    def is_finite(self) -> bool:
+        """Whether all losses were finite and all that `state` holds is. Waits for the device: not part of every update."""
+        state = self.state()
+        tensors = (state.online, state.target, state.auxiliary, state.optimizer)
+        return bool(all_finite([self._loss_blemish, *(tensor for part in tensors for tensor in part.values())]).item())
+
+    @property
+    def mark(self) -> Tensor:
+        """float32[], the live one: NaN once a loss or a batch was not finite, 0 before."""
+        return self._loss_blemish + self._data_blemish
+
+    def data_is_finite(self) -> bool:
+        """Whether all rewards and observations trained on were finite; waits for the device."""
+        return bool(all_finite([self._data_blemish]).item())
+
+    def acting_weights(self) -> dict[str, Tensor]:
+        """The weights to act with, the live ones: the online network's, or the target's with agent.act_with_target."""
+        return (self._target if self._config.agent.act_with_target else self._online).state_dict()
+
+    def state(self) -> UpdateState:
+        """What to save. The tensors are live: encode them before the next update."""
+        return UpdateState(
+            online=self._online.state_dict(),
+            target=self._target.state_dict(),
+            auxiliary=self._auxiliary.state_dict(),
+            optimizer=self._optimizer.moments(),
+            updates=self._updates,
+        )
+
+    def restore(self, state: UpdateState) -> None:
+        """Goes on from `state`.
+
+        Raises:
+            RunError: the state is of another network.
+        """
+        mine = self.state()
+        copy_tensors(mine.online, state.online, "the checkpoint's online weights")
+        copy_tensors(mine.target, state.target, "the checkpoint's target weights")
+        copy_tensors(mine.auxiliary, state.auxiliary, "the checkpoint's self-prediction weights")
+        copy_tensors(mine.optimizer, state.optimizer, "the checkpoint's optimizer moments")
+        self._updates = state.updates
+
+    def _evaluate_and_mark(self, batch: Batch) -> _Evaluation:
+        """Of the networks that learn; what is not finite leaves its mark."""
+        evaluation = self._objective(self._networks, batch)
+        # 0 times what is not finite is NaN: nothing waits for the device.
+        self._loss_blemish.add_(evaluation.total.detach(), alpha=0)
+        self._data_blemish.add_(batch.sum_of_numbers(), alpha=0)
+        return evaluation
+
+    def _objective(self, networks: Networks, batch: Batch) -> _Evaluation:
+        """What an update of `networks` on `batch` minimises, with new noise, augmentation and quantile fractions."""
+        with autocast(self._config.learner.precision, self._device):
+            return self._evaluation(networks, batch)
+
+    def _evaluation(self, networks: Networks, batch: Batch) -> _Evaluation:
+        replay, (online, target, auxiliary) = self._config.replay, networks
+        online.resample_noise()
+        target.resample_noise()
+        batch = augment_batch(batch, self._augment)
+        torso = online.torso
+        latent = torso.encode(batch.s_tm1)
+        result = self._loss(torso.project(latent), online, target, batch)
+        loss, spr_loss = result.loss, auxiliary(latent, torso, target.torso, batch)
+        if replay.importance_weights:
+            weights = importance_weights(batch.probability, replay.importance_exponent, batch.least_probability)
+            loss, spr_loss = loss * weights, spr_loss * weights
+        loss, spr_loss = loss.mean(), spr_loss.mean()
+        total = loss + self._config.agent.spr_weight * spr_loss
+        new_priorities = priorities(result.loss.detach(), replay.priority_exponent)
+        return _Evaluation(loss, spr_loss, total, result.q_tm1, result.target, new_priorities)
+
+    def _make_modules(self, seed: int) -> tuple[ValueNetwork, SelfPrediction | NoSelfPrediction]:
+        network = build_network(self._config.agent, self._spec, seed)
+        return network, make_self_prediction(self._config.agent, network.torso, self._spec.num_actions, seed)
+
+    def _fresh(self, number: int) -> Mapping[str, Tensor]:
+        """New initial values of all parameters for the reset of this number."""
+        network, auxiliary = self._make_modules(reset_seed(self._config.run.seed, number))
+        return {**network.state_dict(), **auxiliary.state_dict()}
+
+
+def gpu_memory_bytes(device: torch.device) -> int:
+    """Memory that this process's tensors hold on `device`; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
+    """An update step with fresh parameters from run.seed on learner.device.
+
+    Raises:
+        UsageError: CUDA was asked for and is absent; or agent.torso cannot take the environment's observations, or what is to
+            be done to them.
+    """
+    device = find_device(config.learner.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where streams, graphs and events are made that are told no device
+    return UpdateStep(config, spec, device, make_compiler(config.learner))
+
+
+def configure_torch(num_threads: int) -> None:
+    """Settings of the process, and of the calling thread: call it once, in the thread that updates."""
+    torch.set_num_threads(num_threads)
+    # Adam's moments decay into denormal numbers, which a CPU handles many times slower than others.
+    torch.set_flush_denormal(True)

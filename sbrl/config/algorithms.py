@@ -1,0 +1,22 @@
+"""Which algorithms there are, each a head and a loss. Names only, so that a config can be checked without torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Algorithm(NamedTuple):
+    """What an algorithm is composed of; all else (torso, n, double, dueling, replay, exploration) is chosen freely."""
+
+    head: str  # in sbrl.networks.heads.registry.HEADS
+    loss: str  # in learner.algorithm.losses.registry.LOSSES
+    source: str  # where it was published
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "dqn": Algorithm("scalar", "td", "Mnih et al. 2015; with agent.double van Hasselt et al. 2016"),
+    "m-dqn": Algorithm("scalar", "munchausen", "Vieillard et al. 2020"),
+    "c51": Algorithm("categorical", "categorical", "Bellemare et al. 2017"),
+    "qr-dqn": Algorithm("quantile", "quantile", "Dabney et al. 2018a"),
+    "iqn": Algorithm("implicit-quantile", "implicit-quantile", "Dabney et al. 2018b"),
+}

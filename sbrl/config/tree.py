@@ -1,0 +1,265 @@
+"""One frozen, validated configuration tree, read by every role.
+
+Sources, later wins: a preset, a YAML file, dotted `key=value` overrides. `load` reads all three; `dump` writes the YAML that
+`load` reads back to an equal tree. The keys are in `sbrl.config.sections`, the rules across keys in `sbrl.config.checks`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from sbrl.config.checks import check, warn
+from sbrl.config.errors import explain
+from sbrl.config.presets import DEFAULT_PRESET, PRESETS
+from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run, Section
+from sbrl.errors import UsageError, nearest, shown
+from sbrl.yaml_text import read_yaml_text
+
+__all__ = [
+    "Actors",
+    "Agent",
+    "Config",
+    "Env",
+    "Evaluator",
+    "Learner",
+    "Network",
+    "Replay",
+    "Run",
+    "build",
+    "dump",
+    "json_schema",
+    "load",
+    "parse_override",
+    "read_yaml",
+]
+
+SCHEMA_VERSION: Final = 2
+# Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
+CLIPPED_V_MAX: Final = 10.0
+SEGMENT_STEPS: Final = 32  # steps of one environment that travel together: see sbrl.replay.segments
+MOST_PARTS: Final = 20  # of an override's key: env.kwargs may nest
+
+
+class Config(Section):
+    """The whole tree, complete: what is unset and depends on run.env_steps is filled in, so a saved config holds numbers."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    """Version of this tree that a run directory was written with; another one is refused rather than guessed at."""
+    run: Run = Run()
+    env: Env = Env()
+    agent: Agent = Agent()
+    learner: Learner = Learner()
+    replay: Replay = Replay()
+    actors: Actors = Actors()
+    evaluator: Evaluator = Evaluator()
+    network: Network = Network()
+
+    @property
+    def samples_per_insert(self) -> float:
+        """Samples trained per transition inserted, after warm-up: batch size x updates per step."""
+        return self.learner.batch_size * self.learner.updates_per_step
+
+    @property
+    def receive_ahead(self) -> float:
+        """replay.ahead, or its default: two segments, or what two updates need if that is more."""
+        if self.replay.ahead is not None:
+            return self.replay.ahead
+        return max(2.0 * SEGMENT_STEPS, 2.0 / self.learner.updates_per_step)
+
+    @property
+    def min_replay_size(self) -> int:
+        """replay.min_size, which validation has filled in."""
+        assert self.replay.min_size is not None
+        return self.replay.min_size
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but seldom meant, a sentence each."""
+        return warn(self)
+
+    @model_validator(mode="after")
+    def _fill_in_and_cross_check(self) -> Config:
+        # A frozen model has no other door: pydantic wants the same object back.
+        env_steps = self.run.env_steps
+        if self.replay.min_size is None:
+            min_size = max(self.replay.num_shards, min(20_000, env_steps // 10))
+            object.__setattr__(self, "replay", self.replay.model_copy(update={"min_size": min_size}))
+        filled_in: dict[str, Any] = {}
+        if self.agent.epsilon_decay_steps is None:
+            filled_in["epsilon_decay_steps"] = min(250_000, env_steps // 5)
+        if self.agent.v_max is None and self.env.clips_rewards:
+            filled_in["v_max"] = CLIPPED_V_MAX
+        v_max = filled_in.get("v_max", self.agent.v_max)
+        if self.agent.v_min is None and v_max is not None:
+            filled_in["v_min"] = -v_max
+        object.__setattr__(self, "agent", self.agent.model_copy(update=filled_in))
+        check(self)
+        return self
+
+
+# What follows from run.env_steps where it is unset: a run that is given more steps keeps what it began with.
+DERIVED: Final = (("replay", "min_size"), ("agent", "epsilon_decay_steps"))
+
+
+def with_derived_of(config: Config, other: Config) -> Config:
+    """`config` with what follows from run.env_steps as `other` has it."""
+    tree = config.model_dump(mode="json")
+    for section, key in DERIVED:
+        tree[section][key] = getattr(getattr(other, section), key)
+    return build(tree)
+
+
+def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
+    """The config of a run that goes on: what follows from run.env_steps and is not set in `given` is as it was `before`.
+
+    Raises:
+        UsageError: as `build`.
+    """
+    kept: dict[str, Any] = {}
+    for section, key in DERIVED:
+        values = {} if given.get(section) is None else given[section]
+        if isinstance(values, Mapping) and values.get(key) is None:  # what else it may be, `build` refuses
+            kept.setdefault(section, {})[key] = getattr(getattr(before, section), key)
+    return build(given, kept)
+
+
+def serial_config(config: Config) -> Config:
+    """The config of a serial run: one memory, one actor, one thread."""
+    return config.model_copy(
+        update={
+            "replay": config.replay.model_copy(update={"num_shards": 1}),
+            "actors": config.actors.model_copy(update={"num_actors": 1}),
+            "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
+        }
+    )
+
+
+def build(*sources: Mapping[str, Any]) -> Config:
+    """Merges nested mappings, later ones winning, and validates the result.
+
+    Raises:
+        UsageError: one line for each thing wrong, with the field, the rule and the consequence, or the nearest known key.
+    """
+    tree: dict[str, Any] = {}
+    for source in sources:
+        _merge(tree, source)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(explain(error, Config)) from None
+
+
+def load(path: Path | None = None, preset: str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Reads a config from a preset, then a YAML file, then `key=value` overrides; later wins.
+
+    Without a preset a YAML file stands on the default values alone, so that a saved run.yaml is read back unchanged; with
+    neither, the default preset is taken.
+
+    Raises:
+        UsageError: an unknown preset or key, a value out of range, or a file that is no YAML mapping.
+    """
+    sources: list[Mapping[str, Any]] = []
+    if preset is not None or path is None:
+        sources.append(_preset(preset or DEFAULT_PRESET))
+    if path is not None:
+        sources.append(read_yaml(path))
+    sources.extend(parse_override(text) for text in overrides)
+    return build(*sources)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The config part of a YAML file: its `metadata` (versions, git commit) is left out.
+
+    Raises:
+        UsageError: the file cannot be read, is no YAML mapping, or was written with another schema version.
+    """
+    try:
+        return _tree_of(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read config {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config {path} is not valid YAML: {error}") from None
+
+
+def parse(text: str, name: str) -> Config:
+    """The config in a YAML text, as `dump` writes it. Args: name: of where the text is from, for messages.
+
+    Raises:
+        UsageError: it is no YAML mapping, of another schema version, or has a bad value.
+    """
+    return build(_tree_of(text, name))
+
+
+def _tree_of(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = read_yaml_text(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"config {name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(
+            f"config {name} must be a mapping of sections, such as 'run: {{env_steps: 20000}}', not a {type(tree).__name__}"
+        )
+    tree.pop("metadata", None)
+    version = tree.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{name} was written with config schema {shown(version)}; this version of sbrl reads schema {SCHEMA_VERSION}: "
+            f"start a new run directory, or use the sbrl version that wrote it"
+        )
+    return tree
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`section.key=value` as a nested mapping; the value is read as YAML, so 1e-4, true, null and [a, b] have their types.
+
+    Raises:
+        UsageError: no `=`, an empty part of the key, or a value that is no YAML.
+    """
+    key, separator, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts) or len(parts) > MOST_PARTS:
+        raise UsageError(f"override {shown(text)} is not of the form section.key=value, such as run.seed=1")
+    try:
+        tree: Any = read_yaml_text(value)
+    except yaml.YAMLError:
+        raise UsageError(f"override {shown(text)}: the value is not valid YAML; quote it") from None
+    for part in reversed(parts):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def dump(config: Config, metadata: Mapping[str, Any] | None = None) -> str:
+    """YAML that `load` reads back to an equal config; `metadata` comes first and is ignored by `load`."""
+    tree = config.model_dump(mode="json")
+    if metadata:
+        tree = {"metadata": dict(metadata), **tree}
+    return str(yaml.safe_dump(tree, sort_keys=False))
+
+
+def json_schema() -> str:
+    """The tree's JSON schema (draft 2020-12) with every field's default, bounds and description."""
+    return json.dumps(Config.model_json_schema(), indent=2)
+
+
+def _preset(name: str) -> Mapping[str, Any]:
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)}; `sbrl presets` lists them all")
+    return PRESETS[name].settings
+
+
+def _merge(into: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _merge(into[key], value)  # copies, so that the presets are never written to
+        else:
+            into[key] = value

@@ -1,0 +1,102 @@
+"""How a run stands, read from the coordinator's answer: the one place where its numbers are made of counts. Pure."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple, Self
+
+from sbrl import config as configs
+from sbrl.config import Config
+from sbrl.coordination.fleet import CUT_COUNTER, SAMPLING_NAMES, STEPS_COUNTER, RunState
+from sbrl.coordination.fleet_watch import run_state, total
+from sbrl.v1.fleet_pb2 import (
+    LEARNER_STATE_FILLING,
+    LEARNER_STATE_TRAINING,
+    LEARNER_STATE_WAITING,
+    LEARNER_STATE_WARMING,
+    GetStatusResponse,
+)
+
+LEARNER_STATES = {
+    LEARNER_STATE_FILLING: "filling",
+    LEARNER_STATE_WARMING: "warming",
+    LEARNER_STATE_WAITING: "waiting",
+    LEARNER_STATE_TRAINING: "training",
+}
+
+
+class ShardStatus(NamedTuple):
+    """What the learner has had from one shard."""
+
+    received: int
+    duplicates: int
+    lost: int  # those that came after all left out
+    answers: bool
+
+
+class RunStatus(NamedTuple):
+    """A run at one time.
+
+    env_steps - cut = received + lost + in_flight, and with a ratio r that held throughout r * (received - min_size) =
+    samples_due. `cut` are steps at which the environment returned bad values.
+    """
+
+    state: RunState | None  # None before the coordinator's first answer
+    env_steps: int  # a transition each, but for those at which an episode was cut
+    received: int  # transitions that the learner has received, each counted once
+    lost: int  # transitions that are missing
+    in_flight: int  # transitions that are on their way, or whose loss is not known yet
+    duplicates: int
+    updates: int
+    samples_trained: int
+    samples_due: float  # for what was received after warm-up
+    samples_per_insert: float | None  # trained per transition received after warm-up; None during warm-up
+    updates_per_step: float | None  # the same in updates
+    shards: tuple[ShardStatus, ...]
+    learner_state: str  # filling, warming, waiting, training; empty before the first learner
+    sampling: str  # cached or remote; empty before the first learner
+    memory_transitions: int
+
+    @classmethod
+    def of(cls, status: GetStatusResponse, min_size: int) -> Self:
+        """Reads an answer. Args: min_size: replay.min_size."""
+        progress = status.progress
+        shards = tuple(
+            ShardStatus(shard.received, shard.duplicates, shard.lost - shard.recovered, shard.answers)
+            for shard in progress.shards
+        )
+        env_steps, cut = (int(total(status, f"actor.{counter}")) for counter in (STEPS_COUNTER, CUT_COUNTER))
+        received = sum(shard.received for shard in shards)
+        lost = sum(shard.lost for shard in shards) + progress.lost_with_actors
+        warm = received - min_size
+        return cls(
+            state=run_state(status),
+            env_steps=env_steps,
+            received=received,
+            lost=lost,
+            in_flight=env_steps - cut - received - lost,
+            duplicates=sum(shard.duplicates for shard in shards),
+            updates=progress.updates,
+            samples_trained=progress.samples_trained,
+            samples_due=progress.samples_due,
+            samples_per_insert=progress.samples_trained / warm if warm > 0 else None,
+            updates_per_step=progress.updates / warm if warm > 0 else None,
+            shards=shards,
+            learner_state=LEARNER_STATES.get(progress.state, ""),
+            sampling=SAMPLING_NAMES[progress.sampling],
+            memory_transitions=progress.memory_transitions,
+        )
+
+
+def config_of(status: GetStatusResponse) -> Config | None:
+    """The run's config, as the coordinator has it; None before its first answer.
+
+    Raises:
+        UsageError: it is of another version of SBRL.
+    """
+    return _parsed(status.config) if status.config else None
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Config:
+    return configs.parse(text, "the coordinator's config")

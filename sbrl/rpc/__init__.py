@@ -1,0 +1,1 @@
+"""gRPC as every role uses it: channels, credentials, health, ports. Imports sbrl.errors alone."""

@@ -1,0 +1,64 @@
+"""How every program ends: one line an error, and its exit code. It imports little, for commands begin with it."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sbrl.errors import RunError, SbrlError, UsageError
+from sbrl.runtime.output import secure_output
+from sbrl.runtime.tether import end_with_parent
+from sbrl.telemetry.logs import report_bug, report_failure
+
+# What a file system says that cannot be written to, whatever the program did.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C, 141 without a reader.
+
+    An SbrlError is one line on standard error and its exit code, and so is a file system that is full or refuses to be written
+    to; any other exception is a bug and keeps its traceback.
+    """
+    secure_output()
+    end_with_parent()
+    code = _exit_code(lambda: main(sys.argv[1:]))
+    logging.shutdown()
+    # Reverb's native threads may wait for a server that is gone, and would abort the interpreter's own shutdown.
+    os._exit(_exit_code(sys.stdout.flush) or code)
+
+
+def check_installed(command: str) -> None:
+    """
+    Raises:
+        UsageError: SBRL is installed without the packages that the command takes.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"sbrl {command} takes PyTorch, and SBRL is installed without it, to watch runs: call it where runs are, or "
+            f"install the extra 'run' (pip install '.[run]' -c constraints.txt in a checkout)"
+        )
+
+
+def _exit_code(action: Callable[[], int | None]) -> int:
+    """What a program ends with that does this last; says what went wrong."""
+    try:
+        return action() or 0
+    except SbrlError as error:
+        report_failure(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
+        return exit_request.code if isinstance(exit_request.code, int) else 2
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            report_failure(RunError(f"cannot write {error.filename or 'a file'}: {error.strerror}"))
+        else:
+            report_bug()
+        return 1

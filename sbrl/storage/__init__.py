@@ -1,0 +1,1 @@
+"""Files that stay: checkpoints, the run directory, tables, metadata. May import sbrl.errors, .yaml_text, .v1."""

@@ -1,0 +1,186 @@
+"""A whole run in one process, in turn: act once everywhere, then make the updates that the ratio allows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from actors.collector import Collector, FinishedEpisode
+from actors.exploration import epsilons
+from learner.algorithm.divergence import divergence
+from learner.algorithm.schedules import HorizonSchedule
+from learner.algorithm.update import make_update_step
+from learner.batches import MemoryBatches
+from learner.block import Blocks
+from learner.boards import diagnostic_scalars
+from learner.checkpoint import CheckpointStore
+from learner.memory.replay import ReplayMemory
+from learner.ratio import Ratio, RatioSettings
+from learner.records import Batch, LearnerState, capture_random
+from sbrl.config import Config
+from sbrl.envs.make import make_envs
+from sbrl.networks.build import build_network
+from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
+from sbrl.networks.serialization import encode
+from sbrl.replay.segments import SegmentShape
+from sbrl.storage.run_directory import RunDirectory
+from sbrl.v1.fleet_pb2 import (
+    LEARNER_STATE_TRAINING,
+    LEARNER_STATE_WARMING,
+    SAMPLING_CACHED,
+    Episode,
+    GetStatusResponse,
+    LearnerProgress,
+    Member,
+    ShardProgress,
+)
+from single_process.stream import SerialStream, segment_steps
+
+RECENT_EPISODES = 100
+
+
+class SerialRun:
+    """Bit-reproducible from run.seed on one machine: one thread, everything in turn, no Reverb."""
+
+    def __init__(self, config: Config, directory: RunDirectory) -> None:
+        self._config, self._directory = config, directory
+        environment_seed, policy_seed, sampler_seed, torch_seed = (
+            int(state >> 1) for state in np.random.SeedSequence(config.run.seed).generate_state(4)
+        )
+        seed_torch(torch_seed)
+        envs = make_envs(config.env, config.actors.envs_per_actor, environment_seed)
+        network = build_network(config.agent, envs.spec, seed=config.run.seed)
+        self._policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True)
+        self._step = make_update_step(config, envs.spec)
+        shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
+        shape = shape._replace(steps=segment_steps(config.replay.capacity, envs.num_envs, shape.stack, shape.n_max))
+        self._memory = ReplayMemory(
+            shape, config.replay.capacity, self._step.device, seed=sampler_seed, prioritized=config.replay.prioritized
+        )
+        self._streams = [SerialStream(self._memory, env) for env in range(envs.num_envs)]
+        self._policy.load(self._step.acting_weights())
+        batches = MemoryBatches(self._memory, config.agent, config.learner.batch_size)
+        self._updates = Blocks(self._step, batches, HorizonSchedule.of(config))
+        self._collector = Collector(envs, self._policy, self._streams, self._on_episode)
+        self._envs = envs
+        self._ratio = Ratio(RatioSettings.of(config))
+        self._losses = hashlib.sha256()
+        self.episodes: list[Episode] = []
+
+    def run(self, on_progress: Callable[[GetStatusResponse], None]) -> None:
+        """Collects run.env_steps and trains all samples they allow; calls `on_progress` after every round.
+
+        Raises:
+            FinalError: an environment's values, or what training has come to, are not finite.
+        """
+        while self._collector.env_steps < self._config.run.env_steps:
+            self._collector.step(epsilons(self._config, self._collector.env_steps, actor=0), self._version)
+            self._train()
+            on_progress(self.status())
+        self._collector.drain()
+        self._train()
+
+    def _train(self) -> None:
+        """Makes the updates that the ratio allows."""
+        self._ratio.receive(sum(stream.created for stream in self._streams) - self._ratio.received)
+        while self._ratio.updates_due:
+            self._update()
+
+    def save(self) -> Path:
+        """Writes a checkpoint, which `sbrl eval` and `sbrl play` read.
+
+        Raises:
+            FinalError: it would hold what is not finite.
+        """
+        self._require_finite(batch=None)
+        store = CheckpointStore(self._directory.learner_checkpoints, self._config.run.keep_checkpoints)
+        counters: dict[str, int | float] = {
+            "samples_trained": self._ratio.trained,
+            "env_steps": self._collector.env_steps,
+            **self._step.diagnostics.counters(),
+        }
+        return store.save(LearnerState(self._step.state(), counters, capture_random(), received={}))
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of all losses, in order, and of the final weights: equal for two runs with one seed."""
+        return {
+            "losses_sha256": self._losses.hexdigest(),
+            "weights_sha256": hashlib.sha256(encode(self._step.state().online)).hexdigest(),
+        }
+
+    def diagnostics(self) -> dict[str, float]:
+        """The last measurement, by the names of `learner.boards`; empty where none was made. What is not finite is left out."""
+        readings = self._step.diagnostics.readings
+        scalars = {} if readings is None else diagnostic_scalars(readings)
+        return {name: value for name, value in scalars.items() if math.isfinite(value)}
+
+    def status(self) -> GetStatusResponse:
+        """How the run stands, as the coordinator of a distributed run would say it."""
+        return GetStatusResponse(
+            members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": self._memory.size})],
+            totals={
+                "actor.env_steps": self._collector.env_steps,
+                "actor.episodes_cut": self._collector.episodes_cut,
+            },
+            progress=LearnerProgress(
+                updates=self._step.updates,
+                samples_trained=self._ratio.trained,
+                samples_due=self._ratio.due,
+                shards=[ShardProgress(received=self._ratio.received, answers=True)],
+                state=LEARNER_STATE_TRAINING if self._ratio.due else LEARNER_STATE_WARMING,
+                memory_transitions=self._memory.size,
+                memory_capacity=self._memory.capacity,
+                sampling=SAMPLING_CACHED,
+            ),
+            recent_episodes=self.episodes[-RECENT_EPISODES:],
+            num_episodes=len(self.episodes),
+            weights_version=self._version,
+        )
+
+    def close(self) -> None:
+        self._envs.close()
+
+    @property
+    def _version(self) -> int:
+        """The weights acted with: published every publish_period updates, as the learner does."""
+        return 1 + self._step.updates // self._config.learner.publish_period
+
+    def _update(self) -> None:
+        """One at a time, as the reference that blocks are held to."""
+        trained = self._updates.run(1)
+        result, batch = trained.result, trained.drawn.batch
+        if not math.isfinite(result.priorities.sum().item() + result.loss.item() + result.spr_loss.item()):
+            self._diverge("the loss is not finite", batch)
+        self._ratio.train()
+        self._losses.update(np.float32(result.loss.item()).tobytes())
+        if self._step.updates % self._config.learner.publish_period == 0:
+            self._require_finite(batch)
+            self._policy.load(self._step.acting_weights())
+
+    def _require_finite(self, batch: Batch | None) -> None:
+        if not self._step.is_finite():
+            self._diverge("the network is not finite", batch)
+
+    def _diverge(self, what: str, batch: Batch | None) -> NoReturn:
+        raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)
+
+    def _on_episode(self, episode: FinishedEpisode) -> None:
+        self.episodes.append(
+            Episode(
+                actor=0,
+                incarnation=1,
+                env=episode.env,
+                number=episode.number,
+                episode_return=episode.episode_return,
+                length=episode.length,
+                truncated=episode.truncated,
+                env_steps=self._collector.env_steps,
+                weights_version=self._version,
+                time=episode.end_time,
+            )
+        )
