@@ -13,8 +13,8 @@ from typing import Protocol
 
 from sbrl.errors import RunError
 from sbrl.local.prometheus_config import CONFIG, RULES, TARGETS, write_config, write_targets
-from sbrl.local.supervisor import describe
 from sbrl.rpc.ports import free_ports
+from sbrl.runtime.program import describe
 from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 

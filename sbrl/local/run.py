@@ -18,12 +18,13 @@ from sbrl.local.draining import Draining
 from sbrl.local.guard import Guard, kill_session
 from sbrl.local.prometheus import Prometheus
 from sbrl.local.results import RunResults
-from sbrl.local.supervisor import RoleCommand, Supervisor, describe
+from sbrl.local.supervisor import RoleCommand, Supervisor
 from sbrl.monitor.curves import write_learning_curve
 from sbrl.monitor.progress import ProgressMeter
 from sbrl.monitor.summary import run_so_far, shortfall
 from sbrl.monitor.view import View
 from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.runtime.program import describe
 from sbrl.runtime.stop_signals import StopRequest
 from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.storage.run_directory import RunDirectory

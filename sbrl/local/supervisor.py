@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sbrl.errors import RunError
 from sbrl.local.guard import kill_session
 from sbrl.runtime.lifecycle import GIVE_UP, START_AGAIN
+from sbrl.runtime.program import describe
 from sbrl.runtime.tether import IN_ORDER, PARENT_VARIABLE, TURN_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 
@@ -202,11 +203,6 @@ class Supervisor:
         self._say(f"{name} died ({describe(code)}): starting it again{f' in {delay:g} s' if delay else ''}")
         role.restart_at = now + delay
         role.restarts += 1
-
-
-def describe(code: int) -> str:
-    """An exit code in words."""
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def last_lines(log: Path) -> list[str]:

@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -43,6 +44,11 @@ def check_installed(command: str) -> None:
             f"sbrl {command} takes PyTorch, and SBRL is installed without it, to watch runs: call it where runs are, or "
             f"install the extra 'run' (pip install '.[run]' -c constraints.txt in a checkout)"
         )
+
+
+def describe(code: int) -> str:
+    """How a process ended, from its return code: the signal, where that is negative, or the exit code."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _exit_code(action: Callable[[], int | None]) -> int:

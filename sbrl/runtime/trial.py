@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import IO
 
 from sbrl.errors import UsageError
-from sbrl.local.supervisor import describe
+from sbrl.runtime.program import describe
 from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 
