@@ -17,7 +17,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-beats bench-traffic bench-whole-learner bench-actor-costs clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -149,8 +149,8 @@ e2e: $(READY) image ## Run the chart's pods with podman, as root: they train, sc
 	scripts/tools.sh
 	$(BIN)/python -m tests.e2e $(ARGS)
 
-bench-beats: $(READY) ## Measure what a large fleet's heartbeats cost the coordinator (ARGS go to the benchmark)
-	$(BIN)/python -m bench.beats $(ARGS)
+bench-heartbeats: $(READY) ## Measure what a large fleet's heartbeats cost the coordinator (ARGS go to the benchmark)
+	$(BIN)/python -m bench.heartbeats $(ARGS)
 
 clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
 	rm -rf .venv .venv-oracles build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -24,8 +24,8 @@ from sbrl.replay.transition_writer import TransitionWriter
 from sbrl.runtime.env_probe import try_out
 from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.runtime.memory import give_back_large_blocks
+from sbrl.runtime.parent_death import has_launcher
 from sbrl.runtime.program import run_program
-from sbrl.runtime.tether import has_launcher
 from sbrl.storage.black_box import BlackBox
 from sbrl.telemetry.metrics import ActorMetrics, make_registry
 

@@ -88,7 +88,7 @@ class Collector:
         self._observation = self._finish(done, result.truncated, bad) if done.any() else result.observation
 
     def drain(self) -> None:
-        """Cuts the episodes under way off here, so that every step taken becomes an item; none of them is reported."""
+        """Cuts the running episodes off here, so that every step taken becomes an item; none of them is reported."""
         if self._observation is not None:
             for stream in self._streams:
                 stream.end()

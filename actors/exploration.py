@@ -42,7 +42,7 @@ def linear_epsilon(config: Config, env_steps: int) -> float:
 def ape_x_epsilons(config: Config, actor: int) -> NDArray[np.float64]:
     """Horgan et al. 2018: environment i of N has epsilon ** (1 + i / (N - 1) * alpha), at all times.
 
-    i counts the environments of all actors, actor by actor. An actor beyond actors.num_actors begins the ladder anew.
+    i counts the environments of all actors, actor by actor. An actor beyond actors.num_actors begins the ladder again.
     """
     agent, num_envs = config.agent, config.actors.envs_per_actor
     total = num_envs * (config.actors.num_actors or 1)

@@ -59,7 +59,7 @@ class ActorLoop:
         self._actor, self._incarnation = member.index, member.incarnation
 
     def run(self) -> None:
-        """Acts while the run is to go on, then writes what is left of the episodes under way.
+        """Acts while the run is to go on, then writes what is left of the running episodes.
 
         Raises:
             SystemExit: with START_AGAIN, for the actor has joined again at another index.

@@ -57,7 +57,7 @@ class SegmentStream:
         self._writer, self._shape, self._probes = writer, shape, probes
         self._next, self._preferred = first, preferred
         self._stop, self._drain_seconds, self._while_blocked = stop, drain_seconds, while_blocked
-        self._rows: StreamRows | None = None  # of the stream under way
+        self._rows: StreamRows | None = None  # of the current stream
         self._in_episode = False
         self._left = -1  # the shard that was given up and is not to be taken again at once
         self.created = 0  # steps written: confirmed, dropped or in flight
@@ -119,7 +119,7 @@ class SegmentStream:
             self._confirm(0)
 
     def close(self) -> None:
-        """Gives what is unconfirmed, and an episode under way, one last chance; then drops and counts it."""
+        """Gives what is unconfirmed, and a running episode, one last chance; then drops and counts it."""
         if self._in_episode:
             self.end()
         if self._rows is not None:

@@ -40,10 +40,10 @@ class WeightsFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """Looks no more, and closes the connection, which ends a call under way."""
+        """Looks no more, and closes the connection, which ends a call in flight."""
         self._closing.set()
         if self._thread.ident is not None:
-            self._thread.join(CALL_BEGINS_SECONDS)  # lest it begin a call on a connection that is closed
+            self._thread.join(CALL_BEGINS_SECONDS)  # so that it begins no call on a closed connection
         self._client.close()
 
     def take(self) -> NewWeights | None:
@@ -69,7 +69,7 @@ class WeightsFollower:
                         self._new = NewWeights(fetched.version, tensors)
                     self._published_time = fetched.published_time
             except channels.CoordinatorUnavailable as error:
-                logger.debug("no weights: %s", error)  # the fleet member's beats warn of the outage
+                logger.debug("no weights: %s", error)  # the fleet member's heartbeats warn of the outage
             except RunError as error:  # the next ones may do better, and the age of the weights shows meanwhile
                 logger.error("weights version %d: %s", self._version, error)
             self._closing.wait(self._interval)

@@ -14,7 +14,7 @@ LEVEL = 0.95
 WEEK_HOURS = 24 * 7
 
 
-class Reading(NamedTuple):
+class MemoryReading(NamedTuple):
     """Resident memory of one process at one time."""
 
     seconds: float
@@ -53,10 +53,10 @@ class Growth(NamedTuple):
 
 
 def series(
-    readings: Iterable[Reading], name: str, after: float, before: float
+    readings: Iterable[MemoryReading], name: str, after: float, before: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(seconds, bytes) of a role between two times: of the process that lived longest in it, for another begins anew."""
-    by_process: dict[int, list[Reading]] = {}
+    """(seconds, bytes) of a role between two times: of the process that lived longest in it, for another begins again."""
+    by_process: dict[int, list[MemoryReading]] = {}
     for one in readings:
         if one.name == name and after <= one.seconds <= before:
             by_process.setdefault(one.process_id, []).append(one)

@@ -11,7 +11,7 @@ Tasks and thresholds, written down before the first run:
 - CartPole-v1, 475: Gymnasium's own threshold; 500 is the most there is. A random agent gets about 22.
 - MinAtar/SpaceInvaders-v1, 8: a random agent gets 3.9 (standard deviation 3.2, 30 episodes), one that only fires 3, one that
   never fires 0. The mean of 50 random episodes has a standard error of 0.45, so 8 is nine of these above chance; to shoot
-  twice as many aliens an agent has to dodge as well as aim. After 5,000,000 steps Young and Tian's DQN gets some 50; here are
+  twice as many aliens an agent has to dodge as well as aim. After 5,000,000 steps Young and Tian's DQN gets about 50; here are
   12,000 to 50,000. It is the game where returns leave chance first: in Breakout the ball has to be met again and again before
   any policy gets more than 0.5.
 

@@ -4,7 +4,7 @@
 
 Both loops run in this process on random batches and a real game; replay and the coordinator are stood in for by objects that
 take no time, so that shares come out larger than in a run, not smaller. Off: metrics that do nothing, no reports, no
-diagnostics. On: what a run has: the metrics, read as often as by beats to the coordinator and by Prometheus, and a report to
+diagnostics. On: what a run has: the metrics, read as often as by heartbeats and by Prometheus, and a report to
 TensorBoard once a second. Blocks of work alternate, so that whatever else the machine does hits all kinds; the figure is the
 median over pairs of blocks of the quotient of their times. Blocks of a third kind have one measurement of the diagnostics in
 each: what one costs is spread over learner.diagnostics_period updates. Beside the time that passes stands the CPU time of all
@@ -34,8 +34,8 @@ from learner.algorithm.diagnostics import NUM_STATES
 from learner.algorithm.update import make_update_step
 from learner.batches import Drawn
 from learner.block import make_updates
-from learner.boards import Board
 from learner.loop import LearnerLoop, Parts
+from learner.metric_loggers import MetricLogger
 from learner.ratio import Ratio, RatioSettings
 from learner.replay import NoMemory, Replay
 from learner.reporting import Reporter
@@ -94,7 +94,7 @@ class Loop:
 
 
 class Readers:
-    """Reads metrics beside a block as a run does: every second for a beat, and at times over HTTP for Prometheus."""
+    """Reads metrics beside a block as a run does: every second for a heartbeat, and at times over HTTP for Prometheus."""
 
     def __init__(self, metrics: RoleMetrics, registry: CollectorRegistry) -> None:
         server, _ = start_http_server(0, "127.0.0.1", registry)
@@ -220,8 +220,10 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     )
     member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 0, 0, 0), check_fenced=lambda: None))
     watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
-    board = Board([TensorBoard(directory)] if kind != OFF else [])
-    reporter = (Reporter if kind != OFF else QuietReporter)(config, step, replay, publisher, member, watch, board, metrics)
+    metric_logger = MetricLogger([TensorBoard(directory)] if kind != OFF else [])
+    reporter = (Reporter if kind != OFF else QuietReporter)(
+        config, step, replay, publisher, member, watch, metric_logger, metrics
+    )
     parts = Parts(
         step=step,
         intake=intake,

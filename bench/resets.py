@@ -8,7 +8,7 @@ command goes on where it was. Results: verdict and table here, resets.csv, reset
 Written down before the first run. The agent is double dueling DQN with n = 3 and uniform replay (minatar-drq-eps without its
 augmentation): it has no noisy layers, whose noise a reset would restore as well, and no other regularisation that could take
 the resets' place. The game is MinAtar/SpaceInvaders, whose returns leave chance within a few thousand steps, so that 20,000
-steps with some 76,000 updates are enough to overfit the first of them. A reset follows every 20,000 updates, or 5,000 steps:
+steps with about 76,000 updates are enough to overfit the first of them. A reset follows every 20,000 updates, or 5,000 steps:
 there are three, and the last leaves 4,000 steps to recover in.
 
 The measure is a run's mean training return over the last tenth of its steps. The verdict is about the difference of the arms'

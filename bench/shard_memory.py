@@ -48,7 +48,7 @@ GROWTH = 0.05
 _MEMORY = re.compile(r"^(RssAnon|RssFile):\s+(\d+) kB", re.MULTILINE)
 
 
-class Reading(NamedTuple):
+class ShardReading(NamedTuple):
     """Of one moment, in bytes."""
 
     checkpoints: int  # finished so far
@@ -153,7 +153,7 @@ class Writer:
             self.write(STREAMS)
 
 
-def looks(process_id: int, directory: Path, checkpoints: int, interval: float) -> Iterator[Reading]:
+def looks(process_id: int, directory: Path, checkpoints: int, interval: float) -> Iterator[ShardReading]:
     """Readings until so many more checkpoints are there.
 
     Raises:
@@ -169,10 +169,10 @@ def looks(process_id: int, directory: Path, checkpoints: int, interval: float) -
         time.sleep(LOOK_SECONDS)
 
 
-def look(process_id: int, directory: Path, finished: int) -> Reading:
+def look(process_id: int, directory: Path, finished: int) -> ShardReading:
     status = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8")
     memory = {name: 1024 * int(kib) for name, kib in _MEMORY.findall(status)}
-    return Reading(finished, memory["RssAnon"], memory["RssFile"], cached(directory))
+    return ShardReading(finished, memory["RssAnon"], memory["RssFile"], cached(directory))
 
 
 def newest(directory: Path) -> int:
@@ -190,7 +190,7 @@ def cached(directory: Path) -> int:
     return sum(map(int, told.stdout.split())) if files else 0
 
 
-def report(readings: Sequence[Reading], checkpoints: int) -> int:
+def report(readings: Sequence[ShardReading], checkpoints: int) -> int:
     """A line for each checkpoint: the least memory until it is there, the most, and its files in the page cache."""
     print("\n| checkpoint | memory between, MB | peak, MB | libraries, MB | checkpoints in the page cache, MB |")
     print("|---|---|---|---|---|")

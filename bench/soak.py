@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.growth import MEGABYTE, Growth, Reading, growth, series, table
+from bench.growth import MEGABYTE, Growth, MemoryReading, growth, series, table
 from sbrl.errors import RunError, UsageError
 from sbrl.monitor.observation import processes_of
 from sbrl.monitor.readable import duration
@@ -73,7 +73,7 @@ def sample_run(out: Path, hours: float, settings: Sequence[str]) -> None:
     with (out / "run.log").open("wb") as log, (out / "memory.csv").open("w", encoding="utf-8", newline="") as file:
         run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Reading._fields)
+        writer.writerow(MemoryReading._fields)
         try:
             whole = hours * 3600
             while (elapsed := time.monotonic() - start) < whole:
@@ -91,19 +91,19 @@ def sample_run(out: Path, hours: float, settings: Sequence[str]) -> None:
             run.wait(STOP_SECONDS)
 
 
-def look(directory: Path, launcher: int, elapsed: float) -> list[Reading]:
+def look(directory: Path, launcher: int, elapsed: float) -> list[MemoryReading]:
     """The resident memory of every process of the run."""
     processes = [(process.name, process.process_id) for process in processes_of(directory)]
     readings = []
     for name, process_id in [("launcher", launcher), *processes]:
         try:
-            readings.append(Reading(elapsed, name, process_id, psutil.Process(process_id).memory_info().rss))
+            readings.append(MemoryReading(elapsed, name, process_id, psutil.Process(process_id).memory_info().rss))
         except psutil.NoSuchProcess:  # it ended between the two looks
             continue
     return readings
 
 
-def read_csv(path: Path) -> list[Reading]:
+def read_csv(path: Path) -> list[MemoryReading]:
     """
     Raises:
         UsageError: the file cannot be read, or is no such table; names the line.
@@ -112,9 +112,9 @@ def read_csv(path: Path) -> list[Reading]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for cells in csv.reader(file):
-                if tuple(cells) == Reading._fields:
+                if tuple(cells) == MemoryReading._fields:
                     continue
-                readings.append(Reading(float(cells[0]), cells[1], int(cells[2]), float(cells[3])))
+                readings.append(MemoryReading(float(cells[0]), cells[1], int(cells[2]), float(cells[3])))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, IndexError):
@@ -122,7 +122,7 @@ def read_csv(path: Path) -> list[Reading]:
     return readings
 
 
-def analyse(readings: Sequence[Reading], after: float) -> list[Growth]:
+def analyse(readings: Sequence[MemoryReading], after: float) -> list[Growth]:
     """One growth for each role, in the order of their names.
 
     Raises:
@@ -137,7 +137,7 @@ def analyse(readings: Sequence[Reading], after: float) -> list[Growth]:
         raise UsageError(f"{error}; sample for longer, or lower --warm-up") from None
 
 
-def draw(path: Path, readings: Sequence[Reading], after: float) -> None:
+def draw(path: Path, readings: Sequence[MemoryReading], after: float) -> None:
     from matplotlib.figure import Figure  # a second to load, and nothing before needs it
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")

@@ -39,7 +39,7 @@ START_SECONDS, POLL_SECONDS, PROBE_SECONDS = 180.0, 0.5, 10.0
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
 
 
-class Reading(NamedTuple):
+class TrafficReading(NamedTuple):
     """Of one moment; all but the time is cumulative."""
 
     time: float
@@ -118,11 +118,11 @@ def progress_of(client: FleetClient) -> LearnerProgress:
         return LearnerProgress()
 
 
-def read(client: FleetClient, learner: int, addresses: Sequence[str]) -> Reading:
+def read(client: FleetClient, learner: int, addresses: Sequence[str]) -> TrafficReading:
     """Progress is a second old at most; bytes are of now."""
     progress = progress_of(client)
     received = sum(shard.received for shard in progress.shards)
-    return Reading(time.monotonic(), received, progress.updates, received_bytes(learner, addresses))
+    return TrafficReading(time.monotonic(), received, progress.updates, received_bytes(learner, addresses))
 
 
 def received_bytes(process_id: int, addresses: Sequence[str]) -> int:

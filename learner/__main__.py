@@ -14,11 +14,11 @@ import torch
 from learner.algorithm.precision import configure_precision
 from learner.algorithm.update import UpdateStep, make_update_step
 from learner.block import make_updates
-from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
 from learner.loop import LearnerLoop, Parts
+from learner.metric_loggers import MetricLogger
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay
@@ -27,7 +27,7 @@ from learner.sampling import usable_memory
 from learner.saving import Saver
 from learner.tensorboard import TensorBoard
 from learner.threads import settle_threads
-from learner.wandb_sink import wandb_sinks
+from learner.wandb_logger import wandb_sinks
 from sbrl.config import Config
 from sbrl.coordination.fleet import SAMPLING_NAMES, FleetClient
 from sbrl.coordination.fleet_watch import FleetWatch
@@ -119,8 +119,8 @@ def learn(
         closing.callback(fleet.close)
         weights = WeightsClient(config.network.coordinator_address)
         closing.callback(weights.close)
-        board = Board([TensorBoard(run_directory.tensorboard), *wandb_sinks(config, run_directory)])
-        closing.callback(board.close)
+        metric_logger = MetricLogger([TensorBoard(run_directory.tensorboard), *wandb_sinks(config, run_directory)])
+        closing.callback(metric_logger.close)
         status = fleet.status(timeout=STATUS_PATIENCE_SECONDS, wait=True)
         if state is not None:
             check_known(state, status, config, run_directory)
@@ -132,7 +132,7 @@ def learn(
         publisher = Publisher(weights, epoch)
         watch = FleetWatch(fleet, STATUS_SECONDS)
         replay = Replay.of(config, spec, step.device, sampling, state, fill=epoch)
-        reporter = Reporter(config, step, replay, publisher, member, watch, board, metrics)
+        reporter = Reporter(config, step, replay, publisher, member, watch, metric_logger, metrics)
 
         def check() -> None:
             member.check_fenced()
@@ -182,7 +182,7 @@ def learn(
         if complete:
             logger.info("the run is complete")
             try:
-                member.beat_now()
+                member.send_heartbeat()
                 fleet.finish()
             except CoordinatorUnavailable as error:
                 logger.warning("could not say that the run is complete: %s", error)

@@ -30,7 +30,7 @@ from sbrl.config import Config
 logger = logging.getLogger(__name__)
 
 BLOCK_UPDATES = 16
-BLOCK_SECONDS = 0.25  # after which a block of slow updates ends early: stopping, beats and reports wait for its end
+BLOCK_SECONDS = 0.25  # after which a block of slow updates ends early: stopping, heartbeats and reports wait for its end
 BLOCKS_AHEAD = 2  # that the host may give the device before the first of them is done
 WARM_UP_UPDATES = 3  # before a capture, so that libraries have allocated and chosen what they want
 WAIT_SECONDS = 0.5  # longest wait for a batch from Reverb before looking at what else there is to do

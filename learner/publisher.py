@@ -135,7 +135,7 @@ class Publisher:
                     self._changed.notify_all()
                 return False
             except channels.CoordinatorUnavailable as error:
-                logger.debug("weights not published: %s", error)  # the fleet member's beats warn of the outage
+                logger.debug("weights not published: %s", error)  # the fleet member's heartbeats warn of the outage
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closing, RETRY_SECONDS):
                         return False

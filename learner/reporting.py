@@ -13,7 +13,7 @@ from learner.algorithm.divergence import divergence
 from learner.algorithm.schedules import HorizonSchedule, ResetSchedule
 from learner.algorithm.update import UpdateStep, gpu_memory_bytes
 from learner.batches import Drawn
-from learner.boards import Board
+from learner.metric_loggers import MetricLogger
 from learner.publisher import Publisher
 from learner.records import UpdateResult
 from learner.replay import Replay
@@ -39,14 +39,14 @@ class Reporter:
         publisher: Publisher,
         member: FleetMember,
         watch: FleetWatch,
-        board: Board,
+        metric_logger: MetricLogger,
         metrics: LearnerMetrics,
     ) -> None:
         self._batches, self._max_priority = replay.batches, replay.batches.max_priority()
         self._step, self._ratio, self._receipts, self._intake = step, replay.ratio, replay.receipts, replay.intake
         self._memory, self._sampling = replay.memory, f"SAMPLING_{replay.sampling.upper()}"
         self._readers, self._publisher, self._member, self._watch = replay.readers, publisher, member, watch
-        self._board, self._metrics, self._totals = board, metrics, Totals()
+        self._metric_logger, self._metrics, self._totals = metric_logger, metrics, Totals()
         self._config = config
         self._horizons, self._resets = HorizonSchedule.of(config), ResetSchedule.of(config)
         self._phases = {phase: metrics.phase_seconds.labels(phase) for phase in LEARNER_PHASES}
@@ -77,7 +77,7 @@ class Reporter:
         self._drawn, self._last = drawn, result
 
     def progress(self) -> LearnerProgress:
-        """As it was at the last report; for the thread that beats, in whose eyes counts that change would not add up."""
+        """As it was at the last report; for the heartbeat thread, which must not see counts that change."""
         return self._progress
 
     def _read_progress(self) -> LearnerProgress:
@@ -103,7 +103,7 @@ class Reporter:
             self.report(state)
 
     def report(self, state: LearnerState) -> None:
-        """Brings metrics and board up to date.
+        """Brings metrics and the metric logger up to date.
 
         Raises:
             FinalError: the loss is not finite.
@@ -154,7 +154,7 @@ class Reporter:
         metrics.gradient_norm.set(gradient_norm)
         td_error = float(last.td_error().item())
         metrics.td_error.set(td_error)
-        self._board.learner(
+        self._metric_logger.learner(
             env_steps=self._member.instructions.env_steps,
             loss=loss,
             spr_loss=spr_loss,
@@ -167,7 +167,7 @@ class Reporter:
             resets=self._resets.resets(self._step.updates),
             horizon=self._horizons.at(self._step.updates),
         )
-        self._board.returns(self._watch.status)
+        self._metric_logger.returns(self._watch.status)
 
     def require_finite(self) -> None:
         """Before anything is saved. Raises FinalError if training has come to what is not finite."""
@@ -206,4 +206,4 @@ class Reporter:
         metrics.policy_churn_ratio.set(readings.policy_churn_ratio)
         metrics.dormant_units_ratio.set(readings.dormant_units_ratio)
         metrics.feature_rank.set(readings.feature_rank)
-        self._board.diagnostics(readings, self._member.instructions.env_steps)
+        self._metric_logger.diagnostics(readings, self._member.instructions.env_steps)

@@ -17,9 +17,9 @@ from learner.algorithm.schedules import HorizonSchedule
 from learner.algorithm.update import make_update_step
 from learner.batches import MemoryBatches
 from learner.block import Blocks
-from learner.boards import diagnostic_scalars
 from learner.checkpoint import CheckpointStore
 from learner.memory.replay import ReplayMemory
+from learner.metric_loggers import diagnostic_scalars
 from learner.ratio import Ratio, RatioSettings
 from learner.records import Batch, LearnerState, capture_random
 from sbrl.config import Config
@@ -114,7 +114,7 @@ class SerialRun:
         }
 
     def diagnostics(self) -> dict[str, float]:
-        """The last measurement, by the names of `learner.boards`; empty where none was made. What is not finite is left out."""
+        """The last measurement, named as in `learner.metric_loggers`; empty if there was none. Only finite values."""
         readings = self._step.diagnostics.readings
         scalars = {} if readings is None else diagnostic_scalars(readings)
         return {name: value for name, value in scalars.items() if math.isfinite(value)}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.runtime.stop_signals import StopRequest
-from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK
 
 LOOK_SECONDS = 0.2

@@ -69,9 +69,9 @@ def pass_time(clock, fleet, seconds):
         fleet.GetStatus(fleet_pb2.GetStatusRequest(), timeout=WAIT)
 
 
-def beat(fleet, lease, step_limit=0, **counters):
-    request = fleet_pb2.BeatRequest(incarnation=lease.incarnation, counters=counters, step_limit=step_limit)
-    return fleet.Beat(request, timeout=WAIT)
+def heartbeat(fleet, lease, step_limit=0, **counters):
+    request = fleet_pb2.HeartbeatRequest(incarnation=lease.incarnation, counters=counters, step_limit=step_limit)
+    return fleet.Heartbeat(request, timeout=WAIT)
 
 
 def totals(address):

@@ -1,7 +1,7 @@
 """A CUDA graph's stand-in on a CPU: the operations of one call, done again on the very tensors that they were first done on.
 
 What a graph does not follow, a tape does not: Python's numbers stay what they were, counters of the host stand still, and a
-name that is bound to another tensor goes on meaning the old one. Random numbers are drawn anew, as a graph's are. A tape holds
+name that is bound to another tensor goes on meaning the old one. Random numbers are drawn again, as a graph's are. A tape holds
 no tensor that its operations did not make: one that nobody else keeps is gone by the next replay, as its memory would be on a
 GPU.
 """

@@ -17,11 +17,11 @@ from learner.algorithm.schedules import Horizon
 from learner.algorithm.update import UpdateStep, make_update_step
 from learner.batches import Batches, Drawn
 from learner.block import Phase, Trained, Updates, make_updates, untimed
-from learner.boards import Board
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import Filling
 from learner.loop import LearnerLoop, Parts
+from learner.metric_loggers import MetricLogger
 from learner.records import Batch
 from learner.replay import Replay
 from learner.reporting import Reporter
@@ -134,7 +134,7 @@ class Learner:
             cast(Any, self.publisher),
             cast(Any, self),
             cast(Any, self.watch),
-            Board([]),
+            MetricLogger([]),
             self.metrics,
         )
         self.saver = Saver(

@@ -135,7 +135,7 @@ shards were made with the old value. Knows nothing where there is no cluster to 
 {{- $last := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "%s-%d" $claim (sub $shards 1)) -}}
 {{- $beyond := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "%s-%d" $claim $shards) -}}
 {{- if or $beyond (and $first (not $last)) -}}
-{{- fail (printf "\n\nThe volume claims %s-* of an earlier run are not those of run.replay.num_shards=%d shards: set the number that it had to go on with it, or start anew after `kubectl delete pvc -l app.kubernetes.io/instance=%s`.\n" $claim $shards .Release.Name) -}}
+{{- fail (printf "\n\nThe volume claims %s-* of an earlier run are not those of run.replay.num_shards=%d shards: set the number that it had to go on with it, or start again after `kubectl delete pvc -l app.kubernetes.io/instance=%s`.\n" $claim $shards .Release.Name) -}}
 {{- end -}}
 {{- end -}}
 {{- include "sbrl.guardClaims" . -}}

@@ -15,7 +15,7 @@ from learner.algorithm.schedules import ResetSchedule
 logger = logging.getLogger(__name__)
 
 _SEED_STREAM = 2**32 - 3  # no actor has an index as large: see actors.__main__.seeds
-# What is shrunk and perturbed, by the beginning of its name. The rest (dense layer, head, SPR's predictor) starts anew.
+# What is shrunk and perturbed, by the beginning of its name. The rest (dense layer, head, SPR's predictor) starts again.
 SHRUNK = ("torso.encoder.", "transition.")
 
 

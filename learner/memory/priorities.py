@@ -39,7 +39,7 @@ class Priorities:
         self.sums = torch.zeros(slots, dtype=torch.float64, device=device)
         self.generation = torch.zeros(slots, dtype=torch.int64, device=device)  # how often a slot was filled
         self.largest = torch.full((), largest, dtype=torch.float64, device=device)  # so far: new transitions are given it
-        self.outdated = torch.zeros((), dtype=torch.int64, device=device)  # not set: their slot was filled anew meanwhile
+        self.outdated = torch.zeros((), dtype=torch.int64, device=device)  # not set: their slot was filled again meanwhile
         self.unusable = torch.zeros((), dtype=torch.int64, device=device)  # not set: not finite, not positive, or far out
         self._filled = torch.zeros((), dtype=torch.int64, device=device)  # a slot that has a transition
 
@@ -76,7 +76,7 @@ class Priorities:
     def set(self, draw: Draw, priorities: Tensor) -> None:
         """New priorities, float64[B], of what was drawn; of several for one anchor the largest holds. O(B L).
 
-        Those of slots that were filled anew since, and those that are not positive and finite, change and set nothing.
+        Those of slots that were filled again since, and those that are not positive and finite, change and set nothing.
         """
         slot, steps = draw.slot, self.values.shape[1]
         is_current = draw.generation == self.generation[slot]

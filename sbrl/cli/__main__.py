@@ -21,7 +21,7 @@ PROGRAMS = {
     "eval": ("services.evaluator.evaluate", "run the evaluation protocol on a checkpoint of a run directory"),
     "play": ("services.evaluator.play", "make a video of a checkpoint of a run directory"),
     "doctor": ("sbrl.monitor.doctor", "say what blocks what in a running run, here or on Kubernetes, and what to change"),
-    "top": ("sbrl.monitor.top", "watch a run that is under way, here or on Kubernetes"),
+    "top": ("sbrl.monitor.top", "watch a run, here or on Kubernetes"),
     "study": ("studies", "compare settings over seeds and environments: plan, run, status"),
     "report": ("studies.report", "show what a study's results or run directories come to: one HTML page, Markdown, CSV"),
     "controller": ("services.controller", "scales the actors of a run on Kubernetes"),

@@ -259,7 +259,7 @@ class Learner(Section):
     intensity_jitter: float = Field(0.0, ge=0, le=1)
     """Scale of the random factor on each image's brightness (DrQ, SPR: 0.05); zero leaves it as it is."""
     reset_period: int | None = Field(None, ge=1)
-    """Updates between two resets: head and dense layer are initialised anew, the encoder is moved towards a random one
+    """Updates between two resets: head and dense layer are initialised again, the encoder is moved towards a random one
     (SR-SPR, BBF: 40,000); unset: none."""
     reset_encoder_keep: float = Field(0.8, ge=0, le=1)
     """Part of the encoder's weights that a reset keeps; the rest is a random network's (SR-SPR: 0.8, BBF: 0.5)."""

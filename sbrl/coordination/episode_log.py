@@ -131,7 +131,7 @@ class EpisodeSender:
             self._changed.wait_for(lambda: not self._pending, timeout)
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()  # a call under way ends at its deadline
+        self._thread.join()  # a call in flight ends at its deadline
         with self._changed:
             self._drop_first(len(self._pending), "the coordinator did not confirm them in time")
 
@@ -145,7 +145,7 @@ class EpisodeSender:
             try:
                 answer = self._client.append_episodes(batch)
             except channels.CoordinatorUnavailable as error:
-                _log.debug("episodes kept for later: %s", error)  # the membership's beats warn of the outage
+                _log.debug("episodes kept for later: %s", error)  # the membership's heartbeats warn of the outage
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
             except RunError as error:

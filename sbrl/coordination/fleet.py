@@ -36,19 +36,19 @@ SAMPLING_NAMES = {
 
 
 class Instructions(NamedTuple):
-    """The coordinator's newest answer to a beat."""
+    """The coordinator's newest answer to a heartbeat."""
 
     state: RunState
     env_steps: int  # of the whole run as reported so far, for the epsilon schedule
-    step_allowance: int  # actors: steps beyond those that the beat reported
+    step_allowance: int  # actors: steps beyond those that the heartbeat reported
     step_limit: int  # actors: step while the process's own env_steps counter is below this
     initial_priority: float = 1.0  # actors: of new items, where replay is sampled from Reverb
     sampling: str = ""  # "cached" or "remote", as the learner has chosen; empty until it has
     ended_actors: tuple[tuple[int, int], ...] = ()  # learners: (incarnation, transitions) of actors that are gone
 
     @classmethod
-    def of(cls, response: fleet_pb2.BeatResponse, step_base: float) -> Self:
-        """Reads an answer. Args: step_base: env_steps that the process has counted under earlier leases, and with the beat."""
+    def of(cls, response: fleet_pb2.HeartbeatResponse, step_base: float) -> Self:
+        """Reads an answer. Args: step_base: env_steps counted under earlier leases, and with the heartbeat."""
         return cls(
             state=RunState(response.state),
             env_steps=response.env_steps,
@@ -85,7 +85,7 @@ class FleetClient:
         return response
 
     def finish(self, timeout: float = CALL_SECONDS) -> None:
-        """Ends the run: each member's next beat says FINISHED.
+        """Ends the run: each member's next heartbeat says FINISHED.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds; calling again is harmless.

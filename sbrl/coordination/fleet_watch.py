@@ -34,10 +34,10 @@ class FleetWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Asks no more: the client may be closed, which ends a call under way."""
+        """Asks no more: the client may be closed, which ends a call in flight."""
         self._stopped.set()
         if self._thread.ident is not None:
-            self._thread.join(CALL_BEGINS_SECONDS)  # lest it begin a call on a connection that is closed
+            self._thread.join(CALL_BEGINS_SECONDS)  # so that it begins no call on a closed connection
 
     @property
     def status(self) -> GetStatusResponse:

@@ -25,7 +25,7 @@ from sbrl.telemetry.metrics import RoleMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
 BEAT_SECONDS = 1.0
-TAKEN_SECONDS = 15.0  # a lease ends after 10 seconds without a beat
+TAKEN_SECONDS = 15.0  # a lease ends after 10 seconds without a heartbeat
 # An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner.
 EAGER_BEAT_SECONDS = 0.2
 
@@ -59,8 +59,8 @@ class FleetMember:
 
         Args:
             address: host:port of the coordinator.
-            counters: Called for each beat; cumulative since the process started, never falling. Actors count `env_steps`.
-            gauges: Called for each beat; readings for the live view.
+            counters: Called for each heartbeat; cumulative since the process started, never falling. Actors count `env_steps`.
+            gauges: Called for each heartbeat; readings for the live view.
             index: The index to ask for; None takes the lowest free one.
         """
         self._address = address
@@ -110,7 +110,7 @@ class FleetMember:
         )
 
     def start(self) -> None:
-        """Begins to join and beat in the background; an absent coordinator is waited for."""
+        """Begins to join and to send heartbeats in the background; an absent coordinator is waited for."""
         self._thread.start()
 
     def wait_joined(self, timeout: float) -> None:
@@ -169,7 +169,7 @@ class FleetMember:
         return self._held_lease().incarnation
 
     def report_progress(self, progress: Callable[[], fleet_pb2.LearnerProgress]) -> None:
-        """Learners: has every beat carry what this returns."""
+        """Learners: has every heartbeat carry what this returns."""
         self._progress = progress
 
     def settle_for(self, died: Record | None) -> None:
@@ -197,7 +197,7 @@ class FleetMember:
             raise self._fenced
 
     def has_exchanged_since(self, since: float) -> bool:
-        """Whether a beat that began after a time (monotonic clock, seconds) was answered or has failed."""
+        """Whether a heartbeat that began after a time (monotonic clock, seconds) was answered or has failed."""
         return self._exchange_time > since
 
     def settled_config(self, config: Config) -> Config:
@@ -210,26 +210,26 @@ class FleetMember:
         with self._answered:
             return self._instructions
 
-    def beat_now(self) -> Instructions:
+    def send_heartbeat(self) -> Instructions:
         """Joins if need be, reports the counters and returns the new instructions.
 
         Raises:
-            CoordinatorUnavailable: no answer in time; what was counted is reported with the next beat.
+            CoordinatorUnavailable: no answer in time; what was counted is reported with the next heartbeat.
             RunError: the coordinator refused the counters.
         """
         with self._exchange, channels.coordinator_errors(self._address), self._noted_exchange():
             if not self._joined:
                 return self._join()
             counters, relative = self._read_counters()
-            request = self._beat_request(relative)
+            request = self._heartbeat_request(relative)
             try:
-                response = self._stub.Beat(request, timeout=CALL_SECONDS)
+                response = self._stub.Heartbeat(request, timeout=CALL_SECONDS)
             except grpc.RpcError as error:
                 self._note_fencing(error)
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
                 _log.warning(
-                    "lease %d has ended (no beat arrived in time, or %s runs twice): joining again",
+                    "lease %d has ended (no heartbeat arrived in time, or %s runs twice): joining again",
                     request.incarnation,
                     self._name,
                 )
@@ -241,11 +241,11 @@ class FleetMember:
         """Stops beating and ends the lease with the last counters; an absent coordinator is not waited for."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join()  # an exchange under way ends at its calls' deadlines
+            self._thread.join()  # an exchange in flight ends at its calls' deadlines
         try:
             with self._exchange, channels.coordinator_errors(self._address):
                 if self._joined:
-                    self._stub.Leave(self._beat_request(self._read_counters()[1]), timeout=CALL_SECONDS)
+                    self._stub.Leave(self._heartbeat_request(self._read_counters()[1]), timeout=CALL_SECONDS)
         except RunError as error:
             _log.warning("left the fleet without a last report: %s", error)
         self._channel.close()
@@ -273,7 +273,7 @@ class FleetMember:
         while not self._stopping.is_set():
             before = self.instructions
             try:
-                pause = self._pause(before, self.beat_now())
+                pause = self._pause(before, self.send_heartbeat())
                 if absent:
                     _log.info("coordinator at %s is back", self._address)
                 absent = False
@@ -287,8 +287,8 @@ class FleetMember:
             except NameTakenError as error:
                 # A pod that was moved finds its own lease: it ends with the next few seconds.
                 self._taken, pause = error, BEAT_SECONDS
-            except Exception:  # a beat must never end the beating: the lease would end without a word
-                _log.exception("beat failed")
+            except Exception:  # a failed heartbeat must never end the next ones: the lease would end without a word
+                _log.exception("heartbeat failed")
                 pause = BEAT_SECONDS
             self._stopping.wait(pause)
 
@@ -303,7 +303,7 @@ class FleetMember:
         if self._predecessor is None:
             return
         incarnation, counters = self._predecessor
-        request = fleet_pb2.BeatRequest(
+        request = fleet_pb2.HeartbeatRequest(
             incarnation=incarnation, counters=counters, died=True, role=self._join_request.role, name=self._name
         )
         try:
@@ -344,7 +344,7 @@ class FleetMember:
             self._instructions = self._instructions._replace(step_allowance=0, step_limit=0)
         counters, relative = self._read_counters()
         try:
-            self._stub.Leave(self._beat_request(relative), timeout=CALL_SECONDS)
+            self._stub.Leave(self._heartbeat_request(relative), timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             self._note_fencing(error)
             if error.code() is not grpc.StatusCode.NOT_FOUND:
@@ -359,9 +359,9 @@ class FleetMember:
         counters = dict(self._counters())
         return counters, {name: value - self._settled.get(name, 0.0) for name, value in counters.items()}
 
-    def _beat_request(self, counters: Mapping[str, float]) -> fleet_pb2.BeatRequest:
+    def _heartbeat_request(self, counters: Mapping[str, float]) -> fleet_pb2.HeartbeatRequest:
         held = self.instructions.step_limit - int(self._settled.get(STEPS_COUNTER, 0.0))
-        return fleet_pb2.BeatRequest(
+        return fleet_pb2.HeartbeatRequest(
             incarnation=self.incarnation,
             counters=counters,
             gauges=self._gauges(),
@@ -375,7 +375,7 @@ class FleetMember:
             self._fenced = StaleEpochError(f"reports refused: {error.details()}")
             raise self._fenced from None
 
-    def _take(self, response: fleet_pb2.BeatResponse, step_base: float) -> Instructions:
+    def _take(self, response: fleet_pb2.HeartbeatResponse, step_base: float) -> Instructions:
         with self._answered:
             self._instructions = Instructions.of(response, step_base)
             self._answers += 1

@@ -64,7 +64,7 @@ class AtariEnvs:
         self._seeds = (seed + np.arange(num_envs)) % 2**31  # ALE takes 31 bits
         self._life_loss = env.terminal_on_life_loss
         self._limit = env.max_episode_steps
-        self._steps = np.zeros(num_envs, np.int64)  # of the episodes under way
+        self._steps = np.zeros(num_envs, np.int64)  # of the running episodes
         self._lives = np.zeros(num_envs, np.int32)
         self._next: NDArray[Any] | None = None  # first observations of the episodes to come
         picture = {"img_height": env.frame_size, "img_width": env.frame_size, "grayscale": True, "stack_num": env.frame_stack}
@@ -82,7 +82,7 @@ class AtariEnvs:
         if self._next is None:
             self._next, info = self._envs.reset(seed=self._seeds)
             self._lives = info["lives"]
-        # Games that were over were begun anew by the step that ended them; what is left are those cut off.
+        # Games that were over were begun again by the step that ended them; what is left are those cut off.
         cut = self._steps >= self._limit
         if mask is not None:
             cut &= mask

@@ -147,7 +147,7 @@ def check_trainable(config: Config, run_directory: RunDirectory) -> None:
 
 
 def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config:
-    """The config of an earlier run, with ports to be chosen anew and `overrides` on top.
+    """The config of an earlier run, with ports to be chosen again and `overrides` on top.
 
     Raises:
         UsageError: no run, a config of another schema, a bad override, or one of a setting that is fixed for a run.

@@ -14,8 +14,8 @@ from typing import Protocol
 from sbrl.errors import RunError
 from sbrl.local.prometheus_config import CONFIG, RULES, TARGETS, write_config, write_targets
 from sbrl.rpc.ports import free_ports
+from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.runtime.program import describe
-from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 HOST = "127.0.0.1"
@@ -138,7 +138,7 @@ class LocalPrometheus:
                 sys.executable,
                 "-P",
                 "-m",
-                "sbrl.runtime.tether",
+                "sbrl.runtime.parent_death",
                 find_program(PROGRAM) or PROGRAM,
             ),  # a launcher that is killed leaves no server behind
             f"--config.file={directory / CONFIG}",

@@ -83,7 +83,7 @@ class RunResults:
     def _end(self) -> None:
         self._ending.set()
         if self._thread.ident is not None:
-            self._thread.join()  # a call under way ends at its deadline
+            self._thread.join()  # a call in flight ends at its deadline
 
     def _run(self) -> None:
         while not self._ending.wait(self._interval):

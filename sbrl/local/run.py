@@ -24,9 +24,9 @@ from sbrl.monitor.progress import ProgressMeter
 from sbrl.monitor.summary import run_so_far, shortfall
 from sbrl.monitor.view import View
 from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.runtime.program import describe
 from sbrl.runtime.stop_signals import StopRequest
-from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from sbrl.errors import RunError
 from sbrl.local.guard import kill_session
 from sbrl.runtime.lifecycle import GIVE_UP, START_AGAIN
+from sbrl.runtime.parent_death import IN_ORDER, PARENT_VARIABLE, TURN_VARIABLE
 from sbrl.runtime.program import describe
-from sbrl.runtime.tether import IN_ORDER, PARENT_VARIABLE, TURN_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
@@ -39,7 +39,7 @@ class _Role:
     def __init__(self, command: RoleCommand) -> None:
         self.command = command
         self.process: subprocess.Popen[bytes] | None = None
-        self.turn: int | None = None  # see `sbrl.runtime.tether.Turn`
+        self.turn: int | None = None  # see `sbrl.runtime.parent_death.Turn`
         self.started = 0.0
         self.failures = 0  # in a row
         self.restarts = 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sbrl.config import SEGMENT_STEPS
 from sbrl.coordination.fleet import RunState
-from sbrl.monitor.observation import NOT_SERVING, SILENT, Observation, Reading, Settings
+from sbrl.monitor.observation import NOT_SERVING, SILENT, MemberReading, Observation, Settings
 from sbrl.monitor.readable import duration
 from sbrl.monitor.run_status import RunStatus
 
@@ -17,7 +17,7 @@ STALE_WEIGHTS_SECONDS = 300.0
 RATIO_TOLERANCE, RATIO_SAMPLES = 0.02, 10_000  # off the target; samples due before that says anything
 MEMORY_HIGH, DISK_LOW, FILLED = 0.9, 0.1, 0.05
 EVALUATIONS_BEHIND = 3
-SILENT_BEAT_SECONDS = 3.0  # members beat once a second
+SILENT_HEARTBEAT_SECONDS = 3.0  # members send a heartbeat once a second
 CHECKPOINTS_MISSED, CHECKPOINT_GRACE_SECONDS = 3, 300.0
 
 
@@ -98,7 +98,7 @@ def _members(run: Observation, settings: Settings) -> Iterator[Finding]:
         names = {reading.name for reading in live}
         missing = number - len(live)
         lost = [reading for reading in run.readings if reading.role == role and reading.name not in names]
-        lost.sort(key=lambda reading: reading.seconds_since_beat)
+        lost.sort(key=lambda reading: reading.seconds_since_heartbeat)
         for reading in lost[: max(0, missing)]:
             yield _gone(run, reading)
         if missing > len(lost):
@@ -115,9 +115,9 @@ def _members(run: Observation, settings: Settings) -> Iterator[Finding]:
             yield Finding(reading.role, f"{reading.name} is starting or stopping: it does not do its work yet", wrong=False)
 
 
-def _gone(run: Observation, reading: Reading) -> Finding:
+def _gone(run: Observation, reading: MemberReading) -> Finding:
     process = run.process(reading.name)
-    silence = f"it last reported {duration(reading.seconds_since_beat)} ago"
+    silence = f"it last reported {duration(reading.seconds_since_heartbeat)} ago"
     consequence = _consequence(reading.role)
     if process is not None and process.stopped:
         text = f"{reading.name}'s process {process.process_id} is stopped (as by SIGSTOP): {silence}"
@@ -333,11 +333,11 @@ def _warm(status: RunStatus, settings: Settings) -> bool:
     return status.received >= settings.min_replay_size
 
 
-def _is_silent(run: Observation, reading: Reading) -> bool:
-    """Whether a live member does nothing. One that answers late, or is stopped now and then, still beats: it is slow."""
+def _is_silent(run: Observation, reading: MemberReading) -> bool:
+    """Whether a live member does nothing. One that is only slow still sends heartbeats."""
     process = run.process(reading.name)
     stopped = process is not None and process.stopped
-    return (stopped or reading.health == SILENT) and reading.seconds_since_beat > SILENT_BEAT_SECONDS
+    return (stopped or reading.health == SILENT) and reading.seconds_since_heartbeat > SILENT_HEARTBEAT_SECONDS
 
 
 def _plural(role: str, number: int) -> str:

@@ -69,13 +69,13 @@ class Process(NamedTuple):
     stopped: bool  # by SIGSTOP, Ctrl-Z or a debugger
 
 
-class Reading(NamedTuple):
+class MemberReading(NamedTuple):
     """One member of the fleet."""
 
     role: str
     name: str
     alive: bool  # its lease holds
-    seconds_since_beat: float
+    seconds_since_heartbeat: float
     health: str | None = None  # SERVING, NOT_SERVING or SILENT; None: not to be told from here
     gauges: Mapping[str, float] = {}
     rates: Mapping[str, float] = {}  # of counters, per second
@@ -89,7 +89,7 @@ class Observation(NamedTuple):
     settings: Settings | None
     coordinator_error: str | None = None  # why it gave no answer
     run: RunStatus | None = None  # None: no answer
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[MemberReading, ...] = ()
     totals: Mapping[str, float] = {}  # "<role>.<counter>" since the run began
     rates: Mapping[str, float] = {}  # of the same, per second
     updates_per_second: float = 0.0
@@ -102,7 +102,7 @@ class Observation(NamedTuple):
         """How the run stands; None without an answer."""
         return None if self.run is None else self.run.state
 
-    def of_role(self, role: str) -> list[Reading]:
+    def of_role(self, role: str) -> list[MemberReading]:
         """The live members of a role."""
         return [reading for reading in self.readings if reading.role == role and reading.alive]
 
@@ -201,7 +201,7 @@ def _processes(run_directory: Path | None) -> tuple[Process, ...] | None:
 
 def _readings(
     before: GetStatusResponse, after: GetStatusResponse, seconds: float, known: Mapping[str, str] | None
-) -> Iterable[Reading]:
+) -> Iterable[MemberReading]:
     earlier = {member.incarnation: member.counters for member in before.members}
     alive = [member for member in after.members if member.alive]
     healths: dict[str, str] = {}
@@ -216,11 +216,11 @@ def _readings(
         healths = {member.name: known[member.name] for member in alive if member.name in known}
     for member in after.members:
         counters = earlier.get(member.incarnation)
-        yield Reading(
+        yield MemberReading(
             role=member.role,
             name=member.name,
             alive=member.alive,
-            seconds_since_beat=member.seconds_since_beat,
+            seconds_since_heartbeat=member.seconds_since_heartbeat,
             health=healths.get(member.name) if member.alive else None,
             gauges=dict(member.gauges),
             rates={} if counters is None else _rates(counters, member.counters, seconds),

@@ -110,11 +110,11 @@ class Screen:
 def members_panel(status: GetStatusResponse) -> Panel:
     """Every member of the fleet with its lease and the numbers that say how it does."""
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    for heading in ("process", "beat", "doing"):
+    for heading in ("process", "heartbeat", "doing"):
         table.add_column(heading)
     for member in sorted(status.members, key=lambda one: (ROLES.index(one.role), one.index)):
-        beat = f"{duration(member.seconds_since_beat)} ago" if member.alive else "gone"
-        table.add_row(Text(member.name), Text(beat, style="" if member.alive else "bold red"), Text(doing(member)))
+        heartbeat = f"{duration(member.seconds_since_heartbeat)} ago" if member.alive else "gone"
+        table.add_row(Text(member.name), Text(heartbeat, style="" if member.alive else "bold red"), Text(doing(member)))
     return Panel(table, title="processes")
 
 

@@ -35,7 +35,7 @@ class EpsilonGreedyPolicy:
             network: On the CPU; this policy's own, `load` overwrites its parameters.
             num_actions: Actions of the environment.
             seed: Seeds exploration.
-            noise: Noisy layers explore: their noise is drawn anew for each batch of actions. Otherwise their mean weights act.
+            noise: Noisy layers explore: their noise is drawn again for each batch of actions. Otherwise their mean weights act.
         """
         self._network = network.train(noise)
         self._noise = noise

@@ -70,7 +70,7 @@ class _Received:
 
 
 class Receipts:
-    """The books over all writers. Their size is bounded, for runs of weeks:
+    """The accounting over all writers. Their size is bounded, for runs of weeks:
 
     - Of a writer, at most `max_holes` holes are remembered; the lowest are forgotten first, and stay lost.
     - Of all, at most `max_writers` writers; those are forgotten first that were heard of longest ago and whose environment has
@@ -112,7 +112,7 @@ class Receipts:
         return Counts(*(sum(column) for column in zip(*self._counts.values(), strict=True))) if self._counts else Counts()
 
     def take(self, shard: int, stream: Stream, first: int, steps: int, again: bool = False) -> int:
-        """Books the steps `first` to `first + steps - 1` of a stream; returns how many of them are new, 0 for duplicates.
+        """Counts the steps `first` to `first + steps - 1` of a stream; returns how many of them are new, 0 for duplicates.
 
         Args:
             shard: that served them.
@@ -174,7 +174,7 @@ class Receipts:
         return receipts
 
     def _check(self) -> None:
-        """Raises ValueError where the books do not add up: what may still be recovered must have been counted as lost."""
+        """Raises ValueError where the counts do not add up: what may still be recovered must have been counted as lost."""
         missing = Counter({WITH_ACTORS: sum(self._ended.values())})
         for received in self._writers.values():
             end = 0

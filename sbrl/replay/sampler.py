@@ -32,7 +32,7 @@ class ShardSampler:
 
     Reverb's sampler retries for ever without a word when its server is gone, and its calls that change priorities have no time
     limit (measured: both hang from a kill -9 until the server is back, and gRPC's back-off then adds seconds). So a probe
-    watches the server; when it answers again after a silence, the stream is made anew and what the old one still brings is
+    watches the server; when it answers again after a silence, the stream is made again and what the old one still brings is
     thrown away.
     """
 
@@ -51,7 +51,7 @@ class ShardSampler:
         self._cancel_stream = threading.Event()
         self._priorities: queue.Queue[tuple[Items, NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
         self.probe = QueueProbe(address, shard, on_up=self._start_stream)
-        self._calls: dict[threading.Event, int] = {}  # priorities in a call under way, by what cancels the thread that makes it
+        self._calls: dict[threading.Event, int] = {}  # priorities in a call in flight, by what cancels the thread that makes it
         self._dropping = threading.Lock()  # guards the counts, which three threads raise
         self.priorities_dropped = dict.fromkeys(DROP_REASONS, 0)
 
@@ -89,11 +89,11 @@ class ShardSampler:
         self._give_up_call("shard_lost")
         self._cancel_stream = threading.Event()
         self._spawn(self._stream, "stream", self._cancel_stream)
-        # A new client asks for the name's address anew: the shard may be back at another.
+        # A new client asks for the name's address again: the shard may be back at another.
         self._spawn(self._send_priorities, "priorities", reverb.Client(self.address), self._cancel_stream)
 
     def _give_up_call(self, reason: str) -> None:
-        """Counts the priorities of a call under way as dropped: it may hang for ever, and what becomes of it nobody learns."""
+        """Counts the priorities of a call in flight as dropped: it may hang for ever, and what becomes of it nobody learns."""
         self._drop(reason, self._calls.pop(self._cancel_stream, 0))
 
     def _drop(self, reason: str, priorities: int) -> None:

@@ -17,7 +17,7 @@ from sbrl.replay.segments import Segment, SegmentShape
 logger = logging.getLogger(__name__)
 
 # Segments that one stream asks for: it takes no more than these from the queue, so that one that was left behind and gets its
-# connection back loses nothing when it ends. One or two are under way beyond what the sink has taken.
+# connection back loses nothing when it ends. One or two are in flight beyond what the sink has taken.
 STREAM_SEGMENTS = 64
 
 QueueSink = Callable[[int, Segment], None]
@@ -28,7 +28,7 @@ class SegmentReader:
     """Brings each segment of one shard's queue into a sink, and the log's once, when it is asked to.
 
     Reverb's sampler retries for ever without a word when its server is gone, and its calls that change priorities have no time
-    limit. So a probe watches the server; when it answers again after a silence, streams are made anew, and a thread that
+    limit. So a probe watches the server; when it answers again after a silence, streams are made again, and a thread that
     hangs in Reverb is left behind: should it go on one day, it delivers what it was given and ends.
     """
 
@@ -102,7 +102,7 @@ class SegmentReader:
                 self._spawn(self._read_log, "log", self._fill, self._cancelled)
 
     def _read_queue(self, cancelled: threading.Event) -> None:
-        # A new client asks for the name's address anew: the shard may be back at another.
+        # A new client asks for the name's address again: the shard may be back at another.
         client = reverb.Client(self.address)
         while not cancelled.is_set():
             try:

@@ -163,7 +163,7 @@ class StreamRows:
         self._shape, self._sink = shape, sink
         self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
         self._version = 0
-        self._is_open = False  # an episode is under way
+        self._is_open = False  # an episode is running
         self._rows = 0  # written
         self._is_step: deque[bool] = deque(maxlen=shape.rows)  # of the last W rows
         self._last_step_row = -1
@@ -171,7 +171,7 @@ class StreamRows:
 
     def begin(self, observation: NDArray[Any]) -> None:
         """Starts an episode, or what is left of one, with `observation`, frame_dtype[stack, *frame_shape]."""
-        assert not self._is_open, "an episode is under way: its last observation is missing"
+        assert not self._is_open, "an episode is running: its last observation is missing"
         self._is_open = True
         for frame in observation[:-1]:
             self._pad(frame)
@@ -196,7 +196,7 @@ class StreamRows:
 
     def fill(self) -> None:
         """Writes padding until every step is the anchor of a segment; for after `end`, when nothing comes for a while."""
-        assert not self._is_open, "an episode is under way: its windows would end in padding, not in its last observation"
+        assert not self._is_open, "an episode is running: its windows would end in padding, not in its last observation"
         zeros = np.zeros_like(self._frame)
         while self.unmade:
             self._pad(zeros)

@@ -17,7 +17,7 @@ from sbrl.errors import RunError
 from sbrl.rpc.credentials import Credentials, TokenCheck, TokenSender
 from sbrl.rpc.ports import check_host, host_port, resolve
 
-# gRPC's own default measures the bandwidth with a ping for every message, which makes a beat dearer by a sixth. Without it the
+# gRPC's own default measures the bandwidth with a ping for every message, which adds a sixth to a heartbeat. Without it the
 # window is fixed: one chunk of weights.
 _WINDOW_OPTIONS = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
 # gRPC's own default lets two minutes pass between attempts: too long for a coordinator that restarts in one second.

@@ -16,8 +16,8 @@ from sbrl.config import Env
 from sbrl.envs.spec import EnvSpec
 from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, complaint
 from sbrl.errors import RunError, UsageError
+from sbrl.runtime.parent_death import has_launcher
 from sbrl.runtime.program import run_program
-from sbrl.runtime.tether import has_launcher
 from sbrl.runtime.trial import TrialFailed, answer_alone, run_trial
 from sbrl.telemetry.logs import report_failure
 

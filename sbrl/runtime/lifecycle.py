@@ -20,8 +20,8 @@ from sbrl.rpc import channels
 from sbrl.rpc.health import HealthServer
 from sbrl.runtime.arguments import Parser, port
 from sbrl.runtime.output import outlive_output
+from sbrl.runtime.parent_death import Turn
 from sbrl.runtime.stop_signals import catch_stop_signals
-from sbrl.runtime.tether import Turn
 from sbrl.storage.metadata import run_id_of
 from sbrl.telemetry.logs import Context, configure_logging, report_failure
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from sbrl.errors import START_AGAIN
 from sbrl.runtime.output import secure_output
-from sbrl.runtime.tether import PARENT_VARIABLE
+from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK, WARNING_MARK, Context, json_line
 
 NATIVE = "output"  # the logger that lines are from which nobody logged
@@ -77,7 +77,7 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
 def without_repeats(lines: Iterable[str]) -> Iterator[str]:
     """Leaves out lines that nobody logged and that differ from the one before in numbers alone, and says how many they were.
 
-    Reverb, for one, tells of a restore some hundred times a minute that it is still reading.
+    Reverb, for one, tells of a restore about hundred times a minute that it is still reading.
     """
     before, left_out = "", 0
     for line in lines:

@@ -60,7 +60,7 @@ def process_memory() -> tuple[int, str]:
 
 
 def memory_used_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
-    """What counts towards `memory_limit_bytes`: the working set of the control group that has the limit, as kubelets reckon it.
+    """What counts towards `memory_limit_bytes`: the working set of the control group that has the limit, as a kubelet does.
 
     Pages of libraries that another container has loaded are not charged to it, and file pages that could be dropped at once are
     no reason to be killed. Without a control group's limit, what this process occupies.

@@ -27,7 +27,7 @@ PIECE_BYTES = 4096  # PIPE_BUF: a pipe that can be written to takes so much at o
 def secure_output() -> None:
     """Makes standard output and error streams that fail as this module says. To be called once, first of all.
 
-    A stream that was closed at the start becomes /dev/null, lest the next file that is opened take its place.
+    A stream that was closed at the start becomes /dev/null, so that the next file opened does not take its place.
     """
     for descriptor in range(3):
         try:

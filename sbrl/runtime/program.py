@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.runtime.output import secure_output
-from sbrl.runtime.tether import end_with_parent
+from sbrl.runtime.parent_death import end_with_parent
 from sbrl.telemetry.logs import report_bug, report_failure
 
 # What a file system says that cannot be written to, whatever the program did.

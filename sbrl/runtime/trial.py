@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import IO
 
 from sbrl.errors import UsageError
+from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.runtime.program import describe
-from sbrl.runtime.tether import PARENT_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 
 

@@ -79,7 +79,7 @@ class RunDirectory:
         if _has_entries(self.checkpoints) and not _has_entries(self.coordinator):
             raise UsageError(
                 f"{self.coordinator} is missing or empty, but there are checkpoints beside it: the run's counters and the "
-                f"books of its ratio were there, and nothing can go on without them; put it back, or start a new run in "
+                f"accounts of its ratio were there, and nothing can go on without them; put it back, or start a new run in "
                 f"another directory"
             )
 

@@ -35,14 +35,14 @@ def write_evaluations(path: Path, evaluations: Sequence[Evaluation]) -> None:
 class GrowingEpisodes:
     """A table of training episodes that follows the log: only what is new there is read, and appended.
 
-    The table is written anew, all or nothing, where the log does not go on from its last row, for it was put back from a backup
+    It is written again, all or nothing, where the log does not go on from its last row, for it was put back from a backup
     or lost its newest rows, and by each new process, which cannot know what a crash left of the file.
     """
 
     def __init__(self, path: Path, read: Callable[[int], Iterator[tuple[int, list[Episode]]]]) -> None:
         """Args: read: pages of the log after a row, each with its last row, as `LogClient.read_episodes` has them."""
         self._path, self._read = path, read
-        self._size = 0  # bytes that this process wrote; 0: write anew
+        self._size = 0  # bytes that this process wrote; 0: write again
         self._row = 0  # of the log, of the table's last episode
         self._last: Episode | None = None
 
@@ -57,7 +57,7 @@ class GrowingEpisodes:
             return
         self._size = 0
         write_episodes(self._path, self._all())
-        with contextlib.suppress(OSError):  # gone already: written anew the next time
+        with contextlib.suppress(OSError):  # gone already: written again the next time
             self._size = self._path.stat().st_size
 
     def _is_as_left(self) -> bool:
@@ -92,7 +92,7 @@ class GrowingEpisodes:
                         file.flush()
                         self._size, self._row, self._last = self._size + len(rows), row, episodes[-1]
         except OSError as error:
-            with contextlib.suppress(OSError):  # a file that keeps a part of a row has another size: it is written anew
+            with contextlib.suppress(OSError):  # a file that keeps a part of a row has another size: it is written again
                 os.truncate(self._path, self._size)
             raise RunError(f"cannot write {self._path}: {error.strerror}") from None
         return True

@@ -1,7 +1,7 @@
 """Every Prometheus metric of every role, defined once: names are sbrl_<role>_<thing>_<unit>; docs/metrics.md lists them.
 
 A role makes its own class with its process's registry and increments the members; `counters` and `gauges` give the same
-numbers for the beats to the coordinator, so that the live view and Prometheus cannot disagree.
+numbers for the heartbeats to the coordinator, so that the live view and Prometheus cannot disagree.
 """
 
 from __future__ import annotations
@@ -308,13 +308,13 @@ class CoordinatorMetrics(RoleMetrics):
         self.batch_size = self._gauge("batch_size", "learner.batch_size: transitions per update", unit="transitions")
         self.shards_configured = self._gauge("shards_configured", "replay.num_shards: shards that there should be")
         self.live_members = self._gauge("live_members", "Members whose lease holds, by role", ["role"])
-        self.leases_expired = self._counter("leases_expired", "Leases that ended for want of a beat, by role", ["role"])
+        self.leases_expired = self._counter("leases_expired", "Leases that ended because no heartbeat came, by role", ["role"])
         self.rejoins = self._counter(
             "rejoins",
             "Joins of members that had joined before, by role: their process was restarted, or their lease had ended",
             ["role"],
         )
-        self.beats = self._counter("beats", "Beats answered")
+        self.heartbeats = self._counter("heartbeats", "Heartbeats answered")
         self.weights_published = self._counter("weights_published", "Versions of the weights accepted", unit="versions")
         self.weights_fenced = self._counter("weights_fenced", "Publications refused because their learner had been replaced")
         self.weights_fetched = self._counter("weights_fetched", "Times that weights were sent in full")

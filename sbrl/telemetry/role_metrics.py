@@ -1,4 +1,4 @@
-"""What every role's metrics have in common: the registry, the definitions, and the numbers that beats carry."""
+"""What every role's metrics have in common: the registry, the definitions, and the numbers that heartbeats carry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DISK_FREE, DISK_SIZE = "sbrl_disk_free_bytes", "sbrl_disk_size_bytes"
 _UNIT_WORDS = frozenset(
     {
         *("seconds", "bytes", "ratio", "steps", "frames", "episodes", "transitions", "samples", "updates", "versions"),
-        *("evaluations", "checkpoints", "beats", "members", "leases", "shards"),
+        *("evaluations", "checkpoints", "heartbeats", "members", "leases", "shards"),
     }
 )
 
@@ -84,7 +84,7 @@ def export_disk(registry: CollectorRegistry, directory: Path) -> None:
 
 
 def disk_room(directory: Path) -> tuple[float, float]:
-    """(bytes left, bytes in all) that the file system of `directory` has for its users, as `df` reckons.
+    """(bytes left, bytes in all) that the file system of `directory` has for its users, as `df` does.
 
     Its total may have a large part that only the system may use: of that, nothing counts as left, so it counts in neither.
     """

@@ -73,13 +73,13 @@ class JoinResponse(_message.Message):
     index: int
     incarnation: int
     lease_seconds: float
-    instructions: BeatResponse
+    instructions: HeartbeatResponse
     holder: str
     holder_incarnation: int
     config: str
-    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[BeatResponse, _Mapping]] = ..., holder: _Optional[str] = ..., holder_incarnation: _Optional[int] = ..., config: _Optional[str] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[HeartbeatResponse, _Mapping]] = ..., holder: _Optional[str] = ..., holder_incarnation: _Optional[int] = ..., config: _Optional[str] = ...) -> None: ...
 
-class BeatRequest(_message.Message):
+class HeartbeatRequest(_message.Message):
     __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died", "role", "name", "progress")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
@@ -115,7 +115,7 @@ class BeatRequest(_message.Message):
     progress: LearnerProgress
     def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ...) -> None: ...
 
-class BeatResponse(_message.Message):
+class HeartbeatResponse(_message.Message):
     __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "ended_actors", "sampling")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -186,7 +186,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("role", "name", "index", "incarnation", "joined_time", "seconds_since_beat", "alive", "metrics_address", "health_address", "process_id", "counters", "gauges")
+    __slots__ = ("role", "name", "index", "incarnation", "joined_time", "seconds_since_heartbeat", "alive", "metrics_address", "health_address", "process_id", "counters", "gauges")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -206,7 +206,7 @@ class Member(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     JOINED_TIME_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_SINCE_BEAT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_SINCE_HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -218,14 +218,14 @@ class Member(_message.Message):
     index: int
     incarnation: int
     joined_time: float
-    seconds_since_beat: float
+    seconds_since_heartbeat: float
     alive: bool
     metrics_address: str
     health_address: str
     process_id: int
     counters: _containers.ScalarMap[str, float]
     gauges: _containers.ScalarMap[str, float]
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., incarnation: _Optional[int] = ..., joined_time: _Optional[float] = ..., seconds_since_beat: _Optional[float] = ..., alive: bool = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., incarnation: _Optional[int] = ..., joined_time: _Optional[float] = ..., seconds_since_heartbeat: _Optional[float] = ..., alive: bool = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
     __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes", "learner_holder", "progress", "config")

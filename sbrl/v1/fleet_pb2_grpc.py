@@ -6,7 +6,7 @@ from sbrl.v1 import fleet_pb2 as sbrl_dot_v1_dot_fleet__pb2
 
 
 class FleetStub(object):
-    """Membership of the fleet: every role joins, beats and leaves. Served by the coordinator.
+    """Membership of the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
     """
 
     def __init__(self, channel):
@@ -20,14 +20,14 @@ class FleetStub(object):
                 request_serializer=sbrl_dot_v1_dot_fleet__pb2.JoinRequest.SerializeToString,
                 response_deserializer=sbrl_dot_v1_dot_fleet__pb2.JoinResponse.FromString,
                 )
-        self.Beat = channel.unary_unary(
-                '/sbrl.v1.Fleet/Beat',
-                request_serializer=sbrl_dot_v1_dot_fleet__pb2.BeatRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_fleet__pb2.BeatResponse.FromString,
+        self.Heartbeat = channel.unary_unary(
+                '/sbrl.v1.Fleet/Heartbeat',
+                request_serializer=sbrl_dot_v1_dot_fleet__pb2.HeartbeatRequest.SerializeToString,
+                response_deserializer=sbrl_dot_v1_dot_fleet__pb2.HeartbeatResponse.FromString,
                 )
         self.Leave = channel.unary_unary(
                 '/sbrl.v1.Fleet/Leave',
-                request_serializer=sbrl_dot_v1_dot_fleet__pb2.BeatRequest.SerializeToString,
+                request_serializer=sbrl_dot_v1_dot_fleet__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=sbrl_dot_v1_dot_fleet__pb2.LeaveResponse.FromString,
                 )
         self.GetStatus = channel.unary_unary(
@@ -43,23 +43,23 @@ class FleetStub(object):
 
 
 class FleetServicer(object):
-    """Membership of the fleet: every role joins, beats and leaves. Served by the coordinator.
+    """Membership of the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
     """
 
     def Join(self, request, context):
         """Joins the fleet and returns a lease. For an actor the index is the lowest one not leased (or the one asked for, when it
         is free or its lease is held by an earlier incarnation of the same name); incarnations grow with every lease given and never repeat,
         across restarts of the coordinator too. Leases not renewed for `lease_seconds` end. Where another process holds the name's
-        lease, and beats, there is no lease but the `holder`: a name is one process's. ALREADY_EXISTS: a learner of another name is
+        lease, and sends heartbeats, there is no lease but the `holder`: a name is one process's. ALREADY_EXISTS: a learner of another name is
         alive, and there is one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Beat(self, request, context):
+    def Heartbeat(self, request, context):
         """Renews a lease, reports the member's counters and takes instructions. NOT_FOUND: the lease has ended (the member must join again).
-        Counters are cumulative for the incarnation, so a repeated beat counts nothing twice.
+        Counters are cumulative for the incarnation, so a repeated heartbeat counts nothing twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +81,7 @@ class FleetServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Finish(self, request, context):
-        """Asks the run to end: every member's next beat says so. For the end of a run, not for a restart.
+        """Asks the run to end: every member's next heartbeat says so. For the end of a run, not for a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,14 +95,14 @@ def add_FleetServicer_to_server(servicer, server):
                     request_deserializer=sbrl_dot_v1_dot_fleet__pb2.JoinRequest.FromString,
                     response_serializer=sbrl_dot_v1_dot_fleet__pb2.JoinResponse.SerializeToString,
             ),
-            'Beat': grpc.unary_unary_rpc_method_handler(
-                    servicer.Beat,
-                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.BeatRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_fleet__pb2.BeatResponse.SerializeToString,
+            'Heartbeat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Heartbeat,
+                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.HeartbeatRequest.FromString,
+                    response_serializer=sbrl_dot_v1_dot_fleet__pb2.HeartbeatResponse.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
-                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.BeatRequest.FromString,
+                    request_deserializer=sbrl_dot_v1_dot_fleet__pb2.HeartbeatRequest.FromString,
                     response_serializer=sbrl_dot_v1_dot_fleet__pb2.LeaveResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
@@ -123,7 +123,7 @@ def add_FleetServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Fleet(object):
-    """Membership of the fleet: every role joins, beats and leaves. Served by the coordinator.
+    """Membership of the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
     """
 
     @staticmethod
@@ -144,7 +144,7 @@ class Fleet(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def Beat(request,
+    def Heartbeat(request,
             target,
             options=(),
             channel_credentials=None,
@@ -154,9 +154,9 @@ class Fleet(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/Beat',
-            sbrl_dot_v1_dot_fleet__pb2.BeatRequest.SerializeToString,
-            sbrl_dot_v1_dot_fleet__pb2.BeatResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/Heartbeat',
+            sbrl_dot_v1_dot_fleet__pb2.HeartbeatRequest.SerializeToString,
+            sbrl_dot_v1_dot_fleet__pb2.HeartbeatResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -172,7 +172,7 @@ class Fleet(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Fleet/Leave',
-            sbrl_dot_v1_dot_fleet__pb2.BeatRequest.SerializeToString,
+            sbrl_dot_v1_dot_fleet__pb2.HeartbeatRequest.SerializeToString,
             sbrl_dot_v1_dot_fleet__pb2.LeaveResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -15,11 +15,11 @@ from sbrl.telemetry.metrics import ControllerMetrics, make_registry
 from services.controller.election import Election, LeaseElection, Unopposed
 from services.controller.kube import Cluster, add_cluster_arguments, connect
 from services.controller.loop import ControllerLoop
-from services.controller.reconcile import MAX_GAP_SECONDS, Spec, check
+from services.controller.reconcile import MAX_GAP_SECONDS, ScalingSpec, check
 
 logger = logging.getLogger(__name__)
 
-DEFAULT = Spec()
+DEFAULT = ScalingSpec()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -98,13 +98,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_spec(arguments: argparse.Namespace) -> Spec:
+def make_spec(arguments: argparse.Namespace) -> ScalingSpec:
     """The spec that the command line describes.
 
     Raises:
         UsageError: it contradicts itself.
     """
-    spec = Spec(**{name: getattr(arguments, name) for name in Spec._fields})
+    spec = ScalingSpec(**{name: getattr(arguments, name) for name in ScalingSpec._fields})
     check(spec)
     return spec
 

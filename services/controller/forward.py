@@ -28,7 +28,7 @@ def forwarded(cluster: Cluster, pod: str, port: int) -> Iterator[str]:
     A Unix socket in a folder of this user's, not a port: nobody else on this machine can use it.
 
     Raises:
-        RunError: the first connection could not be made, for want of a right, say.
+        RunError: the first connection could not be made, a right is missing, say.
     """
     _drain(_connect(cluster, pod, port).socket(port))
     with tempfile.TemporaryDirectory(prefix="sbrl-") as folder, socket.socket(socket.AF_UNIX) as server:

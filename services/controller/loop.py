@@ -16,13 +16,22 @@ from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.telemetry.metrics import ControllerMetrics
 from services.controller.election import Election
 from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, Scale
-from services.controller.reconcile import Decision, Memory, Observed, Reading, Spec, Why, history_seconds, reconcile
+from services.controller.reconcile import (
+    Decision,
+    LoadReading,
+    Memory,
+    Observed,
+    Reason,
+    ScalingSpec,
+    history_seconds,
+    reconcile,
+)
 from services.controller.signals import History, no_answer, read
 
 PATCH_ATTEMPTS = 5  # at a Deployment that something else writes at the same moment
 WARNING_SECONDS = 3600.0  # between two events that say the same; a cluster keeps an event for an hour
 # What each change is called in events.
-REASONS = {Why.UP: "ScaledUp", Why.DOWN: "ScaledDown", Why.BOUNDS: "ScaledToBounds", Why.DONE: "ScaledToZero"}
+REASONS = {Reason.UP: "ScaledUp", Reason.DOWN: "ScaledDown", Reason.BOUNDS: "ScaledToBounds", Reason.DONE: "ScaledToZero"}
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +42,7 @@ class ControllerLoop:
     def __init__(
         self,
         config: Config,
-        spec: Spec,
+        spec: ScalingSpec,
         cluster: Cluster,
         deployment: str,
         fleet: FleetClient,
@@ -56,7 +65,7 @@ class ControllerLoop:
         self._fleet, self._election, self._metrics, self._stop = fleet, election, metrics, stop
         self._name, self._interval, self._dry_run, self._clock = name, interval_seconds, dry_run, clock
         self._history, self._memory = History(history_seconds(spec)), Memory()
-        self._said: tuple[Why, int, str] | None = None
+        self._said: tuple[Reason, int, str] | None = None
         self._warned_time: float | None = None
         self._absent = False
 
@@ -95,7 +104,7 @@ class ControllerLoop:
             self._carry_out(scale, decision)
         return decision
 
-    def _read(self, actors_wanted: int) -> Reading:
+    def _read(self, actors_wanted: int) -> LoadReading:
         try:
             status = self._fleet.status()
         except CoordinatorUnavailable as error:
@@ -150,7 +159,7 @@ class ControllerLoop:
 
     def _warn(self, scale: Scale, decision: Decision) -> None:
         """Posts an event on a shortage that no change can mend."""
-        if decision.why is not Why.LIMITED or self._dry_run or not self._election.is_leader:
+        if decision.why is not Reason.LIMITED or self._dry_run or not self._election.is_leader:
             return
         if self._warned_time is None or self._clock() - self._warned_time >= WARNING_SECONDS:
             self._warned_time = self._clock()
@@ -164,15 +173,15 @@ class ControllerLoop:
             self._metrics.api_failures.inc()
             _log.warning("no event: %s", error)
 
-    def _show(self, reading: Reading, decision: Decision) -> None:
+    def _show(self, reading: LoadReading, decision: Decision) -> None:
         metrics = self._metrics
         metrics.looks.inc()
         metrics.actors_wanted.set(reading.actors_wanted)
         metrics.actors_live.set(reading.actors_live)
         metrics.actors_desired.set(decision.actors)
         metrics.leader.set(self._election.is_leader)
-        metrics.held.set(decision.why is Why.HOLD)
-        metrics.limited.set(decision.why is Why.LIMITED)
+        metrics.held.set(decision.why is Reason.HOLD)
+        metrics.limited.set(decision.why is Reason.LIMITED)
         metrics.queue_fill_ratio.set(reading.queue_fill)
         if decision.measured is not None and decision.load is not None:
             metrics.load_ratio.set(decision.load)

@@ -32,14 +32,14 @@ MAX_IDLE = 0.5
 CLEARLY_LESS = 0.75
 
 
-class Spec(NamedTuple):
+class ScalingSpec(NamedTuple):
     """What the fleet is held to. Loads: see this module's docstring."""
 
     min_actors: int = 1
     max_actors: int = 64
     target_load: float = 0.93  # what a change aims at
     low_load: float = 0.85  # below it, actors go
-    high_load: float = 1.05  # above it, actors are added: the learner waits some 5 % of its time
+    high_load: float = 1.05  # above it, actors are added: the learner waits about 5 % of its time
     urgent_load: float = 1.25  # above it they are added sooner: the learner waits 20 % of its time
     settle_seconds: float = 60.0  # after anything changed, before measuring: pods start, the queues find their level
     window_seconds: float = 300.0  # measured before a change
@@ -49,7 +49,7 @@ class Spec(NamedTuple):
     memory_seconds: float = 1800.0  # how long a size at which the learner starved is not gone back to
 
 
-class Reading(NamedTuple):
+class LoadReading(NamedTuple):
     """One look at the fleet. Counters are over all processes there ever were."""
 
     time: float  # seconds of the monotonic clock
@@ -76,11 +76,11 @@ class Memory(NamedTuple):
 class Observed(NamedTuple):
     """All that a decision depends on."""
 
-    readings: tuple[Reading, ...]  # at least one; oldest first, the newest is the present
+    readings: tuple[LoadReading, ...]  # at least one; oldest first, the newest is the present
     memory: Memory = Memory()  # as the last decision left it
 
 
-class Why(enum.Enum):
+class Reason(enum.Enum):
     """What a decision comes from; the values are labels in metrics."""
 
     UP = "learner_starved"
@@ -107,14 +107,14 @@ class Decision(NamedTuple):
     """How many actors there are to be, and why."""
 
     actors: int
-    why: Why
+    why: Reason
     reason: str  # a sentence's part: "the learner waited 31% of the last 60 s for transitions"
     memory: Memory  # to be handed back with the next observation
     measured: Measured | None = None  # the newest; None where nothing can be said
     load: float | None = None
 
 
-def check(spec: Spec) -> None:
+def check(spec: ScalingSpec) -> None:
     """
     Raises:
         UsageError: the spec contradicts itself; says how.
@@ -141,12 +141,12 @@ def check(spec: Spec) -> None:
         raise UsageError(f"the controller needs {'; '.join(broken)}; it was given {values}")
 
 
-def history_seconds(spec: Spec) -> float:
+def history_seconds(spec: ScalingSpec) -> float:
     """How far back readings are needed."""
     return spec.settle_seconds + spec.window_seconds + MAX_GAP_SECONDS
 
 
-def reconcile(observed: Observed, spec: Spec) -> Decision:
+def reconcile(observed: Observed, spec: ScalingSpec) -> Decision:
     """How many actors there are to be.
 
     - Always within `spec.min_actors` and `spec.max_actors`, unless nothing is known (it stays) or the run is done (none).
@@ -156,54 +156,54 @@ def reconcile(observed: Observed, spec: Spec) -> Decision:
     now, memory = observed.readings[-1], observed.memory
     wanted = now.actors_wanted
     if now.state is None:
-        return Decision(wanted, Why.HOLD, now.obstacle, memory)
+        return Decision(wanted, Reason.HOLD, now.obstacle, memory)
     if now.state is RunState.FINISHED or (now.state is RunState.COLLECTED and now.actors_live == 0):
-        return Decision(0, Why.DONE, "all steps of the run are collected", memory)
+        return Decision(0, Reason.DONE, "all steps of the run are collected", memory)
     if now.state is RunState.COLLECTED:
-        return Decision(wanted, Why.HOLD, "all steps are collected: actors write their last ones", memory)
+        return Decision(wanted, Reason.HOLD, "all steps are collected: actors write their last ones", memory)
     bounded = min(max(wanted, spec.min_actors), spec.max_actors)
     if bounded != wanted:
-        return Decision(bounded, Why.BOUNDS, f"the bounds are {spec.min_actors} to {spec.max_actors}", memory)
+        return Decision(bounded, Reason.BOUNDS, f"the bounds are {spec.min_actors} to {spec.max_actors}", memory)
     if now.obstacle:
-        return Decision(wanted, Why.HOLD, now.obstacle, memory)
+        return Decision(wanted, Reason.HOLD, now.obstacle, memory)
     return _judge(undisturbed(observed.readings, spec.settle_seconds), memory, spec, now)
 
 
-def _judge(calm: Sequence[Reading], memory: Memory, spec: Spec, now: Reading) -> Decision:
+def _judge(calm: Sequence[LoadReading], memory: Memory, spec: ScalingSpec, now: LoadReading) -> Decision:
     """The decision for a running fleet within its bounds, from readings that nothing disturbed."""
     wanted = now.actors_wanted
     recent, full = measure(calm, spec.urgent_window_seconds), measure(calm, spec.window_seconds)
     if recent is None:
         reason = f"measuring: {_span(calm):.0f} of {spec.urgent_window_seconds:.0f} s since the last change"
-        return Decision(wanted, Why.HOLD, reason, memory)
+        return Decision(wanted, Reason.HOLD, reason, memory)
     memory = learn(memory, recent)
     recent_load = load(recent, memory)
 
-    def decide(actors: int, why: Why, reason: str) -> Decision:
+    def decide(actors: int, why: Reason, reason: str) -> Decision:
         return Decision(actors, why, reason, memory, recent, recent_load)
 
     unsteady = _unsteady(calm, now.time - spec.urgent_window_seconds)
     if unsteady:
-        return decide(wanted, Why.HOLD, unsteady)
+        return decide(wanted, Reason.HOLD, unsteady)
     if recent.updates == 0 and recent.learner_waiting < 0.5:
-        return decide(wanted, Why.HOLD, "the learner makes no updates, and does not wait for transitions")
+        return decide(wanted, Reason.HOLD, "the learner makes no updates, and does not wait for transitions")
 
     judged = recent if recent_load > spec.urgent_load else full
     if judged is None:
-        return decide(wanted, Why.BALANCED, f"the load is {recent_load:.2f}, measured for {_span(calm):.0f} s so far")
+        return decide(wanted, Reason.BALANCED, f"the load is {recent_load:.2f}, measured for {_span(calm):.0f} s so far")
     judged_load = load(judged, memory)
     if judged_load > spec.high_load and recent_load > spec.target_load:
         memory = memory._replace(starved_time=now.time, starved_actors=round(judged.actors))
         reason = f"the learner waited {judged.learner_waiting:.0%} of the last {judged.seconds:.0f} s for transitions"
         missing = wanted - now.actors_live
         if missing > LIVE_TOLERANCE * wanted:
-            return decide(wanted, Why.HOLD, f"{reason}, but {missing} of {wanted} actors have not joined yet")
+            return decide(wanted, Reason.HOLD, f"{reason}, but {missing} of {wanted} actors have not joined yet")
         most = wanted + max(1, math.floor(wanted * spec.max_growth))
         target = min(_size(judged_load * judged.actors, spec), most)
         if wanted == spec.max_actors and target > wanted:
-            return decide(wanted, Why.LIMITED, f"{reason}, but {wanted} actors are the most allowed")
+            return decide(wanted, Reason.LIMITED, f"{reason}, but {wanted} actors are the most allowed")
         if target > wanted:
-            return decide(min(target, spec.max_actors), Why.UP, reason)
+            return decide(min(target, spec.max_actors), Reason.UP, reason)
 
     if judged_load < spec.low_load and recent_load < spec.target_load:
         demand = max(recent_load * recent.actors, judged_load * judged.actors)
@@ -211,11 +211,11 @@ def _judge(calm: Sequence[Reading], memory: Memory, spec: Spec, now: Reading) ->
         target = max(_not_back(_size(demand, spec), memory, spec, now.time), least)
         if target < wanted:
             reason = f"actors were blocked by the learner {judged.actors_blocked:.0%} of the last {judged.seconds:.0f} s"
-            return decide(target, Why.DOWN, reason)
-    return decide(wanted, Why.BALANCED, f"the load is {judged_load:.2f}")
+            return decide(target, Reason.DOWN, reason)
+    return decide(wanted, Reason.BALANCED, f"the load is {judged_load:.2f}")
 
 
-def undisturbed(readings: Sequence[Reading], settle_seconds: float) -> Sequence[Reading]:
+def undisturbed(readings: Sequence[LoadReading], settle_seconds: float) -> Sequence[LoadReading]:
     """The newest readings between which nothing changed that would spoil a measurement, without the first `settle_seconds`.
 
     What changes one: another number of actors wanted, another learner, an obstacle, a gap.
@@ -227,7 +227,7 @@ def undisturbed(readings: Sequence[Reading], settle_seconds: float) -> Sequence[
     return [reading for reading in readings[first:] if reading.time >= settled]
 
 
-def measure(readings: Sequence[Reading], window_seconds: float) -> Measured | None:
+def measure(readings: Sequence[LoadReading], window_seconds: float) -> Measured | None:
     """The last `window_seconds` of `readings`; None if they do not reach back so far."""
     if not readings or _span(readings) < window_seconds:
         return None
@@ -267,7 +267,7 @@ def load(measured: Measured, memory: Memory) -> float:
     return min(MAX_LOAD, (1.0 - held) / max(1e-9, 1.0 - lacking))
 
 
-def _continues(before: Reading, after: Reading) -> bool:
+def _continues(before: LoadReading, after: LoadReading) -> bool:
     return (
         not before.obstacle
         and before.state is after.state
@@ -277,19 +277,19 @@ def _continues(before: Reading, after: Reading) -> bool:
     )
 
 
-def _size(demand: float, spec: Spec) -> int:
+def _size(demand: float, spec: ScalingSpec) -> int:
     """The least actors whose load is no more than the target. The small number keeps 93.0000001 % from costing an actor."""
     return max(1, math.ceil(demand / spec.target_load - 1e-6))
 
 
-def _not_back(target: int, memory: Memory, spec: Spec, now: float) -> int:
+def _not_back(target: int, memory: Memory, spec: ScalingSpec, now: float) -> int:
     """`target`, or one more than the size at which the learner starved a while ago, unless it is clearly less."""
     recently = now - memory.starved_time <= spec.memory_seconds
     return max(target, memory.starved_actors + 1) if recently and target > CLEARLY_LESS * memory.starved_actors else target
 
 
-def _unsteady(readings: Sequence[Reading], since: float) -> str:
-    """Why the fleet's size is no basis for an estimate; "" if it is."""
+def _unsteady(readings: Sequence[LoadReading], since: float) -> str:
+    """Reason the fleet's size is no basis for an estimate; "" if it is."""
     live = [reading.actors_live for reading in readings if reading.time >= since]
     low, high = min(live), max(live)
     return f"actors come and go: {low} to {high} of them were there" if high - low > LIVE_TOLERANCE * high else ""
@@ -299,5 +299,5 @@ def _share(part: float, whole: float) -> float:
     return min(1.0, max(0.0, part / whole))
 
 
-def _span(readings: Sequence[Reading]) -> float:
+def _span(readings: Sequence[LoadReading]) -> float:
     return readings[-1].time - readings[0].time if readings else 0.0

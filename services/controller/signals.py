@@ -11,15 +11,15 @@ from sbrl.coordination.fleet_watch import run_state, total
 from sbrl.monitor.progress import members
 from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
-from services.controller.reconcile import Reading
+from services.controller.reconcile import LoadReading
 
 
-def no_answer(time: float, actors_wanted: int, problem: str) -> Reading:
+def no_answer(time: float, actors_wanted: int, problem: str) -> LoadReading:
     """The reading when the coordinator cannot be asked."""
-    return Reading(time, None, problem, actors_wanted, actors_live=0)
+    return LoadReading(time, None, problem, actors_wanted, actors_live=0)
 
 
-def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: int) -> Reading:
+def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: int) -> LoadReading:
     """One look at the fleet.
 
     Args:
@@ -29,7 +29,7 @@ def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: 
     run = RunStatus.of(status, config.min_replay_size)
     learners = [member.incarnation for member in _live(status, "learner")]
     shards = _live(status, "replay")
-    return Reading(
+    return LoadReading(
         time=time,
         state=run_state(status),
         obstacle=_obstacle(status, run, config),
@@ -54,9 +54,9 @@ class History:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._readings: deque[Reading] = deque()
+        self._readings: deque[LoadReading] = deque()
 
-    def add(self, reading: Reading) -> tuple[Reading, ...]:
+    def add(self, reading: LoadReading) -> tuple[LoadReading, ...]:
         """Keeps a reading, and returns all that are kept, oldest first."""
         self._readings.append(reading)
         while reading.time - self._readings[0].time > self._seconds:

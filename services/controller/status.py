@@ -23,7 +23,7 @@ from sbrl.runtime.program import run_program
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from services.controller.forward import forwarded
 from services.controller.kube import COMPONENT, REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
-from services.controller.reconcile import Reading, measure
+from services.controller.reconcile import LoadReading, measure
 from services.controller.release import (
     Release,
     add_release_argument,
@@ -89,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def look(
     cluster: Cluster, release: Release, seconds: float, wanted: int
-) -> tuple[Config, Progress, tuple[Reading, Reading], str, fleet_pb2.GetStatusResponse]:
+) -> tuple[Config, Progress, tuple[LoadReading, LoadReading], str, fleet_pb2.GetStatusResponse]:
     """Asks the coordinator twice, through a forwarded port, with what its pod's config and token say."""
     pod = coordinator_pod(cluster, release.name)
     config, credentials = run_config(cluster, pod), run_credentials(cluster, pod)
@@ -221,7 +221,7 @@ def as_tree(
     wanted: int,
     config: Config,
     progress: Progress,
-    readings: tuple[Reading, Reading],
+    readings: tuple[LoadReading, LoadReading],
     state: str,
 ) -> dict[str, Any]:
     """All of it for programs."""

@@ -37,7 +37,7 @@ READY = "Ready"
 PASSING = frozenset({"NotReady", "ContainerCreating", "PodInitializing", "Terminating"})  # on its way, or waiting for others
 
 
-class Way(NamedTuple):
+class CoordinatorAccess(NamedTuple):
     """How to ask a release's coordinator."""
 
     release: Release
@@ -54,12 +54,12 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as closing:
         cluster = connect(arguments.kubeconfig, arguments.context, arguments.namespace)
         closing.callback(cluster.close)
-        way = closing.enter_context(way_to_coordinator(cluster, arguments.release))
+        access = closing.enter_context(way_to_coordinator(cluster, arguments.release))
         if command == "doctor":
-            return judge(cluster, way, arguments.seconds)
-        client = closing.enter_context(contextlib.closing(FleetClient(way.address, way.credentials)))
-        title = f"release {way.release.name} in namespace {cluster.namespace}"
-        return top.watch(client, way.config, title, arguments.interval, arguments.readings)
+            return judge(cluster, access, arguments.seconds)
+        client = closing.enter_context(contextlib.closing(FleetClient(access.address, access.credentials)))
+        title = f"release {access.release.name} in namespace {cluster.namespace}"
+        return top.watch(client, access.config, title, arguments.interval, arguments.readings)
 
 
 def make_parser(command: str) -> argparse.ArgumentParser:
@@ -77,25 +77,25 @@ def make_parser(command: str) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def way_to_coordinator(cluster: Cluster, name: str | None) -> Iterator[Way]:
+def way_to_coordinator(cluster: Cluster, name: str | None) -> Iterator[CoordinatorAccess]:
     """The way to a release's coordinator for as long as the context lasts, with what its pod's config and token say."""
     release = find_release(cluster, name)
     pod = coordinator_pod(cluster, release.name)
     config, credentials = run_config(cluster, pod), run_credentials(cluster, pod)
     port = int(config.network.coordinator_address.rpartition(":")[2])
     with forwarded(cluster, str(pod.metadata.name), port) as address:
-        yield Way(release, str(pod.metadata.name), address, config, credentials)
+        yield CoordinatorAccess(release, str(pod.metadata.name), address, config, credentials)
 
 
-def judge(cluster: Cluster, way: Way, seconds: float) -> int:
+def judge(cluster: Cluster, access: CoordinatorAccess, seconds: float) -> int:
     """Prints what the doctor finds; a pod's readiness stands for its role's health, which cannot be asked from here."""
-    found = pods(cluster, way.release.name)
+    found = pods(cluster, access.release.name)
     states = {str(pod.metadata.name): pod_state(pod) for pod in found}
     healths = {name: SERVING if state == READY else NOT_SERVING for name, state in states.items()}
-    wanted = cluster.scale(way.release.actors).replicas
-    config = way.config.model_copy(update={"actors": way.config.actors.model_copy(update={"num_actors": wanted})})
-    run = observe(way.address, config, None, max(1.0, seconds), credentials=way.credentials, healths=healths)
-    findings = [*pod_findings(found), *(diagnose(run) if run.coordinator_error is None else [mute_coordinator(run, way)])]
+    wanted = cluster.scale(access.release.actors).replicas
+    config = access.config.model_copy(update={"actors": access.config.actors.model_copy(update={"num_actors": wanted})})
+    run = observe(access.address, config, None, max(1.0, seconds), credentials=access.credentials, healths=healths)
+    findings = [*pod_findings(found), *(diagnose(run) if run.coordinator_error is None else [mute_coordinator(run, access)])]
     print(doctor.report(run, findings))
     return doctor.exit_code(findings)
 
@@ -112,11 +112,13 @@ def pod_findings(found: Iterable[Any]) -> Iterator[Finding]:
         yield Finding(role(pod), text, f"kubectl describe pod {name}; kubectl logs {name} --previous")
 
 
-def mute_coordinator(run: Observation, way: Way) -> Finding:
+def mute_coordinator(run: Observation, access: CoordinatorAccess) -> Finding:
     """Its pod runs, or there would be no way to it, but it gives no answer."""
-    text = f"the coordinator's pod {way.pod} runs but does not answer: {run.coordinator_error}; all others wait for it"
+    text = f"the coordinator's pod {access.pod} runs but does not answer: {run.coordinator_error}; all others wait for it"
     return Finding(
-        "coordinator", text, f"kubectl logs {way.pod}; kubectl delete pod {way.pod} has it started again, with all it knew"
+        "coordinator",
+        text,
+        f"kubectl logs {access.pod}; kubectl delete pod {access.pod} has it started again, with all it knew",
     )
 
 

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 class Fleet:
     """Who is there, what they have counted, and what each is to do. Safe to call from many threads.
 
-    Memory is changed first and then written: counters are cumulative, so a write that failed is made good by the next beat.
+    Memory is changed first and then written: counters are cumulative, so a write that failed is repaired by the next heartbeat.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Fleet:
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Goes on with the stored fleet: leases that had not ended start afresh, for nobody could beat while this was down.
+        """Goes on with the stored fleet: leases that had not ended start again, since no heartbeat could arrive meanwhile.
 
         Args:
             config: the run's, as YAML, for whoever asks how the run stands.
@@ -114,7 +114,7 @@ class Fleet:
             config=self._config,
         )
 
-    def beat(self, request: fleet_pb2.BeatRequest) -> fleet_pb2.BeatResponse:
+    def heartbeat(self, request: fleet_pb2.HeartbeatRequest) -> fleet_pb2.HeartbeatResponse:
         """Renews a lease, takes its counters and gives instructions.
 
         Raises:
@@ -134,10 +134,10 @@ class Fleet:
             # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
             self._leases.save(lease)
-        self._metrics.beats.inc()
+        self._metrics.heartbeats.inc()
         return instructions
 
-    def leave(self, request: fleet_pb2.BeatRequest) -> None:
+    def leave(self, request: fleet_pb2.HeartbeatRequest) -> None:
         """Ends a lease with its last counters; one that has ended already only has them counted.
 
         Raises:
@@ -190,14 +190,14 @@ class Fleet:
         with self._lock:
             return math.nan if self._progress is None else float(read(self._progress))
 
-    def _take_progress(self, lease: Lease, request: fleet_pb2.BeatRequest) -> None:
+    def _take_progress(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
         """Keeps what a learner that holds the epoch says of the run's network."""
         if lease.role == "learner" and request.epoch and request.HasField("progress"):
             self._progress = fleet_pb2.LearnerProgress()
             self._progress.CopyFrom(request.progress)
             self._store.set_progress(self._progress)
 
-    def _check_epoch(self, lease: Lease, request: fleet_pb2.BeatRequest) -> None:
+    def _check_epoch(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
         """Raises Refused for a learner that has been replaced: what it has trained since is no part of the run's network."""
         if lease.role == "learner" and request.epoch and request.epoch != self._store.number("epoch"):
             self._metrics.reports_fenced.inc()
@@ -214,12 +214,12 @@ class Fleet:
             return RunState.FINISHED
         return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
 
-    def _instructions(self, role: str, lease: Lease | None) -> fleet_pb2.BeatResponse:
+    def _instructions(self, role: str, lease: Lease | None) -> fleet_pb2.HeartbeatResponse:
         """What a member is to do. Args: lease: its own; None: it is to be given one."""
         state, env_steps, allowance = self._state(), self.env_steps, 0
         if role == "actor" and state is RunState.RUNNING:
             allowance = step_allowance(self._target - env_steps, *self._leases.reserved_by_others(lease))
-        return fleet_pb2.BeatResponse(
+        return fleet_pb2.HeartbeatResponse(
             state=state.wire_name,
             env_steps=env_steps,
             step_allowance=allowance,
@@ -229,7 +229,7 @@ class Fleet:
         )
 
     def _count(self, lease: Lease, counters: Mapping[str, float]) -> None:
-        """Takes a lease's cumulative counters; lower values are of a beat that was overtaken, and change nothing."""
+        """Takes a lease's cumulative counters; lower values are of a heartbeat that was overtaken, and change nothing."""
         for name, value in counters.items():
             increase = value - lease.counters.get(name, 0.0)
             if increase >= 0:
@@ -239,7 +239,7 @@ class Fleet:
     def _sweep(self) -> None:
         """Ends leases that were not renewed."""
         for lease in self._leases.expired():
-            _log.warning("%s is lost: no beat for %.0f s", lease.record.name, self._leases.seconds_since_beat(lease))
+            _log.warning("%s is lost: no heartbeat for %.0f s", lease.record.name, self._leases.seconds_since_heartbeat(lease))
             self._metrics.leases_expired.labels(lease.role).inc()
             self._leases.end(lease)
             self._leases.save(lease)
@@ -256,7 +256,7 @@ class Fleet:
             index=lease.record.position,
             incarnation=lease.record.incarnation,
             joined_time=lease.record.joined_time,
-            seconds_since_beat=self._leases.seconds_since_beat(lease),
+            seconds_since_heartbeat=self._leases.seconds_since_heartbeat(lease),
             alive=lease.alive,
             metrics_address=lease.record.metrics_address,
             health_address=lease.record.health_address,
@@ -295,7 +295,7 @@ def _check_progress(progress: fleet_pb2.LearnerProgress) -> None:
         raise invalid(f"progress has a count of {max(counts)}, above {MAX_COUNT:.0f}")
 
 
-def _check(request: fleet_pb2.BeatRequest) -> None:
+def _check(request: fleet_pb2.HeartbeatRequest) -> None:
     for name, value in request.counters.items():
         if not name or not 0 <= value <= MAX_COUNT:
             raise invalid(f"counter {name!r} is {value}: counters have a name and lie between 0 and {MAX_COUNT:.0f}")

@@ -21,10 +21,10 @@ FORGET_SECONDS = 3600.0
 
 @dataclass
 class Lease:
-    """One member's place, for as long as it beats."""
+    """One member's place, for as long as it sends heartbeats."""
 
     record: LeaseRecord  # as it was given
-    seen: float  # when it last beat, by the clock
+    seen: float  # of its last heartbeat, by the clock
     alive: bool
     counters: dict[str, float]
     step_limit: int
@@ -43,7 +43,7 @@ class Leases:
     """The newest lease of each member, in memory and in the store."""
 
     def __init__(self, store: Store, lease_seconds: float, clock: Callable[[], float]) -> None:
-        """Takes up the stored ones: those that had not ended start afresh, for nobody could beat while this was down."""
+        """Restores the stored ones: those that had not ended start again, since no heartbeat could arrive meanwhile."""
         self._store, self._lease_seconds, self._clock = store, lease_seconds, clock
         now, wall_now = clock(), time.time()
         self._next_sweep = now
@@ -53,7 +53,7 @@ class Leases:
             lease = Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
             self._newest[record.role, record.name] = lease
         self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
-        # Steps that live actors may still take, by incarnation, and their sum: a beat must not cost more in a larger fleet.
+        # Steps that live actors may still take, by incarnation, and their sum: its cost must not grow with the fleet.
         self._reserved: dict[int, int] = {}
         self._reserved_sum = 0
         for lease in self._live.values():
@@ -158,13 +158,13 @@ class Leases:
     def expired(self) -> list[Lease]:
         """Live leases that were not renewed; forgets members long gone. Looks a few times within a lease, not at every call.
 
-        To be called at least once a second: after a longer silence all leases start afresh.
+        To be called at least once a second: after a longer silence all leases start again.
         """
         now = self._clock()
         if now < self._next_sweep:
             return []
         if now - self._next_sweep > self._lease_seconds / 2:
-            # It beats itself, every second: it was stopped, and nobody could be heard meanwhile.
+            # It sends itself a heartbeat every second: it was stopped, and nobody could be heard meanwhile.
             for lease in self._live.values():
                 lease.seen = now
         self._next_sweep = now + self._lease_seconds / 20
@@ -176,7 +176,7 @@ class Leases:
     def renew(self, lease: Lease) -> None:
         lease.seen = self._clock()
 
-    def seconds_since_beat(self, lease: Lease) -> float:
+    def seconds_since_heartbeat(self, lease: Lease) -> float:
         return self._clock() - lease.seen
 
 

@@ -31,7 +31,7 @@ MAX_WEIGHTS_BYTES = 1 << 30
 RECENT_EPISODES = 100
 LARGEST_REAL = 1e150  # of the log: squares of such numbers can still be added up
 THREADS = 32
-# Slow readers of weights may hold so many of the threads; the others are always there for beats.
+# Slow readers of weights may hold so many of the threads; the others are always there for heartbeats.
 MAX_TRANSFERS = 16
 # There is one learner, and a second one that takes over from it: more than these are stuck, or mean ill.
 MAX_PUBLICATIONS, PUBLICATION_SECONDS = 4, 60.0
@@ -91,7 +91,7 @@ class Coordinator:
         return bound
 
     def stop(self, grace: float) -> None:
-        """After `start`: takes no more calls, lets those under way end for up to `grace` seconds, and closes the state."""
+        """After `start`: takes no more calls, lets those in flight end for up to `grace` seconds, and closes the state."""
         self._server.stop(grace).wait()
         self._store.close()
 
@@ -144,7 +144,7 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
 
     @contextmanager
     def _publication(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """One of the few that may be under way, for so long and no longer; ends the call where there is none left."""
+        """One of the few that may be in flight, for so long and no longer; ends the call where there is none left."""
         if not self._publications.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_PUBLICATIONS} others are publishing: try again")
         time_limit = threading.Timer(PUBLICATION_SECONDS, context.cancel)
@@ -184,11 +184,11 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
         with statuses(context):
             return self._fleet.join(request)
 
-    def Beat(self, request: fleet_pb2.BeatRequest, context: grpc.ServicerContext) -> fleet_pb2.BeatResponse:
+    def Heartbeat(self, request: fleet_pb2.HeartbeatRequest, context: grpc.ServicerContext) -> fleet_pb2.HeartbeatResponse:
         with statuses(context):
-            return self._fleet.beat(request)
+            return self._fleet.heartbeat(request)
 
-    def Leave(self, request: fleet_pb2.BeatRequest, context: grpc.ServicerContext) -> fleet_pb2.LeaveResponse:
+    def Leave(self, request: fleet_pb2.HeartbeatRequest, context: grpc.ServicerContext) -> fleet_pb2.LeaveResponse:
         with statuses(context):
             self._fleet.leave(request)
         return fleet_pb2.LeaveResponse()

@@ -1,6 +1,6 @@
 """What the coordinator must not forget, in one SQLite file: leases, counters, the epoch, versions of weights, and the log.
 
-A killed process loses no committed transaction. Beats are not forced to disk, for a power failure may cost the last counts;
+A killed process loses no committed transaction. Heartbeats are not forced to disk: a power failure may cost the last counts;
 what a caller acts on for ever (an incarnation, an epoch, a version, a log entry) is durable before it is answered.
 """
 
@@ -60,7 +60,7 @@ class LeaseRecord(NamedTuple):
     metrics_address: str
     health_address: str
     process_id: int
-    seen_time: float  # Unix seconds of the last beat
+    seen_time: float  # Unix seconds of the last heartbeat
     step_limit: int  # env_steps that the actor may reach
     ended: bool
     origin: int  # the first lease of the same process: its own incarnation, unless that lost a lease before
@@ -129,7 +129,7 @@ class Store:
             return int(added)
 
     def record(self, incarnation: int, counters: Mapping[str, float], step_limit: int, seen_time: float, ended: bool) -> None:
-        """Writes what is known of a lease after a beat or its end."""
+        """Writes what is known of a lease after a heartbeat or its end."""
         with self._transaction() as execute:
             execute(
                 "UPDATE leases SET step_limit = ?, seen_time = ?, ended = ?, counters = ? WHERE incarnation = ?",

@@ -56,7 +56,7 @@ class EvaluatorLoop:
             try:
                 fetched = self._fetch_if_due(instructions.env_steps)
             except CoordinatorUnavailable as error:
-                _log.debug("nothing to evaluate: %s", error)  # the fleet member's beats warn of the outage
+                _log.debug("nothing to evaluate: %s", error)  # the fleet member's heartbeats warn of the outage
                 self._wait("coordinator")
                 continue
             if fetched is not None:

@@ -19,7 +19,7 @@ class Watchdog:
     """A daemon thread that ends the process when one pass of the loop takes too long.
 
     Reverb's checkpoint has no time limit, and one that hangs holds the main thread inside native code, where no exception
-    reaches it; the thread that beats goes on meanwhile, so that nobody else would notice.
+    reaches it; the thread that sends heartbeats goes on meanwhile, so that nobody else would notice.
     """
 
     def __init__(

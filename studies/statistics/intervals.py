@@ -1,4 +1,4 @@
-"""Intervals by the stratified bootstrap: seeds are drawn anew within each environment, environments stay.
+"""Intervals by the stratified bootstrap: seeds are drawn again within each environment, environments stay.
 
 Source: Agarwal et al. 2021; percentile intervals, as rliable has them. With few seeds they are too narrow (with 5, a 95 %
 interval of a mean holds it in about 85 % of studies), so the verdict rests on permutation tests (`sequential`), not on these.

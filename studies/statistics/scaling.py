@@ -1,7 +1,7 @@
 """How the best batch and learning rate follow from the updates per step: power laws with intervals.
 
 Source: Rybkin et al. 2025 (arXiv 2502.04327): returns made monotone by isotonic regression, the data that each setting needs to
-reach a threshold, seeds drawn anew, the log-mean of the winners, a fit on log error. For two parameters the last is a linear
+reach a threshold, seeds drawn again, the log-mean of the winners, a fit on log error. For two parameters the last is a linear
 regression of logarithms, which needs no optimizer.
 """
 

@@ -35,7 +35,7 @@ EPISODES = 1000  # the last ones, whose returns are compared with the twin's
 TWIN_SECONDS = 3600.0
 
 
-class Plan(NamedTuple):
+class FaultPlan(NamedTuple):
     """How much is done."""
 
     minutes: float
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the run's config")
     arguments = parser.parse_args(argv)
     out: Path = arguments.out or Path("runs") / f"chaos-{time.strftime('%Y%m%d-%H%M%S')}"
-    plan = Plan(arguments.minutes, arguments.kills, arguments.hold_seconds, arguments.resumptions, arguments.checks)
+    plan = FaultPlan(arguments.minutes, arguments.kills, arguments.hold_seconds, arguments.resumptions, arguments.checks)
     configs.load(overrides=[*SETTINGS, *arguments.settings])  # what is wrong with them is said now
     twin = train_twin(out / "twin", arguments)
     session = Session(out / "faults", arguments.seed, arguments.shards, arguments.actors, *arguments.settings)
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     return int(not all(verdict.is_good for verdict in verdicts))
 
 
-def inject(session: Session, injector: Injector, plan: Plan, chance: random.Random, tell: Callable[[str], None]) -> None:
+def inject(session: Session, injector: Injector, plan: FaultPlan, chance: random.Random, tell: Callable[[str], None]) -> None:
     """Every fault of the plan, in an order and with pauses that `chance` decides.
 
     Raises:
@@ -131,7 +131,7 @@ def inject(session: Session, injector: Injector, plan: Plan, chance: random.Rand
 
 
 def faults_of(
-    roles: Sequence[str], injector: Injector, plan: Plan, chance: random.Random
+    roles: Sequence[str], injector: Injector, plan: FaultPlan, chance: random.Random
 ) -> list[tuple[str, Callable[[], None]]]:
     """Kills, stops, cuts and slow shards in a random order."""
     kinds = sorted({role.partition("-")[0] for role in roles})

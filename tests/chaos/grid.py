@@ -1,6 +1,6 @@
 """Does the ratio hold with any number of shards and actors? `python -m tests.chaos.grid`
 
-Every cell has real shards (the program that pods run), the streams of actors, and the learner's own readers, books, memory and
+Every cell has real shards (the program that pods run), the streams of actors, and the learner's readers, accounting, memory and
 way of ending. Actors are cheap: their environments are this test's own, all are threads of one process, and the learner trains
 nothing. They collect at unequal speeds, and the learner stops for breath now and then: with all the same speed there would be
 nothing to hold. The exit code is 1 if a cell breaks the ratio or the accounting, at any look or at its end.

@@ -82,7 +82,7 @@ def test_flight_is_bounded_and_nothing_is_received_that_was_not_collected() -> N
     # A learner that went back to its checkpoint has its steps to receive again: they are in flight no more than before.
     behind = [run._replace(received=run.received - 1000, in_flight=1300) for run in runs[20:22]]
     assert judge_flight(course([*runs[:20], *behind, *runs[22:]]), config()).is_good
-    # An actor's beat comes a moment after the receipt of its steps.
+    # An actor's heartbeat comes a moment after the receipt of its steps.
     early = [runs[0], *(run_status(100 + STEPS * k, 150 + STEPS * k) for k in range(1, 40))]
     assert judge_flight(course(early), config()).is_good
     more = [run_status(10_000 + STEPS * k, STEPS * k) for k in range(40)]

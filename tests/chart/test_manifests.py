@@ -9,7 +9,7 @@ import pytest
 from sbrl.rpc.health import LIVENESS
 from sbrl.runtime.lifecycle import role_arguments
 from services.controller.__main__ import make_parser, make_spec
-from services.controller.reconcile import Spec
+from services.controller.reconcile import ScalingSpec
 from tests.chart.helm import NAMESPACE, OVERLAYS, WORKLOADS, by_name, container, matches, pod, pod_templates, render, template
 from tests.chart.test_render import EVERYTHING, HPA
 
@@ -134,7 +134,7 @@ def test_the_controller_is_told_the_bounds_and_its_settings():
     arguments = controller_arguments(
         actors="{minReplicas: 2, maxReplicas: 9}", controller="{targetLoad: 0.9, settleSeconds: 30}"
     )
-    assert make_spec(arguments) == Spec(min_actors=2, max_actors=9, target_load=0.9, settle_seconds=30.0)
+    assert make_spec(arguments) == ScalingSpec(min_actors=2, max_actors=9, target_load=0.9, settle_seconds=30.0)
     assert arguments.deployment == "sbrl-actors"
     assert arguments.lease is None
     assert not arguments.dry_run

@@ -76,10 +76,10 @@ def run(tmp_path, monkeypatch):
     coordinator.stop(0.1)
 
 
-def beat(run, times=2):
+def heartbeat(run, times=2):
     for _ in range(times):  # the first one joins
         for member in run.members:
-            member.beat_now()
+            member.send_heartbeat()
 
 
 def check(run, monkeypatch, between=lambda: None):
@@ -94,17 +94,17 @@ def train(run):
     run.progress.updates += 5
     run.progress.samples_trained += 5 * run.config.learner.batch_size
     run.progress.samples_due = run.progress.samples_trained
-    beat(run, 1)
+    heartbeat(run, 1)
 
 
 def test_the_check_passes_once_the_learner_makes_updates_and_the_ratio_holds(run, monkeypatch, capsys):
-    beat(run)
+    heartbeat(run)
     check(run, monkeypatch, lambda: train(run))
     assert "ok: " in capsys.readouterr().out
 
 
 def test_a_finished_run_passes(run, monkeypatch, capsys):
-    beat(run)
+    heartbeat(run)
     client = FleetClient(run.address)
     client.finish()
     client.close()
@@ -125,7 +125,7 @@ def test_a_finished_run_passes(run, monkeypatch, capsys):
 )
 def test_the_check_fails_and_says_what_is_missing(run, monkeypatch, break_it, message):
     break_it(run)
-    beat(run)
+    heartbeat(run)
     with pytest.raises(RunError, match=message):
         check(run, monkeypatch)
 
@@ -139,7 +139,7 @@ def test_a_stranger_is_refused(run, monkeypatch, tmp_path):
 
 def test_results_come_as_a_tar_archive(run, monkeypatch):
     """From the coordinator of the pod itself: its Service cannot be reached from there under the network policies."""
-    beat(run)
+    heartbeat(run)
     service = f"sbrl-coordinator.rl.svc.invalid:{run.address.rpartition(':')[2]}"
     run.path.write_text(run.path.read_text(encoding="utf-8").replace(run.address, service), encoding="utf-8")
     log = LogClient(run.address)

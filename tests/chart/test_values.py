@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sbrl.config import Config, json_schema
-from services.controller.reconcile import Spec
+from services.controller.reconcile import ScalingSpec
 from tests.chart.helm import CHART, ROOT, template
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def test_values_default_to_the_config_without_a_preset():
 
 def test_the_controller_has_its_own_defaults():
     values = VALUES["controller"]
-    for name, default in Spec._field_defaults.items():
+    for name, default in ScalingSpec._field_defaults.items():
         if name in ("min_actors", "max_actors"):  # the chart's own choice
             continue
         first, *rest = name.split("_")

@@ -20,8 +20,8 @@ from sbrl.errors import UsageError
 from sbrl.monitor.readable import duration
 from sbrl.runtime.arguments import seed, whole_number
 from sbrl.runtime.program import run_program
-from tests.fuzz.books import book_readers
 from tests.fuzz.readers import readers
+from tests.fuzz.receipts import receipt_readers
 from tests.fuzz.services import services
 from tests.fuzz.shards import shard_readers
 from tests.fuzz.target import Report, run_target
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGALRM, _hangs)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(prefix="sbrl-fuzz-") as folder:
-        for target in (one for kind in (readers, shard_readers, book_readers, services) for one in kind(Path(folder))):
+        for target in (one for kind in (readers, shard_readers, receipt_readers, services) for one in kind(Path(folder))):
             if arguments.only in target.name:
                 progress = _Progress(target.name, arguments.inputs)
                 reports.append(run_target(target, arguments.inputs, arguments.seed, _limit, progress))

@@ -27,7 +27,7 @@ class Crew:
         self.go_on()
 
     def go_on(self) -> None:
-        """The run's next moment: its owner looks, and one member after the other beats.
+        """The run's next moment: its owner looks, and one member after the other sends a heartbeat.
 
         Raises:
             grpc.RpcError: one of them was refused.
@@ -41,12 +41,12 @@ class Crew:
         name = NAMES[self._turns % len(NAMES)]
         self._turns += 1
         self._work[name] += 20
-        request = fleet_pb2.BeatRequest(
+        request = fleet_pb2.HeartbeatRequest(
             incarnation=self.incarnations[name], counters=self.counters(name), gauges=self.gauges(name)
         )
         if name == "learner-0":
             request.progress.CopyFrom(self.progress())
-        _check(self._stub.Beat(request, timeout=CALL_SECONDS))
+        _check(self._stub.Heartbeat(request, timeout=CALL_SECONDS))
 
     def counters(self, name: str) -> dict[str, float]:
         """What a member has counted."""
@@ -90,5 +90,5 @@ class Crew:
         self.incarnations[name], self._work[name] = answer.incarnation, 0
 
 
-def _check(instructions: fleet_pb2.BeatResponse) -> None:
+def _check(instructions: fleet_pb2.HeartbeatResponse) -> None:
     assert 1.0 <= instructions.initial_priority < math.inf, instructions

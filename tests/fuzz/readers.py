@@ -91,7 +91,7 @@ class CheckpointReader:
         *refusals: type[Exception],
         change: Callable[[random.Random, str, bytes], bytes] = changed_file,
     ) -> None:
-        """Args: checkpoint: a whole one. sign: writes its manifest anew. read: reads it. change: makes a file wrong."""
+        """Args: checkpoint: a whole one. sign: writes its manifest again. read: reads it. change: makes a file wrong."""
         self.name, self._change = name, change
         self._checkpoint, self._manifest, self._sign, self._read, self._refusals = checkpoint, manifest, sign, read, refusals
         self._whole = {path.name: path.read_bytes() for path in sorted(checkpoint.iterdir())}

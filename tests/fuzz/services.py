@@ -44,7 +44,7 @@ REFUSALS = frozenset(
 # What gRPC itself says of bytes that are no message; nobody's code has seen them.
 NO_MESSAGE = "Exception deserializing request!"
 PUBLISH = "/sbrl.v1.Weights/Publish"
-# What the coordinator reckons with.
+# What the coordinator knows.
 COUNTERS = (
     *(
         "env_steps",
@@ -60,7 +60,7 @@ COUNTERS = (
 COUNTS = (0.0, 1.0, 0.5, 60.0, 150.0, 1000.0, 2.0**53)
 GAUGES = ("loss", "transitions", "queue_segments")
 # How often a method is drawn, where not once.
-TIMES = {"Beat": 6, "Leave": 4, "Join": 3, "GetStatus": 2}
+TIMES = {"Heartbeat": 6, "Leave": 4, "Join": 3, "GetStatus": 2}
 
 
 class Errors(logging.Handler):
@@ -158,8 +158,8 @@ class ServiceTarget:
         match message:
             case fleet_pb2.JoinRequest():
                 message.role, message.name = chance.choice(["actor", "replay"]), f"fuzz-{chance.randrange(20)}"
-            case fleet_pb2.BeatRequest():
-                _set_beat(chance, message, crew, name)
+            case fleet_pb2.HeartbeatRequest():
+                _set_heartbeat(chance, message, crew, name)
             case log_pb2.AppendEpisodesRequest():
                 message.episodes.add(incarnation=chance.randrange(9), number=chance.randrange(99), length=3)
         return message
@@ -217,7 +217,7 @@ def services(folder: Path) -> Iterator[Any]:
     yield PortTarget(folder)
 
 
-def _set_beat(chance: random.Random, message: fleet_pb2.BeatRequest, crew: Crew, name: str) -> None:
+def _set_heartbeat(chance: random.Random, message: fleet_pb2.HeartbeatRequest, crew: Crew, name: str) -> None:
     """What a member says, or another of its name: its own counts, and now and then some that no member would have."""
     message.incarnation, message.died = crew.incarnations[name], chance.random() < 0.2
     message.role, _, _ = name.partition("-")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.books import book_readers
 from tests.fuzz.mutations import mutated_bytes
 from tests.fuzz.readers import readers
+from tests.fuzz.receipts import receipt_readers
 from tests.fuzz.services import services
 from tests.fuzz.shards import shard_readers
 from tests.fuzz.target import Refusal, run_target
@@ -20,7 +20,7 @@ NEVER_REFUSE = ("summary", "gRPC port", "black box")  # what they cannot read is
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.parametrize("kind", [readers, shard_readers, book_readers, services], ids=lambda kind: str(kind.__name__))
+@pytest.mark.parametrize("kind", [readers, shard_readers, receipt_readers, services], ids=lambda kind: str(kind.__name__))
 def test_wrong_inputs_are_refused_in_words(kind, tmp_path: Path) -> None:
     for target in kind(tmp_path):
         report = run_target(target, INPUTS, SEED)

@@ -72,7 +72,7 @@ class ShardProcess:
 
 
 class Taken:
-    """A sink for readers that keeps segments in the order they come, with the books; it takes no more than it has room for."""
+    """A sink for readers that keeps segments in order, with the receipts; it takes no more than it has room for."""
 
     def __init__(self, room: int = 1_000_000) -> None:
         self.segments: list[tuple[int, Segment]] = []

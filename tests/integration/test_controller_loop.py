@@ -22,12 +22,12 @@ from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, LearnerProgress, ShardProg
 from services.controller.election import LEASE_SECONDS, LeaseElection, Unopposed
 from services.controller.kube import ApiUnavailable, Cluster, connect
 from services.controller.loop import ControllerLoop
-from services.controller.reconcile import Spec, Why
+from services.controller.reconcile import Reason, ScalingSpec
 from services.coordinator.server import Coordinator
 from tests.integration.kubernetes_stand_in import NAMESPACE, ApiStandIn, Call, Refused, stand_in
 
 ACTORS = "sbrl-actors"
-SPEC = Spec(min_actors=1, max_actors=8, settle_seconds=10, urgent_window_seconds=20, window_seconds=60)
+SPEC = ScalingSpec(min_actors=1, max_actors=8, settle_seconds=10, urgent_window_seconds=20, window_seconds=60)
 CONFIG = build({"run": {"env_steps": 100_000}, "replay": {"num_shards": 1, "min_size": 1000}})
 # What the chart grants, and no more.
 RULES = [
@@ -76,13 +76,13 @@ class Fleet:
             self._add("actor", f"actor-{k}", self.counters[-1])
 
         for member in self.members:
-            member.beat_now()
+            member.send_heartbeat()
 
     def _add(
         self, role: str, name: str, counters: dict[str, float], gauges: Callable[[], dict[str, float]] = dict
     ) -> FleetMember:
         self.members.append(FleetMember(self.address, role, name, counters=lambda: counters, gauges=gauges))
-        self.members[-1].beat_now()
+        self.members[-1].send_heartbeat()
         return self.members[-1]
 
     def queue(self) -> dict[str, float]:
@@ -100,7 +100,7 @@ class Fleet:
         for counters in self.counters:
             counters["blocked_seconds.replay"] += self.blocked * seconds
         for member in self.members:
-            member.beat_now()
+            member.send_heartbeat()
 
 
 class Controller:
@@ -178,7 +178,7 @@ def look_for(controller: Controller, fleet: Fleet, seconds: int):
     """Looks every five seconds until something is changed; returns the last decision."""
     for _ in range(0, seconds, 5):
         decision = controller.loop.look()
-        if decision.why in (Why.UP, Why.DOWN):
+        if decision.why in (Reason.UP, Reason.DOWN):
             return decision
         fleet.live(5)
     return decision
@@ -191,7 +191,7 @@ def test_a_starved_learner_gets_actors_and_an_event_says_why(api, controller, fl
     fleet.waiting = 0.5
     one = controller()
     decision = look_for(one, fleet, 60)
-    assert (decision.why, replicas(api)) == (Why.UP, 6)
+    assert (decision.why, replicas(api)) == (Reason.UP, 6)
     assert fleet.clock.now - 1000 == pytest.approx(SPEC.settle_seconds + SPEC.urgent_window_seconds, abs=5)
     (event,) = api.all("events")
     assert (event["reason"], event["type"], event["involvedObject"]["uid"]) == ("ScaledUp", "Normal", f"uid-of-{ACTORS}")
@@ -208,7 +208,7 @@ def test_a_starved_learner_gets_actors_and_an_event_says_why(api, controller, fl
 def test_blocked_actors_go(api, controller, fleet):
     fleet.blocked = 0.6
     decision = look_for(controller(), fleet, 200)
-    assert (decision.why, replicas(api)) == (Why.DOWN, 2)
+    assert (decision.why, replicas(api)) == (Reason.DOWN, 2)
     assert fleet.clock.now - 1000 == pytest.approx(SPEC.settle_seconds + SPEC.window_seconds, abs=5)
     (event,) = api.all("events")
     assert event["message"] == "Scaled actors from 3 to 2: actors were blocked by the learner 60% of the last 60 s"
@@ -224,7 +224,7 @@ def test_a_finished_run_needs_no_actors(api, controller, fleet, address):
     client = FleetClient(address)
     client.finish()
     client.close()
-    assert controller().loop.look().why is Why.DONE
+    assert controller().loop.look().why is Reason.DONE
     assert replicas(api) == 0
     assert [event["reason"] for event in api.all("events")] == ["ScaledToZero"]
     assert controller().loop.look().actors == 0  # the API leaves a zero out: it is one all the same
@@ -268,7 +268,7 @@ def test_without_a_coordinator_nothing_is_changed(api, controller, clock, tmp_pa
     api.touch("deployments", ACTORS, replicas=20)  # beyond the bounds, but the run may be done for all that is known
     one = Controller(api, tmp_path, "127.0.0.1:1", clock)
     assert one.loop.look().reason == "the coordinator does not answer"
-    assert one.loop.look().why is Why.HOLD
+    assert one.loop.look().why is Reason.HOLD
     assert api.writes() == []
     assert caplog.text.count("nothing is scaled until it answers") == 1
     assert one.metric("coordinator_failures_total") == 2

@@ -105,7 +105,7 @@ def release(api: ApiStandIn, tls: bytes | None = None) -> None:
 
 @pytest.fixture
 def coordinator(api, tmp_path, monkeypatch):
-    """Starts a coordinator with the run's token, behind the port of its pod; a learner that waits beats to it."""
+    """Starts a coordinator with the run's token, behind the port of its pod; a learner that waits sends heartbeats to it."""
     stop, started, living = threading.Event(), [], []
 
     def start() -> None:
@@ -125,17 +125,17 @@ def coordinator(api, tmp_path, monkeypatch):
         members = []
         for role, counters in counts.items():
             members.append(FleetMember(address, role, f"{role}-0", counters=counters.copy))
-            members[-1].beat_now()
+            members[-1].send_heartbeat()
         members[0].hold_epoch(begin_learner(address))
         members[0].report_progress(lambda: PROGRESS)
         for one in members:
-            one.beat_now()
+            one.send_heartbeat()
 
         def live() -> None:
             while not stop.wait(0.2):
                 counts["learner"]["blocked_seconds.replay"] += 0.1
                 for one in members:
-                    one.beat_now()
+                    one.send_heartbeat()
 
         living.append(threading.Thread(target=live))
         living[-1].start()

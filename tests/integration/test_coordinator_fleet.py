@@ -14,7 +14,7 @@ from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 from services.coordinator.fleet import LEASE_SECONDS, Fleet
 from services.coordinator.refusal import Refused
-from tests.coordinator import GOOD, TARGET, WAIT, beat, join, member, pass_time, serve, totals
+from tests.coordinator import GOOD, TARGET, WAIT, heartbeat, join, member, pass_time, serve, totals
 
 
 def test_indices_are_the_lowest_free_and_come_back_to_their_name(fleet, clock):
@@ -22,10 +22,10 @@ def test_indices_are_the_lowest_free_and_come_back_to_their_name(fleet, clock):
     assert [lease.index for lease in leases] == [0, 1, 2]
     assert join(fleet, "x", role="replay").index == 0  # a count of its own for each role
     pass_time(clock, fleet, LEASE_SECONDS)
-    beat(fleet, leases[0])
+    heartbeat(fleet, leases[0])
     pass_time(clock, fleet, 1.0)  # b and c have expired
     with pytest.raises(grpc.RpcError) as error:
-        beat(fleet, leases[1])
+        heartbeat(fleet, leases[1])
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
     again = join(fleet, "c")
     assert again.index == 2  # its old one, though 1 is free
@@ -49,57 +49,57 @@ def test_malformed_join_is_refused(fleet, role, name, message):
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, 1e300])
 def test_impossible_counters_are_refused_and_count_nothing(fleet, address, value):
     lease = join(fleet, "a")
-    for call in (fleet.Beat, fleet.Leave):
+    for call in (fleet.Heartbeat, fleet.Leave):
         with pytest.raises(grpc.RpcError, match="env_steps") as error:
-            call(fleet_pb2.BeatRequest(incarnation=lease.incarnation, counters={"env_steps": value}), timeout=WAIT)
+            call(fleet_pb2.HeartbeatRequest(incarnation=lease.incarnation, counters={"env_steps": value}), timeout=WAIT)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert totals(address).get("actor.env_steps", 0) == 0
 
 
 @pytest.mark.parametrize("incarnation", [0, 99, 2**64 - 1])
 def test_unknown_incarnations_are_not_found(fleet, incarnation):
-    for call in (fleet.Beat, fleet.Leave):
+    for call in (fleet.Heartbeat, fleet.Leave):
         with pytest.raises(grpc.RpcError) as error:
-            call(fleet_pb2.BeatRequest(incarnation=incarnation), timeout=WAIT)
+            call(fleet_pb2.HeartbeatRequest(incarnation=incarnation), timeout=WAIT)
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 # Counters
 
 
-def test_repeated_and_overtaken_beats_count_once(fleet, address):
+def test_repeated_and_overtaken_heartbeats_count_once(fleet, address):
     lease = join(fleet, "a")
     for steps in (10, 30, 30, 20):
-        beat(fleet, lease, env_steps=steps)
+        heartbeat(fleet, lease, env_steps=steps)
     assert totals(address)["actor.env_steps"] == 30
 
 
 def test_no_lease_expires_while_the_coordinator_is_stopped(fleet, clock):
-    """Nobody could beat: all have another lease's time."""
+    """Nobody could send a heartbeat: all have another lease's time."""
     first, second = join(fleet, "a"), join(fleet, "b")
     clock.now += 10 * LEASE_SECONDS
-    beat(fleet, first)
-    beat(fleet, second)
+    heartbeat(fleet, first)
+    heartbeat(fleet, second)
     pass_time(clock, fleet, LEASE_SECONDS + 1.0)
     with pytest.raises(grpc.RpcError, match="holds no lease"):
-        beat(fleet, second)
+        heartbeat(fleet, second)
 
 
 def test_counters_stay_exact_when_a_lease_expires(tmp_path, clock):
     with serve(tmp_path, clock) as address:
         counters = {"env_steps": 0, "episodes": 1}
         actor = member(address, "a", counters)
-        first = actor.beat_now() and actor.incarnation
+        first = actor.send_heartbeat() and actor.incarnation
         counters["env_steps"] = 100
-        actor.beat_now()
+        actor.send_heartbeat()
         with channels.open_channel(address) as channel:
             pass_time(clock, fleet_pb2_grpc.FleetStub(channel), LEASE_SECONDS + 1.0)
-        counters["env_steps"] = 150  # after the last beat under the old lease
-        instructions = actor.beat_now()
+        counters["env_steps"] = 150  # after the last heartbeat under the old lease
+        instructions = actor.send_heartbeat()
         assert actor.incarnation > first
         assert (instructions.env_steps, instructions.step_limit) == (150, TARGET)
         counters["env_steps"] = 175
-        actor.beat_now()
+        actor.send_heartbeat()
         actor.leave()
         assert totals(address) == {"actor.env_steps": 175, "actor.episodes": 1}
 
@@ -108,17 +108,17 @@ def test_counters_stay_exact_when_joining_again_fails_at_first(tmp_path, clock, 
     with serve(tmp_path, clock) as address:
         counters = {"env_steps": 100}
         actor = member(address, "a", counters)
-        actor.beat_now()
-        actor.beat_now()
+        actor.send_heartbeat()
+        actor.send_heartbeat()
         with channels.open_channel(address) as channel:
             pass_time(clock, fleet_pb2_grpc.FleetStub(channel), LEASE_SECONDS + 1.0)
         counters["env_steps"] = 150
         with monkeypatch.context() as patch:
             patch.setattr(Fleet, "join", refuse)
             with pytest.raises(CoordinatorUnavailable):
-                actor.beat_now()  # the ended lease is settled, the new one is not given
+                actor.send_heartbeat()  # the ended lease is settled, the new one is not given
         counters["env_steps"] = 160
-        assert actor.beat_now().state is RunState.RUNNING
+        assert actor.send_heartbeat().state is RunState.RUNNING
         actor.leave()
         assert totals(address) == {"actor.env_steps": 160}
 
@@ -165,13 +165,13 @@ def test_three_actors_collect_exactly_the_target(address, num_envs):
     def act(i):
         actor = member(address, f"actor-{i}", counters[i])
         deadline = time.monotonic() + 30
-        instructions = actor.beat_now()
+        instructions = actor.send_heartbeat()
         all_joined.wait()
         while instructions.state is RunState.RUNNING and time.monotonic() < deadline:
             for _ in range(20 * (i + 1)):  # one is three times as fast as another
                 if counters[i]["env_steps"] < instructions.step_limit:
                     counters[i]["env_steps"] += num_envs
-            instructions = actor.beat_now()
+            instructions = actor.send_heartbeat()
         actor.leave()
 
     threads = [threading.Thread(target=act, args=(i,)) for i in range(3)]
@@ -190,9 +190,9 @@ def test_steps_reserved_for_a_lost_actor_go_to_the_others(fleet, clock):
     assert first.instructions.step_allowance == TARGET
     assert second.instructions.step_allowance == 0
     pass_time(clock, fleet, LEASE_SECONDS)
-    beat(fleet, second)
+    heartbeat(fleet, second)
     pass_time(clock, fleet, 1.0)
-    assert beat(fleet, second).step_allowance == TARGET
+    assert heartbeat(fleet, second).step_allowance == TARGET
 
 
 def test_reservation_outlives_a_restart_of_the_coordinator(tmp_path):
@@ -205,12 +205,12 @@ def test_reservation_outlives_a_restart_of_the_coordinator(tmp_path):
 def test_run_is_collected_then_finished_and_goes_on_with_a_higher_target(tmp_path):
     with serve(tmp_path) as address:
         actor = member(address, "a", {"env_steps": TARGET})
-        assert actor.beat_now().state is RunState.RUNNING
-        instructions = actor.beat_now()
+        assert actor.send_heartbeat().state is RunState.RUNNING
+        instructions = actor.send_heartbeat()
         assert (instructions.state, instructions.step_allowance) == (RunState.COLLECTED, 0)
         client = FleetClient(address)
         client.finish()
-        assert actor.beat_now().state is RunState.FINISHED
+        assert actor.send_heartbeat().state is RunState.FINISHED
         actor.leave()
         client.close()
     for target, state in ((TARGET, RunState.FINISHED), (TARGET + 1, RunState.RUNNING)):

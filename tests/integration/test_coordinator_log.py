@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from learner.boards import Board
+from learner.metric_loggers import MetricLogger
 from learner.tensorboard import TensorBoard
 from sbrl import config
 from sbrl.coordination.episode_log import EpisodeSender, LogClient
@@ -138,9 +138,9 @@ def test_huge_returns_are_kept_and_every_reader_goes_on(address, tmp_path):
     assert summary["eval_return_mean"] == 1e45
     json.dumps(summary, allow_nan=False)
     assert len(line(run, ProgressMeter(run).read(status))) < 400
-    board = TensorBoard(tmp_path / "tensorboard")
-    Board([board]).returns(status)
-    board.close()
+    metric_logger = TensorBoard(tmp_path / "tensorboard")
+    MetricLogger([metric_logger]).returns(status)
+    metric_logger.close()
     write_episodes(tmp_path / "episodes.csv", huge)
     write_evaluations(tmp_path / "evaluations.csv", log.read_evaluations())
     assert read_episodes(tmp_path / "episodes.csv") == huge

@@ -16,7 +16,7 @@ from sbrl.v1.fleet_pb2 import SAMPLING_CACHED, EndedActor, LearnerProgress, Shar
 from services.coordinator.fleet import LEASE_SECONDS
 from services.coordinator.leases import FORGET_SECONDS
 from services.coordinator.store import Store
-from tests.coordinator import WAIT, Clock, beat, join, pass_time, serve
+from tests.coordinator import WAIT, Clock, heartbeat, join, pass_time, serve
 
 PROGRESS = LearnerProgress(
     updates=7,
@@ -35,10 +35,10 @@ def epoch(weights: WeightsClient) -> int:
 
 
 def report(
-    fleet: fleet_pb2_grpc.FleetStub, incarnation: int, epoch: int, progress: LearnerProgress = PROGRESS, call: str = "Beat"
-) -> fleet_pb2.BeatResponse:
-    request = fleet_pb2.BeatRequest(incarnation=incarnation, epoch=epoch, progress=progress)
-    response: fleet_pb2.BeatResponse = getattr(fleet, call)(request, timeout=WAIT)
+    fleet: fleet_pb2_grpc.FleetStub, incarnation: int, epoch: int, progress: LearnerProgress = PROGRESS, call: str = "Heartbeat"
+) -> fleet_pb2.HeartbeatResponse:
+    request = fleet_pb2.HeartbeatRequest(incarnation=incarnation, epoch=epoch, progress=progress)
+    response: fleet_pb2.HeartbeatResponse = getattr(fleet, call)(request, timeout=WAIT)
     return response
 
 
@@ -47,7 +47,7 @@ def kept(fleet: fleet_pb2_grpc.FleetStub) -> LearnerProgress | None:
     return status.progress if status.HasField("progress") else None
 
 
-@pytest.mark.parametrize("call", ["Beat", "Leave"])
+@pytest.mark.parametrize("call", ["Heartbeat", "Leave"])
 def test_progress_is_kept_and_survives_the_coordinator(tmp_path: Path, call: str) -> None:
     with serve(tmp_path) as address, channels.open_channel(address) as channel:
         fleet, weights = fleet_pb2_grpc.FleetStub(channel), WeightsClient(address)
@@ -62,15 +62,15 @@ def test_progress_is_kept_and_survives_the_coordinator(tmp_path: Path, call: str
 
 def test_actors_are_told_what_the_learner_has_chosen(fleet, epoch) -> None:
     learner, actor = join(fleet, "l", role="learner"), join(fleet, "a")
-    assert (beat(fleet, actor).initial_priority, beat(fleet, actor).sampling) == (1.0, 0)
+    assert (heartbeat(fleet, actor).initial_priority, heartbeat(fleet, actor).sampling) == (1.0, 0)
     report(fleet, learner.incarnation, epoch)
-    told = Instructions.of(beat(fleet, actor), step_base=0)
+    told = Instructions.of(heartbeat(fleet, actor), step_base=0)
     assert (told.initial_priority, told.sampling) == (3.0, "cached")
     report(fleet, learner.incarnation, epoch, LearnerProgress(max_priority=0.25))
-    assert beat(fleet, actor).initial_priority == 1.0
+    assert heartbeat(fleet, actor).initial_priority == 1.0
 
 
-@pytest.mark.parametrize("call", ["Beat", "Leave"])
+@pytest.mark.parametrize("call", ["Heartbeat", "Leave"])
 def test_the_progress_of_a_learner_that_was_replaced_is_refused(fleet, weights, epoch, call) -> None:
     first = join(fleet, "l", role="learner")
     report(fleet, first.incarnation, epoch)
@@ -89,11 +89,13 @@ def test_whoever_holds_no_epoch_has_no_progress(fleet, epoch) -> None:
     report(fleet, learner.incarnation, 0)
     report(fleet, actor.incarnation, epoch)
     assert kept(fleet) is None
-    fleet.Beat(fleet_pb2.BeatRequest(incarnation=learner.incarnation, epoch=epoch), timeout=WAIT)  # none to report yet
+    fleet.Heartbeat(
+        fleet_pb2.HeartbeatRequest(incarnation=learner.incarnation, epoch=epoch), timeout=WAIT
+    )  # none to report yet
     assert kept(fleet) is None
 
 
-@pytest.mark.parametrize("call", ["Beat", "Leave"])
+@pytest.mark.parametrize("call", ["Heartbeat", "Leave"])
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -122,26 +124,28 @@ def test_progress_that_cannot_be_is_refused_and_changes_nothing(fleet, epoch, ba
 
 
 def ended(fleet, learner) -> list[EndedActor]:
-    return list(beat(fleet, learner).ended_actors)
+    return list(heartbeat(fleet, learner).ended_actors)
 
 
 def test_an_actor_is_gone_when_its_lease_is_and_its_last_counts_are_told(fleet, clock) -> None:
     learner, left, lost, alive = join(fleet, "l", role="learner"), *(join(fleet, name) for name in "abc")
     for lease, steps in ((left, 10), (lost, 20), (alive, 30)):
-        beat(fleet, lease, env_steps=steps)
+        heartbeat(fleet, lease, env_steps=steps)
     assert ended(fleet, learner) == []
     counters = {"env_steps": 15.0, "episodes_cut": 2.0}
-    fleet.Leave(fleet_pb2.BeatRequest(incarnation=left.incarnation, counters=counters), timeout=WAIT)
+    fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=left.incarnation, counters=counters), timeout=WAIT)
     gone = [EndedActor(incarnation=left.incarnation, transitions=13)]  # a step that was cut off is no transition
     assert ended(fleet, learner) == gone
-    assert not beat(fleet, alive).ended_actors  # for learners only
+    assert not heartbeat(fleet, alive).ended_actors  # for learners only
     for _ in range(2):
         pass_time(clock, fleet, LEASE_SECONDS / 2 + 1)
-        beat(fleet, learner)
-        beat(fleet, alive)
+        heartbeat(fleet, learner)
+        heartbeat(fleet, alive)
     assert ended(fleet, learner) == [*gone, EndedActor(incarnation=lost.incarnation, transitions=20)]
     # Found by the next process of that name in its black box: more than the coordinator had heard of.
-    died = fleet_pb2.BeatRequest(incarnation=lost.incarnation, counters={"env_steps": 24.0}, died=True, role="actor", name="b")
+    died = fleet_pb2.HeartbeatRequest(
+        incarnation=lost.incarnation, counters={"env_steps": 24.0}, died=True, role="actor", name="b"
+    )
     fleet.Leave(died, timeout=WAIT)
     assert ended(fleet, learner)[1].transitions == 24
 
@@ -149,21 +153,21 @@ def test_an_actor_is_gone_when_its_lease_is_and_its_last_counts_are_told(fleet, 
 def test_an_actor_that_lost_its_lease_and_joined_again_is_one(fleet, clock) -> None:
     """Its streams go on, and carry the incarnation that it began with."""
     learner, first = join(fleet, "l", role="learner"), join(fleet, "a")
-    beat(fleet, first, env_steps=100)
+    heartbeat(fleet, first, env_steps=100)
     for _ in range(2):
         pass_time(clock, fleet, LEASE_SECONDS / 2 + 1)
-        beat(fleet, learner)
+        heartbeat(fleet, learner)
     assert ended(fleet, learner) == [EndedActor(incarnation=first.incarnation, transitions=100)]
     second = join(fleet, "a", earlier_incarnation=first.incarnation)
     assert ended(fleet, learner) == []
-    beat(fleet, second, env_steps=7)
+    heartbeat(fleet, second, env_steps=7)
     third = join(fleet, "a", earlier_incarnation=second.incarnation)
-    beat(fleet, third, env_steps=5)
-    fleet.Leave(fleet_pb2.BeatRequest(incarnation=third.incarnation, counters={"env_steps": 6.0}), timeout=WAIT)
+    heartbeat(fleet, third, env_steps=5)
+    fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=third.incarnation, counters={"env_steps": 6.0}), timeout=WAIT)
     assert ended(fleet, learner) == [EndedActor(incarnation=first.incarnation, transitions=113)]
     other = join(fleet, "a")  # another process of that name
-    beat(fleet, other, env_steps=1)
-    fleet.Leave(fleet_pb2.BeatRequest(incarnation=other.incarnation, counters={"env_steps": 1.0}), timeout=WAIT)
+    heartbeat(fleet, other, env_steps=1)
+    fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=other.incarnation, counters={"env_steps": 1.0}), timeout=WAIT)
     assert ended(fleet, learner) == [
         EndedActor(incarnation=first.incarnation, transitions=113),
         EndedActor(incarnation=other.incarnation, transitions=1),
@@ -174,7 +178,7 @@ def test_actors_that_are_gone_are_told_of_for_an_hour_also_after_a_restart(tmp_p
     with serve(tmp_path, Clock()) as address, channels.open_channel(address) as channel:
         fleet = fleet_pb2_grpc.FleetStub(channel)
         actor = join(fleet, "a")
-        fleet.Leave(fleet_pb2.BeatRequest(incarnation=actor.incarnation, counters={"env_steps": 9.0}), timeout=WAIT)
+        fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=actor.incarnation, counters={"env_steps": 9.0}), timeout=WAIT)
     with serve(tmp_path, Clock()) as address, channels.open_channel(address) as channel:
         fleet = fleet_pb2_grpc.FleetStub(channel)
         learner = join(fleet, "l", role="learner")

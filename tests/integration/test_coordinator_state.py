@@ -38,7 +38,7 @@ def start(directory: Path, text: str) -> config.Config:
         client.close()
         assert told == coordinator.config
         member = FleetMember(address, "actor", "a", counters=dict)
-        member.beat_now()
+        member.send_heartbeat()
         own = member.settled_config(config.load(path))
         member.leave()
         assert (own.min_replay_size, own.agent.epsilon_decay_steps) == derived(told)
@@ -53,7 +53,7 @@ def derived(of: config.Config) -> tuple[int, int | None]:
 
 
 def test_more_steps_change_nothing_that_the_run_began_with(tmp_path: Path) -> None:
-    """Else the same run would explore anew, and its ratio would be counted from elsewhere."""
+    """Else the same run would explore again, and its ratio would be counted from elsewhere."""
     assert derived(start(tmp_path, BEGUN)) == (10_000, 20_000)
     for env_steps in (200_000, 1_000_000, 50_000):
         told = start(tmp_path, f"run: {{env_steps: {env_steps}}}\n")

@@ -48,7 +48,7 @@ class Run:
         )
         (directory / "run.yaml").write_text(config.dump(self.config))
         self.directory = directory
-        self.env_steps = 0  # what the actor reports with its next beat
+        self.env_steps = 0  # what the actor reports with its next heartbeat
         self.coordinator = self.start("services.coordinator")
         self.evaluator = self.start("services.evaluator")
         self.log, self.weights, self.fleet = LogClient(self.address), WeightsClient(self.address), FleetClient(self.address)

@@ -86,8 +86,8 @@ def test_program_serves_and_drains(tmp_path, stop):
             answers = (health_pb2.HealthCheckResponse.ServingStatus.Name(response.status) for response in watch)
             assert "SERVING" in answers  # consumed up to it, whatever came before
             member = FleetMember(address, "actor", "a", counters=lambda: {"env_steps": 12})
-            member.beat_now()
-            member.beat_now()
+            member.send_heartbeat()
+            member.send_heartbeat()
             metrics = urllib.request.urlopen(metrics_url, timeout=LIMIT).read().decode()
             assert "sbrl_coordinator_env_steps 12.0" in metrics
             assert 'sbrl_coordinator_live_members{role="actor"} 1.0' in metrics
@@ -110,9 +110,9 @@ def test_killed_program_comes_back_with_all_it_knew(tmp_path):
         epoch, _ = weights.acquire_epoch("test")
         weights.publish(data, epoch, updates=1)
         member = FleetMember(address, "actor", "a", counters=lambda: counters)
-        member.beat_now()
+        member.send_heartbeat()
         counters["env_steps"] = 40
-        member.beat_now()
+        member.send_heartbeat()
         incarnation = member.incarnation
         process.kill()
         process.wait(LIMIT)
@@ -125,10 +125,10 @@ def test_killed_program_comes_back_with_all_it_knew(tmp_path):
         assert fetched is not None
         assert fetched.data == data
         counters["env_steps"] = 50
-        assert member.beat_now().env_steps == 50
+        assert member.send_heartbeat().env_steps == 50
         assert member.incarnation == incarnation
         other = FleetMember(address, "actor", "b", counters=dict)
-        other.beat_now()
+        other.send_heartbeat()
         assert other.incarnation > incarnation
         for used in (client, weights):
             used.close()

@@ -68,6 +68,6 @@ def test_no_run_is_resumed_without_what_its_coordinator_knew(tmp_path: Path) -> 
     directory = with_checkpoint(tmp_path / "run", "127.0.0.1:11")
     done = sbrl("train", "--resume", "--run-dir", str(directory.path))
     assert done.returncode == 2, done.stderr
-    for words in (f"{directory.coordinator} is missing or empty", "books"):
+    for words in (f"{directory.coordinator} is missing or empty", "accounts"):
         assert words in done.stderr
     assert not directory.coordinator.exists()

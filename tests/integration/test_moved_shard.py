@@ -39,7 +39,7 @@ def hosts(tmp_path: Path) -> Path:
     ("role", "found"),
     [
         ("learner", ["the learner has a segment"]),
-        # gRPC asks for a name's address every half minute at most, and a writer's stream is kept for what it has under way.
+        # gRPC asks for a name's address every half minute at most, and a writer's stream is kept for what it has in flight.
         pytest.param("actor", ["the actor's segments have arrived"], marks=pytest.mark.slow),
     ],
 )

@@ -14,7 +14,7 @@ from sbrl.coordination.membership import FleetMember, NameTakenError
 from sbrl.coordination.process_identity import described, is_gone, own_identity
 from sbrl.v1 import fleet_pb2
 from services.coordinator.fleet import LEASE_SECONDS
-from tests.coordinator import WAIT, beat, join, member, pass_time
+from tests.coordinator import WAIT, heartbeat, join, member, pass_time
 
 IDENTITY = (
     "import sys; from sbrl.coordination.process_identity import own_identity; "
@@ -40,37 +40,37 @@ def end(process: subprocess.Popen[str]) -> None:
 def test_the_name_of_a_process_that_lives_is_refused_and_its_lease_holds(address, fleet, other) -> None:
     process, identity = other
     lease = join(fleet, "actor-0", process=identity)
-    beat(fleet, lease, env_steps=5)
+    heartbeat(fleet, lease, env_steps=5)
     second = member(address, "actor-0", {"env_steps": 0})
     with pytest.raises(NameTakenError, match=rf"actor-0 of this run is process {process.pid} on \S+, which is alive: stop it"):
-        second.beat_now()
-    assert beat(fleet, lease, env_steps=6).env_steps == 6  # nothing was taken from it
+        second.send_heartbeat()
+    assert heartbeat(fleet, lease, env_steps=6).env_steps == 6  # nothing was taken from it
     end(process)
-    second.beat_now()
+    second.send_heartbeat()
     assert second.index == lease.index
     assert second.incarnation > lease.incarnation
     with pytest.raises(grpc.RpcError, match="holds no lease"):
-        beat(fleet, lease)
+        heartbeat(fleet, lease)
     second.leave()
 
 
 def test_a_process_that_is_not_known_to_be_gone_keeps_its_name_for_a_lease(address, fleet, clock) -> None:
-    """Of another machine: whether it is alive shows by its beats alone."""
+    """Of another machine: whether it is alive shows by its heartbeats alone."""
     lease = join(fleet, "actor-0", process="elsewhere boot/pid 17 1.0")
     second = member(address, "actor-0", {})
     for _ in range(2):
         with pytest.raises(NameTakenError):
-            second.beat_now()
+            second.send_heartbeat()
     pass_time(clock, fleet, LEASE_SECONDS + 1.0)
-    second.beat_now()
+    second.send_heartbeat()
     assert second.index == lease.index
     second.leave()
 
 
 def test_the_same_process_takes_its_own_name_again(address, fleet) -> None:
     first, second = member(address, "actor-0", {}), member(address, "actor-0", {})
-    first.beat_now()
-    second.beat_now()
+    first.send_heartbeat()
+    second.send_heartbeat()
     assert second.index == first.index
     second.leave()
 
@@ -78,7 +78,7 @@ def test_the_same_process_takes_its_own_name_again(address, fleet) -> None:
 def test_another_role_may_have_the_name(address, fleet, other) -> None:
     join(fleet, "x", process=other[1])
     evaluator = FleetMember(address, "evaluator", "x", counters=dict)
-    evaluator.beat_now()
+    evaluator.send_heartbeat()
     evaluator.leave()
 
 

@@ -27,14 +27,14 @@ def learner(address: str, name: str) -> FleetMember:
 def test_a_second_learner_waits_until_the_first_is_gone(tmp_path: Path) -> None:
     with serve(tmp_path) as address:
         first, second = learner(address, "learner"), learner(address, "spare")
-        first.beat_now()
+        first.send_heartbeat()
         with pytest.raises(CoordinatorUnavailable, match="learner is this run's learner, and alive: stop it, or wait"):
-            second.beat_now()
+            second.send_heartbeat()
         with pytest.raises(RunError, match="has not joined"):
             _ = second.incarnation
         second.start()  # which goes on trying
         assert not second.wait_joined_or(timer(2.0))
-        assert first.beat_now().state is RunState.RUNNING, "the first one is not disturbed"
+        assert first.send_heartbeat().state is RunState.RUNNING, "the first one is not disturbed"
         first.leave()
         second.wait_joined(WAIT)
         assert second.index == 0, "there is one place"
@@ -46,19 +46,19 @@ def test_a_learner_that_wakes_up_after_another_took_its_turn_can_neither_publish
     with serve(tmp_path, clock) as address:
         weights = WeightsClient(address)
         first, second = learner(address, "learner"), learner(address, "spare")
-        first.beat_now()
+        first.send_heartbeat()
         epoch, _ = weights.acquire_epoch("first")
         first.hold_epoch(epoch)
         for _ in range(20):  # the first one is stopped; the coordinator is not
             clock.now += 1.0
             with contextlib.suppress(CoordinatorUnavailable):
-                second.beat_now()
+                second.send_heartbeat()
         assert second.incarnation
         newer, _ = weights.acquire_epoch("second")
         second.hold_epoch(newer)
-        second.beat_now()
+        second.send_heartbeat()
         with pytest.raises(StaleEpochError):
-            first.beat_now()
+            first.send_heartbeat()
         with pytest.raises(StaleEpochError):
             weights.publish(save({"w": np.zeros(1, np.float32)}), epoch, 1)
         second.leave()

@@ -16,7 +16,7 @@ import pytest
 
 from sbrl.local.draining import PROGRESS_BYTES, Draining
 from sbrl.local.guard import Guard
-from sbrl.runtime.tether import IN_ORDER, Turn
+from sbrl.runtime.parent_death import IN_ORDER, Turn
 
 WAIT = 30.0
 # Hangs, ignores SIGTERM, and has started another that does.
@@ -126,7 +126,7 @@ def test_a_role_waits_for_its_turn_when_all_are_stopped() -> None:
 
 
 def test_a_role_that_is_stopped_alone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbrl.runtime.tether.LAUNCHER_SECONDS", 0.1)
+    monkeypatch.setattr("sbrl.runtime.parent_death.LAUNCHER_SECONDS", 0.1)
     role = Waiter()
     assert role.ended.wait(WAIT)
     os.close(role.write_end)

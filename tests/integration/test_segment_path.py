@@ -162,7 +162,7 @@ def test_a_full_queue_holds_its_writers_until_it_is_read(address: str) -> None:
     assert actor.streams[0].blocked_seconds >= 1.0
     (reader,) = readers([address], SHAPE, taken.take)
     wait_for(lambda: reader.segments > 0, "nothing was read")
-    assert actor.created <= most + 3 * SHAPE.steps  # one that waits for room in the sink, and one or two under way
+    assert actor.created <= most + 3 * SHAPE.steps  # one that waits for room in the sink, and one or two in flight
     taken.more(1000)
     writing.join(TIMEOUT)
     assert not writing.is_alive()
@@ -183,7 +183,7 @@ def test_an_actor_that_stops_before_a_full_queue_counts_what_is_left(address: st
     assert actor.blocked.wait(TIMEOUT)
     before = actor.created
     actor.stop.set()
-    writing.join(TIMEOUT)  # what is under way ends without another wait
+    writing.join(TIMEOUT)  # what is in flight ends without another wait
     assert not writing.is_alive()
     actor.end()
     actor.drain()
@@ -269,7 +269,7 @@ def step_until(actor: Actor, shard: int) -> bool:
 
 
 def settle(actor: Actor, taken: Taken) -> None:
-    """Waits until the books balance: what was written is received, or lost and not recovered."""
+    """Waits until the accounts balance: what was written is received, or lost and not recovered."""
 
     def is_settled() -> bool:
         total = taken.receipts.total
@@ -348,7 +348,7 @@ def test_a_killed_shards_checkpoint_is_served_again_and_what_it_lost_is_a_gap(sh
     reverb.Client(shard.address).checkpoint()
     taken.more(4)  # read after the checkpoint: they come again
     wait_for(lambda: len(taken.segments) == 6, "six segments are not read")
-    actor.step(6 * SHAPE.steps)  # written after it: gone, but for what may be under way
+    actor.step(6 * SHAPE.steps)  # written after it: gone, but for what may be in flight
     shard.kill()
     wait_for(lambda: actor.probes[0].is_away, "the shard is not missed")
     threading.Timer(0.1, shard.start).start()

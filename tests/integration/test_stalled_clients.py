@@ -22,7 +22,7 @@ from tests.coordinator import serve
 WAIT = 30.0
 
 
-def test_stalled_publications_leave_beats_alone_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stalled_publications_leave_heartbeats_alone_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PUBLICATION_SECONDS", 3.0)
     finish = threading.Event()
 
@@ -41,7 +41,7 @@ def test_stalled_publications_leave_beats_alone_and_end(tmp_path: Path, monkeypa
         with pytest.raises(CoordinatorUnavailable, match="others are publishing: try again"):
             weights.publish(data, epoch, updates=1)
         member = FleetMember(address, "actor", "a", counters=dict)
-        member.beat_now()
+        member.send_heartbeat()
         for call in stalled:
             assert call.exception(WAIT).code() is grpc.StatusCode.CANCELLED
         assert weights.publish(data, epoch, updates=1) == 1

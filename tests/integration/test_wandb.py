@@ -13,9 +13,9 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined] # made when it is imported
 from wandb.sdk.internal.datastore import DataStore
 
-from learner import wandb_sink
-from learner.boards import Board
-from learner.wandb_sink import wandb_sinks
+from learner import wandb_logger
+from learner.metric_loggers import MetricLogger
+from learner.wandb_logger import wandb_sinks
 from sbrl.config import Config, build
 from sbrl.errors import RunError, UsageError
 from sbrl.storage.run_directory import RunDirectory
@@ -76,10 +76,10 @@ def read(file: Path) -> Iterator[Record]:
 def test_offline_everything_is_in_the_run_directory_and_nothing_is_sent(listener: Listener, tmp_path: Path) -> None:
     config, directory = make_config("offline"), RunDirectory(tmp_path / "pong")
     for part in range(2):  # as when the learner is started again
-        board = Board(wandb_sinks(config, directory))
-        board._write({"learner/loss": 0.5, "learner/mean_q": 2.0}, 100 + part)
-        board._write({"evaluation/return_mean": float("nan")}, 60)
-        board.close()
+        metric_logger = MetricLogger(wandb_sinks(config, directory))
+        metric_logger._write({"learner/loss": 0.5, "learner/mean_q": 2.0}, 100 + part)
+        metric_logger._write({"evaluation/return_mean": float("nan")}, 60)
+        metric_logger.close()
     assert listener.connections == 0
     files = sorted(directory.wandb.glob("offline-run-*/*.wandb"))
     assert len(files) == 2
@@ -108,7 +108,7 @@ def test_online_a_server_that_does_not_answer_is_one_clear_line(
 ) -> None:
     """And the listener is where connections would have gone."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(wandb_sink, "INIT_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_logger, "INIT_SECONDS", 2.0)
     with pytest.raises(RunError, match=r"run\.wandb_mode=online: .*set run\.wandb_mode=offline") as raised:
         wandb_sinks(make_config("online"), RunDirectory(tmp_path / "run"))
     assert "\n" not in str(raised.value)

@@ -12,7 +12,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.monitoring.promql import ROOT
 from tests.smoke.conftest import FAST, LocalRun, member
 
-START_SECONDS = 300.0  # some ten seconds on an idle machine, minutes on one that others use
+START_SECONDS = 300.0  # about ten seconds on an idle machine, minutes on one that others use
 NAMES = ("coordinator", "replay-0", "replay-1", "learner", "actor-0", "evaluator")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sbrl.coordination.fleet import RunState
-from sbrl.monitor.observation import SERVING, Observation, Process, Reading, Settings
+from sbrl.monitor.observation import SERVING, MemberReading, Observation, Process, Settings
 from sbrl.monitor.run_status import RunStatus, ShardStatus
 
 SETTINGS = Settings(
@@ -34,13 +34,13 @@ SHARD = {
 }
 LEARNER = {"shards_ready": 2.0, "checkpoint_age_seconds": 60.0, "checkpoint_interval_seconds": 120.0}
 READINGS = {
-    "coordinator": Reading("coordinator", "coordinator", True, 0.5, SERVING, {"evaluation_env_steps": 95_000.0}),
-    "replay-0": Reading("replay", "replay-0", True, 0.5, SERVING, SHARD, {"segments_served": 1.5}),
-    "replay-1": Reading("replay", "replay-1", True, 0.5, SERVING, SHARD, {"segments_served": 1.5}),
-    "learner": Reading("learner", "learner", True, 0.5, SERVING, LEARNER, {"blocked_seconds.replay": 0.1}),
-    "actor-0": Reading("actor", "actor-0", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
-    "actor-1": Reading("actor", "actor-1", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
-    "evaluator": Reading("evaluator", "evaluator", True, 0.5, SERVING),
+    "coordinator": MemberReading("coordinator", "coordinator", True, 0.5, SERVING, {"evaluation_env_steps": 95_000.0}),
+    "replay-0": MemberReading("replay", "replay-0", True, 0.5, SERVING, SHARD, {"segments_served": 1.5}),
+    "replay-1": MemberReading("replay", "replay-1", True, 0.5, SERVING, SHARD, {"segments_served": 1.5}),
+    "learner": MemberReading("learner", "learner", True, 0.5, SERVING, LEARNER, {"blocked_seconds.replay": 0.1}),
+    "actor-0": MemberReading("actor", "actor-0", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
+    "actor-1": MemberReading("actor", "actor-1", True, 0.5, SERVING, {"weights_age_seconds": 3.0}),
+    "evaluator": MemberReading("evaluator", "evaluator", True, 0.5, SERVING),
 }
 STATUS = RunStatus(
     state=RunState.RUNNING,

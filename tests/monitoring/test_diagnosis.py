@@ -12,8 +12,8 @@ from sbrl.monitor.doctor import HEALTHY, UNKNOWN, WRONG, exit_code, report
 from sbrl.monitor.observation import NOT_SERVING, SILENT, Observation
 from tests.monitoring.healthy_run import GB, READINGS, SETTINGS, observed
 
-LOST = {"alive": False, "seconds_since_beat": 30.0, "gauges": {}}
-HUNG = {"health": SILENT, "seconds_since_beat": 8.0}
+LOST = {"alive": False, "seconds_since_heartbeat": 30.0, "gauges": {}}
+HUNG = {"health": SILENT, "seconds_since_heartbeat": 8.0}
 # What stands still with a learner that makes no update.
 NO_UPDATES: dict[str, Any] = {
     "rates": {"learner.blocked_seconds.replay": 0.0, "actor.blocked_seconds.replay": 2.0},
@@ -72,7 +72,7 @@ OUTAGE = "coordinator at 127.0.0.1:5 is unavailable: Deadline Exceeded"
         pytest.param(
             observed({"learner": {"rates": {"blocked_seconds.replay": 0.0}}}, **NO_UPDATES),
             *("learner", "made no update in 5 s, though it waits for nobody (0% of its time): it hangs", "py-spy dump"),
-            id="the learner hangs but beats",
+            id="the learner hangs but sends heartbeats",
         ),
         pytest.param(
             observed({"learner": {"gauges": {"shards_ready": 1.0}, "rates": {"blocked_seconds.replay": 1.0}}}, **NO_UPDATES),
@@ -244,7 +244,9 @@ def test_a_healthy_run_has_no_findings() -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        pytest.param(observed({"learner": {"health": SILENT, "seconds_since_beat": 0.5}}), id="answers late, but beats"),
+        pytest.param(
+            observed({"learner": {"health": SILENT, "seconds_since_heartbeat": 0.5}}), id="answers late, but sends heartbeats"
+        ),
         pytest.param(
             observed({"replay-0": {"gauges": {"queue_segments": 8.0}, "rates": {"segments_served": 0.2}}}),
             id="a slow learner takes little from a full queue",

@@ -16,9 +16,9 @@ from learner import sample_age
 from learner.algorithm.update import UpdateStep, make_update_step
 from learner.batches import MemoryBatches
 from learner.block import make_updates
-from learner.boards import Board
 from learner.intake import Intake
 from learner.loop import LearnerLoop, Parts
+from learner.metric_loggers import MetricLogger
 from learner.ratio import Ratio, RatioSettings
 from learner.replay import Replay
 from learner.reporting import Reporter
@@ -83,7 +83,7 @@ def make_learner(registry: CollectorRegistry, published: Callable[[], None], seg
     replay = Replay("cached", ratio, receipts, memory, intake, cast(Any, readers), batches, fill=0)
     member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 1000, 0, 0), check_fenced=lambda: None))
     watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
-    reporter = Reporter(CONFIG, step, replay, cast(Any, publisher), member, watch, Board([]), LearnerMetrics(registry))
+    reporter = Reporter(CONFIG, step, replay, cast(Any, publisher), member, watch, MetricLogger([]), LearnerMetrics(registry))
 
     def save_if_due(now: float) -> None:
         if intake.is_empty and ratio.updates_due == 0:

@@ -13,7 +13,7 @@ from sbrl.rpc import channels
 from sbrl.rpc.credentials import Credentials
 from sbrl.runtime.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.telemetry.metrics import ActorMetrics, CoordinatorMetrics, LearnerMetrics
-from sbrl.v1.fleet_pb2 import BeatRequest, Episode, Evaluation, JoinRequest, LearnerProgress, ShardProgress
+from sbrl.v1.fleet_pb2 import Episode, Evaluation, HeartbeatRequest, JoinRequest, LearnerProgress, ShardProgress
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
 from services.coordinator.store import Store
@@ -68,7 +68,7 @@ def test_series_with_known_labels_are_there_from_the_start() -> None:
     assert registry.get_sample_value("sbrl_learner_phase_seconds_count", {"phase": "publish"}) == 0.0
 
 
-def test_beats_carry_no_gauge_with_labels_and_no_histogram() -> None:
+def test_heartbeats_carry_no_gauge_with_labels_and_no_histogram() -> None:
     metrics = CoordinatorMetrics(CollectorRegistry())
     assert "env_steps" in metrics.gauges()
     assert not {"run_state", "live_members"} & set(metrics.gauges())
@@ -88,7 +88,7 @@ def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
     assert value("rejoins_total", role="actor") == 0.0
     assert math.isnan(value("updates") or 0.0)
     first = fleet.join(JoinRequest(role="learner", name="learner"))
-    fleet.beat(BeatRequest(incarnation=first.incarnation, epoch=0, counters={"updates": 5, "losses_not_finite": 1}))
+    fleet.heartbeat(HeartbeatRequest(incarnation=first.incarnation, epoch=0, counters={"updates": 5, "losses_not_finite": 1}))
     second = fleet.join(JoinRequest(role="learner", name="learner"))
     epoch = store.acquire_epoch("learner")
     progress = LearnerProgress(
@@ -98,9 +98,9 @@ def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
         shards=[ShardProgress(received=40, lost=5, recovered=2), ShardProgress(received=20)],
         lost_with_actors=1,
     )
-    fleet.beat(BeatRequest(incarnation=second.incarnation, epoch=epoch, counters={"updates": 2}, progress=progress))
+    fleet.heartbeat(HeartbeatRequest(incarnation=second.incarnation, epoch=epoch, counters={"updates": 2}, progress=progress))
     actor = fleet.join(JoinRequest(role="actor", name="actor-0"))
-    fleet.beat(BeatRequest(incarnation=actor.incarnation, counters={"env_steps": 100}))
+    fleet.heartbeat(HeartbeatRequest(incarnation=actor.incarnation, counters={"env_steps": 100}))
     assert value("env_steps") == 100.0
     assert value("updates") == 7.0
     assert value("losses_not_finite") == 1.0

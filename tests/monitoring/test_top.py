@@ -13,7 +13,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 QUEUE = {"log_segments": 1000, "log_capacity": 5000, "queue_segments": 3, "memory_used_bytes": 2**31}
 ACTOR = Member(role="actor", name="actor-0", alive=True, counters={"env_steps": 1200, "episodes": 3, "blocked_seconds": 65})
-SHARD = Member(role="replay", name="replay-0", seconds_since_beat=45, gauges=QUEUE)
+SHARD = Member(role="replay", name="replay-0", seconds_since_heartbeat=45, gauges=QUEUE)
 TRAINING = {"loss": 0.0123, "shards_ready": 2, "memory_transitions": 9000}
 LEARNER = Member(role="learner", name="learner", alive=True, counters={"updates": 300}, gauges=TRAINING)
 

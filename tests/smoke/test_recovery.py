@@ -1,4 +1,4 @@
-"""Runs whose processes are killed, and that go on from their checkpoints: the ratio holds and the books balance."""
+"""Runs whose processes are killed, and that go on from their checkpoints: the ratio holds and the accounts balance."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def test_a_checkpoint_that_holds_something_else_under_the_right_checksums_falls_
 
 
 def test_a_checkpoint_of_a_version_whose_replay_kept_the_ratio_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    """It is whole: to fall back past it, or to start anew beside it, would throw away what it holds."""
+    """It is whole: to fall back past it, or to start again beside it, would throw away what it holds."""
     store = CheckpointStore(tmp_path, keep=2)
     save_after_each_update(store, 2)
     for updates in (1, 2):

@@ -17,7 +17,7 @@ from sbrl.v1.fleet_pb2 import (
     Member,
     ShardProgress,
 )
-from services.controller.reconcile import Reading
+from services.controller.reconcile import LoadReading
 from services.controller.signals import History, no_answer, queue_fill, read
 
 CONFIG = build({"replay": {"num_shards": 2, "min_size": 1000}})
@@ -58,7 +58,7 @@ def status(
 
 
 def test_a_fleet_that_is_well():
-    assert read(status(), CONFIG, 12.0, 3) == Reading(
+    assert read(status(), CONFIG, 12.0, 3) == LoadReading(
         time=12.0,
         state=RunState.RUNNING,
         obstacle="",

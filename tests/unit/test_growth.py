@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.growth import HOUR, MEGABYTE, Reading, growth, series, table
+from bench.growth import HOUR, MEGABYTE, MemoryReading, growth, series, table
 from bench.soak import main, read_csv
 from sbrl.errors import UsageError
 
@@ -48,7 +48,7 @@ def test_one_jump_moves_the_slope_little() -> None:
 
 
 def test_of_a_role_that_was_restarted_the_longest_life_counts() -> None:
-    readings = [Reading(second, "learner", 1 if second < 600 else 2, second) for second in SECONDS]
+    readings = [MemoryReading(second, "learner", 1 if second < 600 else 2, second) for second in SECONDS]
     seconds, values = series(readings, "learner", 60.0, float(SECONDS[-1]))
     assert seconds[0] == 600.0
     assert (seconds == values).all()
@@ -77,6 +77,6 @@ def test_the_table_says_what_grows_and_what_it_cannot_tell() -> None:
 
 def test_a_file_without_readings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rss.csv"
-    path.write_text(",".join(Reading._fields) + "\n")
+    path.write_text(",".join(MemoryReading._fields) + "\n")
     with pytest.raises(UsageError, match="there are no readings"):
         main(["--read", str(path), "--out", str(tmp_path / "out")])

@@ -73,7 +73,7 @@ def test_counters_are_this_processs_and_progress_the_runs(tmp_path: Path) -> Non
         second.reporter._publisher,
         second.reporter._member,
         second.reporter._watch,
-        second.reporter._board,
+        second.reporter._metric_logger,
         second.metrics,
     )
     replay.intake.put_fresh(1, make_segment(32))
@@ -109,7 +109,7 @@ def test_the_state_follows_what_the_learner_can_do(tmp_path: Path) -> None:
 
 
 def test_progress_before_the_first_report_says_nothing_of_the_state(tmp_path: Path) -> None:
-    """It may be asked for by a beat before anything has begun."""
+    """It may be asked for by a heartbeat before anything has begun."""
     learner = Learner(tmp_path, CollectorRegistry(), updates=1)
     progress = learner.reporter.progress()
     assert progress.max_priority == 1.0

@@ -43,7 +43,7 @@ def dropped(sampler: ShardSampler) -> dict[str, int]:
 
 
 def send(sampler: ShardSampler, client: Client) -> threading.Thread:
-    """Starts to send what waits; returns once the first call is under way."""
+    """Starts to send what waits; returns once the first call is in flight."""
     thread = threading.Thread(target=sampler._send_priorities, args=(client, sampler._cancel_stream), daemon=True)
     thread.start()
     assert client.called.wait(WAIT)

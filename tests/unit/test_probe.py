@@ -16,7 +16,7 @@ from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
 from sbrl.runtime import env_probe as probes
 from sbrl.runtime.env_probe import probe, spec_for_role, try_out
-from sbrl.runtime.tether import TURN_VARIABLE
+from sbrl.runtime.parent_death import TURN_VARIABLE
 from sbrl.storage.metadata import check_same_environment, run_metadata
 
 # A module as users write them; HEAD stands at its beginning, BODY in place of the environment's methods.

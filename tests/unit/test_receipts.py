@@ -1,4 +1,4 @@
-"""The books of what was received against a model that keeps every number by itself."""
+"""The accounts of what was received against a model that keeps every number by itself."""
 
 from __future__ import annotations
 
@@ -171,10 +171,10 @@ def test_old_incarnations_make_room_and_what_still_comes_of_them_is_not_new() ->
             assert receipts.take(0, Stream(0, incarnation, env, 0), 0, 4) == 4
     assert len(receipts.state()["writers"]) == 3
     restored = Receipts.from_state(json.loads(json.dumps(receipts.state())), max_writers=3)
-    for books in (receipts, restored):
-        assert books.take(0, Stream(0, 1, 0, 0), 4, 4) == 0
-        assert books.take(0, Stream(0, 5, 0, 0), 4, 4) == 4
-        assert books.total == Counts(received=44, duplicates=4)
+    for held in (receipts, restored):
+        assert held.take(0, Stream(0, 1, 0, 0), 4, 4) == 0
+        assert held.take(0, Stream(0, 5, 0, 0), 4, 4) == 4
+        assert held.total == Counts(received=44, duplicates=4)
 
 
 def test_environments_that_are_alive_are_kept_however_many_they_are() -> None:

@@ -16,12 +16,12 @@ from sbrl.errors import UsageError
 from services.controller.reconcile import (
     MAX_GAP_SECONDS,
     Decision,
+    LoadReading,
     Measured,
     Memory,
     Observed,
-    Reading,
-    Spec,
-    Why,
+    Reason,
+    ScalingSpec,
     check,
     history_seconds,
     learn,
@@ -30,7 +30,7 @@ from services.controller.reconcile import (
     undisturbed,
 )
 
-SPEC = Spec(min_actors=2, max_actors=100)
+SPEC = ScalingSpec(min_actors=2, max_actors=100)
 STEP = 5.0
 
 
@@ -38,8 +38,8 @@ def make_memory(fields: dict[str, Any]) -> Memory:
     return Memory(**fields)
 
 
-def make_spec(fields: dict[str, Any]) -> Spec:
-    return Spec(**fields)
+def make_spec(fields: dict[str, Any]) -> ScalingSpec:
+    return ScalingSpec(**fields)
 
 
 def steady(
@@ -51,12 +51,12 @@ def steady(
     fill: float | None = None,
     wanted: int | None = None,
     **fields: Any,
-) -> tuple[Reading, ...]:
+) -> tuple[LoadReading, ...]:
     """Readings every five seconds of a fleet in which nothing changes."""
     if fill is None:
         fill = 0.0 if waiting > blocked else 1.0 if blocked > waiting else 0.5
     return tuple(
-        Reading(
+        LoadReading(
             time=STEP * k,
             state=RunState.RUNNING,
             obstacle="",
@@ -72,7 +72,7 @@ def steady(
     )
 
 
-def decide(readings: tuple[Reading, ...], spec: Spec = SPEC, memory: Memory = Memory()) -> Decision:  # noqa: B008  # immutable
+def decide(readings: tuple[LoadReading, ...], spec: ScalingSpec = SPEC, memory: Memory = Memory()) -> Decision:  # noqa: B008  # immutable
     return reconcile(Observed(readings, memory), spec)
 
 
@@ -82,7 +82,7 @@ shares = st.floats(0, 1)
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[Reading, ...]:
+def histories(draw: st.DrawFn) -> tuple[LoadReading, ...]:
     """A history in which now and then something changes, and counters grow no faster than time."""
     now, waited, blocked, updates = 0.0, 0.0, 0.0, 0.0
     readings = []
@@ -97,7 +97,7 @@ def histories(draw: st.DrawFn) -> tuple[Reading, ...]:
         for _ in range(draw(st.integers(1, 15) | st.integers(15, 40))):
             now += dt
             waited, blocked, updates = waited + waiting * dt, blocked + blocking * live * dt, updates + speed * dt
-            readings.append(Reading(now, state, obstacle, wanted, live, learner, updates, waited, blocked, fill))
+            readings.append(LoadReading(now, state, obstacle, wanted, live, learner, updates, waited, blocked, fill))
     return tuple(readings)
 
 
@@ -124,13 +124,13 @@ specs = st.fixed_dictionaries(
 
 @settings(max_examples=20)
 @given(histories(), memories, specs)
-def test_it_is_pure(readings: tuple[Reading, ...], memory: Memory, spec: Spec):
+def test_it_is_pure(readings: tuple[LoadReading, ...], memory: Memory, spec: ScalingSpec):
     assert decide(readings, spec, memory) == decide(readings, spec, memory)
 
 
 @settings(max_examples=150)
 @given(histories(), memories, specs)
-def test_bounds_and_rates_hold(readings: tuple[Reading, ...], memory: Memory, spec: Spec):
+def test_bounds_and_rates_hold(readings: tuple[LoadReading, ...], memory: Memory, spec: ScalingSpec):
     now, decision = readings[-1], decide(readings, spec, memory)
     wanted, actors = now.actors_wanted, decision.actors
     if now.state is None:
@@ -147,7 +147,7 @@ def test_bounds_and_rates_hold(readings: tuple[Reading, ...], memory: Memory, sp
 @settings(max_examples=150)
 @given(histories(), memories, specs)
 def test_nothing_is_changed_soon_after_a_change_or_in_a_fleet_that_cannot_be_judged(
-    readings: tuple[Reading, ...], memory: Memory, spec: Spec
+    readings: tuple[LoadReading, ...], memory: Memory, spec: ScalingSpec
 ):
     now = readings[-1]
     assume(now.state is RunState.RUNNING and spec.min_actors <= now.actors_wanted <= spec.max_actors)
@@ -172,25 +172,27 @@ COUNTED: dict[str, Any] = {
 
 
 @given(histories(), memories, specs)
-def test_only_a_waiting_learner_adds_actors_and_only_blocked_ones_go(readings: tuple[Reading, ...], memory: Memory, spec: Spec):
+def test_only_a_waiting_learner_adds_actors_and_only_blocked_ones_go(
+    readings: tuple[LoadReading, ...], memory: Memory, spec: ScalingSpec
+):
     wanted = readings[-1].actors_wanted
-    quieted: tuple[tuple[Why, dict[str, Any]], ...] = (
-        (Why.UP, {"learner_waited_seconds": 0.0}),
-        (Why.DOWN, {"actors_blocked_seconds": 0.0}),
+    quieted: tuple[tuple[Reason, dict[str, Any]], ...] = (
+        (Reason.UP, {"learner_waited_seconds": 0.0}),
+        (Reason.DOWN, {"actors_blocked_seconds": 0.0}),
     )
     for why, quiet in quieted:
         decision = decide(tuple(reading._replace(**quiet) for reading in readings), spec, memory)
         assert decision.why is not why
     decision = decide(readings, spec, memory)
-    assert (decision.why is Why.UP) <= (decision.actors > wanted)
-    assert (decision.why is Why.DOWN) <= (decision.actors < wanted)
+    assert (decision.why is Reason.UP) <= (decision.actors > wanted)
+    assert (decision.why is Reason.DOWN) <= (decision.actors < wanted)
 
 
 @settings(max_examples=40)
 @given(st.floats(0.05, 400), st.integers(1, 512))
 def test_a_fleet_without_noise_goes_straight_to_its_size_and_stays(demand: float, actors: int):
     """However wrong the size at first: each step halves or doubles at most, the last one is exact, and no step is undone."""
-    spec, memory, sizes = Spec(min_actors=1, max_actors=512), Memory(), [actors]
+    spec, memory, sizes = ScalingSpec(min_actors=1, max_actors=512), Memory(), [actors]
     for _ in range(20):
         exact = demand / sizes[-1]
         readings = steady(500, sizes[-1], waiting=max(0.0, 1 - 1 / exact), blocked=max(0.0, 1 - exact))
@@ -210,36 +212,38 @@ def test_a_fleet_without_noise_goes_straight_to_its_size_and_stays(demand: float
 @pytest.mark.parametrize(
     ("readings", "actors", "why", "reason"),
     [
-        pytest.param(steady(125, 10, waiting=0.3), 16, Why.UP, "the learner waited 30% of the last 60 s", id="starved"),
-        pytest.param(steady(125, 10, waiting=0.9), 20, Why.UP, "the learner waited 90%", id="at most doubled"),
-        pytest.param(steady(115, 10, waiting=0.9), 10, Why.HOLD, "measuring: 55 of 60 s", id="too soon"),
-        pytest.param(steady(355, 10, waiting=0.1), 10, Why.BALANCED, "measured for 295 s", id="not urgent, too soon"),
-        pytest.param(steady(360, 10, waiting=0.1), 12, Why.UP, "the learner waited 10% of the last 300 s", id="not urgent"),
-        pytest.param(steady(600, 10, waiting=0.04), 10, Why.BALANCED, "the load is 1.04", id="hardly starved"),
-        pytest.param(steady(600, 10, blocked=0.14), 10, Why.BALANCED, "the load is 0.86", id="hardly blocked"),
-        pytest.param(steady(360, 10, blocked=0.3), 8, Why.DOWN, "actors were blocked by the learner 30%", id="blocked"),
-        pytest.param(steady(355, 10, blocked=0.3), 10, Why.BALANCED, "the load is 0.70", id="blocked, too soon"),
-        pytest.param(steady(360, 10, blocked=0.9), 5, Why.DOWN, "90%", id="at most halved"),
-        pytest.param(steady(360, 3, blocked=0.9), 2, Why.DOWN, "90%", id="one of few goes"),
-        pytest.param(steady(360, 2, blocked=0.9), 2, Why.BALANCED, "the load is 0.10", id="at the least"),
-        pytest.param(steady(125, 100, waiting=0.3), 100, Why.LIMITED, "100 actors are the most allowed", id="at the most"),
-        pytest.param(steady(125, 99, waiting=0.3), 100, Why.UP, "30%", id="up to the most"),
-        pytest.param(steady(5, 500), 100, Why.BOUNDS, "2 to 100", id="above the bounds"),
-        pytest.param(steady(5, 0), 2, Why.BOUNDS, "2 to 100", id="none, though the run goes on"),
+        pytest.param(steady(125, 10, waiting=0.3), 16, Reason.UP, "the learner waited 30% of the last 60 s", id="starved"),
+        pytest.param(steady(125, 10, waiting=0.9), 20, Reason.UP, "the learner waited 90%", id="at most doubled"),
+        pytest.param(steady(115, 10, waiting=0.9), 10, Reason.HOLD, "measuring: 55 of 60 s", id="too soon"),
+        pytest.param(steady(355, 10, waiting=0.1), 10, Reason.BALANCED, "measured for 295 s", id="not urgent, too soon"),
+        pytest.param(steady(360, 10, waiting=0.1), 12, Reason.UP, "the learner waited 10% of the last 300 s", id="not urgent"),
+        pytest.param(steady(600, 10, waiting=0.04), 10, Reason.BALANCED, "the load is 1.04", id="hardly starved"),
+        pytest.param(steady(600, 10, blocked=0.14), 10, Reason.BALANCED, "the load is 0.86", id="hardly blocked"),
+        pytest.param(steady(360, 10, blocked=0.3), 8, Reason.DOWN, "actors were blocked by the learner 30%", id="blocked"),
+        pytest.param(steady(355, 10, blocked=0.3), 10, Reason.BALANCED, "the load is 0.70", id="blocked, too soon"),
+        pytest.param(steady(360, 10, blocked=0.9), 5, Reason.DOWN, "90%", id="at most halved"),
+        pytest.param(steady(360, 3, blocked=0.9), 2, Reason.DOWN, "90%", id="one of few goes"),
+        pytest.param(steady(360, 2, blocked=0.9), 2, Reason.BALANCED, "the load is 0.10", id="at the least"),
+        pytest.param(steady(125, 100, waiting=0.3), 100, Reason.LIMITED, "100 actors are the most allowed", id="at the most"),
+        pytest.param(steady(125, 99, waiting=0.3), 100, Reason.UP, "30%", id="up to the most"),
+        pytest.param(steady(5, 500), 100, Reason.BOUNDS, "2 to 100", id="above the bounds"),
+        pytest.param(steady(5, 0), 2, Reason.BOUNDS, "2 to 100", id="none, though the run goes on"),
         pytest.param(
-            steady(125, 10, waiting=0.3, wanted=12), 12, Why.HOLD, "2 of 12 actors have not joined yet", id="pods pending"
+            steady(125, 10, waiting=0.3, wanted=12), 12, Reason.HOLD, "2 of 12 actors have not joined yet", id="pods pending"
         ),
-        pytest.param(steady(125, 10, waiting=0.3, updates=0.0), 10, Why.HOLD, "makes no updates", id="learner stuck"),
-        pytest.param(steady(125, 10, waiting=1.0, updates=0.0), 20, Why.UP, "100%", id="starved to a standstill"),
-        pytest.param(steady(125, 10, waiting=0.3, obstacle="x"), 10, Why.HOLD, "x", id="obstacle"),
-        pytest.param(steady(125, 10, state=None, obstacle="x"), 10, Why.HOLD, "x", id="no answer"),
-        pytest.param(steady(5, 500, state=None, obstacle="x"), 500, Why.HOLD, "x", id="no answer, above the bounds"),
-        pytest.param(steady(5, 10, state=RunState.FINISHED), 0, Why.DONE, "all steps", id="finished"),
-        pytest.param(steady(5, 10, state=RunState.COLLECTED), 10, Why.HOLD, "write their last ones", id="collected"),
-        pytest.param(steady(5, 0, state=RunState.COLLECTED, wanted=10), 0, Why.DONE, "all steps", id="collected and written"),
+        pytest.param(steady(125, 10, waiting=0.3, updates=0.0), 10, Reason.HOLD, "makes no updates", id="learner stuck"),
+        pytest.param(steady(125, 10, waiting=1.0, updates=0.0), 20, Reason.UP, "100%", id="starved to a standstill"),
+        pytest.param(steady(125, 10, waiting=0.3, obstacle="x"), 10, Reason.HOLD, "x", id="obstacle"),
+        pytest.param(steady(125, 10, state=None, obstacle="x"), 10, Reason.HOLD, "x", id="no answer"),
+        pytest.param(steady(5, 500, state=None, obstacle="x"), 500, Reason.HOLD, "x", id="no answer, above the bounds"),
+        pytest.param(steady(5, 10, state=RunState.FINISHED), 0, Reason.DONE, "all steps", id="finished"),
+        pytest.param(steady(5, 10, state=RunState.COLLECTED), 10, Reason.HOLD, "write their last ones", id="collected"),
+        pytest.param(
+            steady(5, 0, state=RunState.COLLECTED, wanted=10), 0, Reason.DONE, "all steps", id="collected and written"
+        ),
     ],
 )
-def test_decisions(readings: tuple[Reading, ...], actors: int, why: Why, reason: str):
+def test_decisions(readings: tuple[LoadReading, ...], actors: int, why: Reason, reason: str):
     decision = decide(readings)
     assert (decision.actors, decision.why) == (actors, why), decision
     assert reason in decision.reason
@@ -247,10 +251,10 @@ def test_decisions(readings: tuple[Reading, ...], actors: int, why: Why, reason:
 
 def test_actors_that_come_and_go_are_no_basis():
     readings = steady(200, 40, waiting=0.3)
-    assert decide(readings).why is Why.UP
+    assert decide(readings).why is Reason.UP
     crashing = (*readings[:-2], readings[-2]._replace(actors_live=35), readings[-1])
     assert decide(crashing).reason == "actors come and go: 35 to 40 of them were there"
-    assert decide((*readings[:-2], readings[-2]._replace(actors_live=39), readings[-1])).why is Why.UP  # one of forty
+    assert decide((*readings[:-2], readings[-2]._replace(actors_live=39), readings[-1])).why is Reason.UP  # one of forty
 
 
 @pytest.mark.parametrize(
@@ -337,4 +341,4 @@ def test_the_history_reaches_back_as_far_as_decisions_do():
     kept = tuple(reading for reading in readings if reading.time >= readings[-1].time - history_seconds(SPEC))
     assert len(kept) < len(readings)
     assert decide(kept) == decide(readings)
-    assert decide(kept).why is Why.DOWN
+    assert decide(kept).why is Reason.DOWN

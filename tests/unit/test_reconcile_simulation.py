@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sbrl.coordination.fleet import RunState
-from services.controller.reconcile import Decision, Memory, Observed, Reading, Spec, Why, history_seconds, reconcile
+from services.controller.reconcile import (
+    Decision,
+    LoadReading,
+    Memory,
+    Observed,
+    Reason,
+    ScalingSpec,
+    history_seconds,
+    reconcile,
+)
 from services.controller.signals import History
 
 Floats = NDArray[np.float64]
@@ -70,13 +79,13 @@ class Change(NamedTuple):
     time: float
     before: int
     after: int
-    why: Why
+    why: Reason
 
 
 class Fleet:
     """A run under the controller."""
 
-    def __init__(self, plant: Plant, spec: Spec, actors: int) -> None:
+    def __init__(self, plant: Plant, spec: ScalingSpec, actors: int) -> None:
         self.plant, self.spec, self.wanted = plant, spec, actors
         self.changes: list[Change] = []
         self.decision: Decision | None = None
@@ -106,7 +115,7 @@ class Fleet:
 
     def _look(self) -> None:
         live = int(np.sum(self._live()))
-        reading = Reading(
+        reading = LoadReading(
             time=self.now,
             state=RunState.RUNNING,
             obstacle="" if live else "no actor is there",
@@ -192,7 +201,7 @@ def fits(fleet: Fleet) -> bool:
     return max(low, spec.min_actors) <= fleet.wanted <= max(high, spec.min_actors) or low > spec.max_actors == fleet.wanted
 
 
-WIDE = Spec(min_actors=1, max_actors=512)
+WIDE = ScalingSpec(min_actors=1, max_actors=512)
 plants = st.builds(
     Plant,
     demand=st.floats(0.2, 20.0) | st.floats(20.0, 480.0),
@@ -288,7 +297,7 @@ def test_an_estimate_that_misleads_makes_it_swing_seldom():
         waited += 0.2 * LOOK_SECONDS if starved else 0.0
         blocked += 0.0 if starved else 0.25 * wanted * LOOK_SECONDS
         now = float(look * LOOK_SECONDS)
-        reading = Reading(now, RunState.RUNNING, "", wanted, wanted, 1, now, waited, blocked, 0.0 if starved else 1.0)
+        reading = LoadReading(now, RunState.RUNNING, "", wanted, wanted, 1, now, waited, blocked, 0.0 if starved else 1.0)
         decision = reconcile(Observed(history.add(reading), memory), spec)
         memory = decision.memory
         if decision.actors != wanted:

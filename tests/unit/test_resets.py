@@ -1,4 +1,4 @@
-"""Resets: what starts anew, what is shrunk and perturbed, what the optimizer forgets, and that a resumed run does the same."""
+"""Resets: what starts again, what is shrunk and perturbed, what the optimizer forgets, and that a resumed run does the same."""
 
 from __future__ import annotations
 

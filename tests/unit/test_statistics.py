@@ -63,7 +63,7 @@ def test_pairs_are_drawn_together():
 
 
 def test_environments_are_strata():
-    # Seeds are alike within each environment: drawing them anew changes nothing, whatever lies between environments.
+    # Seeds are alike within each environment: drawing them again changes nothing, whatever lies between environments.
     scores = np.tile(np.array([[0.0, 10.0, 50.0, 90.0]]), (3, 1))
     assert bootstrap(iqm, scores) == (30, 30, 30)
 

@@ -16,7 +16,7 @@ from sbrl.networks.network import ValueNetwork
 
 
 class ImplicitQuantileLoss:
-    """Equation 3: quantile regression between quantiles at fractions drawn for each sample anew.
+    """Equation 3: quantile regression between quantiles at fractions drawn for each sample.
 
     Three draws are independent, as in Dopamine: num_tau_samples fractions for the online quantiles, num_tau_prime_samples for
     the target's, and num_policy_samples for the values that choose the target's action.

@@ -17,7 +17,7 @@ def quantile_huber_loss(quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: 
 
     H is not divided by kappa (QR-DQN's equations 9 and 10, and Dopamine). The N x M differences are never formed. For u > 0, H
     is a difference of hinges, H(u) = (relu(u)^2 - relu(u - kappa)^2) / 2, and a sum of hinges over sorted targets follows from
-    prefix sums: N log M operations in place of some twenty passes over [B, N, M] for autograd on the plain formula.
+    prefix sums: N log M operations in place of about twenty passes over [B, N, M] for autograd on the plain formula.
 
     Args:
         quantiles: float[B, N], the online network's quantiles of the action taken; the only argument with a gradient.

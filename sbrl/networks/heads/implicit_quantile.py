@@ -59,5 +59,5 @@ class ImplicitQuantileHead(Head):
         return torch.rand(batch_size, num, dtype=self.embedding.weight.dtype, device=self.embedding.weight.device)
 
     def q_values(self, features: Tensor) -> Tensor:
-        """Means over the quantiles at fractions drawn anew, float[B, F] -> float[B, A]."""
+        """Means over the quantiles at fractions drawn again, float[B, F] -> float[B, A]."""
         return self(features).mean(dim=-1)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from learner.algorithm.diagnostics import Readings
 from learner.algorithm.measures import GradientMoments
 from learner.algorithm.schedules import Horizon
-from learner.boards import Board
+from learner.metric_loggers import MetricLogger
 from learner.tensorboard import TensorBoard
 from sbrl.v1.fleet_pb2 import Episode, Evaluation, GetStatusResponse
 
@@ -32,9 +32,9 @@ class Recorder:
         self.closed = True
 
 
-def report_once(board: Board) -> None:
+def report_once(metric_logger: MetricLogger) -> None:
     """Everything there is, once."""
-    board.learner(
+    metric_logger.learner(
         env_steps=100,
         loss=0.5,
         spr_loss=0.0,
@@ -47,12 +47,12 @@ def report_once(board: Board) -> None:
         resets=0,
         horizon=Horizon(3, 0.99),
     )
-    board.diagnostics(READINGS, 110)
+    metric_logger.diagnostics(READINGS, 110)
     episodes = [Episode(episode_return=value, env_steps=steps) for value, steps in ((1.0, 80), (3.0, 90))]
     evaluation = Evaluation(weights_version=2, return_mean=4.0, env_steps=60)
     status = GetStatusResponse(num_episodes=2, recent_episodes=episodes, last_evaluation=evaluation)
-    board.returns(status)
-    board.returns(status)  # nothing new
+    metric_logger.returns(status)
+    metric_logger.returns(status)  # nothing new
 
 
 EXPECTED = {
@@ -80,9 +80,9 @@ EXPECTED = {
 
 def test_every_sink_is_given_the_same_and_closed() -> None:
     sinks = [Recorder(), Recorder()]
-    board = Board(sinks)
-    report_once(board)
-    board.close()
+    metric_logger = MetricLogger(sinks)
+    report_once(metric_logger)
+    metric_logger.close()
     for sink in sinks:
         assert len(sink.written) == len(EXPECTED)
         assert {name: (value, env_steps) for name, value, env_steps in sink.written} == EXPECTED
@@ -90,9 +90,9 @@ def test_every_sink_is_given_the_same_and_closed() -> None:
 
 
 def test_tensorboard_finds_everything_at_its_step(tmp_path: Path) -> None:
-    board = Board([TensorBoard(tmp_path)])
-    report_once(board)
-    board.close()
+    metric_logger = MetricLogger([TensorBoard(tmp_path)])
+    report_once(metric_logger)
+    metric_logger.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     found = {tag: [(event.value, event.step) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from learner.boards import Sink
+from learner.metric_loggers import Sink
 from sbrl.config import Config
 from sbrl.errors import RunError
 from sbrl.storage.run_directory import RunDirectory, replace_text
@@ -82,7 +82,7 @@ def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
 
 
 class WandbSink:
-    """Writes to a run of Weights & Biases that is under way."""
+    """Writes to a run of Weights & Biases that is running."""
 
     def __init__(self, run: Any, end_service: Callable[[], None]) -> None:
         """

@@ -1,4 +1,4 @@
-"""What reads the books of a process that has ended: what a learner has received and trained on, and what an actor had done."""
+"""What reads the accounts of an ended process: what a learner received and trained on, and what an actor had done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from learner.ratio import Ratio, RatioSettings
 from sbrl.replay.receipts import WITH_ACTORS, Receipts
 from sbrl.replay.segments import Stream
 from sbrl.storage.black_box import BlackBox, pack
-from sbrl.v1.fleet_pb2 import BeatRequest, ShardProgress
+from sbrl.v1.fleet_pb2 import HeartbeatRequest, ShardProgress
 from tests.fuzz.mutations import mutated_bytes, mutated_tree
 from tests.fuzz.readers import Reader, receipts
 from tests.fuzz.target import Target
@@ -20,7 +20,7 @@ from tests.fuzz.target import Target
 SETTINGS = RatioSettings(min_size=10, samples_per_insert=2.0, batch_size=8, ahead=64.0)
 
 
-def book_readers(folder: Path) -> Iterator[Target]:
+def receipt_readers(folder: Path) -> Iterator[Target]:
     """Each input is cut or changed at random."""
     state = receipts().state()
     yield Reader("receipts", _json(state), folder / "receipts.json", _go_on_receiving, ValueError)
@@ -51,16 +51,16 @@ def _in_a_slot(record: Any) -> bytes:
 
 
 def _go_on_receiving(path: Path) -> None:
-    """What a learner does that goes on with them: it books, reports and saves."""
-    books = Receipts.from_state(json.loads(path.read_bytes()), max_writers=3)
+    """What a learner does that goes on with them: it counts, reports and saves."""
+    receipts = Receipts.from_state(json.loads(path.read_bytes()), max_writers=3)
     for incarnation in (1, 2, 4):
-        books.take(0, Stream(0, incarnation, 0, 1), 128, 32)
-        books.settle(incarnation, 300)
+        receipts.take(0, Stream(0, incarnation, 0, 1), 128, 32)
+        receipts.settle(incarnation, 300)
     for shard in (0, 1, 2, WITH_ACTORS):
-        counts = books.of_shard(shard)
+        counts = receipts.of_shard(shard)
         ShardProgress(**counts._asdict())
         assert counts.recovered <= counts.lost
-    assert Receipts.from_state(json.loads(json.dumps(books.state())), max_writers=3).state() == books.state()
+    assert Receipts.from_state(json.loads(json.dumps(receipts.state())), max_writers=3).state() == receipts.state()
 
 
 def _go_on_training(path: Path) -> None:
@@ -76,5 +76,5 @@ def _report_what_was_counted(path: Path) -> None:
     """What a member does that begins in the place of a process that was killed."""
     box = BlackBox(path)
     if box.found is not None:
-        BeatRequest(incarnation=box.found.incarnation, counters=box.found.counters).SerializeToString()
+        HeartbeatRequest(incarnation=box.found.incarnation, counters=box.found.counters).SerializeToString()
     box.close()

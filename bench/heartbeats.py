@@ -1,7 +1,7 @@
-"""What a large fleet's heartbeats cost the coordinator: so many actors beat once a second at its real program.
+"""What a large fleet's heartbeats cost the coordinator: so many actors send one a second at its real program.
 
-Prints the processor time that the coordinator takes, in parts of one core, and how long a beat takes. What limits it is
-Python's gRPC server, some 0.3 ms a call; what a beat itself costs must not grow with the fleet.
+Prints the processor time that the coordinator takes, in parts of one core, and how long a heartbeat takes. What limits it is
+Python's gRPC server, about 0.3 ms a call; what a heartbeat itself costs must not grow with the fleet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, nargs="+", default=[64, 256, 1024], metavar="N", help="sizes of the fleet")
     parser.add_argument("--seconds", type=float, default=20.0, help="to measure for (default: %(default)g)")
     arguments = parser.parse_args()
-    print("actors | beats/s | coordinator, cores | microseconds a beat | median answer, ms")
+    print("actors | heartbeats/s | coordinator, cores | microseconds a heartbeat | median answer, ms")
     for actors in arguments.actors:
         with tempfile.TemporaryDirectory() as folder:
             print(measure(actors, arguments.seconds, Path(folder)), flush=True)
@@ -53,19 +53,19 @@ def measure(actors: int, seconds: float, folder: Path) -> str:
             client = FleetClient(address)
             client.status(START_SECONDS, wait=True)
             client.close()
-            return _beat(address, psutil.Process(process.pid), actors, seconds)
+            return _heartbeat(address, psutil.Process(process.pid), actors, seconds)
         finally:
             process.terminate()
 
 
-def _beat(address: str, coordinator: psutil.Process, actors: int, seconds: float) -> str:
+def _heartbeat(address: str, coordinator: psutil.Process, actors: int, seconds: float) -> str:
     metrics = ActorMetrics(CollectorRegistry())
     counters, gauges = metrics.counters(), metrics.gauges()
     times: list[float] = []
     stop = threading.Event()
 
     def call(first: int) -> None:
-        """Beats for every CALLERS-th actor from `first` on, each once a second."""
+        """Sends heartbeats for every CALLERS-th actor from `first` on, each once a second."""
         channel = channels.open_channel(address)
         stub = fleet_pb2_grpc.FleetStub(channel)
         mine = [stub.Join(fleet_pb2.JoinRequest(role="actor", name=f"actor-{k}")) for k in range(first, actors, CALLERS)]
@@ -74,11 +74,11 @@ def _beat(address: str, coordinator: psutil.Process, actors: int, seconds: float
             for lease in mine:
                 stop.wait(max(0.0, due - time.monotonic()))
                 due += 1 / len(mine)
-                request = fleet_pb2.BeatRequest(
+                request = fleet_pb2.HeartbeatRequest(
                     incarnation=lease.incarnation, counters={**counters, "env_steps": float(step)}, gauges=gauges
                 )
                 start = time.perf_counter()
-                stub.Beat(request, timeout=30)
+                stub.Heartbeat(request, timeout=30)
                 times.append(time.perf_counter() - start)
             step += 8
         channel.close()
@@ -89,12 +89,12 @@ def _beat(address: str, coordinator: psutil.Process, actors: int, seconds: float
     time.sleep(WARM_SECONDS)
     before, start, count = sum(coordinator.cpu_times()[:2]), time.monotonic(), len(times)
     time.sleep(seconds)
-    used, elapsed, beats = sum(coordinator.cpu_times()[:2]) - before, time.monotonic() - start, len(times) - count
+    used, elapsed, heartbeats = sum(coordinator.cpu_times()[:2]) - before, time.monotonic() - start, len(times) - count
     median = statistics.median(times[count:])
     stop.set()
     for thread in threads:
         thread.join()
-    return f"{actors} | {beats / elapsed:.0f} | {used / elapsed:.2f} | {1e6 * used / beats:.0f} | {1e3 * median:.1f}"
+    return f"{actors} | {heartbeats / elapsed:.0f} | {used / elapsed:.2f} | {1e6 * used / heartbeats:.0f} | {1e3 * median:.1f}"
 
 
 if __name__ == "__main__":

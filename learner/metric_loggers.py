@@ -34,7 +34,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class Board:
+class MetricLogger:
     """Hands the same scalars to every sink."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
