@@ -17,14 +17,15 @@ from learner.block import make_updates
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
-from learner.loop import LearnerLoop, Parts
+from learner.loop import Training, train
 from learner.metric_loggers import MetricLogger
+from learner.publication import Publications
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay
 from learner.reporting import Reporter
 from learner.sampling import usable_memory
-from learner.saving import Saver
+from learner.saving import Saver, StopNotice
 from learner.tensorboard import TensorBoard
 from learner.threads import settle_threads
 from learner.wandb_logger import wandb_sinks
@@ -149,36 +150,46 @@ def learn(
             env_steps=lambda: member.instructions.env_steps,
             check=check,
         )
-        parts = Parts(
-            step=step,
+        stop_notice = StopNotice(saver, member.has_exchanged_since)
+        publications = Publications(step, publisher, config.learner.publish_period, reporter.phase, reporter.diverge)
+        filling = Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0)
+        training = Training(
             intake=replay.intake,
             ratio=replay.ratio,
             batches=replay.batches,
             updates=make_updates(config, step, replay.batches),
-            filling=Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0),
-            end=RunEnd(watch, replay.readers, replay.intake),
-            publisher=publisher,
-            saver=saver,
-            reporter=reporter,
+            filling=filling,
+            member=member,
+            updates_to_edge=publications.updates_to_edge,
+            nothing_comes=RunEnd(watch, replay.readers, replay.intake).is_reached,
+            phase=reporter.phase,
         )
-        loop = LearnerLoop(config, parts, member, runtime.stop)
         member.report_progress(reporter.progress)
         publisher.start()
-        loop.publish()
-        reporter.report(loop.state)
+        publications.publish()
+        reporter.report(training.state)
         watch.start()
         closing.callback(watch.stop)
         replay.start()
         closing.callback(replay.stop)
         runtime.serving()
-        complete = loop.run()
+        complete = train(
+            training,
+            runtime.stop,
+            reporter.note,
+            lambda done: stop_notice.look(done.time),
+            publications.look,
+            lambda done: filling.look(done.time),
+            reporter.look,
+            lambda done: saver.save_if_due(done.time),
+        )
         replay.stop()
         saver.save()
         publisher.wait_idle(LAST_PUBLICATION_SECONDS)
-        loop.publish()
+        publications.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")
-        reporter.report(loop.state)  # before the run is said to be complete, upon which the launcher takes the last counts
+        reporter.report(training.state)  # before the run is said to be complete, upon which the launcher takes the last counts
         if complete:
             logger.info("the run is complete")
             try:
