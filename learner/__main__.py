@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from learner.algorithm.precision import configure_precision
@@ -43,6 +42,7 @@ from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.runtime.env_probe import spec_for_role
 from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.runtime.program import run_program
+from sbrl.seeds import learner_seed
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.telemetry.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -52,8 +52,6 @@ logger = logging.getLogger(__name__)
 STATUS_SECONDS = 1.0
 STATUS_PATIENCE_SECONDS = 30.0  # to wait for the coordinator's first answer
 LAST_PUBLICATION_SECONDS = 15.0
-# In an actor's place among the run's seeds (see actors.__main__.seeds); the evaluator has the one above.
-_SEED_INDEX = 2**32 - 2
 
 
 def main(argv: Sequence[str]) -> None:
@@ -84,12 +82,6 @@ def export_settings(config: Config, metrics: LearnerMetrics) -> None:
     metrics.samples_per_insert_target.set(config.samples_per_insert)
     metrics.memory_capacity.set(config.replay.capacity)
     metrics.checkpoint_interval_seconds.set(config.run.checkpoint_interval_seconds)
-
-
-def learner_seed(run_seed: int) -> int:
-    """Of the noise, augmentation and quantile fractions of a run's updates: of no actor's stream, nor the evaluator's."""
-    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX]).generate_state(1)
-    return int(seed)
 
 
 def learn(

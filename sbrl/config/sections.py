@@ -110,6 +110,11 @@ class Env(Section):
         return self.id.rpartition(":")[2]
 
     @property
+    def frames_per_step(self) -> int:
+        """Emulator frames in one agent step: frame_skip for ALE games, 1 elsewhere."""
+        return self.frame_skip if self.is_atari else 1
+
+    @property
     def is_atari(self) -> bool:
         return self.name.startswith(ATARI_PREFIX)
 

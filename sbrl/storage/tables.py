@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from google.protobuf.message import Message
 
 from sbrl.errors import RunError
+from sbrl.storage.atomic import replacing
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 
 
@@ -123,16 +124,12 @@ def _columns(kind: type[Message]) -> Mapping[str, type]:
 
 
 def _write(path: Path, kind: type[Message], messages: Iterable[Message]) -> None:
-    unfinished = path.with_suffix(".tmp")
     try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path, text=True) as file:
             csv.writer(file, lineterminator="\n").writerow(_columns(kind))
             _write_rows(file, messages)
-        os.replace(unfinished, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _rows(messages: Iterable[Message]) -> str:

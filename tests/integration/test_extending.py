@@ -24,7 +24,8 @@ from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.make import make_spec
 from sbrl.networks.build import build_network
 from sbrl.networks.network import ValueNetwork
-from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.storage.atomic import replace_text
+from sbrl.storage.run_directory import RunDirectory
 from services.evaluator.agent import load_agent
 from single_process.run import SerialRun
 
