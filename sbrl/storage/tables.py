@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from google.protobuf.message import Message
 
@@ -138,7 +138,7 @@ def _rows(messages: Iterable[Message]) -> str:
     return text.getvalue()
 
 
-def _write_rows(file: TextIO, messages: Iterable[Message]) -> None:
+def _write_rows(file: IO[str], messages: Iterable[Message]) -> None:
     # Truth values as 0 and 1, so that every cell is a number.
     rows = ([int(v) if isinstance(v, bool) else v for v in row_of(m).values()] for m in messages)
     csv.writer(file, lineterminator="\n").writerows(rows)
