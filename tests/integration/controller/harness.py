@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from sbrl.config import build
 from sbrl.coordination.fleet import FleetClient
 from sbrl.coordination.membership import FleetMember
 from sbrl.coordination.weights import WeightsClient
-from sbrl.errors import RunError
-from sbrl.telemetry.metrics import ControllerMetrics, CoordinatorMetrics
+from sbrl.telemetry.metrics import ControllerMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, LearnerProgress, ShardProgress
-from services.controller.election import LEASE_SECONDS, LeaseElection, Unopposed
-from services.controller.kube import ApiUnavailable, Cluster, connect
+from services.controller.election import LeaseElection, Unopposed
+from services.controller.kube import connect
 from services.controller.loop import ControllerLoop
 from services.controller.reconcile import Reason, ScalingSpec
-from services.coordinator.server import Coordinator
-from tests.integration.kubernetes_stand_in import NAMESPACE, ApiStandIn, Call, Refused, stand_in
+from tests.integration.kubernetes_stand_in import ApiStandIn, Call, Refused
 
 ACTORS = "sbrl-actors"
 SPEC = ScalingSpec(min_actors=1, max_actors=8, settle_seconds=10, urgent_window_seconds=20, window_seconds=60)

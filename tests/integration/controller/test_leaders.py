@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-import pytest
-from prometheus_client import CollectorRegistry
-
-from sbrl.config import build
-from sbrl.coordination.fleet import FleetClient
-from sbrl.coordination.membership import FleetMember
-from sbrl.coordination.weights import WeightsClient
-from sbrl.errors import RunError
-from sbrl.telemetry.metrics import ControllerMetrics, CoordinatorMetrics
-from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, LearnerProgress, ShardProgress
-from services.controller.election import LEASE_SECONDS, LeaseElection, Unopposed
-from services.controller.kube import ApiUnavailable, Cluster, connect
-from services.controller.loop import ControllerLoop
-from services.controller.reconcile import Reason, ScalingSpec
-from services.coordinator.server import Coordinator
-from tests.integration.kubernetes_stand_in import NAMESPACE, ApiStandIn, Call, Refused, stand_in
-
-from tests.integration.controller.harness import ACTORS, RULES, SPEC, Controller, answer, look_for, replicas
+from services.controller.election import LEASE_SECONDS
+from tests.integration.controller.harness import ACTORS, RULES, answer, look_for, replicas
+from tests.integration.kubernetes_stand_in import Call
 
 
 def test_only_the_holder_of_the_lease_acts(api, controller, fleet, caplog):
