@@ -228,9 +228,7 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     )
     publications = Publications(step, publisher, config.learner.publish_period, reporter.phase, reporter.diverge)
     training = Training(
-        intake=intake,
-        ratio=ratio,
-        batches=source,
+        replay=replay,
         updates=make_updates(config, step, source),
         filling=cast(Any, SimpleNamespace(is_enough=True)),
         member=member,

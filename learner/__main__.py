@@ -146,9 +146,7 @@ def learn(
         publications = Publications(step, publisher, config.learner.publish_period, reporter.phase, reporter.diverge)
         filling = Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0)
         training = Training(
-            intake=replay.intake,
-            ratio=replay.ratio,
-            batches=replay.batches,
+            replay=replay,
             updates=make_updates(config, step, replay.batches),
             filling=filling,
             member=member,

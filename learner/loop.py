@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from learner.batches import Batches
 from learner.block import Phase, Trained, Updates
 from learner.filling import Filling
-from learner.intake import Intake
-from learner.ratio import Ratio
+from learner.replay import Replay
 from sbrl.coordination.fleet import RunState
 from sbrl.coordination.membership import FleetMember
 from sbrl.v1.fleet_pb2 import (
@@ -42,9 +40,7 @@ class Training:
     def __init__(
         self,
         *,
-        intake: Intake,
-        ratio: Ratio,
-        batches: Batches,
+        replay: Replay,
         updates: Updates,
         filling: Filling,
         member: FleetMember,
@@ -59,7 +55,8 @@ class Training:
                 run collects no more.
             phase: takes the time of what it is told the name of: receive, wait, sample, update.
         """
-        self._intake, self._ratio, self._batches, self._updates, self._filling = intake, ratio, batches, updates, filling
+        self._intake, self._ratio, self._batches = replay.intake, replay.ratio, replay.batches
+        self._updates, self._filling = updates, filling
         self._member, self._updates_to_edge, self._nothing_comes, self._phase = member, updates_to_edge, nothing_comes, phase
 
     @property

@@ -155,9 +155,7 @@ class Learner:
         )
         self.filling = Filling(self.replay.readers, self.replay.intake)
         self.training = Training(
-            intake=self.replay.intake,
-            ratio=self.replay.ratio,
-            batches=self.replay.batches,
+            replay=self.replay,
             updates=_Limited(updates, self.step, make_updates(config, self.step, self.replay.batches)),
             filling=self.filling,
             member=cast(Any, self),

@@ -21,24 +21,6 @@ from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network
 from sbrl.errors import UsageError, nearest, shown
 from sbrl.yaml_text import read_yaml_text
 
-__all__ = [
-    "Actors",
-    "Agent",
-    "Config",
-    "Env",
-    "Evaluator",
-    "Learner",
-    "Network",
-    "Replay",
-    "Run",
-    "build",
-    "dump",
-    "json_schema",
-    "load",
-    "parse_override",
-    "read_yaml",
-]
-
 SCHEMA_VERSION: Final = 2
 # Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
 CLIPPED_V_MAX: Final = 10.0

@@ -97,9 +97,7 @@ def make_learner(registry: CollectorRegistry, published: Callable[[], None], seg
 
     publications = Publications(step, cast(Any, publisher), CONFIG.learner.publish_period, reporter.phase, reporter.diverge)
     training = Training(
-        intake=intake,
-        ratio=ratio,
-        batches=batches,
+        replay=replay,
         updates=make_updates(CONFIG, step, batches),
         filling=cast(Any, SimpleNamespace(is_enough=True)),
         member=member,
