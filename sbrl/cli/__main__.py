@@ -25,8 +25,8 @@ PROGRAMS = {
     "study": ("studies", "compare settings over seeds and environments: plan, run, status"),
     "report": ("studies.report", "show what a study's results or run directories come to: one HTML page, Markdown, CSV"),
     "controller": ("services.controller", "scales the actors of a run on Kubernetes"),
-    "scale": ("services.controller.scale", "set the number of actors of a release on Kubernetes"),
-    "status": ("services.controller.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
+    "scale": ("sbrl.cluster.scale", "set the number of actors of a release on Kubernetes"),
+    "status": ("sbrl.cluster.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
 }
 RELEASE_OPTIONS = frozenset({"-n", "--namespace", "--release", "--context", "--kubeconfig"})
 # They take more than what watches runs.
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
             check_installed(argv[0])
         command = [sys.executable, "-P", "-m", PROGRAMS[argv[0]][0], *argv[1:]]
         if argv[0] in ("top", "doctor") and _names_a_release(argv[1:]):
-            command = [sys.executable, "-P", "-m", "services.controller.watch", *argv]
+            command = [sys.executable, "-P", "-m", "sbrl.cluster.watch", *argv]
         if argv[0] in ROLES and log_format() == JSON:
             command = [sys.executable, "-P", "-m", "sbrl.runtime.log_lines", *_log_context(argv[0], argv[1:]), *command]
         os.execv(sys.executable, command)

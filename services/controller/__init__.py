@@ -1,1 +1,1 @@
-"""Scales actors on Kubernetes, and the tools for a release there. The only package that imports kubernetes."""
+"""Scales the actors of a release on Kubernetes. Imports sbrl alone."""

@@ -7,13 +7,13 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
+from sbrl.cluster.kube import Cluster, add_cluster_arguments, connect
 from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import UsageError, plain
 from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.runtime.program import run_program
 from sbrl.telemetry.metrics import ControllerMetrics, make_registry
 from services.controller.election import Election, LeaseElection, Unopposed
-from services.controller.kube import Cluster, add_cluster_arguments, connect
 from services.controller.loop import ControllerLoop
 from services.controller.reconcile import MAX_GAP_SECONDS, ScalingSpec, check
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
+from sbrl.cluster.kube import ApiConflict, ApiUnavailable, Cluster, LeaseRecord
 from sbrl.errors import RunError
-from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, LeaseRecord
 
 LEASE_SECONDS = 30
 # A holder that could not renew its lease stops acting this part of it before others may take it.

@@ -8,17 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 
+from sbrl.cluster.kube import ApiConflict, ApiUnavailable, Cluster, Scale
 from sbrl.config import Config
 from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import RunError
+from sbrl.monitor.load import History, LoadReading, no_answer, read
 from sbrl.monitor.run_status import config_of
 from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.telemetry.metrics import ControllerMetrics
 from services.controller.election import Election
-from services.controller.kube import ApiConflict, ApiUnavailable, Cluster, Scale
 from services.controller.reconcile import (
     Decision,
-    LoadReading,
     Memory,
     Observed,
     Reason,
@@ -26,7 +26,6 @@ from services.controller.reconcile import (
     history_seconds,
     reconcile,
 )
-from services.controller.signals import History, no_answer, read
 
 PATCH_ATTEMPTS = 5  # at a Deployment that something else writes at the same moment
 WARNING_SECONDS = 3600.0  # between two events that say the same; a cluster keeps an event for an hour

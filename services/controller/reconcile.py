@@ -14,11 +14,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from sbrl.coordination.fleet import RunState
 from sbrl.errors import UsageError, plain
+from sbrl.monitor.load import LoadReading, Measured, measure, span
 
 MAX_GAP_SECONDS = 30.0  # two readings further apart do not belong together: too much can have happened in between
 LIVE_TOLERANCE = 0.05  # part of the fleet that may come and go, or be missing, without spoiling an estimate
@@ -49,21 +49,6 @@ class ScalingSpec(NamedTuple):
     memory_seconds: float = 1800.0  # how long a size at which the learner starved is not gone back to
 
 
-class LoadReading(NamedTuple):
-    """One look at the fleet. Counters are over all processes there ever were."""
-
-    time: float  # seconds of the monotonic clock
-    state: RunState | None  # None: the coordinator did not answer
-    obstacle: str  # why this moment says nothing of how many actors are needed; "" if it does
-    actors_wanted: int  # the Deployment's replicas
-    actors_live: int  # members whose lease holds
-    learner: int = 0  # the live learner's incarnation
-    updates: float = 0.0
-    learner_waited_seconds: float = 0.0  # for batches from replay
-    actors_blocked_seconds: float = 0.0  # on replay, all actors together
-    queue_fill: float = 0.0  # of the shards' queues, on average: 0: the learner takes whatever comes; 1: actors wait
-
-
 class Memory(NamedTuple):
     """What is known from before the readings."""
 
@@ -90,17 +75,6 @@ class Reason(enum.Enum):
     BALANCED = "balanced"
     LIMITED = "at_max_actors"  # the learner starves, and no more actors are allowed
     HOLD = "hold"  # cannot be judged now
-
-
-class Measured(NamedTuple):
-    """A window of readings."""
-
-    seconds: float
-    actors: float  # live, on average
-    learner_waiting: float  # part of the time
-    actors_blocked: float  # part of the live actors' time
-    queue_fill: float  # on average
-    updates: float
 
 
 class Decision(NamedTuple):
@@ -174,7 +148,7 @@ def _judge(calm: Sequence[LoadReading], memory: Memory, spec: ScalingSpec, now: 
     wanted = now.actors_wanted
     recent, full = measure(calm, spec.urgent_window_seconds), measure(calm, spec.window_seconds)
     if recent is None:
-        reason = f"measuring: {_span(calm):.0f} of {spec.urgent_window_seconds:.0f} s since the last change"
+        reason = f"measuring: {span(calm):.0f} of {spec.urgent_window_seconds:.0f} s since the last change"
         return Decision(wanted, Reason.HOLD, reason, memory)
     memory = learn(memory, recent)
     recent_load = load(recent, memory)
@@ -190,7 +164,7 @@ def _judge(calm: Sequence[LoadReading], memory: Memory, spec: ScalingSpec, now: 
 
     judged = recent if recent_load > spec.urgent_load else full
     if judged is None:
-        return decide(wanted, Reason.BALANCED, f"the load is {recent_load:.2f}, measured for {_span(calm):.0f} s so far")
+        return decide(wanted, Reason.BALANCED, f"the load is {recent_load:.2f}, measured for {span(calm):.0f} s so far")
     judged_load = load(judged, memory)
     if judged_load > spec.high_load and recent_load > spec.target_load:
         memory = memory._replace(starved_time=now.time, starved_actors=round(judged.actors))
@@ -225,27 +199,6 @@ def undisturbed(readings: Sequence[LoadReading], settle_seconds: float) -> Seque
         first -= 1
     settled = readings[first].time + settle_seconds
     return [reading for reading in readings[first:] if reading.time >= settled]
-
-
-def measure(readings: Sequence[LoadReading], window_seconds: float) -> Measured | None:
-    """The last `window_seconds` of `readings`; None if they do not reach back so far."""
-    if not readings or _span(readings) < window_seconds:
-        return None
-    end = readings[-1]
-    first = max(k for k, reading in enumerate(readings) if reading.time <= end.time - window_seconds)
-    window = readings[first:]
-    start, seconds = window[0], end.time - window[0].time
-    actor_seconds = sum(before.actors_live * (after.time - before.time) for before, after in pairwise(window))
-    if seconds <= 0 or actor_seconds <= 0:
-        return None
-    return Measured(
-        seconds=seconds,
-        actors=actor_seconds / seconds,
-        learner_waiting=_share(end.learner_waited_seconds - start.learner_waited_seconds, seconds),
-        actors_blocked=_share(end.actors_blocked_seconds - start.actors_blocked_seconds, actor_seconds),
-        queue_fill=sum(reading.queue_fill for reading in window) / len(window),
-        updates=end.updates - start.updates,
-    )
 
 
 def learn(memory: Memory, measured: Measured) -> Memory:
@@ -293,11 +246,3 @@ def _unsteady(readings: Sequence[LoadReading], since: float) -> str:
     live = [reading.actors_live for reading in readings if reading.time >= since]
     low, high = min(live), max(live)
     return f"actors come and go: {low} to {high} of them were there" if high - low > LIVE_TOLERANCE * high else ""
-
-
-def _share(part: float, whole: float) -> float:
-    return min(1.0, max(0.0, part / whole))
-
-
-def _span(readings: Sequence[LoadReading]) -> float:
-    return readings[-1].time - readings[0].time if readings else 0.0

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from sbrl.cluster import scale
+from sbrl.cluster.kube import ApiUnavailable, connect
 from sbrl.errors import RunError, UsageError
-from services.controller import scale
-from services.controller.kube import ApiUnavailable, connect
 from tests.integration.kubernetes_stand_in import ApiStandIn, Call, labels, stand_in
 
 LIMIT = 60.0
@@ -117,7 +117,7 @@ def test_scale_without_the_right(api, tool):
 
 
 def test_no_kubeconfig_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "services.controller.scale", "5", "--kubeconfig", str(tmp_path / "nothing")]
+    command = [sys.executable, "-m", "sbrl.cluster.scale", "5", "--kubeconfig", str(tmp_path / "nothing")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr

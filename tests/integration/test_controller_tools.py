@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sbrl.cluster import status
 from sbrl.config import build, dump
 from sbrl.coordination.membership import FleetMember
 from sbrl.errors import RunError
 from sbrl.rpc.credentials import CERT_FILE, KEY_FILE, TOKEN_FILE
 from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, GetStatusResponse, LearnerProgress, Member, ShardProgress
-from services.controller import status
 from services.coordinator.server import Coordinator
 from tests.integration.controller.harness import begin_learner
 from tests.integration.kubernetes_stand_in import ApiStandIn, labels

@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from sbrl.cli import __main__ as cli
+from sbrl.cluster import watch
 from sbrl.errors import RunError, UsageError
 from sbrl.monitor.doctor import WRONG
-from services.controller import watch
 from tests.integration.test_controller_tools import (  # noqa: F401  # fixtures
     LIMIT,
     coordinator,
@@ -95,10 +95,10 @@ def test_other_commands_are_refused():
     [
         (["doctor", "runs/pong"], "sbrl.monitor.doctor"),
         (["doctor", "--coordinator", "a:1"], "sbrl.monitor.doctor"),
-        (["doctor", "-n", "rl"], "services.controller.watch"),
-        (["top", "--release=pong"], "services.controller.watch"),
+        (["doctor", "-n", "rl"], "sbrl.cluster.watch"),
+        (["top", "--release=pong"], "sbrl.cluster.watch"),
         (["top", "runs/pong"], "sbrl.monitor.top"),
-        (["status", "-n", "rl"], "services.controller.status"),
+        (["status", "-n", "rl"], "sbrl.cluster.status"),
     ],
 )
 def test_the_command_line_finds_out_what_is_meant(monkeypatch, argv, module):

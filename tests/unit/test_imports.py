@@ -31,9 +31,9 @@ def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
         ("sbrl.cli.__main__", {"pydantic", "yaml", "grpc", "rich"}),  # it only becomes another program
         ("sbrl.monitor.doctor", {"rich"}),
         ("sbrl.monitor.top", set()),
-        ("services.controller.scale", {"rich"}),
-        ("services.controller.status", {"rich"}),
-        ("services.controller.watch", set()),
+        ("sbrl.cluster.scale", {"rich"}),
+        ("sbrl.cluster.status", {"rich"}),
+        ("sbrl.cluster.watch", set()),
     ],
 )
 def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set[str]):
@@ -41,7 +41,7 @@ def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set
     found = loaded(module)
     assert found & (HEAVY - {"kubernetes"} | {"numpy", "gymnasium", "sbrl.runtime.lifecycle"} | needless) == set()
     assert [name for name in found if name.startswith("kubernetes.client.models.")] == []
-    assert ("kubernetes" in found) == module.startswith("services.controller")
+    assert ("kubernetes" in found) == module.startswith("sbrl.cluster")
 
 
 def loaded(module: str) -> set[str]:

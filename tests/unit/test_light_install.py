@@ -51,10 +51,10 @@ def run(packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("services.controller.status", "--help"),
-        ("services.controller.scale", "--help"),
-        ("services.controller.watch", "top", "--help"),
-        ("services.controller.watch", "doctor", "--help"),
+        ("sbrl.cluster.status", "--help"),
+        ("sbrl.cluster.scale", "--help"),
+        ("sbrl.cluster.watch", "top", "--help"),
+        ("sbrl.cluster.watch", "doctor", "--help"),
         ("sbrl.monitor.doctor", "--help"),
         ("sbrl.monitor.top", "--help"),
         ("sbrl.cli", "--help"),

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from sbrl.coordination.fleet import RunState
 from sbrl.errors import UsageError
+from sbrl.monitor.load import LoadReading, Measured
 from services.controller.reconcile import (
     MAX_GAP_SECONDS,
     Decision,
-    LoadReading,
-    Measured,
     Memory,
     Observed,
     Reason,

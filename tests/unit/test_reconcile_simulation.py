@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sbrl.coordination.fleet import RunState
+from sbrl.monitor.load import History, LoadReading
 from services.controller.reconcile import (
     Decision,
-    LoadReading,
     Memory,
     Observed,
     Reason,
@@ -29,7 +29,6 @@ from services.controller.reconcile import (
     history_seconds,
     reconcile,
 )
-from services.controller.signals import History
 
 Floats = NDArray[np.float64]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from sbrl.cluster.kube import connect
 from sbrl.config import build
 from sbrl.coordination.fleet import FleetClient
 from sbrl.coordination.membership import FleetMember
@@ -17,7 +18,6 @@ from sbrl.coordination.weights import WeightsClient
 from sbrl.telemetry.metrics import ControllerMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, LearnerProgress, ShardProgress
 from services.controller.election import LeaseElection, Unopposed
-from services.controller.kube import connect
 from services.controller.loop import ControllerLoop
 from services.controller.reconcile import Reason, ScalingSpec
 from tests.integration.kubernetes_stand_in import ApiStandIn, Call, Refused

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sbrl.cluster.kube import ApiUnavailable, Cluster, connect
 from sbrl.errors import RunError
-from services.controller.kube import ApiUnavailable, Cluster, connect
 from tests.integration.controller.harness import ACTORS, RULES, SPEC, answer, replicas
 from tests.integration.kubernetes_stand_in import NAMESPACE, ApiStandIn, Call
 

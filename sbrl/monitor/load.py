@@ -1,9 +1,12 @@
-"""What the coordinator's answers say of the fleet, as readings for `reconcile`. Pure, but for the history it keeps."""
+"""How the fleet is loaded: what the coordinator's answers say of who waits for whom. Pure, but for the history it keeps."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 from sbrl.config import Config
 from sbrl.coordination.fleet import RunState
@@ -11,7 +14,32 @@ from sbrl.coordination.fleet_watch import run_state, total
 from sbrl.monitor.progress import members
 from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
-from services.controller.reconcile import LoadReading
+
+
+class LoadReading(NamedTuple):
+    """One look at the fleet. Counters are over all processes there ever were."""
+
+    time: float  # seconds of the monotonic clock
+    state: RunState | None  # None: the coordinator did not answer
+    obstacle: str  # why this moment says nothing of how many actors are needed; "" if it does
+    actors_wanted: int  # the Deployment's replicas
+    actors_live: int  # members whose lease holds
+    learner: int = 0  # the live learner's incarnation
+    updates: float = 0.0
+    learner_waited_seconds: float = 0.0  # for batches from replay
+    actors_blocked_seconds: float = 0.0  # on replay, all actors together
+    queue_fill: float = 0.0  # of the shards' queues, on average: 0: the learner takes whatever comes; 1: actors wait
+
+
+class Measured(NamedTuple):
+    """A window of readings."""
+
+    seconds: float
+    actors: float  # live, on average
+    learner_waiting: float  # part of the time
+    actors_blocked: float  # part of the live actors' time
+    queue_fill: float  # on average
+    updates: float
 
 
 def no_answer(time: float, actors_wanted: int, problem: str) -> LoadReading:
@@ -85,3 +113,33 @@ def _obstacle(status: GetStatusResponse, run: RunStatus, config: Config) -> str:
 
 def _live(status: GetStatusResponse, role: str) -> list[Member]:
     return [member for member in members(status, role) if member.alive]
+
+
+def measure(readings: Sequence[LoadReading], window_seconds: float) -> Measured | None:
+    """The last `window_seconds` of `readings`; None if they do not reach back so far."""
+    if not readings or span(readings) < window_seconds:
+        return None
+    end = readings[-1]
+    first = max(k for k, reading in enumerate(readings) if reading.time <= end.time - window_seconds)
+    window = readings[first:]
+    start, seconds = window[0], end.time - window[0].time
+    actor_seconds = sum(before.actors_live * (after.time - before.time) for before, after in pairwise(window))
+    if seconds <= 0 or actor_seconds <= 0:
+        return None
+    return Measured(
+        seconds=seconds,
+        actors=actor_seconds / seconds,
+        learner_waiting=_share(end.learner_waited_seconds - start.learner_waited_seconds, seconds),
+        actors_blocked=_share(end.actors_blocked_seconds - start.actors_blocked_seconds, actor_seconds),
+        queue_fill=sum(reading.queue_fill for reading in window) / len(window),
+        updates=end.updates - start.updates,
+    )
+
+
+def span(readings: Sequence[LoadReading]) -> float:
+    """Seconds from the first to the last."""
+    return readings[-1].time - readings[0].time if readings else 0.0
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, max(0.0, part / whole))

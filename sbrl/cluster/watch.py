@@ -10,18 +10,9 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sbrl.config import Config
-from sbrl.coordination.fleet import FleetClient
-from sbrl.errors import UsageError
-from sbrl.monitor import doctor, top
-from sbrl.monitor.diagnosis import Finding, diagnose
-from sbrl.monitor.observation import NOT_SERVING, SERVING, Observation, observe
-from sbrl.rpc.credentials import Credentials
-from sbrl.runtime.arguments import Parser
-from sbrl.runtime.program import run_program
-from services.controller.forward import forwarded
-from services.controller.kube import Cluster, add_cluster_arguments, connect
-from services.controller.release import (
+from sbrl.cluster.forward import forwarded
+from sbrl.cluster.kube import Cluster, add_cluster_arguments, connect
+from sbrl.cluster.release import (
     Release,
     add_release_argument,
     coordinator_pod,
@@ -31,7 +22,16 @@ from services.controller.release import (
     run_config,
     run_credentials,
 )
-from services.controller.status import ROLES, pod_state
+from sbrl.cluster.status import ROLES, pod_state
+from sbrl.config import Config
+from sbrl.coordination.fleet import FleetClient
+from sbrl.errors import UsageError
+from sbrl.monitor import doctor, top
+from sbrl.monitor.diagnosis import Finding, diagnose
+from sbrl.monitor.observation import NOT_SERVING, SERVING, Observation, observe
+from sbrl.rpc.credentials import Credentials
+from sbrl.runtime.arguments import Parser
+from sbrl.runtime.program import run_program
 
 READY = "Ready"
 PASSING = frozenset({"NotReady", "ContainerCreating", "PodInitializing", "Terminating"})  # on its way, or waiting for others

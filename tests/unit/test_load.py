@@ -8,6 +8,7 @@ import pytest
 
 from sbrl.config import build
 from sbrl.coordination.fleet import RunState
+from sbrl.monitor.load import History, LoadReading, no_answer, queue_fill, read
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
     LEARNER_STATE_TRAINING,
@@ -17,8 +18,6 @@ from sbrl.v1.fleet_pb2 import (
     Member,
     ShardProgress,
 )
-from services.controller.reconcile import LoadReading
-from services.controller.signals import History, no_answer, queue_fill, read
 
 CONFIG = build({"replay": {"num_shards": 2, "min_size": 1000}})
 

@@ -10,21 +10,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sbrl.config import Config
-from sbrl.coordination.fleet_watch import run_state
-from sbrl.errors import RunError, UsageError, plain
-from sbrl.monitor.progress import Progress, ProgressMeter
-from sbrl.monitor.readable import duration, number
-from sbrl.monitor.run_status import config_of
-from sbrl.rpc import channels
-from sbrl.rpc.credentials import Credentials
-from sbrl.runtime.arguments import Parser
-from sbrl.runtime.program import run_program
-from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
-from services.controller.forward import forwarded
-from services.controller.kube import COMPONENT, REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
-from services.controller.reconcile import LoadReading, measure
-from services.controller.release import (
+from sbrl.cluster.forward import forwarded
+from sbrl.cluster.kube import COMPONENT, REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
+from sbrl.cluster.release import (
     Release,
     add_release_argument,
     coordinator_pod,
@@ -35,7 +23,18 @@ from services.controller.release import (
     run_config,
     run_credentials,
 )
-from services.controller.signals import read
+from sbrl.config import Config
+from sbrl.coordination.fleet_watch import run_state
+from sbrl.errors import RunError, UsageError, plain
+from sbrl.monitor.load import LoadReading, measure, read
+from sbrl.monitor.progress import Progress, ProgressMeter
+from sbrl.monitor.readable import duration, number
+from sbrl.monitor.run_status import config_of
+from sbrl.rpc import channels
+from sbrl.rpc.credentials import Credentials
+from sbrl.runtime.arguments import Parser
+from sbrl.runtime.program import run_program
+from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
 CALL_SECONDS = 10.0
 ROLES = ("coordinator", "replay", "learner", "actor", "evaluator", "controller")

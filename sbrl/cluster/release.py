@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sbrl import config as configs
+from sbrl.cluster.kube import REQUEST_SECONDS, ApiNotFound, Cluster, api_errors
 from sbrl.config import Config
 from sbrl.errors import RunError, UsageError
 from sbrl.rpc.credentials import CA_FILE, SERVER_NAME, TOKEN_FILE, Credentials
-from services.controller.kube import REQUEST_SECONDS, ApiNotFound, Cluster, api_errors
 
 INSTANCE, COMPONENT = "app.kubernetes.io/instance", "app.kubernetes.io/component"
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sbrl.cluster import client
+from sbrl.cluster.kube import Cluster, api_errors
 from sbrl.errors import RunError
-from services.controller import client
-from services.controller.kube import Cluster, api_errors
 
 CHUNK_BYTES = 1 << 16
 CLOSE_SECONDS = 5.0

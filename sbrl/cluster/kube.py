@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import urllib3
 
+from sbrl.cluster import client
 from sbrl.errors import RunError, UsageError
-from services.controller import client
 
 REQUEST_SECONDS = 5.0
 DISOWN_ATTEMPTS = 5

@@ -6,12 +6,12 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 
+from sbrl.cluster import client
+from sbrl.cluster.kube import REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
+from sbrl.cluster.release import COMPONENT, INSTANCE, Release, add_release_argument, find_release
 from sbrl.errors import RunError, UsageError
 from sbrl.runtime.arguments import Parser
 from sbrl.runtime.program import run_program
-from services.controller import client
-from services.controller.kube import REQUEST_SECONDS, Cluster, add_cluster_arguments, api_errors, connect
-from services.controller.release import COMPONENT, INSTANCE, Release, add_release_argument, find_release
 
 FIELD_MANAGER = "sbrl-scale"
 
