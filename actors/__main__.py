@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from actors.loop import ActorLoop
 from actors.segment_stream import SegmentStream, preferred_shard
 from actors.weights import WeightsFollower
@@ -26,6 +24,7 @@ from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.runtime.memory import give_back_large_blocks
 from sbrl.runtime.parent_death import has_launcher
 from sbrl.runtime.program import run_program
+from sbrl.seeds import actor_seeds
 from sbrl.storage.black_box import BlackBox
 from sbrl.telemetry.metrics import ActorMetrics, make_registry
 
@@ -61,7 +60,7 @@ def act(
     Args:
         sampling: cached or remote.
     """
-    env_seed, policy_seed = seeds(config.run.seed, member.index, member.incarnation)
+    env_seed, policy_seed = actor_seeds(config.run.seed, member.index, member.incarnation)
     addresses = config.network.replay_addresses
     with contextlib.ExitStack() as closing:
         envs = make_envs(config.env, config.actors.envs_per_actor, env_seed)
@@ -109,12 +108,6 @@ def act(
             closing.callback(stream.close)
         runtime.serving()
         loop.run()
-
-
-def seeds(run_seed: int, actor: int, incarnation: int) -> tuple[int, int]:
-    """Seeds of environments and exploration: a restarted actor (another incarnation) does not play its old games again."""
-    environment, policy = np.random.SeedSequence([run_seed, actor, incarnation]).generate_state(2)
-    return int(environment >> 1), int(policy)  # ALE takes 31 bits
 
 
 if __name__ == "__main__":

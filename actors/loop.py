@@ -17,7 +17,6 @@ from sbrl.coordination.fleet import STEPS_COUNTER, RunState
 from sbrl.coordination.membership import FleetMember
 from sbrl.envs.spec import VectorEnv
 from sbrl.errors import RunError
-from sbrl.monitor.summary import frames_per_step
 from sbrl.networks.policy import EpsilonGreedyPolicy
 from sbrl.runtime.lifecycle import START_AGAIN
 from sbrl.storage.black_box import BlackBox
@@ -55,7 +54,7 @@ class ActorLoop:
         self._metrics, self._totals, self._stop = metrics, Totals(), stop
         self._collector = Collector(envs, policy, streams, self._on_episode)
         self._weights_version = 0
-        self._frames_per_step = frames_per_step(config)
+        self._frames_per_step = config.env.frames_per_step
         self._actor, self._incarnation = member.index, member.incarnation
 
     def run(self) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import matplotlib.figure
 import torch
 
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 
 
 class Figure(NamedTuple):

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -34,8 +35,9 @@ from learner.algorithm.diagnostics import NUM_STATES
 from learner.algorithm.update import make_update_step
 from learner.batches import Drawn
 from learner.block import make_updates
-from learner.loop import LearnerLoop, Parts
+from learner.loop import Training, train
 from learner.metric_loggers import MetricLogger
+from learner.publication import Publications
 from learner.ratio import Ratio, RatioSettings
 from learner.replay import NoMemory, Replay
 from learner.reporting import Reporter
@@ -224,20 +226,18 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     reporter = (Reporter if kind != OFF else QuietReporter)(
         config, step, replay, publisher, member, watch, metric_logger, metrics
     )
-    parts = Parts(
-        step=step,
-        intake=intake,
-        ratio=ratio,
-        batches=source,
+    publications = Publications(step, publisher, config.learner.publish_period, reporter.phase, reporter.diverge)
+    training = Training(
+        replay=replay,
         updates=make_updates(config, step, source),
-        filling=cast(Any, SimpleNamespace(is_enough=True, look=lambda _: None)),
-        end=cast(Any, None),
-        publisher=publisher,
-        saver=cast(Any, SimpleNamespace(save_if_due=lambda _: None)),
-        reporter=reporter,
+        filling=cast(Any, SimpleNamespace(is_enough=True)),
+        member=member,
+        updates_to_edge=publications.updates_to_edge,
+        nothing_comes=lambda now: False,
+        phase=reporter.phase,
     )
-    loop = LearnerLoop(config, parts, member, countdown.stop)
-    return Loop(loop.run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
+    run = partial(train, training, countdown.stop, reporter.note, publications.look, reporter.look)
+    return Loop(run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
 
 
 def actor_loop(config: Config, closing: ExitStack, kind: str) -> Loop:

@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from learner.algorithm.precision import configure_precision
@@ -17,14 +16,15 @@ from learner.block import make_updates
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
-from learner.loop import LearnerLoop, Parts
+from learner.loop import Training, train
 from learner.metric_loggers import MetricLogger
+from learner.publication import Publications
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
 from learner.replay import Replay
 from learner.reporting import Reporter
 from learner.sampling import usable_memory
-from learner.saving import Saver
+from learner.saving import Saver, StopNotice
 from learner.tensorboard import TensorBoard
 from learner.threads import settle_threads
 from learner.wandb_logger import wandb_sinks
@@ -42,6 +42,7 @@ from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.runtime.env_probe import spec_for_role
 from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.runtime.program import run_program
+from sbrl.seeds import learner_seed
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.telemetry.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.v1.fleet_pb2 import GetStatusResponse
@@ -51,8 +52,6 @@ logger = logging.getLogger(__name__)
 STATUS_SECONDS = 1.0
 STATUS_PATIENCE_SECONDS = 30.0  # to wait for the coordinator's first answer
 LAST_PUBLICATION_SECONDS = 15.0
-# In an actor's place among the run's seeds (see actors.__main__.seeds); the evaluator has the one above.
-_SEED_INDEX = 2**32 - 2
 
 
 def main(argv: Sequence[str]) -> None:
@@ -83,12 +82,6 @@ def export_settings(config: Config, metrics: LearnerMetrics) -> None:
     metrics.samples_per_insert_target.set(config.samples_per_insert)
     metrics.memory_capacity.set(config.replay.capacity)
     metrics.checkpoint_interval_seconds.set(config.run.checkpoint_interval_seconds)
-
-
-def learner_seed(run_seed: int) -> int:
-    """Of the noise, augmentation and quantile fractions of a run's updates: of no actor's stream, nor the evaluator's."""
-    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX]).generate_state(1)
-    return int(seed)
 
 
 def learn(
@@ -149,36 +142,44 @@ def learn(
             env_steps=lambda: member.instructions.env_steps,
             check=check,
         )
-        parts = Parts(
-            step=step,
-            intake=replay.intake,
-            ratio=replay.ratio,
-            batches=replay.batches,
+        stop_notice = StopNotice(saver, member.has_exchanged_since)
+        publications = Publications(step, publisher, config.learner.publish_period, reporter.phase, reporter.diverge)
+        filling = Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0)
+        training = Training(
+            replay=replay,
             updates=make_updates(config, step, replay.batches),
-            filling=Filling(replay.readers, replay.intake, enough=ENOUGH if sampling == "cached" else 0.0),
-            end=RunEnd(watch, replay.readers, replay.intake),
-            publisher=publisher,
-            saver=saver,
-            reporter=reporter,
+            filling=filling,
+            member=member,
+            updates_to_edge=publications.updates_to_edge,
+            nothing_comes=RunEnd(watch, replay.readers, replay.intake).is_reached,
+            phase=reporter.phase,
         )
-        loop = LearnerLoop(config, parts, member, runtime.stop)
         member.report_progress(reporter.progress)
         publisher.start()
-        loop.publish()
-        reporter.report(loop.state)
+        publications.publish()
+        reporter.report(training.state)
         watch.start()
         closing.callback(watch.stop)
         replay.start()
         closing.callback(replay.stop)
         runtime.serving()
-        complete = loop.run()
+        complete = train(
+            training,
+            runtime.stop,
+            reporter.note,
+            lambda done: stop_notice.look(done.time),
+            publications.look,
+            lambda done: filling.look(done.time),
+            reporter.look,
+            lambda done: saver.save_if_due(done.time),
+        )
         replay.stop()
         saver.save()
         publisher.wait_idle(LAST_PUBLICATION_SECONDS)
-        loop.publish()
+        publications.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")
-        reporter.report(loop.state)  # before the run is said to be complete, upon which the launcher takes the last counts
+        reporter.report(training.state)  # before the run is said to be complete, upon which the launcher takes the last counts
         if complete:
             logger.info("the run is complete")
             try:

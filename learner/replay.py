@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 
 from learner.algorithm.compilation import make_compiler
@@ -22,8 +21,7 @@ from sbrl.replay.items import ItemShape
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment, SegmentShape
-
-_SEED_INDEX = 2**32 - 3  # in an actor's place among the run's seeds: see actors.__main__.seeds
+from sbrl.seeds import memory_seed
 
 
 class NoMemory:
@@ -37,12 +35,6 @@ class NoMemory:
 
     def prepend(self, segment: Segment) -> int:
         return 0
-
-
-def sampling_seed(run_seed: int, fill: int) -> int:
-    """Of what a learner draws from its memory: another one for each learner of a run."""
-    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX, fill]).generate_state(1)
-    return int(seed)
 
 
 def restored_books(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
@@ -102,7 +94,7 @@ class Replay(NamedTuple):
                 shape,
                 replay.capacity,
                 device,
-                seed=sampling_seed(config.run.seed, fill),
+                seed=memory_seed(config.run.seed, fill),
                 prioritized=replay.prioritized,
                 max_priority=max_priority,
             )

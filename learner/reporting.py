@@ -13,6 +13,7 @@ from learner.algorithm.divergence import divergence
 from learner.algorithm.schedules import HorizonSchedule, ResetSchedule
 from learner.algorithm.update import UpdateStep, gpu_memory_bytes
 from learner.batches import Drawn
+from learner.loop import Round
 from learner.metric_loggers import MetricLogger
 from learner.publisher import Publisher
 from learner.records import UpdateResult
@@ -72,9 +73,10 @@ class Reporter:
             if name == "wait":
                 self._waited.inc(seconds)
 
-    def trained(self, drawn: Drawn, result: UpdateResult) -> None:
-        """Notes the newest update."""
-        self._drawn, self._last = drawn, result
+    def note(self, done: Round) -> None:
+        """After a round: keeps its newest update, which the next report is about."""
+        if done.trained is not None:
+            self._drawn, self._last = done.trained.drawn, done.trained.result
 
     def progress(self) -> LearnerProgress:
         """As it was at the last report; for the heartbeat thread, which must not see counts that change."""
@@ -97,10 +99,10 @@ class Reporter:
             sampling=self._sampling,
         )
 
-    def report_if_due(self, now: float, state: LearnerState) -> None:
-        """As `report`, once a second. Args: now: of the monotonic clock, seconds."""
-        if now - self._reported_time >= REPORT_SECONDS:
-            self.report(state)
+    def look(self, done: Round) -> None:
+        """After a round: as `report`, once a second."""
+        if done.time - self._reported_time >= REPORT_SECONDS:
+            self.report(done.state)
 
     def report(self, state: LearnerState) -> None:
         """Brings metrics and the metric logger up to date.

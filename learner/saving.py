@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from learner.algorithm.update import UpdateStep
@@ -19,7 +20,23 @@ from sbrl.telemetry.metrics import LearnerMetrics
 
 logger = logging.getLogger(__name__)
 
+STOPPED_SECONDS = 10.0  # a lease's time: a process that made no step for so long may have lost its place
 RETRY_SECONDS = 10.0  # after a checkpoint that could not be written
+
+
+class StopNotice:
+    """Notices that this process stood still, by a SIGSTOP say: a checkpoint then waits until the coordinator knows it still."""
+
+    def __init__(self, saver: Saver, has_exchanged_since: Callable[[float], bool]) -> None:
+        """Args: has_exchanged_since: whether a heartbeat that began after a time (monotonic clock, seconds) was answered."""
+        self._saver, self._has_exchanged_since = saver, has_exchanged_since
+        self._looked_time = time.monotonic()
+
+    def look(self, now: float) -> None:
+        """After each round. Args: now: of the monotonic clock, seconds."""
+        if now - self._looked_time > STOPPED_SECONDS:
+            self._saver.hold_until(partial(self._has_exchanged_since, now))
+        self._looked_time = now
 
 
 class Saver:

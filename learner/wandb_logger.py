@@ -15,7 +15,8 @@ from typing import Any
 from learner.metric_loggers import Sink
 from sbrl.config import Config
 from sbrl.errors import RunError
-from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.storage.atomic import replace_text
+from sbrl.storage.run_directory import RunDirectory
 from sbrl.telemetry.weights_and_biases import check_wandb
 
 STEP = "env_steps"  # what everything is drawn against

@@ -23,13 +23,15 @@ from sbrl.runtime.arguments import Parser
 from sbrl.runtime.env_probe import probe
 from sbrl.runtime.output import outlive_output
 from sbrl.runtime.program import run_program
+from sbrl.seeds import evaluation_seed
+from sbrl.storage.atomic import replace_text
 from sbrl.storage.metadata import new_run_id, run_metadata
-from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes, write_evaluations
 from sbrl.telemetry.logs import Context, configure_logging
 from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
 from services.evaluator.agent import load_agent
-from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
+from services.evaluator.protocol import evaluate_weights, make_evaluation
 from single_process.run import SerialRun
 
 SHOW_SECONDS = 0.5

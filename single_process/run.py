@@ -28,6 +28,7 @@ from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.networks.serialization import encode
 from sbrl.replay.segments import SegmentShape
+from sbrl.seeds import single_process_seeds
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_TRAINING,
@@ -49,9 +50,7 @@ class SerialRun:
 
     def __init__(self, config: Config, directory: RunDirectory) -> None:
         self._config, self._directory = config, directory
-        environment_seed, policy_seed, sampler_seed, torch_seed = (
-            int(state >> 1) for state in np.random.SeedSequence(config.run.seed).generate_state(4)
-        )
+        environment_seed, policy_seed, memory_seed, torch_seed = single_process_seeds(config.run.seed)
         seed_torch(torch_seed)
         envs = make_envs(config.env, config.actors.envs_per_actor, environment_seed)
         network = build_network(config.agent, envs.spec, seed=config.run.seed)
@@ -60,7 +59,7 @@ class SerialRun:
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
         shape = shape._replace(steps=segment_steps(config.replay.capacity, envs.num_envs, shape.stack, shape.n_max))
         self._memory = ReplayMemory(
-            shape, config.replay.capacity, self._step.device, seed=sampler_seed, prioritized=config.replay.prioritized
+            shape, config.replay.capacity, self._step.device, seed=memory_seed, prioritized=config.replay.prioritized
         )
         self._streams = [SerialStream(self._memory, env) for env in range(envs.num_envs)]
         self._policy.load(self._step.acting_weights())

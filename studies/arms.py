@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sbrl import config as configs
 from sbrl.config import Config, serial_config
-from sbrl.config.presets import PRESETS
+from sbrl.config.agents import find_preset
 from sbrl.errors import UsageError, nearest, plain, shown
 from studies.design import BY_BATCH, ArmSpec, Axis, Comparison, Settings, Study
 from studies.records import Purpose, folder_of, hash_of, name_of_folder
@@ -209,7 +209,7 @@ def value_of(config: Config, key: str) -> Any:
 def _config(study: Study, settings: Settings, environment: str, seed: int) -> Config:
     own: Settings = {"env.id": environment, "run.env_steps": study.env_steps, "run.seed": seed}
     parts = (*study.settings.items(), *settings.items(), *own.items())
-    return configs.build(PRESETS[study.preset].settings, *(_nested(key, value) for key, value in parts))
+    return configs.build(find_preset(study.preset).settings, *(_nested(key, value) for key, value in parts))
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from sbrl.config.agents import all_presets
 from sbrl.config.errors import explain
 from sbrl.config.presets import DEFAULT_PRESET, PRESETS
 from sbrl.config.sections import Section
@@ -159,8 +160,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset={self.preset!r} is unknown{nearest(self.preset, PRESETS)}; `sbrl presets` lists them all")
+        if self.preset not in PRESETS and self.preset not in (presets := all_presets()):
+            raise ValueError(f"preset={self.preset!r} is unknown{nearest(self.preset, presets)}; `sbrl presets` lists them all")
         if list(self.horizons) != sorted(set(self.horizons)):
             raise ValueError(f"horizons is {list(self.horizons)}: they must rise, for the last is how long a run is")
         if len(set(self.environments)) < len(self.environments):

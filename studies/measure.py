@@ -15,7 +15,8 @@ from sbrl.config import Config
 from sbrl.errors import RunError
 from sbrl.monitor.summary import read_summary
 from sbrl.runtime.stop_signals import StopRequest
-from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.storage.atomic import replace_text
+from sbrl.storage.run_directory import RunDirectory
 from studies.arms import PlannedRun
 from studies.pool import Ended, Pool, Task, last_words
 from studies.records import settings_of

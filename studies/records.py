@@ -27,7 +27,7 @@ from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.errors import RunError, UsageError
 from sbrl.monitor.summary import read_summary
-from sbrl.storage.durable import write_durably
+from sbrl.storage.atomic import write_durably
 from sbrl.storage.metadata import metadata_of
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes, read_evaluations

@@ -16,8 +16,9 @@ from sbrl import config as configs
 from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.monitor.summary import read_summary
 from sbrl.runtime.stop_signals import StopRequest
+from sbrl.storage.atomic import replace_text
 from sbrl.storage.metadata import git_commit, hardware, version
-from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.storage.run_directory import RunDirectory
 from studies.arms import Arm, PlannedRun, arms_of, compared_runs, comparisons_of, tuning_runs
 from studies.design import Study
 from studies.pool import Ended, Pool, Task, last_words

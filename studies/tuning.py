@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 from studies.arms import Arm, Variant, variants_of
 from studies.design import Study
 from studies.records import RunRecord

@@ -20,12 +20,13 @@ from learner.block import Phase, Trained, Updates, make_updates, untimed
 from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import Filling
-from learner.loop import LearnerLoop, Parts
+from learner.loop import Training, train
 from learner.metric_loggers import MetricLogger
+from learner.publication import Publications
 from learner.records import Batch
 from learner.replay import Replay
 from learner.reporting import Reporter
-from learner.saving import Saver
+from learner.saving import Saver, StopNotice
 from sbrl.config import Config, build
 from sbrl.coordination.fleet import Instructions, RunState
 from sbrl.envs.spec import EnvSpec
@@ -114,7 +115,7 @@ class Learner:
     ) -> None:
         """Args: batches: in place of those of its memory."""
         self._on_publish = on_publish
-        stop = SimpleNamespace(is_set=lambda: self.step.updates >= updates)
+        self._stop = SimpleNamespace(is_set=lambda: self.step.updates >= updates)
         self.step: UpdateStep = make_update_step(config, SPEC)
         self.replay = Replay.of(config, SPEC, torch.device("cpu"), "cached", None, fill=1)
         if batches is not None:
@@ -148,19 +149,33 @@ class Learner:
             env_steps=lambda: self.instructions.env_steps,
             check=self.reporter.require_finite,
         )
-        parts = Parts(
-            step=self.step,
-            intake=self.replay.intake,
-            ratio=self.replay.ratio,
-            batches=self.replay.batches,
-            updates=_Limited(updates, self.step, make_updates(config, self.step, self.replay.batches)),
-            filling=Filling(self.replay.readers, self.replay.intake),
-            end=RunEnd(cast(Any, self.watch), self.replay.readers, self.replay.intake),
-            publisher=cast(Any, self.publisher),
-            saver=self.saver,
-            reporter=self.reporter,
+        self.stop_notice = StopNotice(self.saver, lambda since: self.has_exchanged_since(since))
+        self.publications = Publications(
+            self.step, cast(Any, self.publisher), config.learner.publish_period, self.reporter.phase, self.reporter.diverge
         )
-        self.loop = LearnerLoop(config, parts, cast(Any, self), cast(Any, stop))
+        self.filling = Filling(self.replay.readers, self.replay.intake)
+        self.training = Training(
+            replay=self.replay,
+            updates=_Limited(updates, self.step, make_updates(config, self.step, self.replay.batches)),
+            filling=self.filling,
+            member=cast(Any, self),
+            updates_to_edge=self.publications.updates_to_edge,
+            nothing_comes=RunEnd(cast(Any, self.watch), self.replay.readers, self.replay.intake).is_reached,
+            phase=self.reporter.phase,
+        )
+
+    def train(self) -> None:
+        """As the learner's program, with its hooks."""
+        train(
+            self.training,
+            cast(Any, self._stop),
+            self.reporter.note,
+            lambda done: self.stop_notice.look(done.time),
+            self.publications.look,
+            lambda done: self.filling.look(done.time),
+            self.reporter.look,
+            lambda done: self.saver.save_if_due(done.time),
+        )
 
     def check_fenced(self) -> None:
         """Called in each turn of the loop."""

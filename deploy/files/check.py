@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sbrl.config import SEGMENT_STEPS, Config, load
+from sbrl.config import Config, load
 from sbrl.coordination.fleet import FleetClient, RunState
 from sbrl.errors import RunError, plain
 from sbrl.monitor.run_status import RunStatus, config_of
@@ -72,8 +72,7 @@ def shard_problems(config: Config, run: RunStatus) -> list[str]:
 
 def ratio_problems(config: Config, run: RunStatus) -> list[str]:
     """More trained than is due, or less than the learner may be behind."""
-    behind = config.samples_per_insert * (config.receive_ahead + SEGMENT_STEPS)
-    if -TOLERANCE * run.samples_due <= run.samples_due - run.samples_trained <= TOLERANCE * run.samples_due + behind:
+    if run.keeps_ratio(config.samples_per_insert, config.receive_ahead, TOLERANCE):
         return []
     return [f"{run.samples_trained} samples are trained where {run.samples_due:.0f} are due"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +13,6 @@ from learner.algorithm.schedules import ResetSchedule
 
 logger = logging.getLogger(__name__)
 
-_SEED_STREAM = 2**32 - 3  # no actor has an index as large: see actors.__main__.seeds
 # What is shrunk and perturbed, by the beginning of its name. The rest (dense layer, head, SPR's predictor) starts again.
 SHRUNK = ("torso.encoder.", "transition.")
 
@@ -72,9 +70,3 @@ def reset(module: nn.Module, fresh: Mapping[str, Tensor], keep: float) -> list[s
                 parameter.copy_(fresh[name])
                 renewed.append(name)
     return renewed
-
-
-def reset_seed(run_seed: int, number: int) -> int:
-    """The seed of the new values of a run's reset `number` (from 1)."""
-    (seed,) = np.random.SeedSequence([run_seed, _SEED_STREAM, number]).generate_state(1)
-    return int(seed >> 1)  # 31 bits, as run.seed itself

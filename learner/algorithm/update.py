@@ -16,7 +16,7 @@ from learner.algorithm.losses.priorities import importance_weights, priorities
 from learner.algorithm.losses.registry import make_loss
 from learner.algorithm.optimizer import Optimizer, undecayed_parameters
 from learner.algorithm.precision import autocast
-from learner.algorithm.resets import Resets, reset_seed
+from learner.algorithm.resets import Resets
 from learner.algorithm.schedules import ResetSchedule
 from learner.algorithm.spr import NoSelfPrediction, SelfPrediction, make_self_prediction
 from learner.algorithm.target_network import TargetUpdate
@@ -28,6 +28,7 @@ from sbrl.networks.checks import check_network
 from sbrl.networks.devices import find_device
 from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import all_finite, copy_tensors
+from sbrl.seeds import reset_seed
 
 
 class _Evaluation(NamedTuple):

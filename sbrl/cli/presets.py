@@ -14,8 +14,8 @@ from rich.text import Text
 
 from sbrl import config as configs
 from sbrl.config import Config, Env
-from sbrl.config.presets import PRESETS
-from sbrl.errors import UsageError, nearest
+from sbrl.config.agents import all_presets, find_preset
+from sbrl.errors import UsageError
 from sbrl.runtime.arguments import Parser
 from sbrl.runtime.program import check_installed
 
@@ -65,7 +65,7 @@ def preset_rows() -> tuple[list[PresetRow], list[str]]:
 
     rows, problems = [], {}
     specs: dict[str, EnvSpec] = {}
-    for name, preset in PRESETS.items():
+    for name, preset in all_presets().items():
         config = configs.load(preset=name)
         torso, parameters = None, None
         try:
@@ -85,9 +85,7 @@ def preset_yaml(name: str) -> str:
     Raises:
         UsageError: an unknown name.
     """
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)}; `sbrl presets` lists them all")
-    preset = PRESETS[name]
+    preset = find_preset(name)
     return f"# {name}: {preset.description}\n# Source: {preset.source}\n{configs.dump(configs.load(preset=name))}"
 
 

@@ -3,19 +3,12 @@
 What other packages need is offered here: `from sbrl.config import Config, load`.
 """
 
+from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run
 from sbrl.config.tree import (
     DERIVED,
     SCHEMA_VERSION,
     SEGMENT_STEPS,
-    Actors,
-    Agent,
     Config,
-    Env,
-    Evaluator,
-    Learner,
-    Network,
-    Replay,
-    Run,
     build,
     dump,
     json_schema,

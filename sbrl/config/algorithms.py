@@ -1,16 +1,21 @@
-"""Which algorithms there are, each a head and a loss. Names only, so that a config can be checked without torch."""
+"""SBRL's own algorithms, each a head and a loss. Names only, so that a config can be checked without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
+
+from sbrl.config.presets import Preset
 
 
 class Algorithm(NamedTuple):
     """What an algorithm is composed of; all else (torso, n, double, dueling, replay, exploration) is chosen freely."""
 
-    head: str  # in sbrl.networks.heads.registry.HEADS
-    loss: str  # in learner.algorithm.losses.registry.LOSSES
+    head: str  # in sbrl.networks.heads.registry.HEADS, or module:Name of another package
+    loss: str  # in learner.algorithm.losses.registry.LOSSES, or module:Name
     source: str  # where it was published
+    presets: Mapping[str, Preset] = MappingProxyType({})  # of another package's; ours are in sbrl.config.presets
 
 
 ALGORITHMS: dict[str, Algorithm] = {

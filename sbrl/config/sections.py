@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from sbrl.config.algorithms import ALGORITHMS
+from sbrl.config.agents import all_algorithms, find_algorithm
 from sbrl.errors import nearest
 
 ATARI_PREFIX = "ALE/"  # of the names of ALE's games
@@ -110,6 +110,11 @@ class Env(Section):
         return self.id.rpartition(":")[2]
 
     @property
+    def frames_per_step(self) -> int:
+        """Emulator frames in one agent step: frame_skip for ALE games, 1 elsewhere."""
+        return self.frame_skip if self.is_atari else 1
+
+    @property
     def is_atari(self) -> bool:
         return self.name.startswith(ATARI_PREFIX)
 
@@ -122,7 +127,7 @@ class Env(Section):
 class Agent(Section):
     """The algorithm: network, target and exploration. Unless said otherwise values are Dopamine's."""
 
-    algorithm: str = Field("qr-dqn", json_schema_extra=lambda schema: schema.update(enum=list(ALGORITHMS)))
+    algorithm: str = Field("qr-dqn", json_schema_extra=lambda schema: schema.update(enum=list(all_algorithms())))
     """The head and the loss: dqn, m-dqn (Munchausen), c51, qr-dqn or iqn."""
     double: bool = False
     """The online network chooses the action that the target network values (van Hasselt et al. 2016)."""
@@ -203,9 +208,10 @@ class Agent(Section):
     @field_validator("algorithm")
     @classmethod
     def _algorithm_is_known(cls, name: str) -> str:
-        if name not in ALGORITHMS:
+        if find_algorithm(name) is None:
+            names = all_algorithms()
             raise ValueError(
-                f"agent.algorithm={name!r} is not known{nearest(name, ALGORITHMS)}; algorithms: {', '.join(ALGORITHMS)} "
+                f"agent.algorithm={name!r} is not known{nearest(name, names)}; algorithms: {', '.join(names)} "
                 f"(Rainbow is c51 with other settings: see `sbrl presets`)"
             )
         return name

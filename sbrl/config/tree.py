@@ -14,30 +14,13 @@ from typing import Any, Final, Literal
 import yaml
 from pydantic import ValidationError, model_validator
 
+from sbrl.config.agents import find_preset
 from sbrl.config.checks import check, warn
 from sbrl.config.errors import explain
-from sbrl.config.presets import DEFAULT_PRESET, PRESETS
+from sbrl.config.presets import DEFAULT_PRESET
 from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run, Section
-from sbrl.errors import UsageError, nearest, shown
+from sbrl.errors import UsageError, shown
 from sbrl.yaml_text import read_yaml_text
-
-__all__ = [
-    "Actors",
-    "Agent",
-    "Config",
-    "Env",
-    "Evaluator",
-    "Learner",
-    "Network",
-    "Replay",
-    "Run",
-    "build",
-    "dump",
-    "json_schema",
-    "load",
-    "parse_override",
-    "read_yaml",
-]
 
 SCHEMA_VERSION: Final = 2
 # Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
@@ -166,7 +149,7 @@ def load(path: Path | None = None, preset: str | None = None, overrides: Iterabl
     """
     sources: list[Mapping[str, Any]] = []
     if preset is not None or path is None:
-        sources.append(_preset(preset or DEFAULT_PRESET))
+        sources.append(find_preset(preset or DEFAULT_PRESET).settings)
     if path is not None:
         sources.append(read_yaml(path))
     sources.extend(parse_override(text) for text in overrides)
@@ -247,12 +230,6 @@ def dump(config: Config, metadata: Mapping[str, Any] | None = None) -> str:
 def json_schema() -> str:
     """The tree's JSON schema (draft 2020-12) with every field's default, bounds and description."""
     return json.dumps(Config.model_json_schema(), indent=2)
-
-
-def _preset(name: str) -> Mapping[str, Any]:
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}{nearest(name, PRESETS)}; `sbrl presets` lists them all")
-    return PRESETS[name].settings
 
 
 def _merge(into: dict[str, Any], source: Mapping[str, Any]) -> None:

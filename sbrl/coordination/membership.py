@@ -1,4 +1,4 @@
-"""One process's membership of the fleet: joining, beating once a second with counters and gauges, and taking instructions."""
+"""One process's membership of the fleet: heartbeats once a second in the background, and waiting for what they bring."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
-import grpc
-
 from sbrl import config as configs
 from sbrl.config import Config, with_derived_of
-from sbrl.coordination.fleet import CALL_SECONDS, STEPS_COUNTER, Instructions, RunState
-from sbrl.coordination.process_identity import described, is_gone, own_identity
+from sbrl.coordination.fleet import STEPS_COUNTER, Instructions, RunState
+from sbrl.coordination.lease import Lease, NameTakenError
+from sbrl.coordination.process_identity import own_identity
 from sbrl.coordination.weights import StaleEpochError
 from sbrl.errors import RunError
 from sbrl.rpc import channels
@@ -32,16 +31,8 @@ EAGER_BEAT_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
-class NameTakenError(RunError):
-    """Another process that is alive has this member's name."""
-
-
 class FleetMember:
-    """One process's place in the fleet, kept by a daemon thread until `leave`.
-
-    A lease that ended is replaced by a new incarnation; the coordinator's totals stay exact across that, for the ended one's
-    counters are settled first and the new one's are relative to them.
-    """
+    """One process's place in the fleet, kept by a daemon thread until `leave`; what is done under it is in `Lease`."""
 
     def __init__(
         self,
@@ -63,10 +54,8 @@ class FleetMember:
             gauges: Called for each heartbeat; readings for the live view.
             index: The index to ask for; None takes the lowest free one.
         """
-        self._address = address
-        self._counters = counters
-        self._gauges = gauges
-        self._join_request = fleet_pb2.JoinRequest(
+        self._address, self._role, self._counters = address, role, counters
+        request = fleet_pb2.JoinRequest(
             role=role,
             name=name,
             index=index,
@@ -76,20 +65,13 @@ class FleetMember:
             process=own_identity(),
         )
         self._channel = channels.open_channel(address)
-        self._stub = fleet_pb2_grpc.FleetStub(self._channel)
-        self._exchange = threading.Lock()  # one exchange at a time; guards the next two
-        self._joined = False  # the newest lease is not known to have ended
-        self._settled: dict[str, float] = {}  # counters of the process that earlier incarnations have accounted for
-        self._answered = threading.Condition()  # guards what is below
+        self._lease = Lease(fleet_pb2_grpc.FleetStub(self._channel), request, counters, gauges, self._allow_nothing)
+        self._exchange = threading.Lock()  # one exchange at a time
+        self._answered = threading.Condition()  # guards the next two
         self._answers = 0
-        self._fenced: StaleEpochError | None = None
-        self._progress: Callable[[], fleet_pb2.LearnerProgress] | None = None
+        self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
         self._taken: NameTakenError | None = None
         self._start_time = self._exchange_time = time.monotonic()
-        self._epoch = 0
-        self._predecessor: Record | None = None
-        self._lease: fleet_pb2.JoinResponse | None = None
-        self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
 
@@ -121,7 +103,7 @@ class FleetMember:
             NameTakenError: another process has had this name for longer than a lease holds.
         """
         with self._answered:
-            if not self._answered.wait_for(lambda: self._lease is not None, timeout):
+            if not self._answered.wait_for(lambda: self._lease.is_given, timeout):
                 if self._taken is not None and time.monotonic() - self._start_time > TAKEN_SECONDS:
                     raise self._taken
                 raise channels.CoordinatorUnavailable(
@@ -161,40 +143,36 @@ class FleetMember:
     @property
     def index(self) -> int:
         """This member's index within its role. Raises RunError before the first lease."""
-        return self._held_lease().index
+        return self._lease.held.index
 
     @property
     def incarnation(self) -> int:
         """The lease's number, unique in the run. Raises RunError before the first lease."""
-        return self._held_lease().incarnation
+        return self._lease.held.incarnation
 
     def report_progress(self, progress: Callable[[], fleet_pb2.LearnerProgress]) -> None:
         """Learners: has every heartbeat carry what this returns."""
-        self._progress = progress
+        self._lease.progress = progress
 
     def settle_for(self, died: Record | None) -> None:
         """Before `start`: what a process before this one had counted, which was killed before it could report all of it."""
-        self._predecessor = died
+        self._lease.predecessor = died
 
     def of_this_lease(self, counters: Mapping[str, float]) -> Record:
         """The part of the process's counters that is counted under the newest lease."""
-        with self._answered:
-            assert self._lease is not None
-            settled = self._settled
-            parts = {name: value - settled.get(name, 0.0) for name, value in counters.items()}
-            return Record(int(self._lease.incarnation), parts)
+        return self._lease.counted(counters)
 
     def hold_epoch(self, epoch: int) -> None:
         """Has the reports say which learner they are from."""
-        self._epoch = epoch
+        self._lease.epoch = epoch
 
     def check_fenced(self) -> None:
         """
         Raises:
             StaleEpochError: the coordinator has refused this learner's reports, for another has taken over.
         """
-        if self._fenced is not None:
-            raise self._fenced
+        if self._lease.fenced is not None:
+            raise self._lease.fenced
 
     def has_exchanged_since(self, since: float) -> bool:
         """Whether a heartbeat that began after a time (monotonic clock, seconds) was answered or has failed."""
@@ -202,7 +180,7 @@ class FleetMember:
 
     def settled_config(self, config: Config) -> Config:
         """The config with what the coordinator has kept from the run's beginning. Raises RunError before the first lease."""
-        return with_derived_of(config, configs.parse(self._held_lease().config, "the coordinator's config"))
+        return with_derived_of(config, configs.parse(self._lease.held.config, "the coordinator's config"))
 
     @property
     def instructions(self) -> Instructions:
@@ -217,25 +195,14 @@ class FleetMember:
             CoordinatorUnavailable: no answer in time; what was counted is reported with the next heartbeat.
             RunError: the coordinator refused the counters.
         """
-        with self._exchange, channels.coordinator_errors(self._address), self._noted_exchange():
-            if not self._joined:
-                return self._join()
-            counters, relative = self._read_counters()
-            request = self._heartbeat_request(relative)
-            try:
-                response = self._stub.Heartbeat(request, timeout=CALL_SECONDS)
-            except grpc.RpcError as error:
-                self._note_fencing(error)
-                if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise
-                _log.warning(
-                    "lease %d has ended (no heartbeat arrived in time, or %s runs twice): joining again",
-                    request.incarnation,
-                    self._name,
-                )
-                self._settle()
-                return self._join()
-            return self._take(response, step_base=counters.get(STEPS_COUNTER, 0.0))
+        with self._exchange:
+            with channels.coordinator_errors(self._address), self._noted_exchange():
+                instructions = self._lease.exchange()
+            with self._answered:
+                self._instructions = instructions
+                self._answers += 1
+                self._answered.notify_all()
+        return instructions
 
     def leave(self) -> None:
         """Stops beating and ends the lease with the last counters; an absent coordinator is not waited for."""
@@ -244,8 +211,7 @@ class FleetMember:
             self._thread.join()  # an exchange in flight ends at its calls' deadlines
         try:
             with self._exchange, channels.coordinator_errors(self._address):
-                if self._joined:
-                    self._stub.Leave(self._heartbeat_request(self._read_counters()[1]), timeout=CALL_SECONDS)
+                self._lease.end()
         except RunError as error:
             _log.warning("left the fleet without a last report: %s", error)
         self._channel.close()
@@ -257,16 +223,6 @@ class FleetMember:
             yield
         finally:
             self._exchange_time = start
-
-    @property
-    def _name(self) -> str:
-        return str(self._join_request.name)
-
-    def _held_lease(self) -> fleet_pb2.JoinResponse:
-        with self._answered:
-            if self._lease is None:
-                raise RunError(f"{self._name} has not joined the fleet yet")
-            return self._lease
 
     def _run(self) -> None:
         absent = False
@@ -293,91 +249,13 @@ class FleetMember:
             self._stopping.wait(pause)
 
     def _pause(self, before: Instructions, now: Instructions) -> float:
-        if self._join_request.role != "actor" or now.state is not RunState.RUNNING:
+        if self._role != "actor" or now.state is not RunState.RUNNING:
             return BEAT_SECONDS
         spent = now.step_allowance == 0 or self._counters().get(STEPS_COUNTER, 0) >= now.step_limit
         cut = now.step_allowance < before.step_allowance / 2
         return EAGER_BEAT_SECONDS if spent or cut else BEAT_SECONDS
 
-    def _settle_predecessor(self) -> None:
-        if self._predecessor is None:
-            return
-        incarnation, counters = self._predecessor
-        request = fleet_pb2.HeartbeatRequest(
-            incarnation=incarnation, counters=counters, died=True, role=self._join_request.role, name=self._name
-        )
-        try:
-            self._stub.Leave(request, timeout=CALL_SECONDS)
-        except grpc.RpcError as error:
-            # NOT_FOUND: of another run. INVALID_ARGUMENT: nothing that this program wrote.
-            if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
-                raise
-        self._predecessor = None
-
-    def _join(self) -> Instructions:
-        self._settle_predecessor()
-        request = fleet_pb2.JoinRequest()
-        request.CopyFrom(self._join_request)
-        request.earlier_incarnation = 0 if self._lease is None else self._lease.incarnation
-        response = self._stub.Join(request, timeout=CALL_SECONDS)
-        if response.holder and is_gone(response.holder):
-            request.replaces = response.holder_incarnation
-            response = self._stub.Join(request, timeout=CALL_SECONDS)
-        if response.holder:
-            raise NameTakenError(
-                f"{request.role} {self._name} of this run is {described(response.holder)}, which is alive: stop it, or give "
-                f"this one another --name"
-            )
-        if self._lease is not None and response.index != self._lease.index:
-            _log.warning("index changed from %d to %d", self._lease.index, response.index)
-        self._joined = True
-        taken = self._take(response.instructions, step_base=self._settled.get(STEPS_COUNTER, 0.0))
+    def _allow_nothing(self) -> None:
+        """The allowance ended with the lease."""
         with self._answered:
-            self._lease = response
-            self._answered.notify_all()
-        _log.info("joined as %s %d, incarnation %d", self._join_request.role, response.index, response.incarnation)
-        return taken
-
-    def _settle(self) -> None:
-        """Has the ended lease's last counters counted, so that the next lease can go on from them."""
-        with self._answered:  # the allowance ended with the lease: no step may fall between the two
             self._instructions = self._instructions._replace(step_allowance=0, step_limit=0)
-        counters, relative = self._read_counters()
-        try:
-            self._stub.Leave(self._heartbeat_request(relative), timeout=CALL_SECONDS)
-        except grpc.RpcError as error:
-            self._note_fencing(error)
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            _log.warning("the coordinator never gave this lease: it has lost its state")
-        else:
-            self._settled = counters
-        self._joined = False
-
-    def _read_counters(self) -> tuple[dict[str, float], dict[str, float]]:
-        """The process's counters, and the part of them that is this incarnation's."""
-        counters = dict(self._counters())
-        return counters, {name: value - self._settled.get(name, 0.0) for name, value in counters.items()}
-
-    def _heartbeat_request(self, counters: Mapping[str, float]) -> fleet_pb2.HeartbeatRequest:
-        held = self.instructions.step_limit - int(self._settled.get(STEPS_COUNTER, 0.0))
-        return fleet_pb2.HeartbeatRequest(
-            incarnation=self.incarnation,
-            counters=counters,
-            gauges=self._gauges(),
-            step_limit=max(0, held),
-            epoch=self._epoch,
-            progress=None if self._progress is None else self._progress(),
-        )
-
-    def _note_fencing(self, error: grpc.RpcError) -> None:
-        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            self._fenced = StaleEpochError(f"reports refused: {error.details()}")
-            raise self._fenced from None
-
-    def _take(self, response: fleet_pb2.HeartbeatResponse, step_base: float) -> Instructions:
-        with self._answered:
-            self._instructions = Instructions.of(response, step_base)
-            self._answers += 1
-            self._answered.notify_all()
-            return self._instructions

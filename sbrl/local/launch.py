@@ -22,8 +22,9 @@ from sbrl.rpc.ports import check_host, check_port_free, free_ports, host_port, s
 from sbrl.runtime.env_probe import probe
 from sbrl.runtime.memory import process_memory
 from sbrl.runtime.stop_signals import StopRequest, catch_stop_signals
+from sbrl.storage.atomic import replace_text
 from sbrl.storage.metadata import check_same_environment, new_run_id, run_id_of, run_metadata
-from sbrl.storage.run_directory import RunDirectory, any_checkpoint, replace_text
+from sbrl.storage.run_directory import RunDirectory, any_checkpoint
 from sbrl.telemetry.weights_and_biases import check_wandb
 
 CORES_PER_ACTOR = 2

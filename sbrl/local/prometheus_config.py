@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from sbrl import telemetry
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 CONFIG, TARGETS, RULES = "prometheus.yaml", "targets.json", "rules"

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.config import Config
-from sbrl.monitor.summary import frames_per_step
 from sbrl.storage.tables import read_episodes, read_evaluations
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 
@@ -41,7 +40,7 @@ def write_learning_curve(episodes_csv: Path, evaluations_csv: Path, png_path: Pa
     axes.set_ylabel("return of an episode (unclipped)")
     axes.xaxis.set_major_formatter(_short_number)
     axes.grid(alpha=0.3)
-    frames = frames_per_step(config)
+    frames = config.env.frames_per_step
     if frames > 1:
         top = axes.secondary_xaxis("top", functions=(lambda x: np.multiply(x, frames), lambda x: np.divide(x, frames)))
         top.set_xlabel("emulator frames")

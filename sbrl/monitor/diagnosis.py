@@ -233,13 +233,10 @@ def _ratio(status: RunStatus, settings: Settings) -> Iterator[Finding]:
     """The learner holds the ratio by itself: where it is off, it makes up for a restart, or something is broken."""
     if status.samples_due < RATIO_SAMPLES or status.learner_state == "filling":
         return
-    drift = status.samples_trained / status.samples_due - 1
-    # By so much it may be behind: a learner that sets the pace always is. The segment that went beyond it counts, too.
-    behind = settings.samples_per_insert * (settings.ahead + SEGMENT_STEPS)
-    if abs(drift) > RATIO_TOLERANCE + behind / status.samples_due:
+    if not status.keeps_ratio(settings.samples_per_insert, settings.ahead, RATIO_TOLERANCE):
         text = (
-            f"the ratio is off: {status.samples_trained:,} samples were trained since the run began, {abs(drift):.1%} "
-            f"{'more' if drift > 0 else 'fewer'} than the {status.samples_due:,.0f} that what was received is worth"
+            f"the ratio is off: {status.samples_trained:,} samples were trained since the run began, {abs(status.drift):.1%} "
+            f"{'more' if status.drift > 0 else 'fewer'} than the {status.samples_due:,.0f} that what was received is worth"
         )
         remedy = "after a restart the learner catches up by itself; else see docs/runbook.md, SbrlRatioDrift"
         yield Finding("ratio", text, remedy)

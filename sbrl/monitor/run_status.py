@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple, Self
 
 from sbrl import config as configs
-from sbrl.config import Config
+from sbrl.config import SEGMENT_STEPS, Config
 from sbrl.coordination.fleet import CUT_COUNTER, SAMPLING_NAMES, STEPS_COUNTER, RunState
 from sbrl.coordination.fleet_watch import run_state, total
 from sbrl.v1.fleet_pb2 import (
@@ -56,6 +56,23 @@ class RunStatus(NamedTuple):
     learner_state: str  # filling, warming, waiting, training; empty before the first learner
     sampling: str  # cached or remote; empty before the first learner
     memory_transitions: int
+
+    @property
+    def drift(self) -> float:
+        """Samples trained beyond those due, as a share of these; 0 before any is due."""
+        return self.samples_trained / self.samples_due - 1 if self.samples_due > 0 else 0.0
+
+    def keeps_ratio(self, samples_per_insert: float, ahead: float, tolerance: float) -> bool:
+        """Whether what was trained is what is due.
+
+        Args:
+            ahead: transitions that the learner may receive beyond those that its updates have earned: by so much it may be
+                behind, a learner that sets the pace always is, and by the segment that went beyond it.
+            tolerance: a share of the samples due.
+        """
+        behind = samples_per_insert * (ahead + SEGMENT_STEPS)
+        slack = tolerance * self.samples_due
+        return -slack - behind <= self.samples_trained - self.samples_due <= slack
 
     @classmethod
     def of(cls, status: GetStatusResponse, min_size: int) -> Self:

@@ -11,15 +11,10 @@ from sbrl.config import Config
 from sbrl.coordination.fleet_watch import total
 from sbrl.monitor.progress import mean
 from sbrl.monitor.run_status import RunStatus
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LEAST_RECEIVED = 0.5  # of what was collected: a network that has seen less is not what was asked for
-
-
-def frames_per_step(config: Config) -> int:
-    """Emulator frames in one agent step: `env.frame_skip` for ALE games, 1 elsewhere."""
-    return config.env.frame_skip if config.env.is_atari else 1
 
 
 def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, complete: bool) -> dict[str, Any]:
@@ -37,7 +32,7 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "seed": config.run.seed,
         "complete": complete,
         "env_steps": run.env_steps,
-        "frames": run.env_steps * frames_per_step(config),
+        "frames": run.env_steps * config.env.frames_per_step,
         "updates": run.updates,
         "batch_size": config.learner.batch_size,
         "samples_trained": run.samples_trained,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sbrl import config
-from sbrl.config.algorithms import ALGORITHMS
+from sbrl.config.agents import find_algorithm, part
 from sbrl.envs.spec import EnvSpec
 from sbrl.networks.heads.registry import HEADS
 from sbrl.networks.network import ValueNetwork
@@ -47,7 +47,9 @@ def count_parameters(agent: config.Agent, spec: EnvSpec) -> int:
 
 def _compose(agent: config.Agent, spec: EnvSpec) -> ValueNetwork:
     """The network on the meta device, which allocates nothing and draws no random numbers."""
-    head_type = HEADS[ALGORITHMS[agent.algorithm].head]
+    algorithm = find_algorithm(agent.algorithm)
+    assert algorithm is not None  # the config is checked
+    head_type = part(HEADS, algorithm.head)
     with torch.device("meta"):
         torso = Torso(agent, spec, has_hidden_layer=not head_type.has_hidden_layer)
         return ValueNetwork(torso, head_type(agent, torso.output_size, spec.num_actions))

@@ -16,7 +16,7 @@ from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints, leave_pages
 from sbrl.replay.sharding import share
 from sbrl.rpc.ports import check_port_free
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 
 QUEUE_SEGMENTS = 16  # that may wait for the learner: half a thousand steps, before actors wait
 

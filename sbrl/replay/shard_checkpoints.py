@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 
 from sbrl.errors import RunError
-from sbrl.storage.durable import leave_page_cache, sync
+from sbrl.storage.atomic import leave_page_cache, sync, write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,6 @@ class ShardCheckpoints:
         for file in written.iterdir():
             sync(file)
         _write_manifest(written)
-        sync(written)
         path = self.directory / f"{_PREFIX}{1 + max(map(_number, self.directory.iterdir()), default=0):012d}"
         written.rename(path)
         sync(self.directory)
@@ -146,12 +145,9 @@ def _number(path: Path) -> int:
 
 
 def _write_manifest(checkpoint: Path) -> None:
-    """Writes the checksums of a checkpoint's files beside them, atomically."""
+    """Writes the checksums of a checkpoint's files beside them; with it all names in the folder are on disk."""
     digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
-    unfinished = checkpoint / f"{MANIFEST}.tmp"
-    unfinished.write_text(json.dumps({"sha256": digests}, indent=2), encoding="utf-8")
-    sync(unfinished)
-    unfinished.replace(checkpoint / MANIFEST)
+    write_durably(checkpoint / MANIFEST, json.dumps({"sha256": digests}, indent=2).encode())
 
 
 def _is_whole(path: Path) -> bool:

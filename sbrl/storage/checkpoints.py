@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sbrl.errors import RunError
-from sbrl.storage.durable import sync, write_durably
+from sbrl.storage.atomic import sync, write_durably
 
 _MANIFEST = "manifest.json"
 _PREFIX, _TEMPORARY = "updates-", ".writing-"

@@ -19,16 +19,6 @@ LOCK_POLL_SECONDS = 0.2
 LOCK_SECONDS = 660.0  # a shard may take ten minutes for its last checkpoint
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text file, all or nothing. Raises RunError when the file system refuses."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from None
-
-
 class RunDirectory:
     """Paths in a run directory; `lock` makes what is missing."""
 

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from google.protobuf.message import Message
 
 from sbrl.errors import RunError
+from sbrl.storage.atomic import replacing
 from sbrl.v1.fleet_pb2 import Episode, Evaluation
 
 
@@ -123,16 +124,12 @@ def _columns(kind: type[Message]) -> Mapping[str, type]:
 
 
 def _write(path: Path, kind: type[Message], messages: Iterable[Message]) -> None:
-    unfinished = path.with_suffix(".tmp")
     try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path, text=True) as file:
             csv.writer(file, lineterminator="\n").writerow(_columns(kind))
             _write_rows(file, messages)
-        os.replace(unfinished, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _rows(messages: Iterable[Message]) -> str:
@@ -141,7 +138,7 @@ def _rows(messages: Iterable[Message]) -> str:
     return text.getvalue()
 
 
-def _write_rows(file: TextIO, messages: Iterable[Message]) -> None:
+def _write_rows(file: IO[str], messages: Iterable[Message]) -> None:
     # Truth values as 0 and 1, so that every cell is a number.
     rows = ([int(v) if isinstance(v, bool) else v for v in row_of(m).values()] for m in messages)
     csv.writer(file, lineterminator="\n").writerows(rows)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import grpc
 import safetensors
 
-from sbrl.storage.durable import write_durably
+from sbrl.storage.atomic import write_durably
 from services.coordinator.refusal import Refused, invalid
 from services.coordinator.store import MAX_INTEGER, Store, WeightsRecord
 

@@ -14,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sbrl.errors import RunError, plain
 from sbrl.networks.policy import use_one_thread
 from sbrl.runtime.program import run_program
+from sbrl.seeds import evaluation_seed
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import row_of
 from sbrl.v1.fleet_pb2 import Evaluation
 from services.evaluator.agent import agent_arguments, load_agent
-from services.evaluator.protocol import EvaluationResult, evaluate_weights, evaluation_seed, make_evaluation
+from services.evaluator.protocol import EvaluationResult, evaluate_weights, make_evaluation
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,9 +14,10 @@ from sbrl.coordination.weights import FetchedWeights, WeightsClient
 from sbrl.errors import FinalError, RunError
 from sbrl.networks.serialization import decode
 from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.seeds import evaluation_seed
 from sbrl.telemetry.metrics import EvaluatorMetrics
 from sbrl.v1.fleet_pb2 import Evaluation
-from services.evaluator.protocol import evaluate_weights, evaluation_seed, make_evaluation
+from services.evaluator.protocol import evaluate_weights, make_evaluation
 
 WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop
 # Shorter than the clients' own deadlines: what waits for these calls is a process that was told to stop.

@@ -15,9 +15,10 @@ from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
 from sbrl.runtime.arguments import whole_number
 from sbrl.runtime.program import run_program
+from sbrl.seeds import evaluation_seed
 from sbrl.storage.run_directory import RunDirectory
 from services.evaluator.agent import agent_arguments, load_agent
-from services.evaluator.protocol import Policy, evaluation_seed
+from services.evaluator.protocol import Policy
 from services.evaluator.video import check_format, write_video
 
 STEPS_PER_FRAME = 2  # of the agent; more frames would make the file larger and show little more

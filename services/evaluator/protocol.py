@@ -20,9 +20,6 @@ from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.networks.serialization import Weights
 from sbrl.v1.fleet_pb2 import Evaluation
 
-# In an actor's place among the run's seeds (see actors.__main__.seeds): no actor has an index as large.
-_SEED_INDEX = 2**32 - 1
-
 
 class Policy(Protocol):
     def act(self, observation: npt.NDArray[np.generic], epsilon: float) -> npt.NDArray[np.int64]: ...
@@ -118,12 +115,6 @@ def evaluate_weights(
         return evaluate(policy, envs, settings.episodes, settings.epsilon, stop, on_episode)
     finally:
         envs.close()
-
-
-def evaluation_seed(run_seed: int) -> int:
-    """The seed of a run's evaluations: always the same, so that they differ by their weights alone, and no actor's."""
-    (seed,) = np.random.SeedSequence([run_seed, _SEED_INDEX]).generate_state(1)
-    return int(seed >> 1)  # ALE takes 31 bits
 
 
 def make_evaluation(

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sbrl.errors import RunError
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 from studies.report.page import Report, Table
 
 PAGE, TEXT = "report.html", "report.md"

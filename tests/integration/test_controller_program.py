@@ -20,15 +20,8 @@ from sbrl.rpc import channels
 from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.controller.__main__ import main
 from services.coordinator.server import Coordinator
-from tests.integration.kubernetes_stand_in import stand_in
 
 LIMIT = 60.0
-
-
-@pytest.fixture
-def api():
-    with stand_in() as api:
-        yield api
 
 
 @pytest.fixture

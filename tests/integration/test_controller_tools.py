@@ -23,8 +23,8 @@ from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING, GetStatusResponse, LearnerProgress, Member, ShardProgress
 from services.controller import status
 from services.coordinator.server import Coordinator
+from tests.integration.controller.harness import begin_learner
 from tests.integration.kubernetes_stand_in import ApiStandIn, labels
-from tests.integration.test_controller_loop import begin_learner
 from tests.integration.test_credentials import certificate, write  # noqa: F401  # certificate is a fixture
 
 LIMIT = 60.0

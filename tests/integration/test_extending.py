@@ -1,40 +1,42 @@
-"""docs/extending.md adds an agent by one head, one loss and one preset: this does what it says, with the code it shows."""
+"""docs/extending.md makes a package with an agent: this does what it says, with the code it shows. And packages that fail."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
 import sys
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from learner.algorithm.losses.interface import Loss, LossResult
-from learner.algorithm.losses.registry import LOSSES
 from learner.algorithm.update import configure_torch
 from learner.records import Batch
 from sbrl import config
 from sbrl.cli import __main__ as cli
-from sbrl.config.algorithms import ALGORITHMS
+from sbrl.config import agents
 from sbrl.envs.make import make_spec
+from sbrl.errors import UsageError
 from sbrl.networks.build import build_network
+from sbrl.networks.heads.registry import HEADS
 from sbrl.networks.network import ValueNetwork
-from sbrl.storage.run_directory import RunDirectory, replace_text
+from sbrl.storage.atomic import replace_text
+from sbrl.storage.run_directory import RunDirectory
 from services.evaluator.agent import load_agent
 from single_process.run import SerialRun
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENT = REPOSITORY / "docs" / "extending.md"
-# What a block of code is, by the line above it.
+# A block of code, by the line above it.
 NEW_FILE = re.compile(r"^New file `(?P<path>[^`]+)`:\n\n```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-ENTRY = re.compile(
-    r"^An entry in `(?P<table>\w+)` of `(?P<path>[^`]+)`[^:]*:\n\n```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
-)
+TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETTINGS = (
     *("run.env_steps=500", "replay.min_size=100", "agent.hidden_size=32", "actors.envs_per_actor=4"),
     *("agent.double=true", "agent.dueling=true", "replay.prioritized=true", "replay.importance_weights=true"),
@@ -42,47 +44,70 @@ SETTINGS = (
 
 
 class AddedAgent(NamedTuple):
-    """The names that the document's tables are given, and its new files as modules, by path."""
+    """The names that the document's package offers, and its files as modules, by path."""
 
     preset: str
     algorithm: str
-    head: str
-    loss: str
     files: dict[str, ModuleType]
 
 
 @pytest.fixture
-def added(monkeypatch: pytest.MonkeyPatch) -> AddedAgent:
-    """The document's agent, until the test is over."""
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A folder in which packages are found; what was imported of it is forgotten after the test."""
+    folder, before = tmp_path / "site", set(sys.modules)
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    agents.of_other_packages.cache_clear()
+    yield folder
+    agents.of_other_packages.cache_clear()
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def added(site: Path) -> AddedAgent:
+    """The document's package, installed until the test is over."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    files, entries = list(NEW_FILE.finditer(text)), list(ENTRY.finditer(text))
-    assert len(files) + len(entries) == text.count("```python\n"), "a block of code is of neither kind, and would not be run"
-    modules: dict[str, ModuleType] = {}
-    for match in files:
-        path = match["path"]
-        assert not (REPOSITORY / path).exists(), f"{path} is no new file"
-        module = ModuleType(module_name(path))
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(match["code"], f"{DOCUMENT.name}: {path}", "exec"), vars(module))
-        modules[path] = module
-    new_names = {name: value for module in modules.values() for name, value in vars(module).items()}
-    names: dict[str, str] = {}
-    for match in entries:
-        place = importlib.import_module(module_name(match["path"]))
-        table: dict[str, Any] = getattr(place, match["table"])
-        # An entry uses what its module has, and what it has to import from the new files.
-        ((name, entry),) = eval(f"{{{match['code']}}}", {**new_names, **vars(place)}).items()
-        assert name not in table
-        monkeypatch.setitem(table, name, entry)
-        names[match["table"]] = name
-    return AddedAgent(names["PRESETS"], names["ALGORITHMS"], names["HEADS"], names["LOSSES"], modules)
+    files = {match["path"]: match["code"] for match in NEW_FILE.finditer(text)}
+    assert len(files) == text.count("```python\n"), "a block of code is of no file, and would not be run"
+    for path, code in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(code)
+    (project,) = (tomllib.loads(block)["project"] for block in TOML.findall(text))
+    ((algorithm, value),) = project["entry-points"][agents.GROUP].items()
+    install(site, project["name"], algorithm, value)
+    (preset,) = agents.all_algorithms()[algorithm].presets
+    return AddedAgent(preset, algorithm, {path: imported(site, path) for path in files})
+
+
+def install(site: Path, project: str, name: str, value: str) -> None:
+    """What pip writes of a package that has an entry point."""
+    notes = site / f"{project.replace('-', '_')}-1.0.dist-info"
+    notes.mkdir()
+    (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n")
+    (notes / "entry_points.txt").write_text(f"[{agents.GROUP}]\n{name} = {value}\n")
+
+
+def imported(site: Path, path: str) -> ModuleType:
+    """A file of the package, as Python imports it; a test of it, which is in no package, as pytest does."""
+    name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    if not path.startswith("tests/"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, site / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_parameter_of_the_documents_agent_learns(
     added: AddedAgent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     losses: list[torch.Tensor] = []
-    make = LOSSES[added.loss]
+    loss = added.files["hl_gauss/loss.py"]
+    make: Callable[[config.Agent], Loss] = loss.HistogramLoss
 
     def make_recorded(agent: config.Agent) -> Loss:
         compute = make(agent)
@@ -94,10 +119,9 @@ def test_every_parameter_of_the_documents_agent_learns(
 
         return recorded
 
-    monkeypatch.setitem(LOSSES, added.loss, make_recorded)
+    monkeypatch.setattr(loss, "HistogramLoss", make_recorded)
     tree, after = train(added.preset, RunDirectory(tmp_path / "run"))
     assert tree.agent.algorithm == added.algorithm
-    assert (ALGORITHMS[added.algorithm].head, ALGORITHMS[added.algorithm].loss) == (added.head, added.loss)
     assert len(losses) >= 390
     assert all(loss.shape == (tree.learner.batch_size,) and loss.isfinite().all() and (loss >= 0).all() for loss in losses)
     before = build_network(tree.agent, make_spec(tree.env), seed=tree.run.seed).state_dict()
@@ -141,5 +165,36 @@ def test_the_documents_own_test_passes(added: AddedAgent) -> None:
             test()
 
 
-def module_name(path: str) -> str:
-    return path.removesuffix(".py").replace("/", ".")
+def test_without_the_package_its_names_are_unknown() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'classic-hl-gauss'"):
+        config.load(preset="classic-hl-gauss")
+    with pytest.raises(UsageError, match=r"agent\.algorithm='hl-gauss' is not known"):
+        config.load(overrides=["agent.algorithm=hl-gauss"])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module", "the agent 'bad' of package broken cannot be loaded: ModuleNotFoundError: No module named"),
+        ("AGENT = 3", r"the agent 'bad' of package broken is no sbrl\.config\.algorithms\.Algorithm but int"),
+    ],
+)
+def test_a_broken_package_is_named_and_in_nobodys_way_who_does_not_ask_for_it(site: Path, code: str, message: str) -> None:
+    (site / "broken.py").write_text(code)
+    install(site, "broken", "bad", "broken:AGENT")
+    assert config.load(overrides=["agent.algorithm=iqn"]).agent.algorithm == "iqn"
+    with pytest.raises(UsageError, match=message):
+        config.load(overrides=["agent.algorithm=bad"])
+
+
+def test_two_packages_with_one_agent_are_refused(site: Path) -> None:
+    for name in ("one", "other"):
+        install(site, name, "bad", f"{name}:AGENT")
+    with pytest.raises(UsageError, match=r"two packages offer the agent 'bad': (one and other|other and one)"):
+        config.load(overrides=["agent.algorithm=bad"])
+
+
+@pytest.mark.parametrize("reference", ["histogram", "no_such_module:Head", "sbrl.networks.heads.base:NoSuchHead"])
+def test_a_part_that_cannot_be_imported_is_named(reference: str) -> None:
+    with pytest.raises(UsageError, match=f"an agent's part '{reference}' is none of scalar, .* cannot be imported"):
+        agents.part(HEADS, reference)

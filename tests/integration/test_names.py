@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from sbrl.coordination import membership
-from sbrl.coordination.membership import FleetMember, NameTakenError
+from sbrl.coordination.lease import NameTakenError
+from sbrl.coordination.membership import FleetMember
 from sbrl.coordination.process_identity import described, is_gone, own_identity
 from sbrl.v1 import fleet_pb2
 from services.coordinator.fleet import LEASE_SECONDS

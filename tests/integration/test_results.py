@@ -102,7 +102,7 @@ def test_the_end_does_not_wait_for_a_long_log_to_be_read_twice(tmp_path: Path, m
             closing.join(WAIT)
             assert not closing.is_alive()
         assert not directory.episodes.exists()
-        assert not list(tmp_path.glob("*.tmp"))
+        assert not list(tmp_path.glob("*.partial"))
         log.close()
         fleet.close()
 

@@ -252,7 +252,7 @@ def test_a_checkpoint_is_on_disk_before_it_counts(
     files = {path.name for path in written.iterdir() if path.name != shard_checkpoints.MANIFEST}
     before, after = events[: events.index("renamed")], events[events.index("renamed") + 1 :]
     assert set(before[: len(files)]) == files
-    assert before[len(files)] == f"{shard_checkpoints.MANIFEST}.tmp"
+    assert before[len(files)] == f"{shard_checkpoints.MANIFEST}.partial"
     assert len(before) == len(files) + 2  # the folder, by the name that Reverb gave it
     assert after == [tmp_path.name]
 

@@ -17,8 +17,9 @@ from learner.algorithm.update import UpdateStep, make_update_step
 from learner.batches import MemoryBatches
 from learner.block import make_updates
 from learner.intake import Intake
-from learner.loop import LearnerLoop, Parts
+from learner.loop import Hook, Round, Training, train
 from learner.metric_loggers import MetricLogger
+from learner.publication import Publications
 from learner.ratio import Ratio, RatioSettings
 from learner.replay import Replay
 from learner.reporting import Reporter
@@ -45,11 +46,16 @@ CONFIG = build(
 
 
 class Learner(NamedTuple):
-    """A loop and what tests look at within it."""
+    """What is trained, and what tests look at within it."""
 
-    loop: LearnerLoop
+    training: Training
+    hooks: tuple[Hook, ...]
+    stop: threading.Event
     step: UpdateStep
     reporter: Reporter
+
+    def train(self) -> None:
+        train(self.training, self.stop, *self.hooks)
 
 
 def make_learner(registry: CollectorRegistry, published: Callable[[], None], segments: int = 2) -> Learner:
@@ -85,31 +91,30 @@ def make_learner(registry: CollectorRegistry, published: Callable[[], None], seg
     watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
     reporter = Reporter(CONFIG, step, replay, cast(Any, publisher), member, watch, MetricLogger([]), LearnerMetrics(registry))
 
-    def save_if_due(now: float) -> None:
+    def end_when_trained(done: Round) -> None:
         if intake.is_empty and ratio.updates_due == 0:
             stop.set()
 
-    parts = Parts(
-        step=step,
-        intake=intake,
-        ratio=ratio,
-        batches=batches,
+    publications = Publications(step, cast(Any, publisher), CONFIG.learner.publish_period, reporter.phase, reporter.diverge)
+    training = Training(
+        replay=replay,
         updates=make_updates(CONFIG, step, batches),
-        filling=cast(Any, SimpleNamespace(is_enough=True, look=lambda now: None)),
-        end=cast(Any, SimpleNamespace(is_reached=lambda now: False)),
-        publisher=cast(Any, publisher),
-        saver=cast(Any, SimpleNamespace(save_if_due=save_if_due)),
-        reporter=reporter,
+        filling=cast(Any, SimpleNamespace(is_enough=True)),
+        member=member,
+        updates_to_edge=publications.updates_to_edge,
+        nothing_comes=lambda now: False,
+        phase=reporter.phase,
     )
-    return Learner(LearnerLoop(CONFIG, parts, member, stop), step, reporter)
+    hooks = (reporter.note, publications.look, reporter.look, end_when_trained)
+    return Learner(training, hooks, stop, step, reporter)
 
 
 def test_what_a_learner_does_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("learner.reporting.REPORT_SECONDS", float("inf"))  # no reports but ours
     registry = CollectorRegistry()
-    learner = make_learner(registry, lambda: learner.reporter.report(learner.loop.state))
-    learner.loop.run()
-    learner.reporter.report(learner.loop.state)
+    learner = make_learner(registry, lambda: learner.reporter.report(learner.training.state))
+    learner.train()
+    learner.reporter.report(learner.training.state)
 
     def value(name: str, **labels: str) -> float:
         found = registry.get_sample_value(f"sbrl_learner_{name}", labels)
@@ -141,7 +146,7 @@ def test_what_a_learner_does_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_waiting_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("learner.loop.WAIT_SECONDS", 0.05)
     registry = CollectorRegistry()
-    make_learner(registry, lambda: None, segments=0).loop.run()
+    make_learner(registry, lambda: None, segments=0).train()
     assert registry.get_sample_value("sbrl_learner_phase_seconds_count", {"phase": "wait"}) == 1.0
     waited = registry.get_sample_value("sbrl_learner_blocked_seconds_total", {"waiting_for": "replay"})
     assert waited is not None
@@ -150,8 +155,8 @@ def test_waiting_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_learner_reports_is_of_the_run() -> None:
     learner = make_learner(CollectorRegistry(), lambda: None)
-    learner.loop.run()
-    learner.reporter.report(learner.loop.state)
+    learner.train()
+    learner.reporter.report(learner.training.state)
     progress = learner.reporter.progress()
     assert (progress.updates, progress.samples_trained, progress.samples_due) == (7, 14, 14.0)
     assert [(shard.received, shard.answers) for shard in progress.shards] == [(8, True), (8, True)]
@@ -167,7 +172,7 @@ def test_a_loss_that_is_not_finite_is_counted_before_the_learner_ends() -> None:
 
     learner = make_learner(registry, spoil)
     with pytest.raises(RunError, match="the loss or the network is not finite after 4 updates"):
-        learner.loop.run()
+        learner.train()
     assert registry.get_sample_value("sbrl_learner_losses_not_finite_total") == 1.0
     loss = registry.get_sample_value("sbrl_learner_loss")
     assert loss is not None

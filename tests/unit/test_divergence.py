@@ -90,8 +90,8 @@ def test_nothing_that_is_not_finite_is_published_sent_or_saved(
 
     def train_for_ever() -> None:
         while True:  # the loop itself looks at what it publishes
-            learner.loop.run()
-            learner.loop.publish()
+            learner.train()
+            learner.publications.publish()
 
     with pytest.raises(FinalError, match=r"after [34] updates; the replay holds rewards .* that are not finite"):
         train_for_ever()

@@ -14,8 +14,9 @@ from sbrl import config
 from sbrl.envs.spec import EnvSpec, StepResult
 from sbrl.errors import RunError
 from sbrl.networks.build import build_network
+from sbrl.seeds import evaluation_seed
 from sbrl.v1.fleet_pb2 import Evaluation
-from services.evaluator.protocol import evaluate, evaluate_weights, evaluation_seed, fixed_shares, make_evaluation
+from services.evaluator.protocol import evaluate, evaluate_weights, fixed_shares, make_evaluation
 
 
 class ScriptedEnvs:

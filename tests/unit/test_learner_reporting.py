@@ -32,7 +32,7 @@ def test_progress_is_what_was_received_and_trained(tmp_path: Path) -> None:
     intake.put_fresh(0, make_segment(0, steps=5, env=1))  # resent
     intake.take()
     intake.settle(((1, 200),))
-    learner.loop.run()
+    learner.train()
     learner.reporter.report(LEARNER_STATE_TRAINING)
     progress = learner.reporter.progress()
     received = 32 + 32 + 5
@@ -58,7 +58,7 @@ def test_counters_are_this_processs_and_progress_the_runs(tmp_path: Path) -> Non
     first = Learner(tmp_path, CollectorRegistry(), updates=3)
     first.replay.intake.put_fresh(0, make_segment(0))
     first.replay.intake.put_fresh(1, make_segment(96))
-    first.loop.run()
+    first.train()
     first.saver.save()
     state = first.store.load_newest()
     assert state is not None
@@ -98,14 +98,14 @@ def test_counters_are_this_processs_and_progress_the_runs(tmp_path: Path) -> Non
 
 def test_the_state_follows_what_the_learner_can_do(tmp_path: Path) -> None:
     learner = Learner(tmp_path, CollectorRegistry(), updates=1)
-    filling = learner.loop._parts.filling
-    assert learner.loop.state != LEARNER_STATE_WARMING
+    filling = learner.filling
+    assert learner.training.state != LEARNER_STATE_WARMING
     filling.look(0.0)
-    assert learner.loop.state == LEARNER_STATE_WARMING
+    assert learner.training.state == LEARNER_STATE_WARMING
     learner.replay.ratio.receive(5)
-    assert learner.loop.state == LEARNER_STATE_TRAINING
+    assert learner.training.state == LEARNER_STATE_TRAINING
     learner.replay.ratio.train()
-    assert learner.loop.state == LEARNER_STATE_WAITING
+    assert learner.training.state == LEARNER_STATE_WAITING
 
 
 def test_progress_before_the_first_report_says_nothing_of_the_state(tmp_path: Path) -> None:

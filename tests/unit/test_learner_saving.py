@@ -30,7 +30,7 @@ def learner(tmp_path: Path) -> Learner:
     """Three updates, of what it has received."""
     learner = Learner(tmp_path, CollectorRegistry(), updates=3, interval_seconds=INTERVAL)
     learner.replay.intake.put_fresh(1, make_segment(0))
-    learner.loop.run()
+    learner.train()
     return learner
 
 
@@ -145,7 +145,7 @@ def test_the_loop_notices_that_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(learner, "check_fenced", check_fenced)
     saves: list[int] = []
     monkeypatch.setattr(learner.saver, "save", lambda: saves.append(learner.step.updates))
-    learner.loop.run()
+    learner.train()
     assert set(asked) == {start + 20.0}  # answers to what was asked before then say nothing
     assert saves == [0, 1]  # of four turns: none once it may have lost its place
 
@@ -153,7 +153,7 @@ def test_the_loop_notices_that_it_was_stopped(tmp_path: Path, monkeypatch: pytes
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     learner = Learner(tmp_path, CollectorRegistry(), updates=1, batches=FixedBatches())
     learner.replay.ratio.receive(1000)
-    learner.loop.run()
+    learner.train()
     next(iter(learner.step.state().online.values())).fill_(math.nan)
     with pytest.raises(RunError, match="not finite"):
         learner.saver.save_if_due(begin(learner.saver) + math.inf)

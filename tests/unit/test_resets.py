@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.algorithm.resets import reset_seed
 from learner.algorithm.update import UpdateStep, make_update_step
 from learner.records import Batch, Sequence
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
+from sbrl.seeds import reset_seed
 
 FRAMES = EnvSpec(3, (36, 36), np.dtype(np.uint8), 4, "frames", True)
 ENCODER = ("torso.encoder.", "transition.")

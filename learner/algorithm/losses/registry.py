@@ -11,7 +11,7 @@ from learner.algorithm.losses.munchausen import MunchausenLoss
 from learner.algorithm.losses.quantile import QuantileLoss
 from learner.algorithm.losses.td import TdLoss
 from sbrl import config
-from sbrl.config.algorithms import ALGORITHMS
+from sbrl.config.agents import find_algorithm, part
 
 LOSSES: dict[str, Callable[[config.Agent], Loss]] = {
     "td": TdLoss,
@@ -24,4 +24,6 @@ LOSSES: dict[str, Callable[[config.Agent], Loss]] = {
 
 def make_loss(agent: config.Agent) -> Loss:
     """The loss of agent.algorithm."""
-    return LOSSES[ALGORITHMS[agent.algorithm].loss](agent)
+    algorithm = find_algorithm(agent.algorithm)
+    assert algorithm is not None  # the config is checked
+    return part(LOSSES, algorithm.loss)(agent)

@@ -1,0 +1,48 @@
+"""When the learner publishes: every `publish_period` updates, the newest weights there are once the last ones are delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from learner.algorithm.update import UpdateStep
+from learner.block import Phase
+from learner.loop import Round
+from learner.publisher import Publisher
+
+
+class Publications:
+    """Hands copies of the weights to act with to the publisher, which looks at them before it sends them."""
+
+    def __init__(
+        self, step: UpdateStep, publisher: Publisher, period: int, phase: Phase, diverge: Callable[[str], NoReturn]
+    ) -> None:
+        """
+        Args:
+            period: in updates.
+            diverge: ends training, told what is not finite.
+        """
+        self._step, self._publisher, self._period, self._phase, self._diverge = step, publisher, period, phase, diverge
+        self._is_due = False
+
+    def updates_to_edge(self) -> int:
+        """Updates until the next publication."""
+        return self._period - self._step.updates % self._period
+
+    def publish(self) -> None:
+        """Takes a copy of the weights as they are."""
+        with self._phase("publish"):
+            self._publisher.publish(self._step.acting_weights(), self._step.mark, self._step.updates)
+        self._is_due = False
+
+    def look(self, done: Round) -> None:
+        """After a round: publishes what is due, but not before the last weights are delivered: until then newer ones are made.
+
+        Raises:
+            FinalError: the last ones were not finite, or what they were made from was not.
+        """
+        self._is_due |= done.trained is not None and self._step.updates % self._period == 0
+        if self._is_due and self._publisher.is_idle:
+            self.publish()
+        if not self._publisher.is_finite:
+            self._diverge("the loss or the network is not finite")

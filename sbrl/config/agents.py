@@ -1,0 +1,102 @@
+"""The agents there are: SBRL's own, and those that other packages offer under the entry-point group `sbrl.agents`.
+
+An entry point's name is what agent.algorithm takes; it refers to an `Algorithm`, whose module must not load torch: configs are
+checked without it. Its presets are taken by their names, too. SBRL's own names come first.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
+
+from sbrl.config.algorithms import ALGORITHMS, Algorithm
+from sbrl.config.presets import PRESETS, Preset
+from sbrl.errors import UsageError, nearest
+
+GROUP = "sbrl.agents"
+
+T = TypeVar("T")
+
+
+def find_algorithm(name: str) -> Algorithm | None:
+    """The algorithm of that name; None where there is none.
+
+    Raises:
+        UsageError: a package offers it, but it cannot be loaded.
+    """
+    return ALGORITHMS.get(name) or of_other_packages(name).get(name)
+
+
+def all_algorithms() -> dict[str, Algorithm]:
+    """By name, SBRL's own first. Raises as `find_algorithm` does."""
+    return {**ALGORITHMS, **{name: found for name, found in of_other_packages().items() if name not in ALGORITHMS}}
+
+
+def all_presets() -> dict[str, Preset]:
+    """By name, SBRL's own first. Raises as `find_algorithm` does."""
+    offered = {name: preset for found in of_other_packages().values() for name, preset in found.presets.items()}
+    return {**PRESETS, **{name: preset for name, preset in offered.items() if name not in PRESETS}}
+
+
+def find_preset(name: str) -> Preset:
+    """
+    Raises:
+        UsageError: there is none of that name; or as `find_algorithm`.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    presets = all_presets()
+    if name not in presets:
+        raise UsageError(f"unknown preset {name!r}{nearest(name, presets)}; `sbrl presets` lists them all")
+    return presets[name]
+
+
+def part(table: Mapping[str, T], reference: str) -> T:
+    """An algorithm's head or loss: from SBRL's table, or `module:Name` of another package, which is imported.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    if reference in table:
+        return table[reference]
+    try:
+        if ":" not in reference:
+            raise ValueError("it has no colon")
+        found: T = pkgutil.resolve_name(reference)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"an agent's part {reference!r} is none of {', '.join(table)}, and cannot be imported as module:Name: {error}"
+        ) from None
+    return found
+
+
+@cache
+def of_other_packages(name: str | None = None) -> Mapping[str, Algorithm]:
+    """Those of one name, or all."""
+    points = entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name)
+    found: dict[str, EntryPoint] = {}
+    for point in points:
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UsageError(
+                f"two packages offer the agent {point.name!r}: {_package(other)} and {_package(point)}; uninstall one"
+            )
+    return {point.name: _load(point) for point in found.values()}
+
+
+def _load(point: EntryPoint) -> Algorithm:
+    where = f"the agent {point.name!r} of package {_package(point)}"
+    try:
+        found = point.load()
+    except Exception as error:  # code of others: whatever it raises as it is imported
+        raise UsageError(f"{where} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall it") from None
+    if not isinstance(found, Algorithm):
+        raise UsageError(f"{where} is no sbrl.config.algorithms.Algorithm but {type(found).__name__}: mend or uninstall it")
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
