@@ -34,8 +34,8 @@ COPY pyproject.toml constraints.txt ./
 # Some packages carry templates that are no Python.
 RUN /opt/sbrl/bin/python -c "import tomllib; \
         project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        names = project['dependencies'] + project['optional-dependencies']['run']; \
-        print(*[name for name in names if name != 'torch'], sep='\n')" > names.txt \
+        names = project['dependencies'] + project['optional-dependencies']['train']; \
+        print(*[name for name in names if not name.startswith('torch')], sep='\n')" > names.txt \
     && $PIP install --no-compile --constraint constraints.txt --requirement names.txt \
     && rm -rf $PACKAGES/tensorflow/include $PACKAGES/clang $PACKAGES/libclang-* \
     && find $PACKAGES -type d -name tests -prune -exec rm -rf {} + \

@@ -136,6 +136,10 @@ soak: $(READY) ## Sample every role's memory over hours and see whether it grows
 bare: ## Set up and test on a bare Debian 12 made by debootstrap, as root, 20 minutes (ARGS go to the script)
 	scripts/bare_machine.sh $(ARGS)
 
+.PHONY: wheel
+wheel: $(READY) ## Build the wheel, install it in a fresh environment without constraints, and train with it, a few minutes
+	PYTHON='$(PYTHON)' scripts/wheel.sh
+
 .PHONY: chart image e2e
 chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 	scripts/tools.sh

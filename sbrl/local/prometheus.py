@@ -83,7 +83,7 @@ class LocalPrometheus:
         """Writes the configuration and starts the server."""
         config = write_config(self._directory)
         if not any((self._directory / RULES).iterdir()):
-            self._say("no alert rules: this installation of sbrl has no deploy/ folder beside it")
+            self._say("no alert rules: this installation of sbrl comes without them")
         if find_program(PROGRAM) is None:
             self._say(
                 f"prometheus is not installed, so nothing scrapes the run ({HOW_TO_GET}); once it is: "

@@ -14,14 +14,15 @@ from typing import Any
 
 import yaml
 
+from sbrl import telemetry
 from sbrl.storage.atomic import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 CONFIG, TARGETS, RULES = "prometheus.yaml", "targets.json", "rules"
 SCRAPE_SECONDS = 5  # one machine's dozen targets cost nothing, and short runs give their curves enough points
 NAMESPACE = "local"
-# The rules are the chart's; an installation without the checkout has none.
-SHIPPED_RULES = Path(__file__).resolve().parents[2] / "deploy" / "rules"
+# The chart's, which sbrl/telemetry/rules links to; a wheel holds a copy, an image none.
+SHIPPED_RULES = Path(telemetry.__file__).parent / "rules"
 
 
 def scrape_config(scrape_seconds: int = SCRAPE_SECONDS) -> str:

@@ -39,10 +39,11 @@ def check_installed(command: str) -> None:
     Raises:
         UsageError: SBRL is installed without the packages that the command takes.
     """
-    if importlib.util.find_spec("torch") is None:
+    package, name, extra = ("scipy", "SciPy", "report") if command == "report" else ("torch", "PyTorch", "train")
+    if importlib.util.find_spec(package) is None:
         raise UsageError(
-            f"sbrl {command} takes PyTorch, and SBRL is installed without it, to watch runs: call it where runs are, or "
-            f"install the extra 'run' (pip install '.[run]' -c constraints.txt in a checkout)"
+            f"sbrl {command} takes {name}, and SBRL is installed without it, to watch runs: call it where runs are, or "
+            f"install the extra '{extra}' (pip install 'sbrl[{extra}]', or '.[{extra}]' -c constraints.txt in a checkout)"
         )
 
 

@@ -1,4 +1,4 @@
-"""SBRL without its extra `run`, as a laptop has it that watches runs: the tools work, and what needs more says so."""
+"""SBRL without its extra `train`, as a laptop has it that watches runs: the tools work, and what needs more says so."""
 
 from __future__ import annotations
 
@@ -69,16 +69,25 @@ def test_a_tool_needs_no_more(packages: Path, words: tuple[str, ...]) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "presets", "study", "learner"])
-def test_what_needs_more_says_so(packages: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        ("train", "PyTorch", "train"),
+        ("presets", "PyTorch", "train"),
+        ("study", "PyTorch", "train"),
+        ("learner", "PyTorch", "train"),
+        ("report", "SciPy", "report"),
+    ],
+)
+def test_what_needs_more_says_so(packages: Path, command: str, package: str, extra: str) -> None:
     done = run(packages, "sbrl.cli", command)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"sbrl: error: sbrl {command} takes PyTorch, and SBRL is installed without it")
-    assert "the extra 'run'" in line
+    assert line.startswith(f"sbrl: error: sbrl {command} takes {package}, and SBRL is installed without it")
+    assert f"the extra '{extra}'" in line
 
 
 def test_the_light_installation_has_none_of_what_only_runs_take() -> None:
     light = with_what_they_bring(PROJECT["dependencies"])
-    heavy = {canonicalize_name(Requirement(name).name) for name in PROJECT["optional-dependencies"]["run"]}
+    heavy = {canonicalize_name(Requirement(name).name) for name in PROJECT["optional-dependencies"]["train"]}
     assert heavy & light.keys() == set()
