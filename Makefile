@@ -136,6 +136,16 @@ soak: $(READY) ## Sample every role's memory over hours and see whether it grows
 bare: ## Set up and test on a bare Debian 12 made by debootstrap, as root, 20 minutes (ARGS go to the script)
 	scripts/bare_machine.sh $(ARGS)
 
+.PHONY: docs
+docs: .venv-docs/.complete ## Build the documentation with the reference of all packages as a site, in build/site
+	.venv-docs/bin/python -m scripts.docs_site
+
+.venv-docs/.complete: constraints-docs.txt
+	rm -rf .venv-docs
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --requirement constraints-docs.txt
+	touch $@
+
 .PHONY: wheel
 wheel: $(READY) ## Build the wheel, install it in a fresh environment without constraints, and train with it, a few minutes
 	PYTHON='$(PYTHON)' scripts/wheel.sh
