@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.complete
 ORACLES := .venv-oracles/.complete
+PEERS := .venv-peers/.complete
 
 # The budget of `make run`: override on the command line, as in `make run STEPS=200000 SEED=1`.
 STEPS ?= 40000
@@ -71,9 +72,15 @@ protos: $(READY) ## Generate sbrl/v1 from protos/
 	rm -f sbrl/v1/*_pb2.py sbrl/v1/*_pb2.pyi sbrl/v1/*_pb2_grpc.py
 	$(call GENERATE,.)
 
-.PHONY: bench bench-learner bench-gpu
-bench: $(READY) ## Measure learner, replay memory, actor and a whole run beside their limits, ten minutes (ARGS go to the benchmark)
-	$(BIN)/python -m bench $(ARGS)
+.PHONY: bench bench-peers bench-learner bench-gpu
+bench: $(READY) ## Measure learner, replay memory, actor and a whole run beside their limits, six minutes (ARGS go to `sbrl bench`)
+	$(BIN)/sbrl bench $(ARGS)
+
+$(PEERS): constraints-peers.txt scripts/peers.sh | $(READY)
+	@scripts/peers.sh
+
+bench-peers: $(READY) $(PEERS) ## The same beside other libraries, which are installed into .venv-peers (ARGS likewise)
+	$(BIN)/sbrl bench --peers $(ARGS)
 
 bench-learner: $(READY) ## Measure the learner's updates (ARGS go to the benchmark)
 	$(BIN)/python -m bench.learner $(ARGS)
@@ -166,6 +173,6 @@ e2e: $(READY) image ## Run the chart's pods with podman, as root: they train, sc
 bench-heartbeats: $(READY) ## Measure what a large fleet's heartbeats cost the coordinator (ARGS go to the benchmark)
 	$(BIN)/python -m bench.heartbeats $(ARGS)
 
-clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
-	rm -rf .venv .venv-oracles build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove .venv, .venv-oracles, .venv-peers, caches and build leftovers; runs/ is kept
+	rm -rf .venv .venv-oracles .venv-peers build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

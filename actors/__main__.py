@@ -14,7 +14,7 @@ from sbrl.coordination.membership import FleetMember
 from sbrl.coordination.weights import WeightsClient
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
-from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread
+from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch, use_one_thread, warn_of_slow_precision
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream
@@ -35,7 +35,6 @@ def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("actor", __doc__ or ""), argv)
     if not has_launcher():  # which has tried one out; a bad one is found out before the fleet counts on this actor
         try_out(config.env)
-    try_out(config.env)  # one that does not work is found out before the fleet counts on this actor
     give_back_large_blocks()
     use_one_thread()
     registry = make_registry("actor")
@@ -66,8 +65,9 @@ def act(
         envs = make_envs(config.env, config.actors.envs_per_actor, env_seed)
         closing.callback(envs.close)
         network = build_network(config.agent, envs.spec, seed=config.run.seed)
+        warn_of_slow_precision(config.actors.precision)
         seed_torch(policy_seed)
-        policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True)
+        policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True, precision=config.actors.precision)
         log_client = LogClient(config.network.coordinator_address)
         closing.callback(log_client.close)
         sender = EpisodeSender(log_client)

@@ -1,105 +1,101 @@
-"""Every part's speed beside its limit: the learner's updates, its replay memory, an actor, and a whole run.
+"""Measures every part beside its limit and its peers: the learner's updates, its replay memory, an actor, and a whole run.
 
-    python -m bench --out runs/bench
-    python -m bench --parts learner,replay
-
-Prints a line for each figure, and writes bench.json and bench.png. A whole run is `sbrl train` on Pong, its programs' start and
-its last evaluation included; it is limited by what the slower of actor and learner reaches alone.
+Prints a line for each figure, and writes bench.json and bench.png (a bar for each ratio) to --out. What is compared is measured
+in turns: figures are medians, and in brackets is where 95 % of bootstrap samples have theirs. A whole run is `sbrl train` on
+Pong: the seconds to its first update and where they go, and its env steps a second from then on. With --peers other people's
+libraries stand beside ours (`make bench-peers`, in a checkout).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from bench import actor, learner, memory
-from bench.figures import Figure, save
+from bench import actor, documents, learner, memory, whole_run
+from bench.figures import Figure, Record, machine, save
+from bench.peers import client
+from bench.progress import Progress, Tick
 from learner.algorithm.update import configure_torch
-from learner.memory.replay import ReplayMemory
 from sbrl import config
 from sbrl.config.presets import PRESETS
-from sbrl.errors import RunError
-from sbrl.replay.segments import SegmentShape
-from sbrl.runtime.arguments import whole_number
+from sbrl.runtime.arguments import Parser, whole_number
 from sbrl.runtime.program import run_program
 
 PARTS = ("learner", "replay", "actor", "run")
-ROUNDS, CAPACITY, FILLED = 1000, 1_000_000, 1000  # of the memory: batches, transitions, segments that are there
+BATCH_SIZES = (8, 32)
+# Seconds of each part on two idle cores, without peers and with them.
+SECONDS: Mapping[str, tuple[float, float]] = {"learner": (90, 240), "replay": (25, 70), "actor": (60, 60), "run": (180, 420)}
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help="of " + ", ".join(PARTS))
-    parser.add_argument("--steps", type=whole_number(2000, 2**31), default=20_000, help="env steps of the whole run (20,000)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="where bench.json and bench.png go")
+    parser = Parser(prog="sbrl bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", type=_parts, default=PARTS, metavar="NAME,...", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure other libraries beside ours; takes .venv-peers of a checkout"
+    )
+    parser.add_argument("--turns", type=whole_number(3, 1000), default=20, help="readings of each figure but a run's (20)")
+    parser.add_argument("--runs", type=whole_number(1, 100), default=1, help="whole runs at each batch size (1)")
+    parser.add_argument("--steps", type=whole_number(2000, 2**31), default=30_000, help="env steps of a whole run (30,000)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="where results go (runs/bench)")
+    parser.add_argument(
+        "--document", action="store_true", help="also write docs/bench.json and the tables of docs/benchmarks.md, in a checkout"
+    )
     arguments = parser.parse_args(argv)
-    parts = arguments.parts.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"--parts {arguments.parts}: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
+    if arguments.peers:
+        client.check_ready()
+    if arguments.document:
+        documents.check_checkout()
     configure_torch(1)
-    figures: list[Figure] = []
-    measures: Mapping[str, Callable[[], list[Figure]]] = {
-        "learner": learners,
-        "replay": replay,
-        "actor": lambda: [actor.measure(200)],
+    measures: Mapping[str, Callable[[Tick], list[Figure]]] = {
+        "learner": lambda tick: learners(arguments.turns, arguments.peers, tick),
+        "replay": lambda tick: memories(arguments.turns, arguments.peers, tick),
+        "actor": lambda tick: actor.measure(50, tick),
+        "run": lambda tick: whole_run.figures(arguments.steps, BATCH_SIZES, arguments.peers, arguments.runs, tick),
     }
-    for part in (part for part in PARTS if part in parts):
-        found = [whole_run(arguments.steps, figures)] if part == "run" else measures[part]()
-        print(*(figure.line() for figure in found), sep="\n", flush=True)
-        figures += found
-    save(figures, arguments.out)
+    progress = Progress({part: SECONDS[part][arguments.peers] for part in arguments.parts})
+    records = {}
+    for part in arguments.parts:
+        before = machine()
+        figures = measures[part](progress.part(part))
+        print(*(figure.line() for figure in figures), sep="\n", flush=True)
+        command = shlex.join(["sbrl", "bench", "--parts", part, *(["--peers"] if arguments.peers else [])])
+        records[part] = Record(command, before, figures)
+        save(records, arguments.out)  # after each part: a later one may fail
+    if arguments.document:
+        documents.document(records)
+    print(f"Results: {arguments.out / 'bench.json'}, {arguments.out / 'bench.png'}")
 
 
-def learners() -> list[Figure]:
-    """The default preset's update at batch 8 and 32."""
-    found = []
-    for size in (8, 32):
+def learners(turns: int, with_peers: bool, tick: Tick) -> list[Figure]:
+    """The default preset's update."""
+    found: list[Figure] = []
+    for number, size in enumerate(BATCH_SIZES):
         settings = config.build(PRESETS["qr-dqn"].settings, {"learner": {"batch_size": size, "diagnostics_period": None}})
-        found += learner.measure("qr-dqn", settings, turns=10)
+        peers = client.UPDATES if with_peers else {}
+        found += learner.measure("qr-dqn", settings, turns, peers=peers, tick=_of(tick, number, len(BATCH_SIZES)))
     return found
 
 
-def replay() -> list[Figure]:
-    """Sample, gather and priorities of a batch, at a capacity of a million."""
-    shape = SegmentShape(4, 3, (84, 84), np.dtype(np.uint8))
-    held = ReplayMemory(shape, CAPACITY, torch.device("cpu"), seed=0, prioritized=True)
-    memory.fill(held, FILLED)
-    found = []
-    for size in (8, 32):
-        together = statistics.median(memory.measure(held, size, ROUNDS)["together"])
-        found.append(Figure("replay", f"memory of 1M, batch {size}", 1e6 / together, "batches/s"))
+def memories(turns: int, with_peers: bool, tick: Tick) -> list[Figure]:
+    found: list[Figure] = []
+    for number, size in enumerate(BATCH_SIZES):
+        peers = client.MEMORIES if with_peers else {}
+        found += memory.figures(size, peers, turns, _of(tick, number, len(BATCH_SIZES)))
     return found
 
 
-def whole_run(steps: int, before: Sequence[Figure]) -> Figure:
-    """Env steps a second of the default preset, all in one."""
-    with tempfile.TemporaryDirectory(prefix="sbrl-bench-") as folder:
-        run = Path(folder) / "run"
-        settings = [f"run.env_steps={steps}", "evaluator.episodes=1", "evaluator.num_envs=1", "env.max_episode_steps=1000"]
-        done = subprocess.run(
-            [sys.executable, "-m", "sbrl.cli", "train", "--run-dir", str(run), *settings],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RunError(f"the run to be measured failed: {done.stderr.strip()}")
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    alone = {figure.part: figure.value for figure in reversed(before)}  # of each part the first: batch 8
-    per_step = config.load().learner.updates_per_step
-    limits = [alone[part] / (per_step if part == "learner" else 1.0) for part in ("actor", "learner") if part in alone]
-    limit = min(limits) if limits else None
-    name = f"Pong, batch 8, {steps:,} env steps"
-    return Figure("run", name, summary["env_steps_per_second"], "env steps/s", limit, "the slower part alone" if limit else "")
+def _of(tick: Tick, number: int, count: int) -> Tick:
+    """The tick of one of some halves, thirds and so on of a part."""
+    return lambda share: tick((number + share) / count)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
+    return tuple(part for part in PARTS if part in names)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ An actor here acts with its network, and cuts what it sees into rows; sending th
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
 from actors.collector import Collector
 from bench.figures import Figure
-from sbrl.config import load
+from bench.progress import Tick, silent
+from sbrl.config import Config, load
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, use_one_thread
@@ -24,48 +25,59 @@ from sbrl.replay.segments import Row, SegmentShape, StreamRows, Transition
 from sbrl.runtime.arguments import whole_number
 from sbrl.runtime.program import run_program
 
-TURNS = 5
+TURNS = 20
 EPSILON = 0.01
+PRECISIONS = ("float32", "bfloat16")  # of actors.precision
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=whole_number(1, 2**31), default=200, help="of all games at once, in each of five turns")
-    print(measure(parser.parse_args(argv).steps).line())
+    parser.add_argument(
+        "--steps", type=whole_number(1, 2**31), default=200, help="of all games at once, in each of twenty turns"
+    )
+    print(*(figure.line() for figure in measure(parser.parse_args(argv).steps)), sep="\n")
 
 
-def measure(steps: int) -> Figure:
-    """In turns, medians."""
+def measure(steps: int, tick: Tick = silent) -> list[Figure]:
+    """In turns."""
     use_one_thread()
     config = load()
-    acting, alone = (make_envs(config.env, config.actors.envs_per_actor, seed=0) for _ in range(2))
-    network = build_network(config.agent, acting.spec)
-    policy = EpsilonGreedyPolicy(network, acting.spec.num_actions, seed=0)
-    shape = SegmentShape.of(acting.spec, config.agent.stored_steps)
-    collector = Collector(acting, policy, [RowsOnly(shape) for _ in range(acting.num_envs)], lambda episode: None)
+    alone = make_envs(config.env, config.actors.envs_per_actor, seed=0)
     generator = np.random.default_rng(0)
     ended = np.ones(alone.num_envs, np.bool_)
-    rates: dict[str, list[float]] = {"actor": [], "environment": []}
-    try:
+    rates: dict[str, list[float]] = {name: [] for name in (*PRECISIONS, "alone")}
+    with ExitStack() as closing:
+        closing.callback(alone.close)
+        collectors = {precision: make_collector(config, precision, closing) for precision in PRECISIONS}
         for turn in range(TURNS + 1):
-            start = time.perf_counter()
-            for _ in range(steps):
-                collector.step(EPSILON, weights_version=1)
-            middle = time.perf_counter()
+            marks = [time.perf_counter()]
+            for collector in collectors.values():
+                for _ in range(steps):
+                    collector.step(EPSILON, weights_version=1)
+                marks.append(time.perf_counter())
             for _ in range(steps):
                 if ended.any():
                     alone.reset(ended)
                 step = alone.step(generator.integers(alone.spec.num_actions, size=alone.num_envs))
                 ended = step.terminated | step.truncated
+            marks.append(time.perf_counter())
+            tick((turn + 1) / (TURNS + 1))
             if turn:  # the first is warm-up
-                work = steps * alone.num_envs
-                rates["actor"].append(work / (middle - start))
-                rates["environment"].append(work / (time.perf_counter() - middle))
-    finally:
-        acting.close()
-        alone.close()
-    actor, environment = (statistics.median(values) for values in rates.values())
-    return Figure("actor", "Pong, 8 games", actor, "env steps/s", environment, "environment alone")
+                for name, seconds in zip(rates, np.diff(marks), strict=True):
+                    rates[name].append(steps * alone.num_envs / float(seconds))
+    limit = {"limit_name": "environment alone", "limit": rates.pop("alone")}
+    name = f"Pong, {alone.num_envs} games, one core"
+    return [Figure.of_turns("actor", f"{name}, {way}", "env steps/s", values, **limit) for way, values in rates.items()]  # type: ignore[arg-type]
+
+
+def make_collector(config: Config, precision: str, closing: ExitStack) -> Collector:
+    """An actor's inner loop, whose rows go nowhere."""
+    envs = make_envs(config.env, config.actors.envs_per_actor, seed=0)
+    closing.callback(envs.close)
+    network = build_network(config.agent, envs.spec)
+    policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, seed=0, precision=precision)
+    shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
+    return Collector(envs, policy, [RowsOnly(shape) for _ in range(envs.num_envs)], lambda episode: None)
 
 
 class RowsOnly:

@@ -1,61 +1,176 @@
-"""What benchmarks find, each beside what limits it: printed, written as JSON, drawn as bars."""
+"""What benchmarks find, each beside what limits it and beside its peers: printed, written as JSON, drawn as bars."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.figure
+import numpy as np
 import torch
 
 from sbrl.storage.atomic import replace_text
+from sbrl.storage.metadata import hardware
+
+RESAMPLES = 10_000
+
+
+class Interval(NamedTuple):
+    """A median, and between which values 95 % of bootstrap samples have theirs."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Of one value or more, one of each turn."""
+        array = np.asarray(values, np.float64)
+        resampled = np.random.default_rng(0).choice(array, (RESAMPLES, len(array)))
+        low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975))
+        return cls(float(np.median(array)), float(low), float(high))
+
+
+class Beside(NamedTuple):
+    """What stands beside a figure, in the same unit."""
+
+    value: float
+    ratio: Interval  # how many times as good the figure is: more than 1 is better, also where less is better
+
+    def __str__(self) -> str:
+        ratio = self.ratio
+        return f"{number(self.value)} ({ratio.median:.2f} x; {ratio.low:.2f} to {ratio.high:.2f})"
 
 
 class Figure(NamedTuple):
-    """One reading; `limit` and `peers` are in the same unit, read in turns with it."""
+    """One reading."""
 
-    part: str  # learner, replay, actor, run
+    part: str
     name: str
-    value: float
+    value: Interval
     unit: str
-    limit: float | None = None
     limit_name: str = ""
-    peers: Mapping[str, float] = MappingProxyType({})
+    limit: Beside | None = None
+    peers: Mapping[str, Beside] = MappingProxyType({})
+
+    @classmethod
+    def of_turns(
+        cls,
+        part: str,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        *,
+        limit_name: str = "",
+        limit: Sequence[float] = (),
+        peers: Mapping[str, Sequence[float]] = MappingProxyType({}),
+        less_is_better: bool = False,
+    ) -> Figure:
+        """Of readings made in turns, the k-th of each beside the k-th of the others; one number stands for all turns."""
+
+        def beside(others: Sequence[float]) -> Beside:
+            others = list(others) * len(values) if len(others) == 1 else others
+            ratios = [ours / other for ours, other in zip(values, others, strict=True)]
+            ratio = Interval.of([1 / ratio for ratio in ratios] if less_is_better else ratios)
+            return Beside(float(np.median(others)), ratio)
+
+        return cls(
+            *(part, name, Interval.of(values), unit, limit_name),
+            limit=beside(limit) if len(limit) else None,
+            peers={name: beside(others) for name, others in peers.items()},
+        )
+
+    @classmethod
+    def of_json(cls, tree: Mapping[str, Any]) -> Figure:
+        """What `_asdict` became in a file."""
+
+        def beside(value: Any) -> Beside:
+            return Beside(value[0], Interval(*value[1]))
+
+        limit = None if tree["limit"] is None else beside(tree["limit"])
+        peers = {name: beside(value) for name, value in tree["peers"].items()}
+        return cls(**{**tree, "value": Interval(*tree["value"]), "limit": limit, "peers": peers})
+
+    @property
+    def beside(self) -> Mapping[str, Beside]:
+        """Limit and peers by their names."""
+        return {**({self.limit_name: self.limit} if self.limit is not None else {}), **self.peers}
 
     def line(self) -> str:
         """For people."""
-        beside = {**({self.limit_name: self.limit} if self.limit is not None else {}), **self.peers}
-        others = "".join(f"; {name} {value:,.1f} (ratio {self.value / value:.2f})" for name, value in beside.items())
-        return f"{self.part}: {self.name}: {self.value:,.1f} {self.unit}{others}"
+        others = "".join(f"; {name} {value}" for name, value in self.beside.items())
+        low, high = number(self.value.low), number(self.value.high)
+        return f"{self.part}: {self.name}: {number(self.value.median)} {self.unit} ({low} to {high}){others}"
 
 
-def machine() -> dict[str, str | int | float]:
-    """What the figures are of, and how busy it was."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+class Record(NamedTuple):
+    """The figures of one part, and what they are of."""
+
+    command: str
+    machine: Mapping[str, Any]
+    figures: Sequence[Figure]
+
+
+def number(value: float) -> str:
+    """With three digits or more."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def machine() -> dict[str, Any]:
+    """What figures are of from now on, and how busy it is before they are made."""
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 0,
-        "device": device,
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        "load_1m": os.getloadavg()[0],
+        "load_1m": round(os.getloadavg()[0], 2),
     }
 
 
-def save(figures: Sequence[Figure], folder: Path) -> None:
-    """bench.json and bench.png in `folder`."""
+def save(records: Mapping[str, Record], folder: Path) -> None:
+    """bench.json and bench.png in `folder`. What bench.json has of other parts stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "figures": [figure._asdict() | {"peers": dict(figure.peers)} for figure in figures]}
-    replace_text(folder / "bench.json", json.dumps(content, indent=2) + "\n")
-    drawing = matplotlib.figure.Figure(figsize=(9, 0.6 * len(figures) + 1.2), layout="constrained")
+    together = {**load(folder / "bench.json"), **records}
+    write(together, folder / "bench.json")
+    draw([figure for record in together.values() for figure in record.figures], folder / "bench.png")
+
+
+def write(records: Mapping[str, Record], path: Path) -> None:
+    tree = {
+        part: {**record._asdict(), "figures": [{**figure._asdict(), "peers": dict(figure.peers)} for figure in record.figures]}
+        for part, record in records.items()
+    }
+    replace_text(path, json.dumps(tree, indent=1) + "\n")
+
+
+def load(path: Path) -> dict[str, Record]:
+    """What `write` wrote, by part; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        part: Record(**{**value, "figures": [Figure.of_json(one) for one in value["figures"]]}) for part, value in tree.items()
+    }
+
+
+def draw(figures: Sequence[Figure], path: Path) -> None:
+    """A bar for each pair of a figure and what is beside it, as long as the figure is times as good."""
+    bars = [
+        (f"{figure.part}: {figure.name}\nbeside {name}", beside.ratio)
+        for figure in figures
+        for name, beside in figure.beside.items()
+    ]
+    drawing = matplotlib.figure.Figure(figsize=(9, 0.5 * len(bars) + 1.2), layout="constrained")
     axes = drawing.subplots()
-    shares = [(figure, figure.value / figure.limit) for figure in figures if figure.limit]
-    axes.barh([f"{figure.name}\n{figure.limit_name}" for figure, _ in shares], [share for _, share in shares])
+    ratios = [ratio.median for _, ratio in bars]
+    errors = [[ratio.median - ratio.low for _, ratio in bars], [ratio.high - ratio.median for _, ratio in bars]]
+    axes.barh(range(len(bars)), ratios, xerr=errors if bars else None, tick_label=[label for label, _ in bars])
     axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_xlabel("figure / its limit")
+    axes.set_xlabel("times as good as what it stands beside")
     axes.invert_yaxis()
-    drawing.savefig(folder / "bench.png")
+    drawing.savefig(path)

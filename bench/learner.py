@@ -13,17 +13,20 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.figures import Figure, save
+from bench.figures import Figure, Record, machine, save
 from bench.memory import random_segment
+from bench.peers.client import started
+from bench.peers.client import timed as peers_timed
+from bench.progress import Tick, silent
 from learner.algorithm.compilation import make_compiler
 from learner.algorithm.losses.quantile import quantile_targets
 from learner.algorithm.losses.selection import select_action
@@ -45,6 +48,7 @@ from sbrl.runtime.program import run_program
 
 SPEC = EnvSpec(num_actions=6, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint8), stack=4, kind="frames", clip_rewards=True)
 NUM_BATCHES = 8
+PEER_UPDATES = 4  # of a turn: turns are short, so that what else the machine does hits all alike
 SEGMENTS = 64  # that the memory holds
 
 
@@ -59,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--compile", default="off", help="off, default or max-autotune")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-learner"), help="where bench.json and bench.png go")
     arguments = parser.parse_args(argv)
+    before = machine()
     configure_torch(arguments.threads)
     figures = []
     for agent in arguments.agents.split(","):
@@ -69,11 +74,22 @@ def main(argv: Sequence[str]) -> None:
             found = measure(agent, settings, arguments.turns, arguments.compile)
             figures += found
             print(*(figure.line() for figure in found), sep="\n", flush=True)
-    save(figures, arguments.out)
+    save({"learner": Record(f"python -m bench.learner {' '.join(argv)}", before, figures)}, arguments.out)
 
 
-def measure(agent: str, settings: Config, turns: int, compile_as: str = "off") -> list[Figure]:
-    """Updates a second of each way, in turns."""
+def measure(
+    agent: str,
+    settings: Config,
+    turns: int,
+    compile_as: str = "off",
+    peers: Mapping[str, str] = MappingProxyType({}),
+    tick: Tick = silent,
+) -> list[Figure]:
+    """Updates a second of each way, in turns.
+
+    Args:
+        peers: of `bench.peers.client.UPDATES`, for QR-DQN.
+    """
     size, device = settings.learner.batch_size, settings.learner.device
     ways: dict[str, Callable[[], object]] = {}
     if device != "cpu":
@@ -82,20 +98,30 @@ def measure(agent: str, settings: Config, turns: int, compile_as: str = "off") -
     if compile_as != "off":
         compiled = config.build(settings.model_dump(mode="json"), {"learner": {"compile": compile_as}})
         ways["compiled"] = one_block(compiled)
+    ours = list(ways)
     if settings.agent.algorithm == "qr-dqn":
         ways["textbook"] = textbook_block(settings)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-2, turns):  # negative: warm-up
-        for name, block in ways.items():
-            taken = timed(block, device)
+    rates: dict[str, list[float]] = {name: [] for name in [*ways, *peers]}
+    optimizer = {"learning_rate": settings.learner.learning_rate, "adam_epsilon": settings.learner.adam_epsilon}
+    with started(peers, {"batch_size": size, **optimizer}, torch.get_num_threads()) as processes:
+        for turn in range(-2, turns):  # negative: warm-up
+            found = {name: BLOCK_UPDATES / timed(block, device) for name, block in ways.items()}
+            found |= peers_timed(processes, PEER_UPDATES)
+            tick((turn + 2) / (turns + 2))
             if turn >= 0:
-                seconds[name].append(taken)
-    rate = {name: BLOCK_UPDATES / statistics.median(values) for name, values in seconds.items()}
-    peers = {"textbook": rate.pop("textbook")} if "textbook" in rate else {}
-    floor = None if device == "cpu" else BLOCK_UPDATES / kernel_seconds(ways["graph"])
+                for name, rate in found.items():
+                    rates[name].append(rate)
+    floor = [] if device == "cpu" else [BLOCK_UPDATES / kernel_seconds(ways["graph"])]
+    limit_name = "kernels alone" if floor else ""
+    others = {name: rates[name] for name in rates if name not in ours}
     return [
-        Figure("learner", f"{agent}, batch {size}, {name}", value, "updates/s", floor, "kernels alone" if floor else "", peers)
-        for name, value in rate.items()
+        Figure.of_turns(
+            *("learner", f"{agent}, batch {size}, {name}", "updates/s", rates[name]),
+            limit_name=limit_name,
+            limit=floor,
+            peers=others,
+        )
+        for name in ours
     ]
 
 

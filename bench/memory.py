@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
+from bench.figures import Figure
+from bench.peers.client import started, timed
+from bench.progress import Tick, silent
 from learner.algorithm.update import configure_torch
 from learner.memory.replay import ReplayMemory, Sample
 from sbrl.networks.devices import find_device
@@ -24,6 +28,7 @@ from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
 
 NUM_SEGMENTS = 16  # different ones, which are appended over and over
 N_STEP, DISCOUNT = 3, 0.99
+CAPACITY, FILLED, BATCHES = 1_000_000, 8_000, 100  # transitions, those that are there, batches of a turn
 
 
 def main() -> None:
@@ -88,6 +93,38 @@ def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> dict[str, lis
     shown = [f"{name} {np.median(values):.0f} ({np.percentile(values, 10):.0f})" for name, values in parts.items()]
     print(f"batch {batch_size}, microseconds, median (fastest tenth): " + ", ".join(shown))
     return parts
+
+
+def figures(batch_size: int, peers: Mapping[str, str], turns: int, tick: Tick = silent) -> list[Figure]:
+    """Batches a second at a capacity of a million: sample, gather, set priorities; in turns with peers.
+
+    Args:
+        peers: of `bench.peers.client.MEMORIES`.
+    """
+    memory = ReplayMemory(
+        SegmentShape(4, N_STEP, (84, 84), np.dtype(np.uint8)), CAPACITY, find_device("cpu"), 0, prioritized=True
+    )
+    fill(memory, FILLED // memory.shape.steps)
+    horizon = torch.tensor(N_STEP), torch.tensor(DISCOUNT, dtype=torch.float64)
+    rates: dict[str, list[float]] = {name: [] for name in ["", *peers]}
+    with started(
+        peers, {"batch_size": batch_size, "capacity": CAPACITY, "filled": FILLED}, torch.get_num_threads()
+    ) as processes:
+        for turn in range(-2, turns):  # negative: warm-up
+            start = time.perf_counter()
+            for _ in range(BATCHES):
+                sample = memory.sample(batch_size)
+                memory.gather(sample, *horizon)
+                memory.set_priorities(sample, torch.rand(batch_size, dtype=torch.float64) + 0.1)
+            found = {"": BATCHES / (time.perf_counter() - start), **timed(processes, BATCHES)}
+            tick((turn + 2) / (turns + 2))
+            if turn >= 0:
+                for name, rate in found.items():
+                    rates[name].append(rate)
+    ours, *others = ([1e6 / rate for rate in values] for values in rates.values())
+    beside = dict(zip(peers, others, strict=True))
+    name = f"capacity 1M, batch {batch_size}: sample, gather, priorities"
+    return [Figure.of_turns("replay", name, "us a batch", ours, peers=beside, less_is_better=True)]
 
 
 def random_segment(shape: SegmentShape, generator: np.random.Generator) -> Segment:

@@ -31,7 +31,7 @@ from sbrl.config import Config
 from sbrl.envs.make import make_spec
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.replay.backend import reverb, tf
+from sbrl.replay.datasets import TrajectoryDataset, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.sampler import ShardSampler
@@ -130,7 +130,7 @@ def fill(config: Config, spec: EnvSpec) -> None:
 def textbook_batches(config: Config, shape: ItemShape) -> Iterator[object]:
     columns = shape.columns()
     batch_size = config.learner.batch_size
-    dataset = reverb.TrajectoryDataset(
+    dataset = TrajectoryDataset(
         server_address=config.network.replay_addresses[0],
         table=TABLE,
         dtypes={name: tf.as_dtype(dtype) for name, (_, dtype) in columns.items()},

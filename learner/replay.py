@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 import torch
 
@@ -13,7 +13,6 @@ from learner.intake import Intake
 from learner.memory.replay import ReplayMemory
 from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState
-from learner.remote_batches import ReverbBatches
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
@@ -22,6 +21,9 @@ from sbrl.replay.receipts import Receipts
 from sbrl.replay.segment_reader import SegmentReader
 from sbrl.replay.segments import Segment, SegmentShape
 from sbrl.seeds import memory_seed
+
+if TYPE_CHECKING:
+    from learner.remote_batches import ReverbBatches
 
 
 class NoMemory:
@@ -101,6 +103,8 @@ class Replay(NamedTuple):
             batches = MemoryBatches(memory, config.agent, config.learner.batch_size, make_compiler(config.learner))
         else:
             shape = shape.without_frames()
+            from learner.remote_batches import ReverbBatches  # loads all of TensorFlow, which cached replay does not need
+
             items = ItemShape.of(spec, config.agent.stored_steps)
             batches = ReverbBatches(addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority)
         intake = Intake(shape, receipts, ratio, memory, num_shards)
@@ -116,13 +120,13 @@ class Replay(NamedTuple):
             if self.fill > 1:
                 reader.fill(self.fill, self.intake.put_logged)
             reader.start()
-        if isinstance(self.batches, ReverbBatches):
-            self.batches.start()
+        if self.sampling == "remote":
+            cast("ReverbBatches", self.batches).start()
 
     def stop(self) -> None:
         """Asks all threads to end; may be called again."""
         self.intake.close()
         for reader in self.readers:
             reader.stop()
-        if isinstance(self.batches, ReverbBatches):
-            self.batches.stop()
+        if self.sampling == "remote":
+            cast("ReverbBatches", self.batches).stop()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
-from torch.utils.tensorboard import SummaryWriter
+# TensorBoard's own switch for doing without TensorFlow, which costs seconds to load and is no use for files on this machine.
+sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+
+from torch.utils.tensorboard import SummaryWriter  # noqa: E402
 
 
 class TensorBoard:

@@ -54,7 +54,9 @@ class SerialRun:
         seed_torch(torch_seed)
         envs = make_envs(config.env, config.actors.envs_per_actor, environment_seed)
         network = build_network(config.agent, envs.spec, seed=config.run.seed)
-        self._policy = EpsilonGreedyPolicy(network, envs.spec.num_actions, policy_seed, noise=True)
+        self._policy = EpsilonGreedyPolicy(
+            network, envs.spec.num_actions, policy_seed, noise=True, precision=config.actors.precision
+        )
         self._step = make_update_step(config, envs.spec)
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
         shape = shape._replace(steps=segment_steps(config.replay.capacity, envs.num_envs, shape.stack, shape.n_max))

@@ -342,6 +342,9 @@ class Actors(Section):
     """Environments each actor steps with one batched policy inference; with none it would collect nothing."""
     weights_interval_seconds: float = Field(2.0, gt=0)
     """Seconds between two looks for newer weights; at zero the actor would flood the coordinator with requests."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """That the actors' networks compute in; the evaluator's are float32. bfloat16 makes a batch of actions faster on a CPU with
+    instructions for it, and slower on others; where two values are nearly the same it may choose the other action."""
 
 
 class Evaluator(Section):

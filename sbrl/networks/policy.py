@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,10 +13,18 @@ from torch import Tensor
 from sbrl.networks.network import ValueNetwork
 from sbrl.networks.serialization import load_weights
 
+logger = logging.getLogger(__name__)
+
 
 def use_one_thread() -> None:
     """Has torch compute on the calling thread alone: a process with a policy is worth one core; more processes use more."""
     torch.set_num_threads(1)
+
+
+def warn_of_slow_precision(precision: str) -> None:
+    """Says so where what actors.precision asks for will be slow."""
+    if precision == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
+        logger.warning("actors.precision=bfloat16, but this processor has no instructions for it: float32 would be faster")
 
 
 def seed_torch(seed: int) -> None:
@@ -29,15 +38,18 @@ class EpsilonGreedyPolicy:
     Deterministic given its seed and, with noisy layers or IQN, the state of torch's global generator.
     """
 
-    def __init__(self, network: ValueNetwork, num_actions: int, seed: int, noise: bool = False) -> None:
+    def __init__(
+        self, network: ValueNetwork, num_actions: int, seed: int, noise: bool = False, precision: str = "float32"
+    ) -> None:
         """
         Args:
             network: On the CPU; this policy's own, `load` overwrites its parameters.
             num_actions: Actions of the environment.
             seed: Seeds exploration.
             noise: Noisy layers explore: their noise is drawn again for each batch of actions. Otherwise their mean weights act.
+            precision: float32 or bfloat16, of the network's parameters and all that it computes.
         """
-        self._network = network.train(noise)
+        self._network = network.train(noise).to(getattr(torch, precision))
         self._noise = noise
         self._num_actions = num_actions
         self._generator = np.random.default_rng(seed)
@@ -74,5 +86,5 @@ class EpsilonGreedyPolicy:
     def q_values(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Expected returns, float32[B, num_actions], with the noise of now."""
         with torch.inference_mode():
-            values: npt.NDArray[np.float32] = self._values(self._network.torso(torch.from_numpy(observation))).numpy()
+            values: npt.NDArray[np.float32] = self._values(self._network.torso(torch.from_numpy(observation))).float().numpy()
         return values

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbrl.replay.backend import reverb, tf
+from sbrl.replay.backend import reverb
+from sbrl.replay.datasets import TrajectoryDataset, tf
 from sbrl.replay.items import TABLE, Items, ItemShape
 from sbrl.replay.queue_probe import PROBE_SECONDS, QueueProbe
 
@@ -134,7 +135,7 @@ class ShardSampler:
     def _dataset(self) -> Any:
         """Batches of the shard's items, in the graph that is current."""
         columns = self._shape.columns()
-        dataset = reverb.TrajectoryDataset(
+        dataset = TrajectoryDataset(
             server_address=self.address,
             table=TABLE,
             dtypes={name: tf.as_dtype(dtype) for name, (_, dtype) in columns.items()},

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbrl.replay.backend import reverb, tf
+from sbrl.replay.backend import TensorSpec, reverb
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.segments import Segment, SegmentShape
 
@@ -37,7 +37,7 @@ def make_tables(shape: SegmentShape, queue_segments: int, log_segments: int) -> 
         queue_segments: at which writers wait for the learner.
         log_segments: from which on the oldest goes for each new one.
     """
-    signature = {name: tf.TensorSpec((1, *dims), dtype, name) for name, (dims, dtype) in shape.columns().items()}
+    signature = {name: TensorSpec((1, *dims), dtype, name) for name, (dims, dtype) in shape.columns().items()}
     queue = reverb.Table.queue(QUEUE, queue_segments, signature=signature)
     log = reverb.Table(
         name=LOG,
@@ -56,7 +56,7 @@ def transitions_table(shape: ItemShape, capacity: int, prioritized: bool) -> rev
     Args:
         capacity: transitions, from which on the oldest goes for each new one.
     """
-    signature = {name: tf.TensorSpec(dims, dtype, name) for name, (dims, dtype) in shape.columns().items()}
+    signature = {name: TensorSpec(dims, dtype, name) for name, (dims, dtype) in shape.columns().items()}
     return reverb.Table(
         name=TABLE,
         sampler=reverb.selectors.Prioritized(1.0) if prioritized else reverb.selectors.Uniform(),

@@ -14,10 +14,10 @@ HEAVY = {"torch", "tensorflow", "reverb", "kubernetes", "matplotlib"}
     [
         ("sbrl.cli.commands", set()),  # `sbrl --help` has to answer at once
         ("services.coordinator.__main__", set()),
-        ("services.replay.__main__", {"tensorflow", "reverb"}),
+        ("services.replay.__main__", {"reverb"}),
         ("services.evaluator.__main__", {"torch"}),
-        ("actors.__main__", {"torch", "tensorflow", "reverb"}),
-        ("learner.__main__", {"torch", "tensorflow", "reverb"}),
+        ("actors.__main__", {"torch", "reverb"}),
+        ("learner.__main__", {"torch", "reverb"}),
         ("single_process.__main__", {"torch"}),
     ],
 )
@@ -47,6 +47,39 @@ def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set
 def loaded(module: str) -> set[str]:
     """The modules of a process that has imported this one."""
     code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    return set(json.loads(run_python(code)))
+
+
+def run_python(code: str) -> str:
+    """What a process prints that runs this."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout))
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["from sbrl.replay.backend import reverb", "import tensorflow as tf"],
+        ["import tensorflow as tf", "from sbrl.replay.backend import reverb"],
+        ["from sbrl.replay.datasets import tf", "from sbrl.replay.backend import reverb"],
+    ],
+    ids=["after", "before", "datasets"],
+)
+def test_tensorflow_is_whole_for_whoever_imports_it(lines: list[str]):
+    """Reverb alone takes a few of its modules only."""
+    checks = ["assert int(tf.constant(3) + 1) == 4", "assert reverb.Client and reverb.Table and tf.data.Dataset.range(3)"]
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join(lines + checks)], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_tensorboard_writes_without_tensorflow(tmp_path):
+    run_python(
+        "import pathlib, sys; from learner.tensorboard import TensorBoard; "
+        f"metric_logger = TensorBoard(pathlib.Path({str(tmp_path)!r})); metric_logger.write({{'loss': 1.5}}, 7); metric_logger.close(); "
+        "assert 'tensorflow' not in sys.modules"
+    )
+    (events,) = tmp_path.iterdir()
+    assert b"loss" in events.read_bytes()

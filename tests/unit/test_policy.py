@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -33,6 +34,26 @@ def observe(spec: EnvSpec, batch_size: int) -> np.ndarray[Any, Any]:
     if spec.kind == "vector":
         return generator.normal(size=(batch_size, *spec.observation_shape)).astype(np.float32)
     return generator.integers(0, 256, size=(batch_size, *spec.observation_shape)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "agent", [{"algorithm": name} for name in ("dqn", "c51", "qr-dqn", "iqn")] + [{"noisy": True}], ids=str
+)
+@pytest.mark.parametrize("spec", [FRAMES, VECTOR], ids=lambda spec: spec.kind)
+def test_half_precision_acts_on_nearly_the_same_values(spec: EnvSpec, agent: dict[str, Any]) -> None:
+    network = build_network(make_agent(**agent), spec)
+    exact = EpsilonGreedyPolicy(copy.deepcopy(network), spec.num_actions, 0)
+    half = EpsilonGreedyPolicy(network, spec.num_actions, 0, precision="bfloat16")
+    weights = build_network(make_agent(**agent), spec, seed=1).state_dict()
+    observation, values = observe(spec, 16), []
+    for policy in (exact, half):
+        policy.load(weights)
+        seed_torch(4)
+        values.append(policy.q_values(observation))
+    assert values[1].dtype == np.float32
+    scale = np.abs(values[0]).max()
+    assert 0 < np.abs(values[1] - values[0]).max() < 0.2 * scale  # of IQN, the fractions are others, too
+    assert half.act(observation, epsilon=0.0).shape == (16,)
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "c51", "qr-dqn", "iqn"])

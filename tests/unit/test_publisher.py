@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,8 @@ from learner.publisher import Publisher
 from sbrl.coordination.weights import StaleEpochError
 from sbrl.networks import serialization
 from sbrl.networks.serialization import decode
+from sbrl.telemetry.metrics import make_registry
+from tests.learners import FixedBatches, Learner
 
 WAIT = 20.0
 FINE, BAD = torch.zeros(()), torch.tensor(float("nan"))
@@ -76,6 +79,19 @@ def test_weights_are_encoded_outside_the_thread_that_publishes(
     client.answers.put(1)
     assert publisher.wait_idle(WAIT)
     assert threads == [publisher._thread]
+
+
+@pytest.mark.parametrize("deliver_at", [1, 5])
+def test_nothing_is_copied_while_the_last_weights_are_on_their_way(tmp_path: Path, deliver_at: int) -> None:
+    """They are due at updates 2, 4 and 6: what comes too early is made once, as soon as the way is free."""
+    learner = Learner(tmp_path, make_registry("learner"), updates=7, batches=FixedBatches())
+    learner.publisher.is_idle = False
+    learner.reporter.trained = lambda drawn, result: setattr(  # type: ignore[method-assign]
+        learner.publisher, "is_idle", learner.step.updates >= deliver_at
+    )
+    while learner.step.updates < 7:
+        learner.loop._train()
+    assert learner.published == ([2, 4, 6] if deliver_at == 1 else [5, 6])
 
 
 @pytest.mark.parametrize(("weight", "mark"), [(float("inf"), FINE), (1.0, BAD)], ids=["weights", "mark"])
