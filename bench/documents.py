@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.figures import Record, load, number, write
 from sbrl.errors import UsageError
-from sbrl.storage.run_directory import replace_text
+from sbrl.storage.atomic import replace_text
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, RECORDS = DOCS / "benchmarks.md", DOCS / "bench.json"

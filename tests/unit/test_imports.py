@@ -78,7 +78,7 @@ def test_tensorflow_is_whole_for_whoever_imports_it(lines: list[str]):
 def test_tensorboard_writes_without_tensorflow(tmp_path):
     run_python(
         "import pathlib, sys; from learner.tensorboard import TensorBoard; "
-        f"metric_logger = TensorBoard(pathlib.Path({str(tmp_path)!r})); metric_logger.write({{'loss': 1.5}}, 7); metric_logger.close(); "
+        f"events = TensorBoard(pathlib.Path({str(tmp_path)!r})); events.write({{'loss': 1.5}}, 7); events.close(); "
         "assert 'tensorflow' not in sys.modules"
     )
     (events,) = tmp_path.iterdir()

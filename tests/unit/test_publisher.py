@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from learner import publisher as module
+from learner.block import untimed
+from learner.loop import Round
+from learner.publication import Publications
 from learner.publisher import Publisher
 from sbrl.coordination.weights import StaleEpochError
 from sbrl.networks import serialization
 from sbrl.networks.serialization import decode
-from sbrl.telemetry.metrics import make_registry
-from tests.learners import FixedBatches, Learner
+from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING
 
 WAIT = 20.0
 FINE, BAD = torch.zeros(()), torch.tensor(float("nan"))
@@ -81,17 +83,17 @@ def test_weights_are_encoded_outside_the_thread_that_publishes(
     assert threads == [publisher._thread]
 
 
-@pytest.mark.parametrize("deliver_at", [1, 5])
-def test_nothing_is_copied_while_the_last_weights_are_on_their_way(tmp_path: Path, deliver_at: int) -> None:
-    """They are due at updates 2, 4 and 6: what comes too early is made once, as soon as the way is free."""
-    learner = Learner(tmp_path, make_registry("learner"), updates=7, batches=FixedBatches())
-    learner.publisher.is_idle = False
-    learner.reporter.trained = lambda drawn, result: setattr(  # type: ignore[method-assign]
-        learner.publisher, "is_idle", learner.step.updates >= deliver_at
-    )
-    while learner.step.updates < 7:
-        learner.loop._train()
-    assert learner.published == ([2, 4, 6] if deliver_at == 1 else [5, 6])
+@pytest.mark.parametrize(("deliver_at", "published"), [(1, [2, 4, 6]), (5, [5, 6])])
+def test_nothing_is_copied_while_the_last_weights_are_on_their_way(deliver_at: int, published: list[int]) -> None:
+    """They are due at updates 2, 4 and 6: what comes too early is made once, as soon as the last ones are delivered."""
+    taken: list[int] = []
+    step = SimpleNamespace(updates=0, mark=FINE, acting_weights=dict)
+    sender = SimpleNamespace(is_idle=False, is_finite=True, publish=lambda weights, mark, updates: taken.append(updates))
+    publications = Publications(cast(Any, step), cast(Any, sender), period=2, phase=untimed, diverge=pytest.fail)
+    for step.updates in range(1, 8):
+        sender.is_idle = step.updates >= deliver_at
+        publications.look(Round(0.0, cast(Any, object()), LEARNER_STATE_TRAINING))
+    assert taken == published
 
 
 @pytest.mark.parametrize(("weight", "mark"), [(float("inf"), FINE), (1.0, BAD)], ids=["weights", "mark"])
