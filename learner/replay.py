@@ -99,6 +99,7 @@ class Replay(NamedTuple):
                 seed=memory_seed(config.run.seed, fill),
                 prioritized=replay.prioritized,
                 max_priority=max_priority,
+                recency_horizon=replay.recency_horizon,
             )
             batches = MemoryBatches(memory, config.agent, config.learner.batch_size, make_compiler(config.learner))
         else:

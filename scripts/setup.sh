@@ -29,6 +29,7 @@ if [[ ! -d .venv ]]; then
 else
     echo "setup: updating .venv."
 fi
-.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,report,dev,minatar]'
+.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
+    --editable '.[train,report,tune,dev,minatar]'
 touch .venv/.complete
 echo "setup: done; the command line is .venv/bin/sbrl"

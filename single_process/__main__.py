@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from learner.algorithm.precision import configure_precision
@@ -69,18 +69,19 @@ def train(config: Config, directory: RunDirectory, view: View) -> None:
     """Runs, evaluates and leaves the results of a run with all roles, but for the video and TensorBoard."""
     start, start_cpu, meter, next_show = time.monotonic(), time.process_time(), ProgressMeter(config), 0.0
 
-    def show(status: GetStatusResponse) -> None:
+    def show(status: Callable[[], GetStatusResponse]) -> None:
         nonlocal next_show
         if time.monotonic() >= next_show:
             next_show = time.monotonic() + SHOW_SECONDS
-            view.show(meter.read(status))
+            view.show(meter.read(status()))
 
     run = SerialRun(config, directory)
     try:
         run.run(show)
         run.save()
         seconds, status = time.monotonic() - start, run.status()
-        more = {"core_seconds": time.process_time() - start_cpu, "diagnostics": run.diagnostics(), **run.digests()}
+        cost = {"core_seconds": time.process_time() - start_cpu, "bytes_moved": 0}  # there is one process
+        more = {**cost, "diagnostics": run.diagnostics(), **run.digests()}
     finally:
         run.close()
     view.message("evaluating the final agent ...")

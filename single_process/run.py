@@ -26,7 +26,7 @@ from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
-from sbrl.networks.serialization import encode
+from sbrl.networks.serialization import all_finite, encode
 from sbrl.replay.segments import SegmentShape
 from sbrl.seeds import single_process_seeds
 from sbrl.storage.run_directory import RunDirectory
@@ -43,6 +43,7 @@ from sbrl.v1.fleet_pb2 import (
 from single_process.stream import SerialStream, segment_steps
 
 RECENT_EPISODES = 100
+NOT_FINITE = "the network is not finite"
 
 
 class SerialRun:
@@ -61,10 +62,16 @@ class SerialRun:
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
         shape = shape._replace(steps=segment_steps(config.replay.capacity, envs.num_envs, shape.stack, shape.n_max))
         self._memory = ReplayMemory(
-            shape, config.replay.capacity, self._step.device, seed=memory_seed, prioritized=config.replay.prioritized
+            shape,
+            config.replay.capacity,
+            self._step.device,
+            seed=memory_seed,
+            prioritized=config.replay.prioritized,
+            recency_horizon=config.replay.recency_horizon,
         )
         self._streams = [SerialStream(self._memory, env) for env in range(envs.num_envs)]
-        self._policy.load(self._step.acting_weights())
+        self._acting_weights = self._step.acting_weights()  # the live tensors
+        self._policy.load(self._acting_weights)
         batches = MemoryBatches(self._memory, config.agent, config.learner.batch_size)
         self._updates = Blocks(self._step, batches, HorizonSchedule.of(config))
         self._collector = Collector(envs, self._policy, self._streams, self._on_episode)
@@ -73,8 +80,8 @@ class SerialRun:
         self._losses = hashlib.sha256()
         self.episodes: list[Episode] = []
 
-    def run(self, on_progress: Callable[[GetStatusResponse], None]) -> None:
-        """Collects run.env_steps and trains all samples they allow; calls `on_progress` after every round.
+    def run(self, on_progress: Callable[[Callable[[], GetStatusResponse]], None]) -> None:
+        """Collects run.env_steps and trains all samples they allow; hands `status` to `on_progress` after every round.
 
         Raises:
             FinalError: an environment's values, or what training has come to, are not finite.
@@ -82,7 +89,7 @@ class SerialRun:
         while self._collector.env_steps < self._config.run.env_steps:
             self._collector.step(epsilons(self._config, self._collector.env_steps, actor=0), self._version)
             self._train()
-            on_progress(self.status())
+            on_progress(self.status)
         self._collector.drain()
         self._train()
 
@@ -98,7 +105,8 @@ class SerialRun:
         Raises:
             FinalError: it would hold what is not finite.
         """
-        self._require_finite(batch=None)
+        if not self._step.is_finite():
+            self._diverge(NOT_FINITE, batch=None)
         store = CheckpointStore(self._directory.learner_checkpoints, self._config.run.keep_checkpoints)
         counters: dict[str, int | float] = {
             "samples_trained": self._ratio.trained,
@@ -160,12 +168,9 @@ class SerialRun:
         self._ratio.train()
         self._losses.update(np.float32(result.loss.item()).tobytes())
         if self._step.updates % self._config.learner.publish_period == 0:
-            self._require_finite(batch)
-            self._policy.load(self._step.acting_weights())
-
-    def _require_finite(self, batch: Batch | None) -> None:
-        if not self._step.is_finite():
-            self._diverge("the network is not finite", batch)
+            if not all_finite(self._acting_weights.values()).item():  # the rest of the state is looked at as it is saved
+                self._diverge(NOT_FINITE, batch)
+            self._policy.load(self._acting_weights)
 
     def _diverge(self, what: str, batch: Batch | None) -> NoReturn:
         raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)

@@ -59,6 +59,7 @@ class _GrowingSegment:
         self._written = 0
         self._closed = shape.anchors.start  # what follows the rows before is known
         self._slot: int | None = None
+        self._stored = 0  # rows that the memory has
 
     @property
     def is_complete(self) -> bool:
@@ -84,7 +85,9 @@ class _GrowingSegment:
             self._slot = memory.append(segment, self._valid)
         elif count:
             assert self._slot is not None
-            memory.rewrite(self._slot, segment, self._valid)
+            memory.rewrite(self._slot, segment, self._valid, slice(self._stored, self._written))
+        if count:
+            self._stored = self._written
         return count
 
 

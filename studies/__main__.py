@@ -14,9 +14,15 @@ from sbrl.runtime.arguments import Parser, whole_number
 from sbrl.runtime.output import outlive_output
 from sbrl.runtime.program import run_program
 from sbrl.runtime.stop_signals import StopRequest, catch_stop_signals
+from studies.cluster.api import add_cluster_arguments
+from studies.cluster.commands import add_submit_arguments, cluster_status
+from studies.cluster.commands import collect as collect_study
+from studies.cluster.commands import pod as make_pod_run
+from studies.cluster.commands import submit as submit_study
 from studies.design import find_study, json_schema, list_library, load_study
+from studies.making import Places
 from studies.plan import plan_study
-from studies.runner import Places, run_study
+from studies.runner import run_study
 from studies.status import show_status
 
 MAX_JOBS = 1024
@@ -61,9 +67,27 @@ def make_parser() -> Parser:
     status = actions.add_parser("status", help="show how far a study is; exit code 1 while runs are missing or have failed")
     status.set_defaults(command=_status)
 
-    for one in (show, plan, run, status):
+    status.add_argument("--cluster", action="store_true", help="show its jobs on Kubernetes instead")
+    submit = actions.add_parser(
+        "submit",
+        help="make the runs that are missing on Kubernetes: one Indexed Job, one pod a run",
+        epilog="example: sbrl study submit atari-5 --image registry.example/sbrl:0.1 --gpus 1 --claim studies --queue research",
+    )
+    add_submit_arguments(submit)
+    submit.set_defaults(command=lambda arguments: submit_study(arguments, _places_of(arguments), _say))
+    collect = actions.add_parser("collect", help="bring the records of pods that are done into the results")
+    collect.set_defaults(command=lambda arguments: collect_study(arguments, _places_of(arguments), _say))
+    in_pod = actions.add_parser("pod", help="what a pod of a study does: makes one run, prints its record")
+    in_pod.add_argument("folder", type=Path, metavar="DIR", help="where the job's ConfigMap is mounted")
+    in_pod.add_argument("--index", type=whole_number(0, 2**31 - 1), required=True, metavar="N", help="of the run")
+    in_pod.add_argument("--work", type=Path, required=True, metavar="DIR", help="run directories, logs and records")
+    in_pod.set_defaults(command=lambda arguments: make_pod_run(arguments, _say))
+    for one in (status, submit, collect):
+        add_cluster_arguments(one)
+
+    for one in (show, plan, run, status, submit, collect):
         one.add_argument("study", metavar="STUDY", help="a study file, or the name of a ready study (`sbrl study list`)")
-    for one in (plan, run, status):
+    for one in (plan, run, status, submit, collect):
         one.add_argument(
             "--results", type=Path, metavar="DIR", help="the small records of its runs (default: runs/study-NAME/results)"
         )
@@ -118,8 +142,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    if arguments.cluster:
+        return cluster_status(arguments, Console())
     study = load_study(arguments.study)
     return 0 if show_status(study, _places(arguments, study.name).results, Console()) else 1
+
+
+def _places_of(arguments: argparse.Namespace) -> Places:
+    return _places(arguments, load_study(arguments.study).name)
 
 
 def _places(arguments: argparse.Namespace, name: str) -> Places:

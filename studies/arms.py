@@ -113,7 +113,7 @@ def comparisons_of(study: Study, arms: Sequence[Arm]) -> tuple[Comparison, ...]:
         if comparison.baseline in comparison.candidates:
             raise UsageError(f"comparisons holds the arm {comparison.baseline!r} against itself: leave it out of candidates")
     return tuple(
-        Comparison(baseline=one.baseline, candidates=one.candidates or tuple(name for name in names if name != one.baseline))
+        one.model_copy(update={"candidates": one.candidates or tuple(name for name in names if name != one.baseline)})
         for one in study.comparisons
     )
 

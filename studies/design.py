@@ -117,6 +117,34 @@ class Tuning(Section):
     """Those of the study's that are tuned on, to save; the value that is chosen holds on all. None named: all."""
 
 
+class Between(Section):
+    """Numbers between two, on a log scale."""
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _rises(self) -> Between:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}: low must be below high")
+        return self
+
+
+class Search(Section):
+    """What `sbrl tune` looks through, jointly, on the tuning seeds."""
+
+    space: dict[str, Between | Annotated[list[JsonValue], Field(min_length=1)]] = Field({})
+    """Config keys, each with a list of values, or with the `low` and `high` of numbers on a log scale (learner.adam_beta2: of
+    1 - beta2). None: batch size {1/4, 1/2, 1, 2} and updates per step {1/2, 1, 2} times the study's own, its learning rate by
+    up to 8 either way, and beta2 from 0.9 to 0.9999."""
+    objective: Literal["mean", "median"] = "mean"
+    """Of a trial's scores over seeds and environments, at the last horizon; scores as `scales.csv` scales them."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Optuna's: what it has learned decides what is tried next, or chance does."""
+    pruner: Literal["median", "none"] = "median"
+    """Optuna's: a trial whose first seeds do worse than the median of those before gets no further ones; none: all get all."""
+
+
 class Study(Section):
     """A study file."""
 
@@ -152,6 +180,8 @@ class Study(Section):
     comparisons: tuple[Comparison, ...] = ()
     """What the verdict is about; none where a study only maps out a grid."""
     tuning: Tuning | None = None
+    search: Search = Search()
+    """Of `sbrl tune`; `sbrl study run` does not read it."""
     budget_core_hours: float | None = Field(None, gt=0)
     """What the study may cost; `sbrl study plan` says whether it does."""
     spread: float | None = Field(None, gt=0)
@@ -179,8 +209,10 @@ class Study(Section):
                 )
         if self.tuning is not None and not self.seeds.for_tuning:
             raise ValueError("there is a tuning, but seeds.tune has no seed for it: set seeds.tune to 3 or so")
-        if self.tuning is None and self.seeds.for_tuning:
-            raise ValueError(f"seeds.tune is {shown(self.seeds.tune)}, but there is no tuning that they are for; leave one out")
+        if self.tuning is None and self.seeds.for_tuning and "search" not in self.model_fields_set:
+            raise ValueError(
+                f"seeds.tune is {shown(self.seeds.tune)}, but there is no tuning or search that they are for; leave it out"
+            )
         if self.tuning is not None and not set(self.tuning.environments) <= set(self.environments):
             other = next(one for one in self.tuning.environments if one not in self.environments)
             raise ValueError(

@@ -13,9 +13,9 @@ from rich.table import Table
 from sbrl.monitor.readable import duration
 from studies.arms import Arm, arms_of, compared_runs, comparisons_of, config_of, tuning_runs
 from studies.design import Study
+from studies.making import Places
 from studies.measure import RunCost, cost_key, measure_all
 from studies.records import RunRecord, load_records
-from studies.runner import Places
 from studies.statistics.power import detectable_difference
 
 RECORD_BYTES = 10_000  # of one run's small record

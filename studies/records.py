@@ -32,12 +32,14 @@ from sbrl.storage.metadata import metadata_of
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes, read_evaluations
 from sbrl.v1.fleet_pb2 import Episode
+from studies.traffic import bytes_moved
 
 RECORD = "record.json"
 RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
 COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
 BINS = 100  # of a learning curve: equal parts of run.env_steps
+LATER_KEYS = frozenset({"replay.recency_horizon"})
 SCORE_EPISODES = 100  # training episodes that a score is the mean of
 
 Points = tuple[tuple[int, float], ...]
@@ -62,7 +64,7 @@ class Costs:
     wall_seconds: float | None = None
     core_seconds: float | None = None  # of CPU, all processes; of `sbrl train` with its evaluator
     gpu_seconds: float | None = None  # wall-clock seconds that a GPU was held
-    bytes_moved: float | None = None  # over the network, between processes
+    bytes_moved: float | None = None  # between processes, as payload: see `studies.traffic`
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def record_of_run_directory(
             wall_seconds=wall_seconds,
             core_seconds=summary.get("core_seconds", core_seconds),
             gpu_seconds=wall_seconds if config.learner.device.startswith("cuda") else 0.0,
-            bytes_moved=summary.get("bytes_moved"),
+            bytes_moved=bytes_moved(run, config, metadata, summary),
         ),
         diagnostics=summary.get("diagnostics", {}),
     )
@@ -200,9 +202,12 @@ def returns_on_grid(episodes: Sequence[Episode], env_steps: int) -> Points:
 
 
 def settings_of(config: Config) -> dict[str, object]:
-    """Every key of a config, dotted, with its resolved value; env.kwargs is one. Addresses and ports are left out."""
+    """Every key of a config, dotted, with its resolved value; env.kwargs is one. Addresses and ports are left out, and so is
+    what is unset and came later than the first records: they are to stay comparable.
+    """
     tree = config.model_dump(mode="json", exclude={"network", "schema_version"})
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+    settings = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+    return {key: value for key, value in settings.items() if not (key in LATER_KEYS and value is None)}
 
 
 def hash_of(config: Config) -> str:

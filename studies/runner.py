@@ -6,41 +6,23 @@ run that was cut off goes on, too, where it has all roles; one in one process st
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
-from sbrl import config as configs
-from sbrl.errors import RunError, SbrlError, UsageError
-from sbrl.monitor.summary import read_summary
+from sbrl.errors import RunError, UsageError
 from sbrl.runtime.stop_signals import StopRequest
 from sbrl.storage.atomic import replace_text
-from sbrl.storage.metadata import git_commit, hardware, version
+from sbrl.storage.metadata import git_commit
 from sbrl.storage.run_directory import RunDirectory
 from studies.arms import Arm, PlannedRun, arms_of, compared_runs, comparisons_of, tuning_runs
 from studies.design import Study
-from studies.pool import Ended, Pool, Task, last_words
+from studies.making import Maker, Places, difference
+from studies.pool import Ended, Pool, Task
 from studies.progress import StudyProgress
-from studies.records import RECORD, RunRecord, load_record, load_records, record_of_run_directory, settings_of, write_record
+from studies.records import load_records, settings_of
 from studies.tuning import Choice, choose, chosen_variants, write_choices
 
 ATTEMPTS = 2
 STUDY_COPY = "study.yaml"
-
-
-class Places(NamedTuple):
-    """Where a study keeps what."""
-
-    results: Path  # small records: can be committed, and taken to another machine
-    work: Path  # run directories and logs: a run's is deleted once it is recorded
-
-    def run_directory(self, run: PlannedRun) -> Path:
-        return self.work / "runs" / run.folder
-
-    def log(self, run: PlannedRun) -> Path:
-        return self.work / "logs" / f"{run.folder}.log"
 
 
 class StudyRunner:
@@ -62,7 +44,7 @@ class StudyRunner:
             keep_runs: run directories are not deleted.
         """
         self._study, self._places, self._pool, self._say = study, places, pool, say
-        self._retry_failed, self._keep_runs = retry_failed, keep_runs
+        self._retry_failed, self._maker = retry_failed, Maker(study, places, keep_runs=keep_runs)
         self._commit, self._arms = git_commit(), arms_of(study)
         comparisons_of(study, self._arms)
 
@@ -103,7 +85,7 @@ class StudyRunner:
         """Before anything is run."""
         others = set()
         for run in runs:
-            record = self._recorded(run)
+            record = self._maker.recorded(run)
             if record is not None and record.config_hash != run.hash:
                 changed = difference(record.settings, settings_of(run.config))
                 raise UsageError(
@@ -115,12 +97,8 @@ class StudyRunner:
         if others:
             self._say(f"note: results of other commits are there already: {', '.join(sorted(others))}; the report will say so")
 
-    def _recorded(self, run: PlannedRun) -> RunRecord | None:
-        folder = self._places.results / run.folder
-        return load_record(folder) if (folder / RECORD).exists() else None
-
     def _is_done(self, run: PlannedRun) -> bool:
-        record = self._recorded(run)
+        record = self._maker.recorded(run)
         return record is not None and (record.status == "complete" or not self._retry_failed)
 
     def _make(self, runs: Sequence[PlannedRun], what: str) -> bool:
@@ -129,86 +107,31 @@ class StudyRunner:
             return True
         waiting = [run for run in runs if not self._is_done(run)]
         self._say(f"{len(runs)} {what}, {len(runs) - len(waiting)} of them done before")
-        waiting = [run for run in waiting if not self._record_finished(run)]
+        waiting = [run for run in waiting if not self._maker.record_finished(run)]
         by_name, attempts = {run.name: run for run in waiting}, dict.fromkeys((run.name for run in waiting), 1)
         weights = {run.name: float(run.config.run.env_steps + 4 * run.updates) for run in waiting}
         progress = StudyProgress(weights, len(runs) - len(waiting), self._say)
 
         def ended(task: Task, end: Ended) -> Task | None:
             run = by_name[task.name]
-            failure = self._record(run, end, resumed="--resume" in task.command)
+            failure = self._maker.record(run, end, resumed="--resume" in task.command)
             if failure and attempts[task.name] < ATTEMPTS:
                 attempts[task.name] += 1
                 self._say(f"{task.name} failed, and is tried once more: {failure}")
-                return self._task(run)
+                return self._maker.task(run)
             if failure:
                 self._say(f"{task.name} failed again: {failure}; see {task.log}")
-                write_record(self._places.results, failed_record(self._study, run, failure))
+                self._maker.record_failed(run, failure)
             progress.end(task.name, failed=bool(failure))
             return None
 
         # Made one by one: a run's directory is cleared when its turn comes, not before.
         return self._pool.work_off(
-            map(self._task, waiting), ended, lambda tasks: progress.look({task.name: task.log for task in tasks})
+            map(self._maker.task, waiting), ended, lambda tasks: progress.look({task.name: task.log for task in tasks})
         )
 
-    def _task(self, run: PlannedRun) -> Task:
-        """The run's command, from where it was cut off if it can go on from there."""
-        directory, arguments = self._places.run_directory(run), ["train", "--run-dir", str(self._places.run_directory(run))]
-        if self._study.run_as == "all roles" and self._holds(directory, run) and _is_resumable(directory):
-            arguments.append("--resume")
-        else:
-            if directory.exists():
-                shutil.rmtree(directory)
-            file = self._places.work / "configs" / f"{run.folder}.yaml"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(file, configs.dump(run.config))
-            arguments += ["--config", str(file), *(["--serial"] if self._study.run_as == "one process" else [])]
-        return Task(run.name, (sys.executable, "-m", "sbrl.cli", *arguments), self._places.log(run))
-
-    def _holds(self, directory: Path, run: PlannedRun) -> bool:
-        """Whether a run directory is of this very run."""
-        try:
-            return settings_of(configs.load(RunDirectory(directory).config)) == settings_of(run.config)
-        except UsageError:  # none there, or cut off as it was written
-            return False
-
-    def _record_finished(self, run: PlannedRun) -> bool:
-        """Records a run that was finished but not recorded when an earlier session ended."""
-        directory = self._places.run_directory(run)
-        if not read_summary(RunDirectory(directory).summary).get("complete") or not self._holds(directory, run):
-            return False
-        return not self._record(run, Ended(0, 0.0), resumed=True)
-
-    def _record(self, run: PlannedRun, end: Ended, resumed: bool) -> str:
-        """Records a run that has ended, and deletes its directory; returns why it failed, or nothing."""
-        directory = self._places.run_directory(run)
-        if end.code != 0:
-            return last_words(self._places.log(run)) or f"it ended with exit code {end.code}"
-        try:
-            record = record_of_run_directory(
-                directory,
-                study=self._study.name,
-                arm=run.arm,
-                purpose=run.purpose,
-                variant=run.variant,
-                horizons=self._study.horizons,
-                score=self._study.score,
-                core_seconds=None if resumed else end.core_seconds,  # of its last session only
-            )
-        except SbrlError as error:
-            return str(error)
-        if record.status == "failed":
-            return record.reason
-        if record.config_hash != run.hash:
-            return f"its settings are not the planned ones: {difference(record.settings, settings_of(run.config))}"
-        write_record(self._places.results, record)
-        if not self._keep_runs:
-            shutil.rmtree(directory)
-        return ""
-
     def _name_failures(self, runs: Sequence[PlannedRun], left_out: Sequence[Arm]) -> None:
-        records = [record for record in map(self._recorded, runs) if record is not None]
+        records = [record for record in map(self._maker.recorded, runs) if record is not None]
         failed = [f"{record.folder}: {record.reason}" for record in records if record.status == "failed"]
         untuned = [f"{arm.name}: not tested, for no value of its tuning has runs that all worked" for arm in left_out]
         if failed or untuned:
@@ -216,29 +139,6 @@ class StudyRunner:
                 f"{len(failed)} of {len(runs)} runs of the study failed; once their cause is mended, run it again with "
                 f"--retry-failed\n" + "\n".join([*failed, *untuned])
             )
-
-
-def failed_record(study: Study, run: PlannedRun, reason: str) -> RunRecord:
-    """The record of a run that has come to nothing."""
-    return RunRecord(
-        study=study.name,
-        arm=run.arm,
-        environment=run.environment,
-        seed=run.seed,
-        purpose=run.purpose,
-        settings=settings_of(run.config),
-        returns=(),
-        evaluations=(),
-        scores={},
-        config_hash=run.hash,
-        version=version("sbrl"),
-        commit=git_commit(),
-        hardware=hardware(),
-        status="failed",
-        reason=reason,
-        variant=run.variant,
-        score=study.score,
-    )
 
 
 def run_study(
@@ -255,18 +155,3 @@ def run_study(
         raise RunError(f"cannot write {places.results}: {error.strerror}") from None
     with RunDirectory(places.work).lock() as lock:
         return StudyRunner(study, places, Pool(jobs, stop, [lock]), say, **options).run(source)
-
-
-def difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
-    """What settings differ in, as a message says it."""
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    parts = [f"{key} {before.get(key)!r}, now {after.get(key)!r}" for key in keys[:3]]
-    return ", ".join([*parts, *([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])])
-
-
-def _is_resumable(directory: Path) -> bool:
-    try:
-        RunDirectory(directory).check_resumable()
-    except UsageError:
-        return False
-    return True

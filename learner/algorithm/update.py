@@ -85,6 +85,9 @@ class UpdateStep:
         self._updates = 0
         # 0 as long as every loss was finite, and every batch; NaN from then on.
         self._loss_blemish, self._data_blemish = torch.zeros((), device=device), torch.zeros((), device=device)
+        state = self.state()  # whose tensors stay where they are
+        parts = (state.online, state.target, state.auxiliary, state.optimizer)
+        self._kept = [self._loss_blemish, *(tensor for part in parts for tensor in part.values())]
 
     @property
     def device(self) -> torch.device:
@@ -142,9 +145,7 @@ class UpdateStep:
 
     def is_finite(self) -> bool:
         """Whether all losses were finite and all that `state` holds is. Waits for the device: not part of every update."""
-        state = self.state()
-        tensors = (state.online, state.target, state.auxiliary, state.optimizer)
-        return bool(all_finite([self._loss_blemish, *(tensor for part in tensors for tensor in part.values())]).item())
+        return bool(all_finite(self._kept).item())
 
     @property
     def mark(self) -> Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.memory.priorities import Draw, Priorities
+from learner.memory.recency import Recency
 from learner.memory.ring import Ring
 from learner.memory.storage import Storage, host_tensor
 from learner.memory.transitions import Windows
@@ -41,7 +42,14 @@ class ReplayMemory:
     """
 
     def __init__(
-        self, shape: SegmentShape, capacity: int, device: torch.device, seed: int, prioritized: bool, max_priority: float = 1.0
+        self,
+        shape: SegmentShape,
+        capacity: int,
+        device: torch.device,
+        seed: int,
+        prioritized: bool,
+        max_priority: float = 1.0,
+        recency_horizon: int | None = None,
     ) -> None:
         """
         Args:
@@ -50,6 +58,7 @@ class ReplayMemory:
             seed: of what is sampled.
             prioritized: sample in proportion to the priorities that are set; uniformly otherwise.
             max_priority: the largest so far, which new transitions are given.
+            recency_horizon: sample by age, see `Recency`; takes prioritized=False.
         """
         slots = slots_for(shape, capacity)
         self.shape, self.capacity, self._prioritized = shape, slots * shape.steps, prioritized
@@ -58,7 +67,8 @@ class ReplayMemory:
         self._held: NDArray[np.int64] = np.zeros((slots, len(STREAM_FIELDS)), np.int64)  # which segment each slot holds
         self._storage = Storage.empty(shape, slots, device)
         self._windows = Windows(self._storage, shape)
-        self._priorities = Priorities(slots, shape.steps, device, max_priority)
+        self._recency = None if recency_horizon is None else Recency(slots, shape.steps, device, recency_horizon)
+        self._priorities = self._recency or Priorities(slots, shape.steps, device, max_priority)
         self._transitions = torch.zeros((), dtype=torch.int64, device=device)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.size = 0  # transitions
@@ -98,7 +108,10 @@ class ReplayMemory:
             ValueError: the segment has no transition.
         """
         valid = self._checked(segment, valid)
-        return self._fill(self._ring.append(), segment, valid)
+        slot = self._ring.append()
+        if self._recency is not None:
+            self._recency.newest(slot)
+        return self._fill(slot, segment, valid)
 
     def prepend(self, segment: Segment) -> int:
         """Takes a segment as the oldest, where there is room, and returns its slot. O(W) frames.
@@ -109,19 +122,20 @@ class ReplayMemory:
         valid = self._checked(segment, None)
         return self._fill(self._ring.prepend(), segment, valid)
 
-    def rewrite(self, slot: int, segment: Segment, valid: NDArray[np.bool_]) -> None:
-        """Puts more of the same segment into its slot. O(W) frames.
+    def rewrite(self, slot: int, segment: Segment, valid: NDArray[np.bool_], rows: slice = slice(None)) -> None:
+        """Puts more of the same segment into its slot. O(rows) frames.
 
         Args:
             slot: where it is.
             valid: bool[L]; those that were valid before are so still, and keep their priorities.
+            rows: those that have changed.
 
         Raises:
             ValueError: it was evicted since.
         """
         if not np.array_equal(self._held[slot], segment.stream[0]):
             raise ValueError(f"slot {slot} holds another segment than {segment.first} of {segment.of}, which was evicted")
-        self._storage.write(slot, segment)
+        self._storage.write(slot, segment, rows)
         self._priorities.grow(slot, self._on_device(valid))
         self._count(slot, valid)
 

@@ -40,11 +40,11 @@ class Storage(NamedTuple):
             weights_version=torch.zeros(rows, dtype=torch.int32, device=device),
         )
 
-    def write(self, slot: int, segment: Segment) -> None:
-        """Puts a segment into a slot. O(W) frames."""
+    def write(self, slot: int, segment: Segment, rows: slice = slice(None)) -> None:
+        """Puts a segment, or these rows of it, into a slot. O(rows) frames."""
         *columns, _ = segment  # its stream is the reader's
-        for column, values in zip(self, staged(columns, self.frame.device), strict=True):
-            column[slot].copy_(values, non_blocking=True)
+        for column, values in zip(self, staged([values[rows] for values in columns], self.frame.device), strict=True):
+            column[slot, rows].copy_(values, non_blocking=True)
 
     def resident_bytes(self, shape: SegmentShape, used_slots: int) -> int:
         """What is taken now that so many slots have ever been written."""

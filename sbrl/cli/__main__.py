@@ -24,6 +24,7 @@ PROGRAMS = {
     "top": ("sbrl.monitor.top", "watch a run, here or on Kubernetes"),
     "study": ("studies", "compare settings over seeds and environments: plan, run, status"),
     "bench": ("bench", "measure learner, replay, actor and a whole run beside their limits: JSON and a chart"),
+    "tune": ("studies.search", "search settings of a study jointly: batch size, learning rate, beta2, update rate"),
     "report": ("studies.report", "show what a study's results or run directories come to: one HTML page, Markdown, CSV"),
     "controller": ("services.controller", "scales the actors of a run on Kubernetes"),
     "scale": ("sbrl.cluster.scale", "set the number of actors of a release on Kubernetes"),
@@ -31,7 +32,7 @@ PROGRAMS = {
 }
 RELEASE_OPTIONS = frozenset({"-n", "--namespace", "--release", "--context", "--kubeconfig"})
 # They take more than what watches runs.
-OF_RUNS = frozenset({"bench", "eval", "play", "study", "report", "replay", "actor", "learner", "evaluator"})
+OF_RUNS = frozenset({"bench", "eval", "play", "study", "tune", "report", "replay", "actor", "learner", "evaluator"})
 ROLES = frozenset({"coordinator", "replay", "learner", "actor", "evaluator", "controller"})
 
 

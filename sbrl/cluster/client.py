@@ -48,6 +48,7 @@ _client.__dict__.update(ApiClient=ApiClient, Configuration=Configuration)  # kub
 
 from kubernetes.client.api.apps_v1_api import AppsV1Api  # noqa: E402
 from kubernetes.client.api.autoscaling_v2_api import AutoscalingV2Api  # noqa: E402
+from kubernetes.client.api.batch_v1_api import BatchV1Api  # noqa: E402
 from kubernetes.client.api.coordination_v1_api import CoordinationV1Api  # noqa: E402
 from kubernetes.client.api.core_v1_api import CoreV1Api  # noqa: E402
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config  # noqa: E402
@@ -58,6 +59,7 @@ __all__ = [
     "ApiException",
     "AppsV1Api",
     "AutoscalingV2Api",
+    "BatchV1Api",
     "ConfigException",
     "Configuration",
     "CoordinationV1Api",

@@ -140,6 +140,12 @@ def _check_replay(config: Config) -> None:
             f"replay.capacity is {replay.capacity}, below replay.min_size {min_size}: the first update would wait "
             f"for ever; raise replay.capacity or lower replay.min_size"
         )
+    if replay.recency_horizon is not None and (replay.prioritized or replay.sampling != "cached"):
+        raise ValueError(
+            f"replay.recency_horizon is {replay.recency_horizon} with replay.prioritized {str(replay.prioritized).lower()} and "
+            f"replay.sampling {replay.sampling}: age or priority can decide, and Reverb samples by no age; set "
+            f"replay.prioritized=false replay.sampling=cached, or leave replay.recency_horizon unset"
+        )
     least = 1 / config.learner.updates_per_step
     if replay.ahead is not None and replay.ahead < least:
         raise ValueError(
@@ -206,7 +212,7 @@ def _warn_self_prediction(config: Config) -> list[str]:
 
 
 def _warn_weights(config: Config) -> list[str]:
-    if config.replay.importance_weights and not config.replay.prioritized:
+    if config.replay.importance_weights and not config.replay.prioritized and config.replay.recency_horizon is None:
         return ["replay.importance_weights is true but replay.prioritized is false: sampled uniformly, all weights are 1"]
     return []
 

@@ -313,6 +313,9 @@ class Replay(Section):
     less."""
     prioritized: bool = True
     """Sample in proportion to priority (Schaul et al. 2016); uniformly otherwise."""
+    recency_horizon: int | None = Field(None, ge=2, le=2**31 - 1)
+    """Sample by age: what is k transitions old with weight (1 - 1 / recency_horizon)^k, a truncated geometric law; unset: not.
+    Takes prioritized=false and sampling=cached, for Reverb has no such sampler."""
     priority_exponent: float = Field(0.5, gt=0, le=1)
     """Priority is (loss + 1e-10) to this power (Dopamine: 0.5); for zero set replay.prioritized=false."""
     importance_weights: bool = False

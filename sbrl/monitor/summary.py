@@ -56,6 +56,9 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "eval_return_std": evaluation.return_std if evaluation else None,
         "eval_episodes": evaluation.episodes if evaluation else 0,
         "eval_env_steps": evaluation.env_steps if evaluation else None,
+        # What processes sent each other, each time it was sent.
+        "segments_moved": int(total(status, "replay.segments_inserted") + total(status, "replay.segments_served")),
+        "weights_moved": int(total(status, "learner.weights_published") + total(status, "actor.weights_fetched")),
         "wall_seconds": wall_seconds,
     }
 

@@ -11,6 +11,8 @@ from sbrl.networks.noisy import NoisyLinear
 
 def values_product(values: Tensor, weights: Tensor) -> Tensor:
     """values @ weights in their own precision, under automatic mixed precision too: eight bits would be felt in targets."""
+    if not torch.is_autocast_enabled(values.device.type):
+        return values @ weights
     with torch.autocast(values.device.type, enabled=False):
         return values @ weights
 

@@ -16,6 +16,7 @@ class ValueNetwork(nn.Module):
         super().__init__()
         self.torso = torso
         self.head = head
+        self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, observation: Tensor) -> Tensor:
         """[B, stack, *frame_shape] -> what the head gives: float[B, num_actions, ...]."""
@@ -27,6 +28,5 @@ class ValueNetwork(nn.Module):
 
     def resample_noise(self) -> None:
         """Draws new noise for each noisy layer from torch's global generator; nothing without such layers."""
-        for module in self.modules():
-            if isinstance(module, NoisyLinear):
-                module.resample()
+        for module in self._noisy:
+            module.resample()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sbrl.networks.network import ValueNetwork
-from sbrl.networks.serialization import load_weights
+from sbrl.networks.serialization import copy_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class EpsilonGreedyPolicy:
         """
         self._network = network.train(noise).to(getattr(torch, precision))
         self._noise = noise
+        self._weights = network.state_dict()
         self._num_actions = num_actions
         self._generator = np.random.default_rng(seed)
         self._values = network.head.acting()
@@ -61,7 +62,7 @@ class EpsilonGreedyPolicy:
         Raises:
             RunError: the weights are of another network; the policy keeps those it had.
         """
-        load_weights(self._network, weights)
+        copy_tensors(self._weights, weights, "weights")
         self._values = self._network.head.acting()
 
     def act(self, observation: npt.NDArray[np.generic], epsilon: float | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -74,7 +74,8 @@ def curves(
     axes.set_xlim(0, end)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if end >= 1000:  # env steps; 0.005 hours are not "5m"
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(loc="best", fontsize=8)
 
 

@@ -141,13 +141,13 @@ def _differences(evidence: Evidence, outcome: Outcome) -> Picture:
         own = evidence.scores(name, outcome.seeds)[-1]
         for index, environment in enumerate(evidence.environments):
             x, y = own[:, index : index + 1], baseline[:, index : index + 1]
-            rows.append((f"{name}, {environment.rpartition('/')[2]}", bootstrap(iqm_difference, x, y, paired=True)))
+            rows.append((f"{name}, {re.split('[:/]', environment)[-1]}", bootstrap(iqm_difference, x, y, paired=True)))
     words = "; ".join(f"{name} {number(one.estimate)} ({number(one.low)} to {number(one.high)})" for name, one in rows)
     return figures.draw(
         f"differences-{_slug(outcome.comparison.baseline)}",
         f"Difference from {outcome.comparison.baseline} at the last horizon",
         f"IQM minus that of {outcome.comparison.baseline}, paired by seed, with 95 % intervals: {words}.",
-        lambda axes: figures.differences(axes, rows, f"IQM minus that of {outcome.comparison.baseline}"),
+        lambda axes: figures.differences(axes, rows, "difference of IQMs"),
         height=0.9 + 0.28 * len(rows),
     )
 

@@ -32,6 +32,7 @@ _PATCHES = ("application/merge-patch+json", "application/strategic-merge-patch+j
 _PATH = re.compile(r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v\d)/namespaces/(?P<namespace>[^/]+)/(?P<rest>.+)")
 _KINDS = {
     ("apps", "deployments"): "Deployment",
+    ("batch", "jobs"): "Job",
     ("", "pods"): "Pod",
     ("", "events"): "Event",
     ("", "configmaps"): "ConfigMap",
@@ -162,6 +163,8 @@ class ApiStandIn:
                 return self._scale(stored, call, query)
             if call.verb == "patch":
                 return self._patch(stored, call)
+            if subresource == "log":
+                return {"log": stored["log"]}
             if call.verb == "update":
                 self._check_version(stored, call.body)
                 return self.put(resource, call.name, **_checked(resource, call.body))
@@ -189,10 +192,10 @@ class ApiStandIn:
         raise Refused(403, "Forbidden", message)
 
     def _create(self, resource: str, body: dict[str, Any]) -> dict[str, Any]:
-        name = body["metadata"]["name"]
+        name, labels = body["metadata"]["name"], body["metadata"].get("labels", {})
         if (resource, name) in self._objects:
             raise Refused(409, "AlreadyExists", f'{resource} "{name}" already exists')
-        return self.put(resource, name, **_checked(resource, body))
+        return self.put(resource, name, labels=labels, **_checked(resource, body))
 
     def _patch(self, stored: dict[str, Any], call: Call) -> dict[str, Any]:
         """Who owns which fields, the only thing of an object that is patched here."""
@@ -279,7 +282,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._forward(call, token, int(parse_qs(url.query)["ports"][0]))
                 return
             answer = self.stand_in.handle(call, token, parse_qs(url.query), self.headers.get("Content-Type", ""))
-            self._send(201 if call.verb == "create" else 200, answer)
+            if call.resource == "pods/log":
+                self._send_data(200, "text/plain", answer["log"].encode())
+            else:
+                self._send(201 if call.verb == "create" else 200, answer)
         except Refused as refused:
             status = {"kind": "Status", "status": "Failure", "reason": refused.reason, "code": refused.code}
             self._send(refused.code, {**status, "message": refused.message})
@@ -298,9 +304,11 @@ class _Handler(BaseHTTPRequestHandler):
         return Call(verbs[self.command], full, name, body)
 
     def _send(self, code: int, answer: Any) -> None:
-        data = json.dumps(answer).encode()
+        self._send_data(code, "application/json", json.dumps(answer).encode())
+
+    def _send_data(self, code: int, content_type: str, data: bytes) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +17,11 @@ import pytest
 import yaml
 
 from sbrl import config as configs
-from sbrl.runtime.stop_signals import StopRequest
 from sbrl.storage.run_directory import RunDirectory
 from studies.arms import PlannedRun, arms_of, compared_runs
 from studies.design import Study, parse_study
-from studies.pool import Pool
+from studies.making import Maker, Places
 from studies.records import load_records
-from studies.runner import Places, StudyRunner
 from tests import bad_env
 from tests.smoke.conftest import POLL_SECONDS, sbrl
 
@@ -161,10 +160,43 @@ def test_a_run_of_all_roles_is_resumed_where_it_is_the_same(tmp_path: Path, same
     tree["network"]["coordinator_address"] = "127.0.0.1:4321"  # as a run that began has it
     tree["learner"]["batch_size"] = 32 if same_settings else 16
     directory.config.write_text(configs.dump(configs.build(tree)))
-    command = StudyRunner(tiny, places, Pool(1, StopRequest()), print)._task(run).command
+    command = Maker(tiny, places).task(run).command
     assert ("--resume" in command) == same_settings
     assert ("--config" in command) != same_settings
     assert directory.path.exists() == same_settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_study_of_all_roles_goes_on_where_it_was(tmp_path: Path, number: signal.Signals) -> None:
+    settings = {**TREE["settings"], "actors.num_actors": 1, "learner.updates_per_step": 0.25}
+    arms = [{"name": "batch 32"}]
+    file = write(tmp_path, run_as="all roles", settings=settings, arms=arms, horizons=[2000, 4000])
+    command = [sys.executable, "-m", "sbrl.cli", "study", "run", str(file)]
+    options = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
+    with (tmp_path / "out").open("w") as output:
+        runner = subprocess.Popen([*command, *options], stdout=output, stderr=subprocess.STDOUT)
+    folder = Path("batch-32", "CartPole-v1", "seed-0")
+    log = tmp_path / "work" / "logs" / folder.with_suffix(".log")
+    trained = re.compile(r"^[1-3],\d{3}/4,000 steps", re.MULTILINE)
+    wait_for(lambda: log.exists() and trained.search(log.read_text()) is not None, runner, tmp_path / "out")
+    at_work = psutil.Process(runner.pid).children(recursive=True)
+    os.kill(runner.pid, number)
+    runner.wait(120)
+    _, alive = psutil.wait_procs(at_work, timeout=120)
+    assert not alive
+    assert not load_records(tmp_path / "results")
+
+    done = study("run", file)
+    assert done.returncode == 0, done.stderr
+    first, second = (line for line in log.read_text().splitlines() if line.startswith("$ "))
+    assert "--resume" not in first
+    assert second.endswith("--resume")
+    (record,) = load_records(tmp_path / "results")
+    assert (record.status, record.counts.env_steps, sorted(record.scores)) == ("complete", 4000, [2000, 4000])
+    assert record.counts.samples_per_insert == pytest.approx(32 * 0.25, rel=0.2)
+    assert record.costs.core_seconds is None  # of its last session only: not said
+    assert record.costs.bytes_moved
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], output: Path) -> None:

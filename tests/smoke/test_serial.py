@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ def test_a_bad_value_ends_a_run_or_costs_the_rest_of_its_episode(tmp_path: Path)
 def test_a_run_in_one_process_that_diverges_says_so_and_saves_nothing(tmp_path: Path, prioritized: str) -> None:
     with closing(serial_run(tmp_path, "run.env_steps=400", f"replay.prioritized={prioritized}")) as run:
 
-        def spoil(status: GetStatusResponse) -> None:
-            if status.progress.updates > 20:
+        def spoil(status: Callable[[], GetStatusResponse]) -> None:
+            if status().progress.updates > 20:
                 next(iter(run._step.state().online.values())).fill_(float("nan"))
 
         with pytest.raises(FinalError, match=r"the loss is not finite after \d+ updates; lower learner.learning_rate"):

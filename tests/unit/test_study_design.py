@@ -139,6 +139,10 @@ def test_comparisons_name_their_candidates() -> None:
     small = study()
     (comparison,) = comparisons_of(small, arms_of(small))
     assert (comparison.baseline, comparison.candidates) == ("batch 32", ("batch 8",))
+    planned_looks = {"baseline": "batch 32", "looks": [5, 10], "smallest_gain": 0.2}
+    larger = study(seeds={"test": 10}, comparisons=[planned_looks])
+    (comparison,) = comparisons_of(larger, arms_of(larger))
+    assert (comparison.candidates, comparison.looks, comparison.smallest_gain) == (("batch 8",), (5, 10), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_comparisons_name_their_candidates() -> None:
         ({"seeds": {"test": [3, 3]}}, "names a seed twice"),
         ({"seeds": {"test": -1}}, "must be at least 0"),
         ({"tuning": {}}, "seeds.tune has no seed for it"),
-        ({"seeds": {"test": 2, "tune": 1}}, "there is no tuning that they are for"),
+        ({"seeds": {"test": 2, "tune": 1}}, "there is no tuning or search that they are for"),
         ({"horizons": [10, 5]}, "they must rise"),
         ({"horizons": []}, "horizons"),
         ({"preset": "minatar-qrdqn"}, "did you mean 'minatar-qr-dqn'?"),

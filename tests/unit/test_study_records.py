@@ -7,10 +7,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sbrl import config as configs
+from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
+from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.storage.metadata import hardware
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes, write_evaluations
@@ -165,3 +168,20 @@ def test_a_damaged_record_is_refused_by_name(
     with pytest.raises(UsageError, match=words) as error:
         load_records(tmp_path / "results")
     assert str(folder) in str(error.value)
+
+
+def test_bytes_moved_are_counted_in_segments_and_weights(tmp_path: Path) -> None:
+    summary = {**SUMMARY, "sampling": "cached", "segments_moved": 10, "weights_moved": 3}
+    directory = make_run(tmp_path / "run", summary)
+    assert record_of_run_directory(directory).costs.bytes_moved is None  # nothing says how large weights are
+    (directory / "coordinator").mkdir()
+    (directory / "coordinator" / "weights-0000000007.safetensors").write_bytes(bytes(1000))
+    config = configs.load(RunDirectory(directory).config)
+    spec = EnvSpec(2, (4,), np.dtype(np.float32), 1, "vector", clip_rewards=False)
+    RunDirectory(directory).config.write_text(configs.dump(config, {"environment": spec.to_plain()}))
+    rows = SEGMENT_STEPS + config.agent.stored_steps
+    assert record_of_run_directory(directory).costs.bytes_moved == 10 * (rows * (4 * 4 + 16) + 48) + 3 * 1000
+    (directory / "summary.json").write_text(json.dumps({**summary, "sampling": "remote"}))
+    assert record_of_run_directory(directory).costs.bytes_moved is None
+    (directory / "summary.json").write_text(json.dumps({**SUMMARY, "bytes_moved": 0}))
+    assert record_of_run_directory(directory).costs.bytes_moved == 0

@@ -1,0 +1,34 @@
+"""What a run's processes sent each other, from its counters: segments into shards and out of them, weights out and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sbrl.config import Config
+from sbrl.envs.spec import EnvSpec
+from sbrl.replay.sampling import frame_bytes
+from sbrl.replay.segments import SegmentShape
+from sbrl.storage.run_directory import RunDirectory
+
+ROW_BYTES = 16  # action, reward, discount, weights version
+STREAM_BYTES = 48  # of a segment: which it is
+
+
+def bytes_moved(run: RunDirectory, config: Config, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
+    """Bytes of payload, as arrays have them: neither compression nor headers nor the coordinator's small talk is in it.
+
+    None: it is not known, for the run is an older one, has lost its weights, or sampled Reverb, which does not count items.
+    """
+    if "bytes_moved" in summary:  # a run in one process
+        return float(summary["bytes_moved"])
+    segments, weights = summary.get("segments_moved"), summary.get("weights_moved")
+    files = sorted(run.coordinator.glob("weights-*.safetensors"))
+    if segments is None or weights is None or summary.get("sampling") != "cached" or not files:
+        return None
+    try:
+        shape = SegmentShape.of(EnvSpec.of_plain(metadata.get("environment")), config.agent.stored_steps)
+    except (TypeError, ValueError):
+        return None
+    of_segment = shape.rows * (frame_bytes(shape) + ROW_BYTES) + STREAM_BYTES
+    return float(segments * of_segment + weights * files[-1].stat().st_size)
