@@ -50,11 +50,17 @@ prometheus:
   persistence: {kind: ephemeral}
 """
 HPA = "actors: {scaledBy: hpa}\nsecurity: {runAsUser: null, runAsGroup: null, fsGroup: null}"
+KEDA = """
+actors: {scaledBy: keda, spot: example.com/spot=true, keda: {authentication: a, triggerMetadata: {authModes: bearer}}}
+kueue: {localQueue: team-a}
+prometheus: {enabled: true, from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: keda}}}]}
+"""
 VARIANTS = {
     "default": "",
     "everything": EVERYTHING,
     "hpa": HPA,
     "by hand": "actors: {scaledBy: hand}\nevaluator: {enabled: false}",
+    "keda": KEDA,
     "operator": "metrics: {podMonitor: {create: always, labels: {a: b}}, prometheusRule: {create: always, labels: {a: b}}}",
 }
 
@@ -89,8 +95,8 @@ def check_schemas(text):
 
 
 def test_kubernetes_takes_what_is_rendered():
-    # The operator's objects have their schema in the operator.
-    texts = [template(values=values).stdout for name, values in VARIANTS.items() if name != "operator"]
+    # Others' objects have their schema in the operator.
+    texts = [template(values=values).stdout for name, values in VARIANTS.items() if name not in ("operator", "keda")]
     texts += [template("--values", str(overlay)).stdout for overlay in OVERLAYS]
     done = check_schemas("\n---\n".join(texts))
     assert done.returncode == 0, done.stdout + done.stderr
