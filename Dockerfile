@@ -6,8 +6,11 @@
 # A package index that pip asks beside its own for constraints.txt's torch (see PyTorch's "Get started"); empty: only pip's own.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
+# By its digest for builds that are the same next year: --build-arg BASE=debian:bookworm-slim@sha256:...
+ARG BASE=debian:bookworm-slim
 
-FROM debian:bookworm-slim AS base
+
+FROM $BASE AS base
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3.11 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig/* /var/log/*.log /var/log/apt
@@ -79,18 +82,24 @@ CMD ["--help"]
 FROM runtime AS learner
 ARG VERSION=unknown
 ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+ARG BASE
 LABEL org.opencontainers.image.title="sbrl-learner" \
       org.opencontainers.image.description="SBRL's learner: small-batch reinforcement learning" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.base.name="debian:bookworm-slim"
+      org.opencontainers.image.created="$CREATED" \
+      org.opencontainers.image.base.name="$BASE"
 
 
 FROM runtime AS cpu
 ARG VERSION=unknown
 ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+ARG BASE
 LABEL org.opencontainers.image.title="sbrl" \
       org.opencontainers.image.description="SBRL's actors, replay, coordinator, evaluator and controller" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.base.name="debian:bookworm-slim"
+      org.opencontainers.image.created="$CREATED" \
+      org.opencontainers.image.base.name="$BASE"

@@ -157,7 +157,7 @@ docs: .venv-docs/.complete ## Build the documentation with the reference of all 
 wheel: $(READY) ## Build the wheel, install it in a fresh environment without constraints, and train with it, a few minutes
 	PYTHON='$(PYTHON)' scripts/wheel.sh
 
-.PHONY: chart image e2e
+.PHONY: chart image sbom e2e
 chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 	scripts/tools.sh
 	.venv/tools/bin/helm lint --strict deploy
@@ -165,6 +165,9 @@ chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 
 image: ## Build both container images and try them (CONTAINER names the tool, IMAGE_ARGS go to its build)
 	scripts/image.sh
+
+sbom: $(READY) ## Write sbom/, the packages of .venv as CycloneDX, or of images (ARGS='sbrl:0.1.0 sbrl-learner:0.1.0')
+	scripts/sbom.sh $(ARGS)
 
 e2e: $(READY) image ## Run the chart's pods with podman, as root: they train, scale, fail and recover (ARGS go to it)
 	scripts/tools.sh
@@ -175,4 +178,6 @@ bench-heartbeats: $(READY) ## Measure what a large fleet's heartbeats cost the c
 
 clean: ## Remove .venv, .venv-oracles, .venv-peers, caches and build leftovers; runs/ is kept
 	rm -rf .venv .venv-oracles .venv-peers build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
+	rm -rf .venv .venv-oracles build dist sbom *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,9 +14,11 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)"
 revision="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
+# The commit's time and not this one: the same commit makes the same labels.
+created="$(git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)"
 # Limits that every machine can set: the tools' own are too high for one whose root may not raise limits.
 limits=(--ulimit nofile=4096:4096 --ulimit nproc=4096:4096)
-build=("${limits[@]}" --network host --build-arg VERSION="$version" --build-arg REVISION="$revision")
+build=("${limits[@]}" --network host --build-arg VERSION="$version" --build-arg REVISION="$revision" --build-arg CREATED="$created")
 if [[ "$(basename "$tool")" == podman ]]; then
     python="$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)"
     mounts="$("$python" scripts/pip_mounts.py "$work/pip.conf")"

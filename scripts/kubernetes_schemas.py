@@ -1,7 +1,8 @@
 """Checks manifests against Kubernetes' own schemas: `helm template ... | python scripts/kubernetes_schemas.py`.
 
-Reads YAML documents from standard input and checks each against every version in .venv/tools (scripts/tools.sh). Fields
-that a version does not know are errors. Exit code 1 and a line for each thing wrong.
+Reads YAML documents from standard input and checks each against every version in .venv/tools (scripts/tools.sh), and kinds
+that are not Kubernetes' own against scripts/custom_kinds.yaml. Fields that a version does not know are errors. Exit code 1
+and a line for each thing wrong.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jsonschema import Draft202012Validator  # noqa: E402  # from the folder abo
 from referencing import Registry, Resource  # noqa: E402
 
 DEFINITIONS = "_definitions.json"
+CUSTOM = yaml.safe_load(Path(__file__).with_name("custom_kinds.yaml").read_text(encoding="utf-8"))
 
 
 @cache
@@ -33,6 +35,16 @@ def registry(version: str) -> Registry[Any]:
 @cache
 def validator(version: str, api_version: str, kind: str) -> Draft202012Validator | None:
     """The validator of one kind of object; None if the version does not know it."""
+    if kind in CUSTOM and CUSTOM[kind]["apiVersion"] == api_version:
+        metadata = {"$ref": f"/api/{DEFINITIONS}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
+        properties = {"apiVersion": True, "kind": True, "metadata": metadata, "spec": CUSTOM[kind]["spec"]}
+        schema = {
+            "$id": "https://kubernetes.io/api/custom.json",
+            "required": ["spec"],
+            "properties": properties,
+            "additionalProperties": False,
+        }
+        return Draft202012Validator(schema, registry=registry(version))
     group, _, name = api_version.rpartition("/")
     prefix = f"{group.partition('.')[0]}-" if group else ""
     path = TOOLS / "schemas" / version / f"{kind.lower()}-{prefix}{name}.json"

@@ -91,6 +91,13 @@ helm.sh/chart: {{ include "sbrl.labelValue" (printf "%s-%s" .root.Chart.Name .ro
 {{- end }}
 {{- end -}}
 
+{{/* Kueue's label of what it is to admit; nothing without a queue. */}}
+{{- define "sbrl.queue" -}}
+{{- with .Values.kueue.localQueue -}}
+kueue.x-k8s.io/queue-name: {{ . }}
+{{- end -}}
+{{- end -}}
+
 {{/* metadata of a namespaced object. Takes (dict "root" $ "component" "actor" "name" "actors"); name "" is the release's own. */}}
 {{- define "sbrl.metadata" -}}
 name: {{ include "sbrl.fullname" .root }}{{ with .name }}-{{ . }}{{ end }}

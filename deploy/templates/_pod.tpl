@@ -127,10 +127,36 @@ seccompProfile:
     sizeLimit: {{ .settings.temporarySpace }}
 {{- end -}}
 
+{{/* nodeSelector, affinity and tolerations of a role: actors on the nodes that actors.spot names, the other roles off them. */}}
+{{- define "sbrl.spot" -}}
+{{- $where := pick (deepCopy .settings) "nodeSelector" "affinity" "tolerations" -}}
+{{- with .root.Values.actors.spot -}}
+{{- $key := first (splitList "=" .) -}}
+{{- $value := last (splitList "=" .) -}}
+{{- if eq $.role "actor" -}}
+{{- $_ := set $where "nodeSelector" (merge (dict $key $value) $where.nodeSelector) -}}
+{{- $_ := set $where "tolerations" (append $where.tolerations (dict "key" $key "operator" "Equal" "value" $value)) -}}
+{{- else -}}
+{{- $off := dict "key" $key "operator" "NotIn" "values" (list $value) -}}
+{{- $required := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" list $where.affinity -}}
+{{- $terms := list -}}
+{{- range default (list dict) $required -}}
+{{- /* One of the terms has to hold, and all of a term. */ -}}
+{{- $terms = append $terms (set . "matchExpressions" (append (default list .matchExpressions) $off)) -}}
+{{- end -}}
+{{- $node := default dict $where.affinity.nodeAffinity -}}
+{{- $_ := set $node "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) -}}
+{{- $_ := set $where.affinity "nodeAffinity" $node -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $where -}}
+{{- end -}}
+
 {{/* Where a pod may run: the keys of a pod's spec that the role's settings hold as they are. */}}
 {{- define "sbrl.scheduling" -}}
+{{- $where := include "sbrl.spot" . | fromYaml }}
 {{- range $name := list "nodeSelector" "affinity" "tolerations" }}
-{{- with get $.settings $name }}
+{{- with get $where $name }}
 {{ $name }}:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -196,6 +222,9 @@ A role's pod template. Takes besides the above
 metadata:
   labels:
     {{- include "sbrl.selectorLabels" (dict "root" $root "component" .role) | nindent 4 }}
+    {{- with include "sbrl.queue" $root }}
+    {{- . | nindent 4 }}
+    {{- end }}
     {{- with $settings.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -66,6 +66,8 @@ Takes (dict "root" $ "role" "replay").
 {{- if gt (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas) -}}
 {{- fail (printf "\n\nactors.minReplicas is %d, above actors.maxReplicas %d: no number of actors would do.\n" (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas)) -}}
 {{- end -}}
+{{- include "sbrl.kedaRules" . -}}
+{{- include "sbrl.placeRules" . -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
 {{- fail (printf "\n\n%s cannot be part of a Service's name, which begins with a letter and has letters, digits and hyphens: set fullnameOverride, or choose another release name.\n" $fullname) -}}
@@ -79,6 +81,55 @@ Takes (dict "root" $ "role" "replay").
 {{- fail (printf "\n\nports.%s and ports.%s are both %d: a pod cannot listen twice on one.\n" (get $seen (toString $port)) $name (int $port)) -}}
 {{- end -}}
 {{- $_ := set $seen (toString $port) $name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What KEDA needs: a Prometheus that it can reach, and a window with a few samples in it. */}}
+{{- define "sbrl.kedaRules" -}}
+{{- if eq .Values.actors.scaledBy "keda" -}}
+{{- $keda := .Values.actors.keda -}}
+{{- if not (or $keda.serverAddress .Values.prometheus.enabled) -}}
+{{- fail "\n\nactors.scaledBy is keda, but there is no Prometheus for it to ask: set actors.keda.serverAddress to the URL of one, or prometheus.enabled=true.\n" -}}
+{{- end -}}
+{{- if and (not $keda.serverAddress) .Values.networkPolicy.enabled (not .Values.prometheus.from) -}}
+{{- fail "\n\nactors.scaledBy is keda, but networkPolicy.enabled keeps KEDA out of the release's Prometheus: let its namespace in, as prometheus.from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: keda}}}].\n" -}}
+{{- end -}}
+{{- if gt (int $keda.fallbackReplicas) (int .Values.actors.maxReplicas) -}}
+{{- fail (printf "\n\nactors.keda.fallbackReplicas is %d, above actors.maxReplicas %d: choose no more than that.\n" (int $keda.fallbackReplicas) (int .Values.actors.maxReplicas)) -}}
+{{- end -}}
+{{- range $key := list "serverAddress" "threshold" "query" "ignoreNullValues" -}}
+{{- if hasKey $keda.triggerMetadata $key -}}
+{{- fail (printf "\n\nactors.keda.triggerMetadata.%s is the chart's own: take it out%s.\n" $key (ternary ", and set actors.keda.serverAddress" "" (eq $key "serverAddress"))) -}}
+{{- end -}}
+{{- end -}}
+{{- $least := mul 4 (int .Values.metrics.intervalSeconds) -}}
+{{- if lt (int64 $keda.windowSeconds) $least -}}
+{{- fail (printf "\n\nactors.keda.windowSeconds is %d, too short for what is read every %d s: choose %d or more.\n" (int $keda.windowSeconds) (int .Values.metrics.intervalSeconds) $least) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Two values that say where one pod runs, or in which queue it waits. */}}
+{{- define "sbrl.placeRules" -}}
+{{- with .Values.actors.spot -}}
+{{- $key := first (splitList "=" .) -}}
+{{- $value := last (splitList "=" .) -}}
+{{- range $role := list "coordinator" "replay" "learner" "actors" "evaluator" "controller" "prometheus" "check" -}}
+{{- $selector := (include "sbrl.settings" (dict "root" $ "key" $role) | fromYaml).nodeSelector -}}
+{{- if hasKey (default dict $selector) $key -}}
+{{- $own := get $selector $key -}}
+{{- if ne (eq $own $value) (eq $role "actors") -}}
+{{- fail (printf "\n\nactors.spot is %s, and the nodeSelector of %s asks for %s=%s: actors run on those nodes and all others stay off them, so take the key out of that nodeSelector.\n" $.Values.actors.spot $role $key $own) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.kueue.localQueue -}}
+{{- range $role := list "defaults" "coordinator" "replay" "learner" "actors" "evaluator" "controller" "prometheus" "check" -}}
+{{- if hasKey (default dict (get $.Values $role).podLabels) "kueue.x-k8s.io/queue-name" -}}
+{{- fail (printf "\n\nkueue.localQueue is %s, and %s.podLabels has kueue.x-k8s.io/queue-name: leave one of the two out.\n" $.Values.kueue.localQueue $role) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

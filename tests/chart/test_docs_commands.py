@@ -15,7 +15,7 @@ from tests.chart.test_render import HPA
 
 DEPLOY = ROOT / "docs/deploy.md"
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), CHART / "values.yaml", *(ROOT / "helm").glob("*.yaml")]
-VERBS = ("install", "upgrade", "template", "test", "rollback", "uninstall", "get")
+VERBS = ("install", "upgrade", "template", "test", "rollback", "uninstall", "get", "package")
 VALUES_OPTIONS = {"--set", "--set-json", "--set-string", "--set-file", "--values", "-f"}
 
 

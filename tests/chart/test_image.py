@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 
-from tests.chart.helm import ROOT, render
+import yaml
+
+from tests.chart.helm import CHART, ROOT, render
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -24,7 +26,8 @@ def test_every_package_gets_into_the_build():
 def test_the_images_come_from_one_base_and_run_as_the_charts_user():
     stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert {"cpu", "learner"} <= {name for _, name in stages}
-    assert {base for base, _ in stages} - {name for _, name in stages} == {"debian:bookworm-slim"}
+    assert {base for base, _ in stages} - {name for _, name in stages} == {"$BASE"}
+    assert re.findall(r"^ARG BASE=(.*)$", DOCKERFILE, re.MULTILINE) == ["debian:bookworm-slim"]
     # Both add nothing but their labels to one stage, so that a node stores their layers once.
     assert {name: base for base, name in stages}["cpu"] == {name: base for base, name in stages}["learner"] == "runtime"
     common = DOCKERFILE.partition("AS runtime\n")[2].partition("\nFROM ")[0]
@@ -34,3 +37,25 @@ def test_the_images_come_from_one_base_and_run_as_the_charts_user():
     security = render()["StatefulSet", "sbrl-learner"]["spec"]["template"]["spec"]["securityContext"]
     assert tuple(map(int, user)) == (security["runAsUser"], security["runAsGroup"])
     assert re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE) == ['["sbrl"]']
+
+
+def test_both_images_say_what_they_are():
+    """By the keys of the OCI image specification; an argument that a label names is one of its stage's."""
+    for last in DOCKERFILE.split("\nFROM runtime AS ")[1:]:
+        labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', last))
+        assert set(labels) == {"title", "description", "version", "revision", "created", "base.name"}
+        assert all(labels.values())
+        named = {value.removeprefix("$") for value in labels.values() if value.startswith("$")}
+        assert named == set(re.findall(r"^ARG (\w+)", last, re.MULTILINE)) == {"VERSION", "REVISION", "CREATED", "BASE"}
+    build = (ROOT / "scripts/image.sh").read_text(encoding="utf-8")
+    assert all(f"--build-arg {name}=" in build for name in ("VERSION", "REVISION", "CREATED"))
+
+
+def test_the_chart_has_a_changelog_that_artifact_hub_reads():
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["annotations"]
+    changes = yaml.safe_load(annotations["artifacthub.io/changes"])
+    assert changes
+    for change in changes:
+        assert set(change) == {"kind", "description"}
+        assert change["kind"] in ("added", "changed", "deprecated", "removed", "fixed", "security")
+    assert all(isinstance(value, str) for value in annotations.values())

@@ -50,11 +50,17 @@ prometheus:
   persistence: {kind: ephemeral}
 """
 HPA = "actors: {scaledBy: hpa}\nsecurity: {runAsUser: null, runAsGroup: null, fsGroup: null}"
+KEDA = """
+actors: {scaledBy: keda, spot: example.com/spot=true, keda: {authentication: a, triggerMetadata: {authModes: bearer}}}
+kueue: {localQueue: team-a}
+prometheus: {enabled: true, from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: keda}}}]}
+"""
 VARIANTS = {
     "default": "",
     "everything": EVERYTHING,
     "hpa": HPA,
     "by hand": "actors: {scaledBy: hand}\nevaluator: {enabled: false}",
+    "keda": KEDA,
     "operator": "metrics: {podMonitor: {create: always, labels: {a: b}}, prometheusRule: {create: always, labels: {a: b}}}",
 }
 
@@ -89,8 +95,7 @@ def check_schemas(text):
 
 
 def test_kubernetes_takes_what_is_rendered():
-    # The operator's objects have their schema in the operator.
-    texts = [template(values=values).stdout for name, values in VARIANTS.items() if name != "operator"]
+    texts = [template(values=values).stdout for values in VARIANTS.values()]
     texts += [template("--values", str(overlay)).stdout for overlay in OVERLAYS]
     done = check_schemas("\n---\n".join(texts))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -105,6 +110,25 @@ def test_the_schema_check_finds_errors():
     done = check_schemas(broken)
     assert done.returncode == 1
     assert "'enableServiceLink' was unexpected" in done.stdout
+
+
+def test_the_schema_check_finds_errors_in_other_kinds():
+    faults = {
+        "minReplicaCount": ("minReplicas", "'minReplicas' was unexpected"),
+        "behavior: currentReplicasIfHigher": ("behavior: higher", "'higher' is not one of"),
+        "type: Percent": ("kind: Percent", "'kind' was unexpected"),  # in a part of Kubernetes' own
+        "podMetricsEndpoints": ("endpoints", "'endpoints' was unexpected"),
+        "for: 5m": ("for: five minutes", "'five minutes' does not match"),
+    }
+    keda = template("--show-only", "templates/actors-scaledobject.yaml", values=KEDA).stdout
+    text = "\n---\n".join((template(values=VARIANTS["operator"]).stdout, keda))
+    for right, (wrong, _) in faults.items():
+        assert right in text, right
+        text = text.replace(right, wrong, 1)
+    done = check_schemas("\n---\n".join((text, keda.replace("keda.sh/v1alpha1", "keda.sh/v1"))))
+    assert done.returncode == 1
+    for said in (*(said for _, said in faults.values()), "there is no keda.sh/v1"):
+        assert said in done.stdout
 
 
 def test_every_template_is_rendered_by_some_variant():
