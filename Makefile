@@ -176,8 +176,6 @@ e2e: $(READY) image ## Run the chart's pods with podman, as root: they train, sc
 bench-heartbeats: $(READY) ## Measure what a large fleet's heartbeats cost the coordinator (ARGS go to the benchmark)
 	$(BIN)/python -m bench.heartbeats $(ARGS)
 
-clean: ## Remove .venv, .venv-oracles, .venv-peers, caches and build leftovers; runs/ is kept
-	rm -rf .venv .venv-oracles .venv-peers build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-clean: ## Remove .venv, .venv-oracles, caches and build leftovers; runs/ is kept
-	rm -rf .venv .venv-oracles build dist sbom *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove the environments, caches and build leftovers; runs/ is kept
+	rm -rf .venv .venv-oracles .venv-peers .venv-docs build dist sbom *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
