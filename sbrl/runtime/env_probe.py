@@ -34,13 +34,14 @@ def probe(env: Env, limit_seconds: float = LIMIT_SECONDS) -> EnvSpec:
     module, limit = "sbrl.runtime.env_probe", limit_seconds + GRACE_SECONDS
     try:
         answers = run_trial(module, env.model_dump_json(), str(limit_seconds), limit_seconds=limit)
+        reason = "it ends the process that it is in, with exit code 0"
     except TrialFailed as error:
-        raise UsageError(complaint(env.id, error.answers[-1] if error.answers else MADE, str(error))) from None
+        answers, reason = error.answers, str(error)
     try:
+        # The last answer: all stages are done then, even where the process did not come to a good end.
         return EnvSpec.of_plain(json.loads(answers[-1]))
     except (ValueError, TypeError, LookupError):
-        stage = answers[-1] if answers else MADE
-        raise UsageError(complaint(env.id, stage, "it ends the process that it is in, with exit code 0")) from None
+        raise UsageError(complaint(env.id, answers[-1] if answers else MADE, reason)) from None
 
 
 def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str], None] = lambda stage: None) -> EnvSpec:

@@ -218,3 +218,17 @@ def test_a_resumed_run_keeps_its_environment(users: Users, tmp_path: Path):
         check_same_environment(path, "Own-v0", now)
     path.write_text(config.dump(config.build({}), {"run_id": "older"}), encoding="utf-8")
     check_same_environment(path, "Own-v0", now)
+
+
+CRASHES_AT_ITS_END = """
+import logging
+class Last(logging.Handler):
+    def flush(self):
+        os.abort()
+logging.getLogger().addHandler(Last())
+"""
+
+
+def test_one_that_works_is_taken_though_its_process_ends_badly(users: Users) -> None:
+    """A crash when the process ends, or a machine too busy to end it in time, says nothing of the environment."""
+    assert probe(users.env(head=CRASHES_AT_ITS_END)).num_actions == 2
