@@ -57,7 +57,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerState
 
 LIMIT = 0.02
 NUM_BATCHES = 8
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 CLOCKS = ("wall", "cpu")
 OFF, ON, MEASURING = "off", "on", "on, and a measurement in each block"
 
@@ -115,12 +115,12 @@ class Readers:
             thread.join()
 
     def _read(self, done: threading.Event) -> None:
-        while not done.wait(BEAT_SECONDS):
+        while not done.wait(HEARTBEAT_SECONDS):
             self._metrics.counters()
             self._metrics.gauges()
             self._until_scrape -= 1
             if self._until_scrape < 0:
-                self._until_scrape = round(SCRAPE_SECONDS / BEAT_SECONDS)
+                self._until_scrape = round(SCRAPE_SECONDS / HEARTBEAT_SECONDS)
                 DIRECT.open(self._url, timeout=10).read()
 
 

@@ -39,7 +39,7 @@ class NoMemory:
         return 0
 
 
-def restored_books(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
+def restored_accounts(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
     """What a checkpoint says of the samples trained, of what was received, and of the highest priority.
 
     Raises:
@@ -88,7 +88,7 @@ class Replay(NamedTuple):
         if state is None:
             ratio, receipts = Ratio(settings), Receipts()
         else:
-            ratio, receipts, max_priority = restored_books(settings, state)
+            ratio, receipts, max_priority = restored_accounts(settings, state)
         memory: ReplayMemory | NoMemory = NoMemory()
         batches: Batches
         if sampling == "cached":

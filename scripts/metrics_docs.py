@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from sbrl.telemetry import metrics
-from sbrl.telemetry.role_metrics import COMMON, Definition, RoleMetrics
+from sbrl.telemetry.metric_base import COMMON, Definition, RoleMetrics
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 

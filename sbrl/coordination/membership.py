@@ -23,10 +23,10 @@ from sbrl.storage.black_box import Record
 from sbrl.telemetry.metrics import RoleMetrics
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 TAKEN_SECONDS = 15.0  # a lease ends after 10 seconds without a heartbeat
 # An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner.
-EAGER_BEAT_SECONDS = 0.2
+EAGER_HEARTBEAT_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class FleetMember:
         """Waits for the first lease for as long as it takes; False if `stop` was set first."""
         while not stop.is_set():
             try:
-                self.wait_joined(BEAT_SECONDS)
+                self.wait_joined(HEARTBEAT_SECONDS)
                 return True
             except channels.CoordinatorUnavailable as error:
                 _log.debug("%s; still trying", error)
@@ -137,7 +137,7 @@ class FleetMember:
         if not self.instructions.sampling:
             _log.info("waiting for the learner to choose where replay is sampled")
         while not (stop.is_set() or self.instructions.sampling):
-            self.wait_instructions(BEAT_SECONDS)
+            self.wait_instructions(HEARTBEAT_SECONDS)
         return self.instructions.sampling
 
     @property
@@ -205,7 +205,7 @@ class FleetMember:
         return instructions
 
     def leave(self) -> None:
-        """Stops beating and ends the lease with the last counters; an absent coordinator is not waited for."""
+        """Stops sending heartbeats and ends the lease with the last counters; an absent coordinator is not waited for."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()  # an exchange in flight ends at its calls' deadlines
@@ -235,25 +235,25 @@ class FleetMember:
                 absent = False
             except channels.CoordinatorUnavailable as error:
                 if not absent:  # once an outage, not once a second
-                    _log.warning("%s; trying again every %g s", error, BEAT_SECONDS)
-                absent, pause = True, BEAT_SECONDS
+                    _log.warning("%s; trying again every %g s", error, HEARTBEAT_SECONDS)
+                absent, pause = True, HEARTBEAT_SECONDS
             except StaleEpochError as error:
                 _log.warning("%s", error)
                 return
             except NameTakenError as error:
                 # A pod that was moved finds its own lease: it ends with the next few seconds.
-                self._taken, pause = error, BEAT_SECONDS
+                self._taken, pause = error, HEARTBEAT_SECONDS
             except Exception:  # a failed heartbeat must never end the next ones: the lease would end without a word
                 _log.exception("heartbeat failed")
-                pause = BEAT_SECONDS
+                pause = HEARTBEAT_SECONDS
             self._stopping.wait(pause)
 
     def _pause(self, before: Instructions, now: Instructions) -> float:
         if self._role != "actor" or now.state is not RunState.RUNNING:
-            return BEAT_SECONDS
+            return HEARTBEAT_SECONDS
         spent = now.step_allowance == 0 or self._counters().get(STEPS_COUNTER, 0) >= now.step_limit
         cut = now.step_allowance < before.step_allowance / 2
-        return EAGER_BEAT_SECONDS if spent or cut else BEAT_SECONDS
+        return EAGER_HEARTBEAT_SECONDS if spent or cut else HEARTBEAT_SECONDS
 
     def _allow_nothing(self) -> None:
         """The allowance ended with the lease."""

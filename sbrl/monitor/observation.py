@@ -21,7 +21,7 @@ from sbrl.monitor.run_status import RunStatus, config_of
 from sbrl.rpc import channels
 from sbrl.rpc.credentials import Credentials
 from sbrl.rpc.health import OPEN
-from sbrl.telemetry.role_metrics import DISK_FREE, DISK_SIZE
+from sbrl.telemetry.metric_base import DISK_FREE, DISK_SIZE
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 ANSWER_SECONDS = 3.0  # for one question to one role

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from sbrl.telemetry.role_metrics import RoleMetrics, Totals, export_disk, make_registry
+from sbrl.telemetry.metric_base import RoleMetrics, Totals, export_disk, make_registry
 
 __all__ = [
     "ActorMetrics",

@@ -18,7 +18,7 @@ from learner.algorithm.update import make_update_step
 from learner.checkpoint import CheckpointStore, load
 from learner.ratio import Ratio, RatioSettings
 from learner.records import LearnerState, capture_random, restore_random
-from learner.replay import restored_books
+from learner.replay import restored_accounts
 from sbrl import config as configs
 from sbrl.config import Config
 from sbrl.config.presets import PRESETS
@@ -173,7 +173,7 @@ def learner_readers(folder: Path) -> Iterator[Target]:
         state = load(whole)
         step.restore(state.update)
         restore_random(state.random)
-        restored_books(RatioSettings.of(config), state)
+        restored_accounts(RatioSettings.of(config), state)
         torch.set_rng_state(random_state)
 
     def choose_agent() -> None:

@@ -86,7 +86,7 @@ def test_another_role_may_have_the_name(address, fleet, other) -> None:
 def test_who_waits_for_a_taken_name_is_told_after_a_lease(address, fleet, other, monkeypatch) -> None:
     join(fleet, "actor-0", process=other[1])
     monkeypatch.setattr(membership, "TAKEN_SECONDS", 0.0)
-    monkeypatch.setattr(membership, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.05)
     second = member(address, "actor-0", {})
     second.start()
     with pytest.raises(NameTakenError, match="give this one another --name"):

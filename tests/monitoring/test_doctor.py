@@ -19,7 +19,7 @@ from sbrl.config import dump, load
 from sbrl.errors import UsageError
 from sbrl.monitor import doctor
 from sbrl.monitor.diagnosis import DISK_LOW
-from sbrl.telemetry.role_metrics import disk_room
+from sbrl.telemetry.metric_base import disk_room
 from tests.monitoring.conftest import START_SECONDS
 from tests.smoke.conftest import LocalRun, member
 

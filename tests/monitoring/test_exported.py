@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sbrl.telemetry.role_metrics import disk_room
+from sbrl.telemetry.metric_base import disk_room
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from scripts.metrics_docs import roles
 from tests.monitoring.conftest import START_SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sbrl.telemetry.role_metrics import Definition
+from sbrl.telemetry.metric_base import Definition
 from scripts.metrics_docs import PATH, definitions, document
 
 # What a metric with such a name is counted in must be said by its unit.
