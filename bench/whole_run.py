@@ -34,6 +34,7 @@ POLL_SECONDS = 0.05
 LIMIT_SECONDS = 900.0
 STOP_SECONDS = 60.0
 AIM_SECONDS = 8.0  # from `sbrl train` to the first update
+PEER_SHARE = 8  # of the env steps: a peer fills no replay before its first update
 PEER_ENVS = 8  # games of a peer's run: as many as an actor of ours has
 
 
@@ -72,7 +73,7 @@ def figures(steps: int, batch_sizes: Sequence[int], peers: bool, turns: int, tic
             courses.append(course)
             rates[""].append(course.rate)
             with started(RUNS if peers else {}, {**settings, "envs": PEER_ENVS}, threads=2) as processes:
-                for name, rate in timed(processes, steps // 2).items():
+                for name, rate in timed(processes, steps // PEER_SHARE).items():
                     rates[name].append(rate)
             done += 1
             tick(done / total)
