@@ -49,9 +49,7 @@ def table(record: Record) -> str:
     lines = [_row(["", f"SBRL, {unit}" if one_unit else "SBRL", *columns]), "|" + "---|" * (2 + len(columns))]
     for figure in record.figures:
         value = figure.value
-        text = (
-            f"**{number(value.median)}**{'' if one_unit else ' ' + figure.unit} ({number(value.low)} to {number(value.high)})"
-        )
+        text = f"**{number(value.median)}**{'' if one_unit else ' ' + figure.unit}{value.spread}"
         lines.append(_row([figure.name, text, *(str(figure.beside.get(name, "")) for name in columns)]))
     machine = record.machine
     device = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"

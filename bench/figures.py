@@ -35,6 +35,11 @@ class Interval(NamedTuple):
         low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975))
         return cls(float(np.median(array)), float(low), float(high))
 
+    @property
+    def spread(self) -> str:
+        """In brackets; of a single reading nothing is known."""
+        return "" if self.low == self.high else f" ({number(self.low)} to {number(self.high)})"
+
 
 class Beside(NamedTuple):
     """What stands beside a figure, in the same unit."""
@@ -44,7 +49,8 @@ class Beside(NamedTuple):
 
     def __str__(self) -> str:
         ratio = self.ratio
-        return f"{number(self.value)} ({ratio.median:.2f} x; {ratio.low:.2f} to {ratio.high:.2f})"
+        spread = "" if ratio.low == ratio.high else f"; {ratio.low:.2f} to {ratio.high:.2f}"
+        return f"{number(self.value)} ({ratio.median:.2f} x{spread})"
 
 
 class Figure(NamedTuple):
@@ -104,8 +110,7 @@ class Figure(NamedTuple):
     def line(self) -> str:
         """For people."""
         others = "".join(f"; {name} {value}" for name, value in self.beside.items())
-        low, high = number(self.value.low), number(self.value.high)
-        return f"{self.part}: {self.name}: {number(self.value.median)} {self.unit} ({low} to {high}){others}"
+        return f"{self.part}: {self.name}: {number(self.value.median)} {self.unit}{self.value.spread}{others}"
 
 
 class Record(NamedTuple):
