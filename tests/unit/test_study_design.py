@@ -220,7 +220,8 @@ def test_a_study_whose_runs_cannot_be_is_refused_before_any(changes: dict[str, A
 
 
 READY = {
-    *("pilot", "minatar", "minatar-grid", "minatar-updates", "classic-control-positive", "classic-control-negative"),
+    *("pilot", "minatar", "minatar-short", "minatar-grid", "minatar-updates"),
+    *("classic-control-positive", "classic-control-negative"),
     *("atari-5", "atari-100k", "paper-20-games"),
 }
 
