@@ -2,10 +2,10 @@
 
     python -m bench.traffic --seconds 20
 
-Whole runs of the real programs on MinAtar, batch 8, two shards; each is measured for some seconds after its first updates, and
-ended. Bytes are those that the kernel says the learner's connections to the shards have received (`ss`): Reverb's compressed
-data with its headers. The probes' answers, two a second and shard whatever else passes, are left out: their rate is taken from
-probes of this program.
+Whole runs of the real programs on MinAtar, batch 8, two shards, one actor that acts at random, so that all collect alike; each
+is measured for some seconds after its first updates, and ended. Bytes are those that the kernel says the learner's connections
+to the shards have received (`ss`): Reverb's compressed data with its headers. The answers to the learner's probes, two a second
+and shard whatever else passes, are left out: their rate is measured for as long with the actor stopped (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,6 @@ from sbrl.config import load
 from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import RunError
 from sbrl.monitor.observation import processes_of
-from sbrl.replay.queue_probe import QueueProbe
 from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.runtime.arguments import whole_number
 from sbrl.runtime.program import run_program
@@ -35,7 +35,7 @@ from sbrl.v1.fleet_pb2 import LearnerProgress
 BATCH_SIZE = 8
 RATIOS = (2, 8, 64, 256)  # samples per insert
 FIRST_UPDATES = 300  # before measuring begins
-START_SECONDS, POLL_SECONDS, PROBE_SECONDS = 180.0, 0.5, 10.0
+START_SECONDS, POLL_SECONDS, QUIET_SECONDS = 180.0, 0.5, 5.0
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
 
 
@@ -50,12 +50,15 @@ class TrafficReading(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=whole_number(5, 3600), default=20, help="to measure each run for (20)")
+    parser.add_argument(
+        "--seconds", type=whole_number(5, 3600), default=20, help="to measure each run for, and its probes (20)"
+    )
+    parser.add_argument("--sampling", choices=("cached", "remote"), help="one of the two (default: both)")
     arguments = parser.parse_args(argv)
     print("| samples per insert | sampling | transitions/s | updates/s | bytes a transition | bytes/s of probes left out |")
     print("|---|---|---|---|---|---|", flush=True)
     for ratio in RATIOS:
-        for sampling in ("cached", "remote"):
+        for sampling in (arguments.sampling,) if arguments.sampling else ("cached", "remote"):
             with tempfile.TemporaryDirectory(prefix="sbrl-bench-") as folder:
                 print(measure(Path(folder) / "run", sampling, ratio, arguments.seconds), flush=True)
 
@@ -65,17 +68,21 @@ def measure(directory: Path, sampling: str, ratio: int, seconds: int) -> str:
     settings = (
         *(f"replay.sampling={sampling}", f"learner.batch_size={BATCH_SIZE}", f"learner.updates_per_step={ratio / BATCH_SIZE}"),
         *("replay.min_size=1000", "run.env_steps=10000000", "evaluator.interval_env_steps=10000000", "actors.num_actors=1"),
+        "agent.epsilon_end=1",
     )
     with running(directory, settings) as client:
         wait_for_updates(client, FIRST_UPDATES)
         addresses = load(directory / "run.yaml").network.replay_addresses
-        (learner,) = [process.process_id for process in processes_of(directory) if process.name == "learner"]
+        processes = {process.name: process.process_id for process in processes_of(directory)}
+        learner = processes["learner"]
         first = read(client, learner, addresses)
         last, deadline = first, first.time + seconds
         while last.time < deadline:
             time.sleep(POLL_SECONDS)
             last = read(client, learner, addresses)
-        probed = probe_rate(addresses)
+        with stopped(processes["actor-0"]):
+            wait_until_quiet(client)
+            probed = byte_rate(learner, addresses, seconds)
     elapsed, transitions = last.time - first.time, last.received - first.received
     data = last.bytes - first.bytes - probed * elapsed
     return (
@@ -136,18 +143,33 @@ def received_bytes(process_id: int, addresses: Sequence[str]) -> int:
     return total
 
 
-def probe_rate(addresses: Sequence[str]) -> float:
-    """Bytes a second that a process's probes of all shards receive."""
-    probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
-    for probe in probes:
-        probe.start()
-        probe.wait_answer(PROBE_SECONDS)
-    before, start = received_bytes(os.getpid(), addresses), time.monotonic()
-    time.sleep(PROBE_SECONDS)
-    rate = (received_bytes(os.getpid(), addresses) - before) / (time.monotonic() - start)
-    for probe in probes:
-        probe.stop()
-    return rate
+@contextmanager
+def stopped(process_id: int) -> Iterator[None]:
+    """A process stands still meanwhile."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
+def wait_until_quiet(client: FleetClient) -> None:
+    """Waits until nothing has been received for some seconds, and all that is due is trained."""
+    last, since, deadline = progress_of(client), time.monotonic(), time.monotonic() + START_SECONDS
+    while time.monotonic() < since + QUIET_SECONDS:
+        if time.monotonic() > deadline:
+            raise RunError(f"the learner still receives or trains {START_SECONDS:g} s after the actor has stopped")
+        time.sleep(POLL_SECONDS)
+        progress = progress_of(client)
+        if progress.updates != last.updates or progress.shards != last.shards:
+            last, since = progress, time.monotonic()
+
+
+def byte_rate(process_id: int, addresses: Sequence[str], seconds: int) -> float:
+    """Bytes a second that a process receives from these addresses."""
+    before, start = received_bytes(process_id, addresses), time.monotonic()
+    time.sleep(seconds)
+    return (received_bytes(process_id, addresses) - before) / (time.monotonic() - start)
 
 
 if __name__ == "__main__":
