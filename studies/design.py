@@ -270,7 +270,7 @@ def parse_study(tree: Any, name: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"study {name}: {explain(error, Study, 'sbrl study schema')}") from None
+        raise UsageError(f"study {name}: {explain(error, Study, '`sbrl study schema`')}") from None
 
 
 def find_study(source: str | Path) -> Path:

@@ -39,7 +39,7 @@ RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
 COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
 BINS = 100  # of a learning curve: equal parts of run.env_steps
-LATER_KEYS = frozenset({"replay.recency_horizon"})
+LATER_KEYS = frozenset({"replay.recency_horizon", "agent.options"})
 SCORE_EPISODES = 100  # training episodes that a score is the mean of
 
 Points = tuple[tuple[int, float], ...]

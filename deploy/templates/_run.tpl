@@ -22,10 +22,12 @@
   "health_port" (int .Values.ports.health)
   "metrics_port" (int .Values.ports.metrics)
 ) -}}
-{{- /* As JSON, which is YAML, too: toYaml writes 1000000 as 1e+06, and an environment's whole number would be none. */ -}}
+{{- /* As JSON, which is YAML, too: toYaml writes 1000000 as 1e+06, and others' whole numbers would be none. */ -}}
 {{- $kwargs := toJson (get $run.env "kwargs" | default dict) -}}
+{{- $options := toJson (get $run.agent "options") -}}
 {{- $_ := set $run.env "kwargs" "KWARGS" -}}
-{{- toYaml $run | replace "kwargs: KWARGS" (printf "kwargs: %s" $kwargs) -}}
+{{- $_ := set $run.agent "options" "OPTIONS" -}}
+{{- toYaml $run | replace "kwargs: KWARGS" (printf "kwargs: %s" $kwargs) | replace "options: OPTIONS" (printf "options: %s" $options) -}}
 {{- end -}}
 
 {{/*
@@ -143,7 +145,7 @@ shards were made with the old value. Knows nothing where there is no cluster to 
   "env" (list "id" "frame_skip" "frame_size" "frame_stack" "repeat_action_probability" "noop_max" "terminal_on_life_loss"
     "full_action_space" "max_episode_steps" "clip_rewards" "kwargs")
   "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
-    "v_max" "num_quantiles" "tau_embedding_size")
+    "v_max" "num_quantiles" "tau_embedding_size" "options")
   "replay" (list "num_shards" "min_size" "prioritized" "sampling")
 -}}
 {{- $fullname := include "sbrl.fullname" . -}}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from pydantic import BaseModel
+
 from sbrl.config.presets import Preset
 
 
@@ -16,6 +18,7 @@ class Algorithm(NamedTuple):
     loss: str  # in learner.algorithm.losses.registry.LOSSES, or module:Name
     source: str  # where it was published
     presets: Mapping[str, Preset] = MappingProxyType({})  # of another package's; ours are in sbrl.config.presets
+    options: type[BaseModel] | None = None  # of another package's: what agent.options may hold; ours are keys of agent
 
 
 ALGORITHMS: dict[str, Algorithm] = {

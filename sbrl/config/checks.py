@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sbrl.errors import plain
+from pydantic import ValidationError, create_model
+
+from sbrl.config.agents import find_algorithm
+from sbrl.config.errors import explain
+from sbrl.errors import plain, shown
 
 if TYPE_CHECKING:
     from sbrl.config.tree import Config
@@ -21,6 +25,7 @@ def check(config: Config) -> None:
     _check_steps(config)
     _check_exploration(config)
     _check_algorithm(config)
+    _check_options(config)
     _check_images(config)
     _check_resets(config)
     _check_replay(config)
@@ -99,6 +104,23 @@ def _check_algorithm(config: Config) -> None:
             f"agent.v_min is {plain(agent.v_min)}, not below agent.v_max {plain(agent.v_max)}: the return distribution "
             f"would have no support; lower v_min or raise v_max"
         )
+
+
+def _check_options(config: Config) -> None:
+    """Options are an agent's from another package, which says what they may be."""
+    agent, algorithm = config.agent, find_algorithm(config.agent.algorithm)
+    model = algorithm.options if algorithm is not None else None
+    if model is None and agent.options:
+        raise ValueError(
+            f"agent.options is {shown(agent.options)} with agent.algorithm {agent.algorithm}, which has none: its settings, if "
+            f"any, are keys of agent; leave agent.options out"
+        )
+    if model is not None:
+        tree = create_model("Options", **{"agent.options": (model, ...)})  # type: ignore[call-overload]
+        try:
+            tree.model_validate({"agent.options": agent.options or {}})
+        except ValidationError as error:
+            raise ValueError(explain(error, tree, f"the documentation of {agent.algorithm}")) from None
 
 
 def _check_images(config: Config) -> None:

@@ -36,12 +36,12 @@ _RULES = {
 }
 
 
-def explain(error: ValidationError, tree: type[BaseModel], listing: str = "sbrl config schema") -> str:
+def explain(error: ValidationError, tree: type[BaseModel], listing: str = "`sbrl config schema`") -> str:
     """One line for each thing wrong.
 
     Args:
         tree: the model that was validated, whose keys and descriptions are used.
-        listing: the command that lists them all.
+        listing: what lists them all.
     """
     known = dict(_fields(tree))
     return "\n".join(_explain_one(item, known, listing) for item in error.errors())
@@ -75,7 +75,7 @@ def _nearest_key(path: list[str], known: Mapping[str, FieldInfo], listing: str) 
     ):
         if candidates:
             return did_you_mean(candidates)
-    return f"; `{listing}` lists them all"
+    return f"; {listing} lists them all"
 
 
 def _keys_near(name: str, keys: Mapping[str, str]) -> list[str]:

@@ -183,6 +183,8 @@ class Agent(Section):
     """m-dqn: temperature of the softmax policy; at zero its logarithm is not finite."""
     munchausen_clip: float = Field(-1.0, lt=0)
     """m-dqn: the least that the scaled log-policy may add; at zero nothing would be added."""
+    options: dict[str, JsonValue] | None = None
+    """Settings of an agent that another package offers, by name, as its documentation says; unset: its defaults."""
     exploration: Literal["linear-epsilon", "ape-x", "noisy-nets"] = "linear-epsilon"
     """How actors explore: epsilon falling with the run's steps, a fixed ladder of epsilons over all environments (Horgan et al.
     2018), or noisy layers alone. All act at random until replay.min_size steps are collected."""

@@ -174,7 +174,7 @@ def check_resumable_with(before: Config, after: Config) -> None:
             "agent",
             [
                 *("algorithm", "dueling", "noisy", "stored_steps", "predicts_itself", "torso", "width_scale", "layer_norm"),
-                *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size"),
+                *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size", "options"),
             ],
         ),
         ("replay", ["num_shards", "min_size", "prioritized", "sampling"]),

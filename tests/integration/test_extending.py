@@ -165,6 +165,30 @@ def test_the_documents_own_test_passes(added: AddedAgent) -> None:
             test()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("agent.options.sigma_in_bins=0", r"^agent\.options\.sigma_in_bins=0 must be above 0 \(Width of the target's Gaussian"),
+        (
+            "agent.options.sigma_in_bin=1",
+            r"^unknown key .agent\.options\.sigma_in_bin.; did you mean .agent\.options\.sigma_in_bins",
+        ),
+        ("agent.options=5", r"^agent\.options=5 must be a mapping: names with values"),
+    ],
+)
+def test_options_that_the_document_s_agent_does_not_take_are_refused(added: AddedAgent, override: str, message: str) -> None:
+    assert config.load(preset=added.preset, overrides=["agent.options.sigma_in_bins=0.5"]).agent.options == {
+        "sigma_in_bins": 0.5
+    }
+    with pytest.raises(UsageError, match=message):
+        config.load(preset=added.preset, overrides=[override])
+
+
+def test_sbrl_s_own_agents_have_no_options() -> None:
+    with pytest.raises(UsageError, match=r"agent\.options is .*sigma.* with agent\.algorithm iqn, which has none"):
+        config.load(overrides=["agent.algorithm=iqn", "agent.options.sigma=1"])
+
+
 def test_without_the_package_its_names_are_unknown() -> None:
     with pytest.raises(UsageError, match="unknown preset 'classic-hl-gauss'"):
         config.load(preset="classic-hl-gauss")
