@@ -45,20 +45,14 @@ def main(argv: Sequence[str]) -> None:
         member.settle_for(black_box.found)
         member.start()
         try:
-            if member.wait_joined_or(runtime.stop) and (sampling := member.wait_sampling(config.replay.sampling, runtime.stop)):
-                act(member.settled_config(config), sampling, runtime, member, metrics, black_box)
+            if member.wait_joined_or(runtime.stop):
+                act(member.settled_config(config), runtime, member, metrics, black_box)
         finally:
             member.leave()
 
 
-def act(
-    config: Config, sampling: str, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics, black_box: BlackBox
-) -> None:
-    """Builds the actor's parts, runs its loop and closes what it built, last built first.
-
-    Args:
-        sampling: cached or remote.
-    """
+def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics, black_box: BlackBox) -> None:
+    """Builds the actor's parts, runs its loop and closes what it built, last built first."""
     env_seed, policy_seed = actor_seeds(config.run.seed, member.index, member.incarnation)
     addresses = config.network.replay_addresses
     with contextlib.ExitStack() as closing:
@@ -75,6 +69,10 @@ def act(
         closing.callback(follower.close)
         probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
+        # Last, for the learner needs about as long as all this.
+        sampling = member.wait_sampling(config.replay.sampling, runtime.stop)
+        if not sampling:
+            return
 
         def make_writer() -> SegmentWriter:
             if sampling == "cached":

@@ -45,7 +45,7 @@ from sbrl.runtime.program import run_program
 from sbrl.seeds import learner_seed
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.telemetry.metrics import LearnerMetrics, export_disk, make_registry
-from sbrl.v1.fleet_pb2 import GetStatusResponse
+from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,8 @@ def learn(
         logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)
         metrics.epoch.set(epoch)
         member.hold_epoch(epoch)
+        if not status.progress.sampling:
+            tell_sampling(member, sampling)
         publisher = Publisher(weights, epoch)
         watch = FleetWatch(fleet, STATUS_SECONDS)
         replay = Replay.of(config, spec, step.device, sampling, state, fill=epoch)
@@ -207,6 +209,15 @@ def decide_sampling(config: Config, spec: EnvSpec, device: torch.device, status:
     choice = choose_sampling(config, memory_bytes(shape, config.replay.capacity), *usable_memory(device))
     logger.info("replay is %s: %s", choice.sampling, choice.reason)
     return choice.sampling
+
+
+def tell_sampling(member: FleetMember, sampling: str) -> None:
+    """Says at once what shards and actors of a new run wait for: all that comes first here takes seconds to make."""
+    member.report_progress(lambda: LearnerProgress(sampling=f"SAMPLING_{sampling.upper()}"))
+    try:
+        member.send_heartbeat()
+    except CoordinatorUnavailable as error:
+        logger.debug("%s; the next heartbeat will say where replay is sampled", error)
 
 
 def check_known(state: LearnerState, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
