@@ -35,7 +35,7 @@ from sbrl.v1.fleet_pb2 import LearnerProgress
 BATCH_SIZE = 8
 RATIOS = (2, 8, 64, 256)  # samples per insert
 FIRST_UPDATES = 300  # before measuring begins
-START_SECONDS, POLL_SECONDS, QUIET_SECONDS = 180.0, 0.5, 5.0
+START_SECONDS, DRAIN_SECONDS, POLL_SECONDS, QUIET_SECONDS = 180.0, 900.0, 0.5, 5.0
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
 
 
@@ -53,11 +53,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--seconds", type=whole_number(5, 3600), default=20, help="to measure each run for, and its probes (20)"
     )
+    parser.add_argument("--ratios", default=",".join(map(str, RATIOS)), help="samples per insert, with commas between")
     parser.add_argument("--sampling", choices=("cached", "remote"), help="one of the two (default: both)")
     arguments = parser.parse_args(argv)
     print("| samples per insert | sampling | transitions/s | updates/s | bytes a transition | bytes/s of probes left out |")
     print("|---|---|---|---|---|---|", flush=True)
-    for ratio in RATIOS:
+    for ratio in map(whole_number(1, 10_000), arguments.ratios.split(",")):
         for sampling in (arguments.sampling,) if arguments.sampling else ("cached", "remote"):
             with tempfile.TemporaryDirectory(prefix="sbrl-bench-") as folder:
                 print(measure(Path(folder) / "run", sampling, ratio, arguments.seconds), flush=True)
@@ -155,10 +156,10 @@ def stopped(process_id: int) -> Iterator[None]:
 
 def wait_until_quiet(client: FleetClient) -> None:
     """Waits until nothing has been received for some seconds, and all that is due is trained."""
-    last, since, deadline = progress_of(client), time.monotonic(), time.monotonic() + START_SECONDS
+    last, since, deadline = progress_of(client), time.monotonic(), time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < since + QUIET_SECONDS:
         if time.monotonic() > deadline:
-            raise RunError(f"the learner still receives or trains {START_SECONDS:g} s after the actor has stopped")
+            raise RunError(f"the learner still receives or trains {DRAIN_SECONDS:g} s after the actor has stopped")
         time.sleep(POLL_SECONDS)
         progress = progress_of(client)
         if progress.updates != last.updates or progress.shards != last.shards:
