@@ -1,27 +1,57 @@
 """Environments that ready studies need beside Gymnasium's own, registered on import: `studies.environments:NAME`.
 
-Observations are scaled to [-1, 1] and episodes are as long as in Ceron and Castro 2021, whose settings the controls have.
+ScaledMountainCar-v0 has observations in [-1, 1] and episodes of 600 steps. PublishedMountainCar-v0 and PublishedAcrobot-v1
+are what Ceron and Castro 2021 trained on: Acrobot's velocities are divided by 5, and where an episode is cut it ends in a
+terminal state, as Dopamine had it then, so that nothing is bootstrapped there.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
-from gymnasium.wrappers import RescaleObservation
+from gymnasium.envs.classic_control import AcrobotEnv, MountainCarEnv
+from gymnasium.spaces import Box
+from gymnasium.wrappers import RescaleObservation, TimeLimit, TransformObservation
 
-EPISODE_STEPS = {"MountainCar-v0": 600, "Acrobot-v1": 500}
+MOUNTAIN_CAR_STEPS, ACROBOT_STEPS = 600, 500
+ACROBOT_UNITS = np.array([1, 1, 1, 1, 5, 5], np.float32)  # of the observation's sines, cosines and two velocities
 
-
-def register_scaled() -> None:
-    """Registers ScaledMountainCar-v0 and ScaledAcrobot-v1."""
-    for env_id, steps in EPISODE_STEPS.items():
-        plain = gymnasium.spec(env_id)
-        gymnasium.register(
-            f"Scaled{env_id}",
-            entry_point=plain.entry_point,
-            max_episode_steps=steps,
-            additional_wrappers=(RescaleObservation.wrapper_spec(min_obs=np.float32(-1), max_obs=np.float32(1)),),
-        )
+Environment = gymnasium.Env[Any, Any]
 
 
-register_scaled()
+class CutIsTheEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An episode that is cut ends in a terminal state."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, False, info
+
+
+def published_mountain_car(**arguments: Any) -> Environment:
+    """Observations in [-1, 1]."""
+    return CutIsTheEnd(TimeLimit(_rescaled(MountainCarEnv(**arguments)), MOUNTAIN_CAR_STEPS))
+
+
+def published_acrobot(**arguments: Any) -> Environment:
+    """Sines and cosines as they are, velocities in units of 5 rad/s."""
+    env = AcrobotEnv(**arguments)
+    space = env.observation_space
+    assert isinstance(space, Box)
+    scaled = Box(space.low / ACROBOT_UNITS, space.high / ACROBOT_UNITS, dtype=np.float32)
+    return CutIsTheEnd(TimeLimit(TransformObservation(env, lambda seen: seen / ACROBOT_UNITS, scaled), ACROBOT_STEPS))
+
+
+def scaled_mountain_car(**arguments: Any) -> Environment:
+    """Observations in [-1, 1]."""
+    return _rescaled(MountainCarEnv(**arguments))
+
+
+def _rescaled(env: Environment) -> Environment:
+    return RescaleObservation(env, np.float32(-1), np.float32(1))
+
+
+gymnasium.register("ScaledMountainCar-v0", entry_point=scaled_mountain_car, max_episode_steps=MOUNTAIN_CAR_STEPS)
+gymnasium.register("PublishedMountainCar-v0", entry_point=published_mountain_car)
+gymnasium.register("PublishedAcrobot-v1", entry_point=published_acrobot)

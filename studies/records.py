@@ -39,7 +39,8 @@ RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
 COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
 BINS = 100  # of a learning curve: equal parts of run.env_steps
-LATER_KEYS = frozenset({"replay.recency_horizon", "agent.options"})
+# Keys that came later than the first records, with the values that those had.
+LATER_KEYS = {"replay.recency_horizon": None, "agent.options": None, "agent.initial_weights": "variance-scaling"}
 SCORE_EPISODES = 100  # training episodes that a score is the mean of
 
 Points = tuple[tuple[int, float], ...]
@@ -207,7 +208,7 @@ def settings_of(config: Config) -> dict[str, object]:
     """
     tree = config.model_dump(mode="json", exclude={"network", "schema_version"})
     settings = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
-    return {key: value for key, value in settings.items() if not (key in LATER_KEYS and value is None)}
+    return {key: value for key, value in settings.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
 
 
 def hash_of(config: Config) -> str:

@@ -155,6 +155,9 @@ class Agent(Section):
     """Factor on the channels of convolutions (BBF: 4, on impala); at zero nothing would be seen."""
     layer_norm: bool = False
     """Layer normalisation before each ReLU."""
+    initial_weights: Literal["variance-scaling", "glorot"] = "variance-scaling"
+    """How wide initial weights spread: by a layer's inputs (Dopamine's distributional agents), or by its inputs and outputs
+    (Glorot; Dopamine's DQN, full Rainbow and BBF; networks of vectors begin much smoother)."""
     hidden_size: int = Field(512, ge=1)
     """Units of the dense hidden layer, and of the one before it (mlp); without any, nothing is learned."""
     td_loss: Literal["mse", "huber"] = "mse"

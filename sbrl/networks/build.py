@@ -31,7 +31,7 @@ def build_network(agent: config.Agent, spec: EnvSpec, seed: int = 0) -> ValueNet
     """
     network = _compose(agent, spec)
     network.to_empty(device="cpu")
-    _initialise(network, torch.Generator().manual_seed(seed))
+    _initialise(network, torch.Generator().manual_seed(seed), agent.initial_weights == "glorot")
     # Convolutions on the CPU run about twice as fast backwards in this layout; values are the same.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -55,18 +55,23 @@ def _compose(agent: config.Agent, spec: EnvSpec) -> ValueNetwork:
         return ValueNetwork(torso, head_type(agent, torso.output_size, spec.num_actions))
 
 
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+def _initialise(network: nn.Module, generator: torch.Generator, glorot: bool) -> None:
     """Dopamine's variance scaling, weights uniform in +-sqrt(3 * scale / fan_in) with scale = 1 / sqrt(3), and biases 0.
 
-    Dopamine has it for C51, Rainbow, QR-DQN and IQN; its DQN and full Rainbow, and BBF, take Glorot's
+    Dopamine has it for C51, Rainbow, QR-DQN and IQN; its DQN and full Rainbow, and BBF, take Glorot's (2010)
     +-sqrt(6 / (fan_in + fan_out)), which is 1.3 times as wide where both are the same. Noisy layers are as Fortunato et al.
     have them, norms are the identity at first.
+
+    Args:
+        glorot: weights are Glorot's.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            fan_in = module.weight[0].numel()
-            bound = math.sqrt(math.sqrt(3) / fan_in)
-            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            if glorot:
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            else:
+                bound = math.sqrt(math.sqrt(3) / module.weight[0].numel())
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm | nn.GroupNorm):

@@ -150,6 +150,18 @@ def test_initialisation_is_dopamines_for_plain_layers_and_fortunatos_for_noisy_o
             assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
 
 
+def test_initialisation_is_glorots_where_asked() -> None:
+    for agent in (config.Agent(initial_weights="glorot"), config.Agent(initial_weights="glorot", dueling=True)):
+        for module in build_network(agent, FRAMES).modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                area = module.weight[0, 0].numel()
+                bound = math.sqrt(6 / ((module.weight.shape[0] + module.weight.shape[1]) * area))
+                assert 0.99 * bound < module.weight.abs().max() <= bound
+                assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
+                assert module.bias is not None
+                assert module.bias.count_nonzero() == 0
+
+
 def test_a_head_whose_parameters_nothing_would_initialise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Careless(ScalarHead):
         def __init__(self, agent: config.Agent, num_features: int, num_actions: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
 from sbrl import config as configs
@@ -240,16 +241,27 @@ def test_the_ready_studies_are_sound() -> None:
         )
 
 
-def test_ready_environments_are_scaled() -> None:
-    for name, steps in (("ScaledMountainCar-v0", 600), ("ScaledAcrobot-v1", 500)):
-        env = gymnasium.make(f"studies.environments:{name}")
-        assert env.spec is not None
-        assert env.spec.max_episode_steps == steps
-        assert isinstance(env.observation_space, gymnasium.spaces.Box)
-        assert (env.observation_space.low == -1).all()
-        assert (env.observation_space.high == 1).all()
-        env.reset(seed=0)
-        assert all(env.observation_space.contains(env.step(env.action_space.sample())[0]) for _ in range(50))
+@pytest.mark.parametrize(
+    ("name", "high", "steps", "cut"),
+    [
+        ("ScaledMountainCar-v0", [1, 1], 600, (False, True)),
+        ("PublishedMountainCar-v0", [1, 1], 600, (True, False)),
+        ("PublishedAcrobot-v1", [1, 1, 1, 1, 4 * np.pi / 5, 9 * np.pi / 5], 500, (True, False)),
+    ],
+)
+def test_ready_environments_are_scaled_and_cut_as_they_say(
+    name: str, high: list[float], steps: int, cut: tuple[bool, bool]
+) -> None:
+    env = gymnasium.make(f"studies.environments:{name}")
+    assert isinstance(env.observation_space, gymnasium.spaces.Box)
+    assert env.observation_space.low == pytest.approx([-bound for bound in high])
+    assert env.observation_space.high == pytest.approx(high)
+    env.reset(seed=0)
+    for step in range(1, steps + 1):
+        observation, reward, terminated, truncated, _ = env.step(1)  # no push
+        assert env.observation_space.contains(observation)
+        assert reward == -1
+        assert (terminated, truncated) == (cut if step == steps else (False, False))
 
 
 def test_an_unknown_study_is_refused_with_the_nearest() -> None:
