@@ -3,6 +3,7 @@ BIN := .venv/bin
 READY := .venv/.complete
 ORACLES := .venv-oracles/.complete
 PEERS := .venv-peers/.complete
+S3 := .venv-s3/.complete
 
 # The budget of `make run`: override on the command line, as in `make run STEPS=200000 SEED=1`.
 STEPS ?= 40000
@@ -33,11 +34,17 @@ oracles: $(ORACLES) ## Make .venv-oracles, what losses and statistics are tested
 $(ORACLES): constraints-oracles.txt scripts/oracles.sh | $(READY)
 	@scripts/oracles.sh
 
+.PHONY: s3
+s3: $(S3) ## Make .venv-s3, an S3-compatible server that backups are tested with (again when constraints-s3.txt changed)
+
+$(S3): constraints-s3.txt scripts/s3.sh | $(READY)
+	@scripts/s3.sh
+
 run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEED, RUN_DIR, ARGS)
 	$(BIN)/sbrl train --preset small-batch --run-dir $(RUN_DIR) run.env_steps=$(STEPS) run.seed=$(SEED) \
 		evaluator.interval_env_steps=20000 evaluator.episodes=5 $(ARGS)
 
-test: $(READY) $(ORACLES) ## Run the tests (ARGS go to pytest)
+test: $(READY) $(ORACLES) $(S3) ## Run the tests (ARGS go to pytest)
 	@scripts/prometheus.sh
 	$(BIN)/python -m pytest -q --durations=10 -m 'not slow' $(WORKERS) $(ARGS)
 
@@ -177,5 +184,5 @@ bench-heartbeats: $(READY) ## Measure what a large fleet's heartbeats cost the c
 	$(BIN)/python -m bench.heartbeats $(ARGS)
 
 clean: ## Remove the environments, caches and build leftovers; runs/ is kept
-	rm -rf .venv .venv-oracles .venv-peers .venv-docs build dist sbom *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oracles .venv-peers .venv-docs .venv-s3 build dist sbom *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -127,7 +127,10 @@ seccompProfile:
     sizeLimit: {{ .settings.temporarySpace }}
 {{- end -}}
 
-{{/* nodeSelector, affinity and tolerations of a role: actors on the nodes that actors.spot names, the other roles off them. */}}
+{{/*
+nodeSelector, affinity and tolerations of a role: actors on the nodes that actors.spot names, the other roles off them; with "beside"
+only on the node of the pod of that name.
+*/}}
 {{- define "sbrl.spot" -}}
 {{- $where := pick (deepCopy .settings) "nodeSelector" "affinity" "tolerations" -}}
 {{- with .root.Values.actors.spot -}}
@@ -148,6 +151,13 @@ seccompProfile:
 {{- $_ := set $node "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) -}}
 {{- $_ := set $where.affinity "nodeAffinity" $node -}}
 {{- end -}}
+{{- end -}}
+{{- with .beside -}}
+{{- $own := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (dict "statefulset.kubernetes.io/pod-name" .)) -}}
+{{- $pods := default dict $where.affinity.podAffinity -}}
+{{- $key := "requiredDuringSchedulingIgnoredDuringExecution" -}}
+{{- $_ := set $pods $key (append (default list (get $pods $key)) $own) -}}
+{{- $_ := set $where.affinity "podAffinity" $pods -}}
 {{- end -}}
 {{- toYaml $where -}}
 {{- end -}}
@@ -212,6 +222,7 @@ A role's pod template. Takes besides the above
   env          more environment, before the user's
   persistence  its `persistence`, mounted at /data; none for roles that keep nothing
   limits       more of resources.limits: GPUs
+  part         what of a backup its volume is filled from (restore.from); "" for roles that keep nothing
   serviceAccount  its name and whether the pod gets its token: (dict "name" "" "token" false)
 */}}
 {{- define "sbrl.pod" -}}
@@ -255,6 +266,9 @@ spec:
   securityContext:
     {{- include "sbrl.podSecurity" $root | nindent 4 }}
   {{- with include "sbrl.scheduling" $context | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with include "sbrl.restore" $context }}
   {{- . | nindent 2 }}
   {{- end }}
   containers:
@@ -321,6 +335,11 @@ spec:
     - name: data
       emptyDir:
         sizeLimit: {{ .persistence.size }}
+    {{- end }}
+    {{- end }}
+    {{- if and .part $root.Values.restore.from }}
+    {{- with include "sbrl.backupVolume" (dict "root" $root "readOnly" true) }}
+    {{- . | nindent 4 }}
     {{- end }}
     {{- end }}
     {{- if .tools }}

@@ -70,6 +70,7 @@ Takes (dict "root" $ "role" "replay").
 {{- end -}}
 {{- include "sbrl.kedaRules" . -}}
 {{- include "sbrl.placeRules" . -}}
+{{- include "sbrl.backupRules" . -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
 {{- fail (printf "\n\n%s cannot be part of a Service's name, which begins with a letter and has letters, digits and hyphens: set fullnameOverride, or choose another release name.\n" $fullname) -}}

@@ -26,6 +26,8 @@ PROGRAMS = {
     "bench": ("bench", "measure learner, replay, actor and a whole run beside their limits: JSON and a chart"),
     "tune": ("studies.search", "search settings of a study jointly: batch size, learning rate, beta2, update rate"),
     "report": ("studies.report", "show what a study's results or run directories come to: one HTML page, Markdown, CSV"),
+    "backup": ("sbrl.backup", "copy what a run keeps to a folder or a bucket, while it goes on"),
+    "restore": ("sbrl.backup.restore", "put a backup where a run can go on from it"),
     "controller": ("services.controller", "scales the actors of a run on Kubernetes"),
     "scale": ("sbrl.cluster.scale", "set the number of actors of a release on Kubernetes"),
     "status": ("sbrl.cluster.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),

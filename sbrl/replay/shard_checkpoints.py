@@ -56,9 +56,8 @@ class ShardCheckpoints:
         self.reverb_folder.mkdir(parents=True)
 
     def complete(self) -> list[Path]:
-        """Finished checkpoints, oldest first. Raises OSError where that cannot be told: glob would leave those out."""
-        found = [path for path in self.directory.iterdir() if path.name.startswith(_PREFIX) and (path / MANIFEST).exists()]
-        return sorted(found, key=_number)
+        """Finished checkpoints, oldest first. Raises OSError as `finished`."""
+        return finished(self.directory)
 
     def adopt(self, written: Path) -> Path:
         """Takes over what Reverb has just written: checksums, a manifest, and a place and a number of its own, all on disk.
@@ -108,6 +107,12 @@ class ShardCheckpoints:
         checkpoints = self.complete()
         for path in checkpoints[: max(0, len(checkpoints) - keep)]:
             shutil.rmtree(path)
+
+
+def finished(directory: Path) -> list[Path]:
+    """Finished checkpoints in a folder, oldest first. Raises OSError where that cannot be told: glob would leave those out."""
+    found = [path for path in directory.iterdir() if path.name.startswith(_PREFIX) and (path / MANIFEST).exists()]
+    return sorted(found, key=_number)
 
 
 def verify(checkpoint: Path) -> None:

@@ -60,6 +60,9 @@ def pod_templates(objects: dict[tuple[str, str], Manifest]) -> Iterator[tuple[st
         if kind in ("Deployment", "StatefulSet"):
             pod = manifest["spec"]["template"]
             yield pod["metadata"]["labels"]["app.kubernetes.io/component"], pod
+        elif kind == "CronJob":
+            pod = manifest["spec"]["jobTemplate"]["spec"]["template"]
+            yield pod["metadata"]["labels"]["app.kubernetes.io/component"], pod
         elif kind == "Pod":
             yield "check", manifest
 

@@ -10,6 +10,7 @@ import pytest
 
 from scripts import pip_mounts
 from tests.chart.helm import OVERLAYS, container, render
+from tests.chart.test_render import BACKUP_CLAIM
 from tests.e2e import cluster
 from tests.e2e.pods import expand, pod_of, quantity
 from tests.e2e.release import Release
@@ -53,6 +54,38 @@ def test_what_is_not_carried_out_is_refused():
         pod_of(objects, "sbrl-learner")
     with pytest.raises(AssertionError, match="there is no Kubernetes API here"):
         pod_of(render(), "sbrl-controller")
+
+
+def test_a_backups_pod_reads_its_roles_claim_and_writes_to_the_shared_one():
+    objects = render(*LAPTOP, values=BACKUP_CLAIM)
+    pod = pod_of(objects, "sbrl-backup-replay-0", 29_400_000)
+    assert pod.name == "sbrl-backup-replay-0-29400000"
+    assert pod.args[:3] == ["backup", "/data", "/backups/rl/sbrl"]
+    assert "--job=sbrl-backup-replay-0-29400000" in pod.args
+    volumes = {volume.mount_path: volume for volume in pod.volumes}
+    assert volumes["/data"] == ("/data", True, (), "data-sbrl-replay-0")
+    assert volumes["/backups"] == ("/backups", False, (), "backups")
+    assert pod.health_port == 0
+
+
+def test_an_init_container_is_run_to_its_end_before_the_pod(tmp_path, monkeypatch):
+    calls = record_podman(monkeypatch)
+    monkeypatch.setattr("os.chown", lambda *_: None)
+    here = cluster.Cluster(render(*LAPTOP, values=BACKUP_CLAIM), "net", tmp_path)
+    ends = iter([0, 1])
+    monkeypatch.setattr(here, "wait_end", lambda pod, seconds: next(ends))
+    monkeypatch.setattr(here, "log", lambda pod: "restored to /data")
+    pod = here.start("sbrl-replay", 0)
+    first, second = (words for words in calls if words[0] == "run")
+    assert first[-1] == "--if-empty"
+    assert "--part=replay-0" in first
+    assert f"--volume={tmp_path / 'claims/data-sbrl-replay-0'}:/data:rw" in first
+    assert f"--volume={tmp_path / 'claims/backups'}:/backups:ro" in first
+    assert second[-1] == "--shard=0"
+    assert list(here.pods) == [pod.name]
+    assert here.before_log == {"sbrl-replay-0": "restored to /data"}
+    with pytest.raises(cluster.Failed, match="sbrl-replay-0-restore has ended with exit code 1: restored to"):
+        here.start("sbrl-replay", 0)
 
 
 def test_variables_are_replaced_as_a_kubelet_does():

@@ -11,11 +11,19 @@ from sbrl.runtime.lifecycle import role_arguments
 from services.controller.__main__ import make_parser, make_spec
 from services.controller.reconcile import ScalingSpec
 from tests.chart.helm import NAMESPACE, OVERLAYS, WORKLOADS, by_name, container, matches, pod, pod_templates, render, template
-from tests.chart.test_render import EVERYTHING, HPA
+from tests.chart.test_render import BACKUP, BACKUP_CLAIM, EVERYTHING, HPA
 
 ROLES = tuple(WORKLOADS)
-ALL = [((), "")] + [(("--values", str(path)), "") for path in OVERLAYS] + [((), EVERYTHING), ((), HPA)]
-every = pytest.mark.parametrize(("arguments", "values"), ALL, ids=["default", *[p.stem for p in OVERLAYS], "everything", "hpa"])
+ALL = (
+    [((), "")]
+    + [(("--values", str(path)), "") for path in OVERLAYS]
+    + [((), EVERYTHING), ((), HPA), ((), BACKUP), ((), BACKUP_CLAIM)]
+)
+every = pytest.mark.parametrize(
+    ("arguments", "values"),
+    ALL,
+    ids=["default", *[p.stem for p in OVERLAYS], "everything", "hpa", "backup", "backup to a claim"],
+)
 
 
 def labels(objects, role):
@@ -214,7 +222,7 @@ def test_pods_pass_the_restricted_security_standard(arguments, values):
         assert set(spec["securityContext"]) <= {
             *("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile")
         }
-        for only in spec["containers"]:
+        for only in (*spec["containers"], *spec.get("initContainers", [])):
             assert only["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -224,7 +232,6 @@ def test_pods_pass_the_restricted_security_standard(arguments, values):
         allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
         for volume in spec["volumes"]:
             assert set(volume) - {"name"} <= allowed, volume
-        assert "initContainers" not in spec
 
 
 @every
@@ -232,7 +239,11 @@ def test_every_mount_has_its_volume_and_tmp_can_be_written(arguments, values):
     objects = render(*arguments, values=values)
     for role, pod_template in pod_templates(objects):
         (only,) = pod_template["spec"]["containers"]
-        mounts = {mount["name"]: mount for mount in only["volumeMounts"]}
+        mounts = {
+            mount["name"]: mount
+            for one in (*pod_template["spec"].get("initContainers", []), only)
+            for mount in one["volumeMounts"]
+        }
         volumes = {volume["name"]: volume for volume in pod_template["spec"]["volumes"]}
         claims = {"data"} if role in ("coordinator", "replay", "learner") else set()
         assert set(volumes) <= set(mounts) <= set(volumes) | claims, role

@@ -55,12 +55,26 @@ actors: {scaledBy: keda, spot: example.com/spot=true, keda: {authentication: a, 
 kueue: {localQueue: team-a}
 prometheus: {enabled: true, from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: keda}}}]}
 """
+BACKUP = """
+actors: {spot: example.com/spot=true}
+backup:
+  enabled: true
+  to:
+    bucket: s3://backups/team
+    endpoint: https://minio.store:9000
+    existingSecret: keys
+    peers: [{ipBlock: {cidr: 10.0.0.1/32}}]
+restore: {from: rl/older/20251124-160000}
+"""
+BACKUP_CLAIM = "backup: {enabled: true, to: {claim: backups}}\nrestore: {from: rl/sbrl/20251124-160000}"
 VARIANTS = {
     "default": "",
     "everything": EVERYTHING,
     "hpa": HPA,
     "by hand": "actors: {scaledBy: hand}\nevaluator: {enabled: false}",
     "keda": KEDA,
+    "backup": BACKUP,
+    "backup to a claim": BACKUP_CLAIM,
     "operator": "metrics: {podMonitor: {create: always, labels: {a: b}}, prometheusRule: {create: always, labels: {a: b}}}",
 }
 

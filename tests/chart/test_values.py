@@ -51,6 +51,25 @@ BAD = {
     "one port twice": ("ports: {metrics: 7003}", "ports.health and ports.metrics are both 7003"),
     "a seed that can be guessed": ("token: {seed: secret}", "/token/seed"),
     "two tokens": ("token: {seed: 0123456789abcdef, existingSecret: mine}", "token.existingSecret and token.seed are both set"),
+    "backups nowhere": ("backup: {enabled: true}", "backup.to names neither a claim nor a bucket, or both"),
+    "backups in two places": (
+        'backup: {enabled: true, to: {claim: a, bucket: "s3://bucket"}}',
+        "backup.to names neither a claim nor a bucket, or both",
+    ),
+    "a bucket without keys": ('backup: {enabled: true, to: {bucket: "s3://bucket"}}', "backup.to.existingSecret is empty"),
+    "a restore from nowhere": ("restore: {from: rl/sbrl/a}", "backup.to names neither a claim nor a bucket"),
+    "backups of a volume for one pod": (
+        "backup: {enabled: true, to: {claim: a}}\nlearner: {persistence: {accessMode: ReadWriteOncePod}}",
+        "learner.persistence.accessMode is ReadWriteOncePod: no second pod can copy the volume",
+    ),
+    "backups of no volume": (
+        "backup: {enabled: true, to: {claim: a}}\nreplay: {persistence: {kind: ephemeral}}",
+        "replay.persistence.kind is ephemeral: there is no volume claim to copy",
+    ),
+    "a schedule of other words": ("backup: {schedule: every day}", "/backup/schedule"),
+    "an endpoint without a scheme": ("backup: {to: {endpoint: minio:9000}}", "/backup/to/endpoint"),
+    "a bucket by its name": ("backup: {to: {bucket: backups}}", "/backup/to/bucket"),
+    "a backup without its release": ("restore: {from: 20251124-160000}", "/restore/from"),
     "addresses": ("run: {network: {health_port: 1234}}", "run.network.health_port"),
 }
 

@@ -22,6 +22,7 @@ from tests.e2e.pods import Objects, Pod, pod_of
 NOWHERE = "192.0.2.1"  # an address for documentation, which nobody has
 ULIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
 COMMAND_SECONDS = 120.0
+INIT_SECONDS = 600.0
 POLL_SECONDS = 1.0
 
 
@@ -36,6 +37,7 @@ class Cluster:
         """Args: name: of the network, and the first part of all containers' names; directory: for the pods' files."""
         self._objects, self._name, self._directory = objects, name, directory
         self.pods: dict[str, Pod] = {}
+        self.before_log: dict[str, str] = {}  # what each pod's init container said
         podman("network", "create", "--label", f"sbrl-e2e={name}", name)
 
     def start(self, workload: str, ordinal: int = 0) -> Pod:
@@ -45,8 +47,19 @@ class Cluster:
         return pod
 
     def launch(self, pod: Pod) -> None:
-        """Starts a pod; one that has ended makes room for it and leaves it its claims."""
+        """Starts a pod; one that has ended makes room for it and leaves it its claims.
+
+        Raises:
+            Failed: its init container has not ended well.
+        """
         self._remove(pod.name)
+        if pod.before is not None:
+            self.launch(pod.before)
+            code = self.wait_end(pod.before, INIT_SECONDS)
+            self.before_log[pod.name] = self.log(pod.before)
+            self._remove(pod.before.name)
+            if code:
+                raise Failed(f"{pod.before.name} has ended with exit code {code}: {self.before_log[pod.name]}")
         podman(*self._arguments(pod))
         self.pods[pod.name] = pod
 
@@ -122,6 +135,11 @@ class Cluster:
         """What its processes occupy, the files that it has read aside."""
         (found,) = json.loads(podman("stats", "--no-stream", "--format", "json", self._container(pod.name)))
         return int(parse_bytes(found["mem_usage"].split(" / ")[0]))
+
+    def share_claim(self, other: Cluster, claim: str) -> None:
+        """Gives this cluster a claim of another one, as a ReadWriteMany volume that both mount."""
+        (self._directory / "claims").mkdir(parents=True, exist_ok=True)
+        (self._directory / "claims" / claim).symlink_to(other._directory / "claims" / claim)
 
     def claim(self, pod: Pod, path: str) -> Path:
         """Where a volume claim lies on this machine."""

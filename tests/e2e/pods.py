@@ -17,7 +17,8 @@ Objects = Mapping[tuple[str, str], Manifest]  # by kind and name
 # What of a pod's and a container's spec is carried out, by tests/e2e/cluster.py or here.
 POD_FIELDS = {"automountServiceAccountToken", "containers", "restartPolicy", "securityContext", "serviceAccountName", "volumes"}
 POD_FIELDS |= {"enableServiceLinks", "terminationGracePeriodSeconds"}
-POD_FIELDS |= {"topologySpreadConstraints"}  # there is one node
+POD_FIELDS |= {"topologySpreadConstraints", "affinity"}  # there is one node
+POD_FIELDS |= {"initContainers"}
 CONTAINER_FIELDS = {"name", "image", "imagePullPolicy", "command", "args", "env", "ports", "resources", "securityContext"}
 CONTAINER_FIELDS |= {"volumeMounts", "startupProbe", "livenessProbe", "readinessProbe", "lifecycle"}
 POD_SECURITY = {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile"}
@@ -64,13 +65,19 @@ class Pod(NamedTuple):
     pre_stop: list[str]
     health_port: int  # 0: none is probed
     host_names: tuple[str, ...]  # under which others find it
+    before: Pod | None = None  # its init container, which has to end well first
 
 
 def pod_of(objects: Objects, workload: str, ordinal: int = 0) -> Pod:
-    """The pod of this ordinal of a StatefulSet or a Deployment, or the pod of this name.
+    """The pod of this ordinal of a StatefulSet or a Deployment, of a CronJob's Job of this number, or the pod of this name.
 
     Deployments give their pods random names; here they count, too.
     """
+    if ("CronJob", workload) in objects:
+        template = objects["CronJob", workload]["spec"]["jobTemplate"]["spec"]["template"]
+        job = f"{workload}-{ordinal}"
+        labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": job}
+        return make_pod(objects, job, labels, template["spec"], {}, "")
     for kind in ("StatefulSet", "Deployment"):
         if (kind, workload) in objects:
             spec = objects[kind, workload]["spec"]
@@ -94,8 +101,27 @@ def make_pod(
     objects: Objects, name: str, labels: dict[str, str], spec: Manifest, claims: Mapping[str, str], service: str
 ) -> Pod:
     """Reads one pod's spec; `claims` are its volume claims by the volume's name, `service` the one that names the pod."""
-    (container,) = spec["containers"]
     refuse_unknown(f"{name}'s pod", spec, POD_FIELDS)
+    named = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in spec["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    claims = {**claims, **named}
+    (container,) = spec["containers"]
+    pod = make_container(objects, name, labels, spec, container, claims)
+    pod = pod._replace(host_names=tuple(host_names(objects, name, labels, service)))
+    for first in spec.get("initContainers", []):
+        pod = pod._replace(
+            before=make_container(objects, name, labels, spec, first, claims)._replace(name=f"{name}-{first['name']}")
+        )
+    return pod
+
+
+def make_container(
+    objects: Objects, name: str, labels: dict[str, str], spec: Manifest, container: Manifest, claims: Mapping[str, str]
+) -> Pod:
+    """Reads a pod's spec with one of its containers."""
     refuse_unknown(f"{name}'s container", container, CONTAINER_FIELDS)
     security = spec["securityContext"]
     refuse_unknown(f"{name}'s securityContext", security, POD_SECURITY)
@@ -133,7 +159,7 @@ def make_pod(
         grace_seconds=spec.get("terminationGracePeriodSeconds", 30),
         pre_stop=container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", []),
         health_port=container["readinessProbe"]["grpc"]["port"] if "readinessProbe" in container else 0,
-        host_names=tuple(host_names(objects, name, labels, service)),
+        host_names=(),
     )
 
 
@@ -172,7 +198,7 @@ def content(objects: Objects, volume: Manifest) -> tuple[File, ...]:
         source = volume["secret"]
         data = {key: base64.b64decode(text) for key, text in objects["Secret", source["secretName"]]["data"].items()}
     else:
-        assert "emptyDir" in volume, volume
+        assert {"emptyDir", "persistentVolumeClaim"} & set(volume), volume
         return ()
     mode = source.get("defaultMode", 0o644)
     paths = {item["key"]: item["path"] for item in source["items"]} if "items" in source else {key: key for key in data}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,21 +19,52 @@ from sbrl.coordination.fleet import FleetClient
 from sbrl.monitor.progress import members
 from sbrl.monitor.run_status import RunStatus
 from sbrl.rpc.channels import CoordinatorUnavailable
+from sbrl.rpc.credentials import TOKEN_FILE
 from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.chart.helm import CHART, NAMESPACE, by_name, helm
 from tests.e2e.cluster import POLL_SECONDS, Cluster, Failed
 from tests.e2e.pods import Objects, Pod
+
+START_SECONDS = 600.0  # until a process has loaded its libraries on a busy machine
+WORK_SECONDS = 900.0  # until there are so many updates, checkpoints, ...
 
 
 class Release:
     """The pods of one release by their names, and its coordinator's answers."""
 
-    def __init__(self, objects: Objects, cluster: Cluster, directory: Path) -> None:
-        """Args: directory: where the run's config is written to, to be read as every role reads it."""
-        self.objects, self.cluster = objects, cluster
+    def __init__(
+        self, objects: Objects, cluster: Cluster, directory: Path, values: Path = Path(), settings: Sequence[str] = ()
+    ) -> None:
+        """
+        Args:
+            directory: where the run's config is written to, to be read as every role reads it.
+            values, settings: what it was rendered with.
+        """
+        self.objects, self.cluster, self.values, self.settings = objects, cluster, values, settings
+        self._token = directory / "token"
         path = directory / "run.yaml"
         path.write_text(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
         self.config = load(path)
         self._client: FleetClient | None = None
+
+    @classmethod
+    def rendered(cls, values: Path, settings: Sequence[str], directory: Path, name: str) -> Self:
+        """A release of the chart, called sbrl, in a cluster of this name.
+
+        Raises:
+            Failed: the chart does not render.
+        """
+        words = [word for setting in settings for word in ("--set", setting)]
+        done = helm("template", "sbrl", str(CHART), "--namespace", NAMESPACE, "--values", str(values), *words)
+        if done.returncode:
+            raise Failed(f"the chart does not render: {done.stderr}")
+        objects = by_name(done.stdout)
+        return cls(objects, Cluster(objects, f"sbrl-e2e-{os.getpid()}-{name}", directory), directory, values, settings)
+
+    def take_token(self) -> None:
+        """Has this process ask this release's coordinator, as `sbrl status` does."""
+        self._token.write_bytes(base64.b64decode(self.objects["Secret", "sbrl-token"]["data"]["token"]))
+        os.environ[TOKEN_FILE] = str(self._token)
 
     def start_all(self) -> None:
         """All workloads at once, each with the replicas that its manifest says, as an install does."""
@@ -118,3 +153,22 @@ class Release:
 def alive(status: GetStatusResponse, role: str) -> int:
     """Members of a role whose lease holds."""
     return sum(member.alive for member in members(status, role))
+
+
+def end_all(release: Release, pods: list[Pod]) -> str:
+    """Stops pods, all at once. Raises Failed: one has not ended with exit code 0."""
+    with ThreadPoolExecutor(len(pods)) as pool:
+        codes = dict(zip((pod.name for pod in pods), pool.map(release.cluster.stop, pods), strict=True))
+    if any(codes.values()):
+        raise Failed(f"exit codes are {codes}")
+    return f"exit code 0 of {', '.join(codes)}"
+
+
+def checkpoints_of(release: Release, shard: Pod) -> int:
+    """How many checkpoints a shard has written since it was started."""
+    return len(re.findall(r"checkpoint \S+ in [\d.]+ s", release.cluster.log(shard)))
+
+
+def segments(status: GetStatusResponse, shard: str) -> int:
+    """In one shard's log."""
+    return int(sum(member.gauges.get("log_segments", 0) for member in members(status, "replay") if member.name == shard))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
 from pathlib import Path
 
 from sbrl.coordination.fleet_watch import total
@@ -18,13 +17,17 @@ from sbrl.monitor.progress import members
 from sbrl.rpc.credentials import TOKEN_FILE
 from sbrl.storage.checkpoints import list_checkpoints, updates_of
 from sbrl.v1.fleet_pb2 import GetStatusResponse
+from tests.chart.helm import matches
+from tests.chart.test_disruption import allowed
+from tests.e2e.backup import starts_again_from_a_backup
 from tests.e2e.cluster import Failed
 from tests.e2e.pods import File, Pod, pod_of
-from tests.e2e.release import Release, alive
+from tests.e2e.release import START_SECONDS, WORK_SECONDS, Release, alive, checkpoints_of, end_all, segments
 
-START_SECONDS = 600.0  # until a process has loaded its libraries on a busy machine
-WORK_SECONDS = 900.0  # until there are so many updates, checkpoints, ...
 TOLERANCE, READINGS = 0.01, 5  # of the ratio
+AWAY_SECONDS = 20.0  # of a shard, while the other is watched
+# Without a segment at the other shard: 2 s are promised, and a shard reports every 0.5 s.
+SILENT_SECONDS, REPORT_SECONDS = 2.0, 0.5
 
 
 def installs(release: Release) -> str:
@@ -96,7 +99,7 @@ def scales_actors(release: Release) -> str:
 
 def keeps_a_shards_data(release: Release) -> str:
     cluster, shard = release.cluster, release.pod("replay-0")
-    written, held = checkpoints_of(release, shard), segments(release.status())
+    written, held = checkpoints_of(release, shard), segments(release.status(), shard.name)
     # The first one may have begun before `held` was read.
     release.wait("two more checkpoints of the shard", WORK_SECONDS, lambda _: checkpoints_of(release, shard) >= written + 2)
     before = release.status()
@@ -114,9 +117,61 @@ def keeps_a_shards_data(release: Release) -> str:
         lambda status: release.run(status).received > received + 500 and status.progress.updates > updates + 100,
     )
     return (
-        f"killed with {segments(before)} segments, back in {seconds:.0f} s with {restored} of them at "
+        f"killed with {segments(before, shard.name)} segments, back in {seconds:.0f} s with {restored} of them at "
         f"{cluster.address(shard)} in place of {old_address}; {release.numbers(after)}"
     )
+
+
+def goes_on_without_a_shard(release: Release) -> str:
+    """One of two is away: the other one's segments go on, those of its actors and those of the one that is away."""
+    cluster, away, left = release.cluster, release.pod("replay-1"), release.pod("replay-0")
+    release.wait("actors that write", WORK_SECONDS, lambda status: alive(status, "actor") > 0)
+    updates = release.status().progress.updates
+    cluster.kill(away)
+    begin = changed = time.monotonic()
+    before = first = release.metric(left, "sbrl_replay_segments_inserted_total")
+    longest = 0.0
+    while (now := time.monotonic()) - begin < AWAY_SECONDS:
+        inserted = release.metric(left, "sbrl_replay_segments_inserted_total")
+        longest = max(longest, now - changed)
+        if inserted > before:
+            before, changed = inserted, now
+        time.sleep(0.1)  # a reading for each report, and no event tells of one
+    if longest > SILENT_SECONDS + 2 * REPORT_SECONDS:
+        raise Failed(f"{left.name} got no segment for {longest:.1f} s while {away.name} was away")
+    made = release.status().progress.updates - updates
+    if made <= 0:
+        raise Failed(f"the learner made no update in {AWAY_SECONDS:g} s without {away.name}")
+    seconds = cluster.wait_ready(cluster.start("sbrl-replay", 1), START_SECONDS)
+    back = release.pod("replay-1")
+    release.wait(
+        "segments at the shard that is back",
+        WORK_SECONDS,
+        lambda _: release.metric(back, "sbrl_replay_segments_inserted_total") > 0,
+    )
+    return (
+        f"{before - first:.0f} segments at the other in {AWAY_SECONDS:g} s, the longest pause {longest:.1f} s, {made} updates; "
+        f"back in {seconds:.0f} s and written to again"
+    )
+
+
+def lets_a_node_be_drained(release: Release) -> str:
+    """No budget keeps a pod of the only node, and all that go at once end in time; there they are placed again."""
+    budgets = [manifest["spec"] for (kind, _), manifest in release.objects.items() if kind == "PodDisruptionBudget"]
+    pods = [pod for pod in release.cluster.pods.values() if pod.health_port]
+    for pod in pods:
+        alike = sum(one.name.rpartition("-")[0] == pod.name.rpartition("-")[0] for one in pods)
+        own = [budget for budget in budgets if matches(budget["selector"], pod.labels)]
+        if len(own) > 1 or any(allowed(budget["maxUnavailable"], alike) < alike for budget in own):
+            raise Failed(f"a disruption budget would keep {pod.name} from being evicted")
+    before = release.status().progress.updates
+    ended = end_all(release, pods)
+    for pod in pods:
+        release.cluster.launch(pod)
+    for pod in pods:
+        release.cluster.wait_ready(pod, START_SECONDS)
+    after = release.wait("more updates after the drain", WORK_SECONDS, lambda status: status.progress.updates > before + 100)
+    return f"no budget of {len(budgets)} in the way, {ended}, and the run went on: {release.numbers(after)}"
 
 
 def resumes_the_learner(release: Release) -> str:
@@ -200,36 +255,30 @@ def gives_results(release: Release) -> str:
     return f"{', '.join(sorted(files))}; sbrl eval: return {evaluation['return_mean']:g} over {evaluation['episodes']} episodes"
 
 
-def ends_cleanly(release: Release) -> str:
-    """All pods at once, as an uninstall deletes them, each within its grace period."""
+def ends_and_begins_again(release: Release) -> str:
+    """All pods at once, as an uninstall deletes them, each within its grace period; an install takes up the claims it finds."""
     pods = [pod for pod in release.cluster.pods.values() if pod.health_port]
-    with ThreadPoolExecutor(len(pods)) as pool:
-        codes = dict(zip((pod.name for pod in pods), pool.map(release.cluster.stop, pods), strict=True))
-    if any(codes.values()):
-        raise Failed(f"exit codes are {codes}")
-    return f"exit code 0 of {', '.join(codes)}"
+    ended = end_all(release, pods)
+    release.start_all()
+    for pod in pods:
+        release.cluster.wait_ready(release.cluster.pods[pod.name], START_SECONDS)
+    return f"{ended}; ready again"
 
 
-def checkpoints_of(release: Release, shard: Pod) -> int:
-    """How many checkpoints a shard has written since it was started."""
-    return len(re.findall(r"checkpoint \S+ in [\d.]+ s", release.cluster.log(shard)))
-
-
-def segments(status: GetStatusResponse) -> int:
-    """In all shards' logs."""
-    return int(sum(member.gauges.get("log_segments", 0) for member in members(status, "replay")))
-
-
+# By the name that --only knows them by. The first is always run; `backup` ends the release.
 STEPS = (
-    ("helm install: every pod becomes ready", installs),
-    ("helm test passes", passes_helm_test),
-    ("it trains Pong", trains),
-    ("the ratio is on target", holds_the_ratio),
-    ("actors are scaled 1 -> 3 -> 1", scales_actors),
-    ("a killed shard keeps its data", keeps_a_shards_data),
-    ("a killed learner is resumed", resumes_the_learner),
-    ("the ratio is still on target", holds_the_ratio),
-    ("strangers are refused", refuses_strangers),
-    ("report and weights can be had and played", gives_results),
-    ("helm uninstall: every pod ends in time", ends_cleanly),
+    ("install", "helm install: every pod becomes ready", installs),
+    ("test", "helm test passes", passes_helm_test),
+    ("train", "it trains Pong", trains),
+    ("ratio", "the ratio is on target", holds_the_ratio),
+    ("scale", "actors are scaled 1 -> 3 -> 1", scales_actors),
+    ("shard", "a killed shard keeps its data", keeps_a_shards_data),
+    ("away", "with one of two shards away the other one's actors go on", goes_on_without_a_shard),
+    ("learner", "a killed learner is resumed", resumes_the_learner),
+    ("again", "the ratio is still on target", holds_the_ratio),
+    ("strangers", "strangers are refused", refuses_strangers),
+    ("results", "report and weights can be had and played, past the pod's own Service", gives_results),
+    ("drain", "kubectl drain: all pods may go at once, and the run goes on", lets_a_node_be_drained),
+    ("uninstall", "helm uninstall: every pod ends in time, and helm install goes on with its volumes", ends_and_begins_again),
+    ("backup", "a backup starts a fresh release", starts_again_from_a_backup),
 )

@@ -56,6 +56,8 @@ def run(packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ("sbrl.cluster.watch", "top", "--help"),
         ("sbrl.cluster.watch", "doctor", "--help"),
         ("sbrl.monitor.doctor", "--help"),
+        ("sbrl.backup", "--help"),
+        ("sbrl.backup.restore", "--help"),
         ("sbrl.monitor.top", "--help"),
         ("sbrl.cli", "--help"),
         ("sbrl.cli", "config", "show"),

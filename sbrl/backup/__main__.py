@@ -1,0 +1,171 @@
+"""Copies what a run keeps to a folder or an S3-compatible bucket, while the run goes on: `sbrl backup RUN_DIR DEST`.
+
+In this order: learner, shards, coordinator. Who goes on from it makes the learner's last updates again from what the shards
+hold of later steps, and no number that the coordinator hands out (incarnations, epochs, versions) is ever handed out twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sbrl.backup.catalog import NAME, PART, WHOLE, finish, has_part, open_store, prune, write_part
+from sbrl.backup.copies import DATABASE, copy_part
+from sbrl.backup.stores import Store
+from sbrl.errors import RunError, UsageError
+from sbrl.runtime.arguments import Parser, whole_number
+from sbrl.runtime.program import run_program
+from sbrl.storage.metadata import run_id_of
+from sbrl.storage.run_directory import RunDirectory
+
+KEEP = 7
+POLL_SECONDS = 2.0
+# Until the coordinator has heard of all that a shard held when that was copied: some heartbeats.
+HEARD_SECONDS = 5.0
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = make_parser().parse_args(argv)
+    run, store = RunDirectory(arguments.run_dir), open_store(arguments.to)
+    run_id = arguments.run_id or run_id_of(run.config)
+    name = arguments.name or name_of_job(arguments.job, time.time())
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--name {name} is no name for a backup: it has letters, digits and - _ . and 63 characters at most")
+    if arguments.part is None:
+        say(store, name, backup_run(run, store, name, run_id))
+        prune(store, run_id, arguments.keep)
+        return
+    if arguments.after:
+        wait_for(store, name, arguments.after, arguments.timeout_seconds)
+    say(store, name, backup_part(run, store, name, arguments.part))
+    if arguments.after:
+        if arguments.config is not None:
+            say(store, name, backup_config(arguments.config, store, name))
+        parts = [*arguments.after, arguments.part, *(["run"] if arguments.config is not None else [])]
+        finish(store, name, run_id, parts, time.time())
+        print(f"{store.where}/{name} is whole")
+        prune(store, run_id, arguments.keep)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="sbrl backup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory, or what a pod has of it")
+    parser.add_argument("to", metavar="DEST", help="a folder, or s3://BUCKET/PREFIX with keys from the environment")
+    parser.add_argument(
+        "--keep", type=whole_number(1, 10_000), default=KEEP, metavar="N", help="the run's backups kept (default: %(default)s)"
+    )
+    parser.add_argument("--name", metavar="NAME", help="of the backup (default: the time)")
+    in_pods = parser.add_argument_group("for pods, each of which has one role's volume")
+    in_pods.add_argument("--part", type=part_of, metavar="PART", help="this part alone: learner, coordinator, replay-0, ...")
+    in_pods.add_argument(
+        "--after", type=parts_of, metavar="PARTS", help="wait for these parts, and finish the backup: the coordinator's does"
+    )
+    in_pods.add_argument("--config", type=Path, metavar="FILE", help="with --after: the run's config, which is kept, too")
+    in_pods.add_argument("--timeout-seconds", type=whole_number(0, 10**6), default=3600, metavar="N", help="to wait so long")
+    in_pods.add_argument("--job", default="", metavar="JOB", help="names the backup by the end of its Job's name")
+    in_pods.add_argument("--run-id", default="", metavar="ID", help="whose backups --keep counts (default: as run.yaml says)")
+    return parser
+
+
+def part_of(text: str) -> str:
+    """A part's name. Raises argparse.ArgumentTypeError for anything else."""
+    if not PART.fullmatch(text) or text == "run":
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is none of learner, coordinator, replay-0, replay-1, ...")
+    return text
+
+
+def parts_of(text: str) -> list[str]:
+    """Several, with commas between them. Raises argparse.ArgumentTypeError as `part_of`."""
+    return [part_of(word) for word in text.split(",")]
+
+
+def name_of_job(job: str, now: float) -> str:
+    """What all parts of one backup are called: Jobs of a CronJob end with the minute they were planned for.
+
+    Args:
+        job: its name, "" for none; one that somebody made by hand ends with what that one chose.
+        now: Unix seconds.
+    """
+    ending = job.rpartition("-")[2]
+    minutes = re.fullmatch(r"\d{8}", ending)
+    if job and not minutes:
+        return ending
+    return f"{datetime.fromtimestamp(int(ending) * 60 if minutes else now, UTC):%Y%m%d-%H%M%S}"
+
+
+def backup_run(run: RunDirectory, store: Store, name: str, run_id: str) -> str:
+    """All of a run on this machine, or nothing; returns what was copied.
+
+    Raises:
+        UsageError: there is no run, or a backup of this name.
+        RunError: it cannot be copied or written; what was written of it is gone.
+    """
+    if not run.config.is_file() or not (run.coordinator / DATABASE).is_file():
+        raise UsageError(f"{run.path} holds no run: it has no run.yaml, or no coordinator/{DATABASE} beside it")
+    if name in store.folders():
+        raise UsageError(f"{store.where} has a backup {name} already: choose another --name")
+    shards = sorted(path.name for path in run.checkpoints.glob("replay-*") if PART.fullmatch(path.name))
+    # What the actors have counted after what the shards hold of it, and before the coordinator, which knows whose it is.
+    parts = ["learner", *shards, "run", "coordinator"]
+    try:
+        said = [backup_part(run, store, name, part) for part in parts]
+        finish(store, name, run_id, parts, time.time())
+    except BaseException:
+        with contextlib.suppress(RunError):  # what went wrong first is what to say
+            store.remove(name)
+        raise
+    return ", ".join(filter(None, said))
+
+
+def backup_part(run: RunDirectory, store: Store, name: str, part: str) -> str:
+    """One part; returns what was copied.
+
+    Raises:
+        UsageError: there is a whole backup of this name.
+        RunError: it cannot be copied or written.
+    """
+    with store.read(f"{name}/{WHOLE}") as file:
+        if file is not None:
+            raise UsageError(f"{store.where} has a backup {name} already: choose another --name, or end of the Job's name")
+    with contextlib.ExitStack() as closing, tempfile.TemporaryDirectory() as scratch:
+        copy = copy_part(run, part, Path(scratch), closing)
+        size = write_part(store, name, part, copy)
+    return f"{part}: {copy.what}{', ' if copy.what else ''}{size / 1e6:.1f} MB"
+
+
+def backup_config(config: Path, store: Store, name: str) -> str:
+    """The run's config as its only file beside the roles' parts."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder))
+        run.config.write_bytes(config.read_bytes())
+        return backup_part(run, store, name, "run")
+
+
+def wait_for(store: Store, name: str, parts: Sequence[str], seconds: float) -> None:
+    """Waits until other pods have written these parts, and the coordinator has heard of all that is in them.
+
+    Raises:
+        RunError: that takes longer than `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while missing := [part for part in parts if not has_part(store, name, part)]:
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{store.where}/{name} has no {', '.join(missing)} after {seconds:g} s: the logs of their pods say why"
+            )
+        time.sleep(POLL_SECONDS)  # no event tells what other pods write
+    time.sleep(HEARD_SECONDS)
+
+
+def say(store: Store, name: str, said: str) -> None:
+    print(f"{store.where}/{name}: {said}", flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main)

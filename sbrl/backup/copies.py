@@ -1,0 +1,220 @@
+"""Copies of what a run keeps, taken while it runs: each part whole, as of one moment, whatever its role does meanwhile.
+
+Checkpoints never change once they are whole; a role only deletes old ones. So their files are opened first, and stay readable
+for as long as they are open. The coordinator's database does change: see `copy_database`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from sbrl.errors import RunError
+from sbrl.replay.shard_checkpoints import finished
+from sbrl.storage.checkpoints import list_checkpoints
+from sbrl.storage.run_directory import RunDirectory
+
+MANIFEST = "manifest.json"  # of learners' and shards' checkpoints alike
+DATABASE = "state.sqlite"
+TRIES = 20  # to be quicker than what a role does to its files
+_WAL_HEADER_BYTES = 32
+
+_log = logging.getLogger(__name__)
+
+
+class Item(NamedTuple):
+    """A file of a part."""
+
+    path: str  # in the run directory
+    file: IO[bytes]  # at its beginning
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
+class Copy(NamedTuple):
+    """A part of a run, ready to be written somewhere."""
+
+    what: str  # of it was copied, for people
+    items: list[Item]
+
+
+def copy_part(run: RunDirectory, part: str, scratch: Path, closing: contextlib.ExitStack) -> Copy:
+    """The learner's, one shard's (replay-0, ...), the coordinator's part, or what the whole run has (run).
+
+    Args:
+        scratch: an empty folder, for a copy of the coordinator's database.
+        closing: closes the files.
+
+    Raises:
+        RunError: there is nothing whole of it, or it cannot be read.
+    """
+    try:
+        if part == "run":
+            return copy_run(run, closing)
+        if part == "coordinator":
+            return copy_coordinator(run, scratch, closing)
+        if part == "learner":
+            return copy_newest(run, lambda: list_checkpoints(run.learner_checkpoints), closing)
+        folder = run.replay_checkpoints(int(part.removeprefix("replay-")))
+        copy = copy_newest(run, lambda: finished(folder) if folder.is_dir() else [], closing)
+        sampling = folder / "sampling"
+        return copy._replace(items=copy.items + ([open_item(run, sampling, closing)] if sampling.exists() else []))
+    except OSError as error:
+        raise RunError(f"cannot copy {part} of {run.path}: {error.filename or ''}: {error.strerror}") from None
+
+
+def copy_newest(run: RunDirectory, candidates: Callable[[], list[Path]], closing: contextlib.ExitStack) -> Copy:
+    """The newest checkpoint that is whole; a damaged one is left out with a warning, as its role leaves it out.
+
+    Args:
+        candidates: lists them, oldest first.
+
+    Raises:
+        RunError: there are some, and none is whole.
+    """
+    damaged: dict[Path, Exception] = {}
+    found = Copy("no checkpoint yet", [])
+    for _ in range(TRIES):
+        left = [path for path in candidates() if path not in damaged]
+        if not left:
+            break
+        try:
+            found = Copy(left[-1].name, open_checkpoint(run, left[-1], closing))
+            break
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+            damaged[left[-1]] = error
+    # Others were deleted in this moment, for a newer one.
+    damaged = {path: reason for path, reason in damaged.items() if path.exists()}
+    if damaged and not found.items:
+        raise RunError(f"none of {', '.join(map(str, sorted(damaged)))} is whole: there is nothing to back up")
+    for path, reason in damaged.items():
+        _log.warning("%s is left out: %s", path, reason)
+    return found
+
+
+def open_checkpoint(run: RunDirectory, checkpoint: Path, closing: contextlib.ExitStack) -> list[Item]:
+    """
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, FileNotFoundError: it is not whole.
+    """
+    manifest = open_item(run, checkpoint / MANIFEST, closing)
+    digests = json.loads(manifest.file.read())["sha256"]
+    manifest.file.seek(0)
+    items = {name: open_item(run, checkpoint / str(name), closing) for name in digests}
+    changed = [name for name, item in items.items() if item.sha256 != digests[name]]
+    if changed:
+        raise ValueError(f"{', '.join(changed)} differ from {MANIFEST}")
+    return [*items.values(), manifest]
+
+
+def open_item(run: RunDirectory, path: Path, closing: contextlib.ExitStack, under: Path | None = None) -> Item:
+    """Args: under: its folder in the run directory, where it lies elsewhere now."""
+    file = closing.enter_context(path.open("rb"))
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size = file.tell()
+    file.seek(0)
+    where = path if under is None else under / path.name
+    return Item(where.relative_to(run.path).as_posix(), file, size, digest)
+
+
+def copy_run(run: RunDirectory, closing: contextlib.ExitStack) -> Copy:
+    """What a run on one machine has beside its roles' parts: its config, its clock, and what its actors have counted."""
+    there = [path for path in (run.config, run.summary, *sorted((run.path / "counts").glob("*.bin"))) if path.exists()]
+    return Copy("", [open_item(run, path, closing) for path in there])
+
+
+def copy_coordinator(run: RunDirectory, scratch: Path, closing: contextlib.ExitStack) -> Copy:
+    """The database, and of the versions of weights that it knows those that are whole.
+
+    Raises:
+        RunError: there is none, it is damaged, or it changed each time while it was copied.
+    """
+    source = run.coordinator / DATABASE
+    if not source.is_file():
+        raise RunError(f"{source} is not there: the run's counts are in it, and nothing can go on without them")
+    for number in range(TRIES):
+        target = scratch / str(number) / DATABASE
+        target.parent.mkdir()
+        with contextlib.ExitStack() as opened:
+            # Before and after the database, which knows the newest two: one of them is among these.
+            held = open_weights(run, opened)
+            if not copy_database(source, target):
+                continue
+            held |= open_weights(run, opened)
+            known = weights_of(target)
+            whole = [held[name] for name, (size, crc32) in known.items() if name in held and is_file(held[name], size, crc32)]
+            if not known or whole:
+                closing.enter_context(opened.pop_all())
+                steps = f"{len(whole)} version{'' if len(whole) == 1 else 's'} of weights"
+                return Copy(steps, [*whole, open_item(run, target, closing, under=run.coordinator)])
+    raise RunError(f"{source} changed each time while it was copied: try again when the run is less busy")
+
+
+def open_weights(run: RunDirectory, closing: contextlib.ExitStack) -> dict[str, Item]:
+    found = {}
+    for path in run.coordinator.glob("weights-*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # a newer one has just taken its place
+            found[path.name] = open_item(run, path, closing)
+    return found
+
+
+def is_file(item: Item, size: int, crc32: int) -> bool:
+    data = item.file.read()
+    item.file.seek(0)
+    return len(data) == size and zlib.crc32(data) == crc32
+
+
+def weights_of(database: Path) -> dict[str, tuple[int, int]]:
+    """(bytes, CRC-32) of each version that a database knows, by file name."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT version, size_bytes, crc32 FROM weights").fetchall()
+    return {f"weights-{version:010d}.safetensors": (size, crc32) for version, size, crc32 in rows}
+
+
+def copy_database(source: Path, target: Path) -> bool:
+    """Copies a SQLite database that another process holds for itself (exclusively, with a write-ahead log) and writes to.
+
+    Pages get into the file only from the log, in which they stay until it begins anew, with another header. So the file, and
+    then the log, copied while the header stays the same, are together as of the moment when the log was copied. What was
+    being appended to it then has no valid checksum, and SQLite leaves it out.
+
+    Returns whether it is a copy as of one moment; False: the log began anew meanwhile, try again.
+
+    Args:
+        target: does not exist; made as one file, without a log.
+
+    Raises:
+        RunError: the copy is damaged, so the database is.
+    """
+    log, copied_log = (path.with_name(f"{path.name}-wal") for path in (source, target))
+    before = _header(log)
+    shutil.copyfile(source, target)
+    with contextlib.suppress(FileNotFoundError):  # closed as it should be, it has none
+        shutil.copyfile(log, copied_log)
+    if not before == _header(copied_log) == _header(log):
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as connection:
+            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise sqlite3.DatabaseError(said)
+            connection.execute("PRAGMA journal_mode = DELETE")  # writes the log back into the one file
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"the coordinator's state {source} is damaged ({error}): restore it from an older backup") from None
+    return True
+
+
+def _header(log: Path) -> bytes:
+    try:
+        with log.open("rb") as file:
+            return file.read(_WAL_HEADER_BYTES)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,151 @@
+"""Puts a backup where a run can go on from it: `sbrl restore SOURCE RUN_DIR`, then `sbrl train --resume --run-dir RUN_DIR`.
+
+SOURCE is a folder or s3://BUCKET/PREFIX with backups, of which the newest is taken, or one backup in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import shutil
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sbrl.backup.__main__ import part_of
+from sbrl.backup.catalog import WHOLE, Backup, choose, files_of, open_store
+from sbrl.backup.copies import DATABASE
+from sbrl.backup.stores import Store
+from sbrl.errors import RunError, UsageError
+from sbrl.runtime.arguments import Parser, whole_number
+from sbrl.runtime.program import run_program
+from sbrl.storage.atomic import sync
+from sbrl.storage.run_directory import LOCK
+
+UNFINISHED = ".restoring"
+_PIECE_BYTES = 1 << 20
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = Parser(prog="sbrl restore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help="where the backups are, or one of them")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="an empty folder, or one that is not there yet")
+    in_pods = parser.add_argument_group("for pods, each of which has one role's volume")
+    in_pods.add_argument("--part", type=part_of, metavar="PART", help="this part alone: learner, coordinator, replay-0, ...")
+    in_pods.add_argument("--shards", type=whole_number(1, 65), metavar="N", help="how many the run has now")
+    in_pods.add_argument("--if-empty", action="store_true", help="leave a folder as it is that has something in it")
+    arguments = parser.parse_args(argv)
+    target: Path = arguments.run_dir
+    if holds(target):
+        if arguments.if_empty:
+            print(f"{target} has data: nothing is restored")
+            return
+        raise UsageError(f"{target} is not empty: a backup is restored into a folder of its own, choose another one")
+    store, name = find_store(arguments.source)
+    backup = choose(store, name)
+    if arguments.shards not in (None, backup.shards):
+        raise UsageError(
+            f"{store.where}/{backup.name} is of a run with {backup.shards} shards, and replay.num_shards is "
+            f"{arguments.shards}: set it to {backup.shards}"
+        )
+    parts = [arguments.part] if arguments.part else list(backup.parts)
+    restore(store, backup, parts, target, time.time())
+    print(f"{store.where}/{backup.name}: {', '.join(parts)} restored to {target}")
+
+
+def find_store(source: str) -> tuple[Store, str | None]:
+    """The store that is meant, and the name of the backup where that is one."""
+    store = open_store(source.rstrip("/"))
+    with store.read(WHOLE) as file:
+        if file is None:
+            return store, None
+    above, _, name = source.rstrip("/").rpartition("/")
+    return open_store(above or "."), name
+
+
+def holds(target: Path) -> bool:
+    """Whether there is anything in a folder but what a file system, a lock or a restore that was cut short has left.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        names = {path.name for path in target.iterdir()} if target.exists() else set()
+    except OSError as error:
+        raise RunError(f"cannot restore to {target}: {error.strerror}") from None
+    # While this is there, all else is of the same restore.
+    return UNFINISHED not in names and bool(names - {LOCK, "lost+found"})
+
+
+def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path, now: float) -> None:
+    """All of these parts, or nothing.
+
+    Args:
+        now: Unix seconds.
+
+    Raises:
+        RunError: the backup is damaged, or the file system refuses.
+    """
+    unfinished = target / UNFINISHED
+    try:
+        clear(target)
+        unfinished.mkdir(parents=True)
+        for part in parts:
+            for path, digest in files_of(store, backup, part).items():
+                fetch(store, f"{backup.name}/{part}/{path}", unfinished / path, digest)
+        end_leases(unfinished / "coordinator" / DATABASE, now - backup.made)
+        for entry in sorted(unfinished.iterdir()):
+            entry.rename(target / entry.name)
+        sync(target)
+        unfinished.rmdir()
+        sync(target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the volume that refused one may refuse the other
+            clear(target)
+        if isinstance(error, OSError):
+            raise RunError(f"cannot restore to {error.filename or target}: {error.strerror}") from None
+        raise
+
+
+def clear(target: Path) -> None:
+    """Removes what a restore that was cut short has left."""
+    if (target / UNFINISHED).exists():
+        for path in target.iterdir():
+            if path.name not in (LOCK, "lost+found", UNFINISHED):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(target / UNFINISHED)
+
+
+def fetch(store: Store, path: str, target: Path, sha256: str) -> None:
+    """Raises RunError: it is not there, or not what was written; OSError: the file system refuses."""
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with store.read(path) as file, target.open("wb") as copy:
+        while file is not None and (data := file.read(_PIECE_BYTES)):
+            digest.update(data)
+            copy.write(data)
+        if file is None or digest.hexdigest() != sha256:
+            said = "missing" if file is None else "not what was written"
+            raise RunError(f"{store.where} is damaged: {path} is {said}: take another backup")
+    sync(target)
+
+
+def end_leases(database: Path, age_seconds: float) -> None:
+    """Ends the leases of members that were there when the backup was made, and makes them as recent as they were then.
+
+    Who holds a name is asked of its process, which may be alive where the backup was made; and what an actor had in flight is
+    given up for up to an hour after it was seen last.
+    """
+    if not database.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("UPDATE leases SET ended = 1, seen_time = seen_time + ?", (max(0.0, age_seconds),))
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"the coordinator's state in the backup cannot be used: {error}: take another backup") from None
+
+
+if __name__ == "__main__":
+    run_program(main)
