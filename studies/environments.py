@@ -1,4 +1,6 @@
-"""Environments that ready studies need beside Gymnasium's own, registered on import: `studies.environments:NAME`.
+"""Environments of ready studies beside Gymnasium's own.
+
+Registered on import: `studies.environments:NAME`.
 
 Observations are scaled to [-1, 1] and episodes are as long as in Ceron and Castro 2021, whose settings the controls have.
 """

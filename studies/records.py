@@ -1,4 +1,4 @@
-"""What a study keeps of a run: a folder of a few KB, JSON and CSV, that can be committed and goes on on another machine.
+"""What a study keeps of a run: a folder of a few KB, JSON and CSV, that another machine can go on with.
 
     RESULTS/<arm>/<environment>/seed-N/record.json      settings, scores, counts, costs, where it was made
                                        returns.csv      env_steps, mean_return: the learning curve

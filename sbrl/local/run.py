@@ -1,4 +1,4 @@
-"""A run on this machine from start to end: keeps the roles alive, evaluates, stops them in order, leaves the results."""
+"""A run on this machine from start to end: keeps roles alive, evaluates, stops them in order, leaves results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's episodes.csv and evaluations.csv: one row a record, the columns named as the fields of sbrl.v1's messages."""
+"""A run's episodes.csv and evaluations.csv: one row a record, its columns the fields of the message."""
 
 from __future__ import annotations
 

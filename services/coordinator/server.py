@@ -1,4 +1,4 @@
-"""The coordinator's gRPC server: the services of protos/sbrl/v1 over the stores; bad requests get the status stated there."""
+"""The coordinator's gRPC server: the services of protos/sbrl/v1 over its stores. Bad requests get the status stated there."""
 
 from __future__ import annotations
 

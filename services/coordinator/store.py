@@ -1,4 +1,4 @@
-"""What the coordinator must not forget, in one SQLite file: leases, counters, the epoch, versions of weights, and the log.
+"""What the coordinator must not forget, in one SQLite file: leases, counters, versions of weights, the log.
 
 A killed process loses no committed transaction. Heartbeats are not forced to disk: a power failure may cost the last counts;
 what a caller acts on for ever (an incarnation, an epoch, a version, a log entry) is durable before it is answered.

@@ -1,4 +1,4 @@
-"""Runs the evaluation protocol on a checkpoint of a run directory and prints every episode's return."""
+"""`sbrl eval`: the evaluation protocol on a checkpoint of a run directory; prints every episode's return."""
 
 from __future__ import annotations
 

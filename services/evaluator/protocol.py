@@ -1,4 +1,4 @@
-"""The frozen evaluation protocol: full episodes with a small epsilon, unclipped returns, a fixed share for each environment."""
+"""The frozen evaluation protocol: full episodes, a small epsilon, unclipped returns, a share an environment."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import tree_docs
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -21,6 +23,23 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 def test_the_index_names_every_page() -> None:
     named = set(LINK.findall((ROOT / "docs/index.md").read_text(encoding="utf-8")))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= named
+
+
+def test_the_tree_is_fresh() -> None:
+    assert tree_docs.PATH.read_text(encoding="utf-8") == tree_docs.document(), (
+        "docs/tree.md is not what the files say of themselves: run `make tree-docs`"
+    )
+
+
+def test_every_file_says_in_a_sentence_what_it_holds() -> None:
+    said = {str(path.relative_to(ROOT)): tree_docs.first_sentence(path) for path in tree_docs.modules()}
+    assert len(said) > 250
+    longest = tree_docs.LONGEST
+    assert {name: text for name, text in said.items() if not text.endswith((".", "?")) or len(text) > longest} == {}
+
+
+def test_the_tree_names_what_there_is() -> None:
+    assert [name for name in tree_docs.REMARKS if not (ROOT / name).exists()] == []
 
 
 def test_readme_is_short() -> None:

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes .venv-oracles (for tests/oracles) or .venv-peers (for `make bench-peers`) from its constraints. The argument is `oracles` or
+# `peers`; pip and the build tools are those of `make setup`. .venv-NAME/.complete is a copy of the constraints it was made from, and
+# exists only while the environment is whole.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1:-}" in
+    oracles) size="0.7 GB, which takes about half a minute" again="'make test' needs them; put right what pip says and run 'make oracles' again" ;;
+    peers) size="2 GB, which takes about two minutes" again="put right what pip says and run 'make bench-peers' again" ;;
+    *) echo "usage: scripts/extra_venv.sh oracles|peers" >&2; exit 2 ;;
+esac
+environment=".venv-$1" constraints="constraints-$1.txt"
+
+if cmp --quiet "$constraints" "$environment/.complete"; then
+    touch "$environment/.complete"
+    exit
+fi
+echo "$1: making $environment, about $size."
+rm -rf "$environment"
+.venv/bin/python -m venv --without-pip "$environment"
+# --target: dm-acme is published as source only, and is built with the setuptools of .venv.
+if ! .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \
+    --target "$environment/lib/python3.11/site-packages" --requirement "$constraints"; then
+    rm -rf "$environment"
+    echo "$1: the packages of $constraints could not be installed from the package index (pip says why above): $again." >&2
+    exit 1
+fi
+cp "$constraints" "$environment/.complete"
