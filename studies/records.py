@@ -31,7 +31,7 @@ from sbrl.storage.atomic import write_durably
 from sbrl.storage.metadata import metadata_of
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes, read_evaluations
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from studies.traffic import bytes_moved
 
 RECORD = "record.json"

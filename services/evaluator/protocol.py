@@ -18,7 +18,7 @@ from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.networks.serialization import Weights
-from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.v1.episodes_pb2 import Evaluation
 
 
 class Policy(Protocol):
