@@ -19,7 +19,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs tree-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,14 +31,14 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 
 oracles: $(ORACLES) ## Make .venv-oracles, what losses and statistics are tested against (again when constraints-oracles.txt changed)
 
-$(ORACLES): constraints-oracles.txt scripts/oracles.sh | $(READY)
-	@scripts/oracles.sh
+$(ORACLES): constraints-oracles.txt scripts/extra_venv.sh | $(READY)
+	@scripts/extra_venv.sh oracles
 
 .PHONY: s3
 s3: $(S3) ## Make .venv-s3, an S3-compatible server that backups are tested with (again when constraints-s3.txt changed)
 
-$(S3): constraints-s3.txt scripts/s3.sh | $(READY)
-	@scripts/s3.sh
+$(S3): constraints-s3.txt scripts/extra_venv.sh | $(READY)
+	@scripts/extra_venv.sh s3
 
 run: $(READY) ## Train the default preset on Pong for a short budget (STEPS, SEED, RUN_DIR, ARGS)
 	$(BIN)/sbrl train --preset small-batch --run-dir $(RUN_DIR) run.env_steps=$(STEPS) run.seed=$(SEED) \
@@ -69,6 +69,9 @@ format: $(READY) ## Format the code and fix what ruff can
 metrics-docs: $(READY) ## Write docs/metrics.md from the definitions in sbrl/telemetry/metrics.py
 	$(BIN)/python -m scripts.metrics_docs
 
+tree-docs: $(READY) ## Write docs/tree.md from the first sentences of the files themselves
+	$(BIN)/python -m scripts.tree_docs
+
 dashboards: $(READY) ## Write deploy/dashboards/ from scripts/dashboards.py
 	$(BIN)/python -m scripts.dashboards
 
@@ -83,8 +86,8 @@ protos: $(READY) ## Generate sbrl/v1 from protos/
 bench: $(READY) ## Measure learner, replay memory, actor and a whole run beside their limits, six minutes (ARGS go to `sbrl bench`)
 	$(BIN)/sbrl bench $(ARGS)
 
-$(PEERS): constraints-peers.txt scripts/peers.sh | $(READY)
-	@scripts/peers.sh
+$(PEERS): constraints-peers.txt scripts/extra_venv.sh | $(READY)
+	@scripts/extra_venv.sh peers
 
 bench-peers: $(READY) $(PEERS) ## The same beside other libraries, which are installed into .venv-peers (ARGS likewise)
 	$(BIN)/sbrl bench --peers $(ARGS)

@@ -1,4 +1,4 @@
-"""The actor: steps several environments with one batched policy and writes every transition to the replay shards."""
+"""The actor's program: steps several environments with one batched policy, and writes to the replay shards."""
 
 from __future__ import annotations
 

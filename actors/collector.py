@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbrl.envs.spec import VectorEnv
 from sbrl.replay.segments import Transition
+from sbrl.v1.episodes_pb2 import Episode
 
 
 class Policy(Protocol):
@@ -23,17 +24,6 @@ class Stream(Protocol):
     def end(self) -> None: ...
 
 
-class FinishedEpisode(NamedTuple):
-    """One complete training episode of environment `env`."""
-
-    env: int
-    number: int  # within this collector, from 0
-    episode_return: float  # unclipped
-    length: int  # agent steps
-    truncated: bool
-    end_time: float  # Unix seconds
-
-
 class Collector:
     """The actor's inner loop, shared by the actor role and the serial run."""
 
@@ -42,13 +32,14 @@ class Collector:
         envs: VectorEnv,
         policy: Policy,
         streams: Sequence[Stream],
-        on_episode: Callable[[FinishedEpisode], None],
+        on_episode: Callable[[Episode], None],
     ) -> None:
         """Resets nothing yet; the first `step` does.
 
         Args:
             streams: one for each environment.
-            on_episode: called when an episode is complete and all its items are confirmed.
+            on_episode: called when an episode is complete, with all fields but those that its actor (actor, incarnation) and
+                the run (env_steps) know.
         """
         self._envs, self._policy, self._streams, self._on_episode = envs, policy, streams, on_episode
         self._observation: NDArray[Any] | None = None
@@ -85,7 +76,7 @@ class Collector:
             self._streams[env].append(step, reached)
         self.env_steps += self._envs.num_envs
         done = result.terminated | result.truncated | bad
-        self._observation = self._finish(done, result.truncated, bad) if done.any() else result.observation
+        self._observation = self._finish(done, result.truncated, bad, weights_version) if done.any() else result.observation
 
     def drain(self) -> None:
         """Cuts the running episodes off here, so that every step taken becomes an item; none of them is reported."""
@@ -93,20 +84,23 @@ class Collector:
             for stream in self._streams:
                 stream.end()
 
-    def _finish(self, done: NDArray[np.bool_], truncated: NDArray[np.bool_], bad: NDArray[np.bool_]) -> NDArray[Any]:
+    def _finish(
+        self, done: NDArray[np.bool_], truncated: NDArray[np.bool_], bad: NDArray[np.bool_], weights_version: int
+    ) -> NDArray[Any]:
         """Ends the episodes of the environments in `done` and begins their next ones; a bad one's return is no return."""
         for env in np.flatnonzero(done):
             self._streams[env].end()
             if bad[env]:
                 self.episodes_cut += 1
                 continue
-            episode = FinishedEpisode(
+            episode = Episode(
                 env=int(env),
                 number=self.episodes,
                 episode_return=float(self._returns[env]),
                 length=int(self._lengths[env]),
                 truncated=bool(truncated[env]),
-                end_time=time.time(),
+                weights_version=weights_version,
+                time=time.time(),
             )
             self.episodes += 1
             self._on_episode(episode)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from actors.collector import Collector, FinishedEpisode
+from actors.collector import Collector
 from actors.exploration import epsilons
 from actors.segment_stream import SegmentStream
 from actors.weights import WeightsFollower
@@ -21,7 +21,7 @@ from sbrl.networks.policy import EpsilonGreedyPolicy
 from sbrl.runtime.lifecycle import START_AGAIN
 from sbrl.storage.black_box import BlackBox
 from sbrl.telemetry.metrics import ActorMetrics, Totals
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 
 logger = logging.getLogger(__name__)
 
@@ -138,20 +138,8 @@ class ActorLoop:
         self._metrics.weights_version.set(new.version)
         self._metrics.weights_fetched.inc()
 
-    def _on_episode(self, episode: FinishedEpisode) -> None:
+    def _on_episode(self, episode: Episode) -> None:
         self._metrics.episodes.inc()
         self._metrics.episode_return.set(episode.episode_return)
-        self._sender.add(
-            Episode(
-                actor=self._actor,
-                incarnation=self._incarnation,
-                env=episode.env,
-                number=episode.number,
-                episode_return=episode.episode_return,
-                length=episode.length,
-                truncated=episode.truncated,
-                env_steps=self.global_steps(),
-                weights_version=self._weights_version,
-                time=episode.end_time,
-            )
-        )
+        episode.actor, episode.incarnation, episode.env_steps = self._actor, self._incarnation, self.global_steps()
+        self._sender.add(episode)

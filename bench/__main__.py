@@ -1,4 +1,4 @@
-"""Measures every part beside its limit and its peers: the learner's updates, its replay memory, an actor, and a whole run.
+"""`sbrl bench`: measures learner, replay memory, actor and a whole run, beside their limits and their peers.
 
 Prints a line for each figure, and writes bench.json and bench.png (a bar for each ratio) to --out. What is compared is measured
 in turns: figures are medians, and in brackets is where 95 % of bootstrap samples have theirs. A whole run is `sbrl train` on

@@ -1,4 +1,4 @@
-"""Env steps a second of one actor's core on Pong, beside those of the environment alone under random actions, in turns.
+"""Env steps a second of one actor's core on Pong, beside the environment alone under random actions.
 
     python -m bench.actor --steps 200
 

@@ -1,4 +1,4 @@
-"""Does the whole system learn? CartPole-v1 through all roles, a few minutes; passes when the evaluation return reaches 475.
+"""Does the whole system learn? CartPole-v1 through all roles, to an evaluation return of 475, in minutes.
 
     python -m bench.cartpole --seed 0
 

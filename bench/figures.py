@@ -1,4 +1,4 @@
-"""What benchmarks find, each beside what limits it and beside its peers: printed, written as JSON, drawn as bars."""
+"""What benchmarks find, beside its limit and its peers: printed, written as JSON, drawn as bars."""
 
 from __future__ import annotations
 

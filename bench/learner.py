@@ -1,4 +1,4 @@
-"""Updates a second of the learner: its blocks on a filled memory, beside the textbook update and what its kernels alone take.
+"""Updates a second of the learner, beside the textbook update and what its kernels alone take.
 
     python -m bench.learner --batch-sizes 8,32 --agents qr-dqn,rainbow,iqn
     python -m bench.learner --device cuda --agents qr-dqn,rainbow,iqn,bbf --compile default

@@ -1,4 +1,4 @@
-"""Does every agent learn? Each one trains on a small task from its preset; fails where one stays below its threshold.
+"""Does every agent learn? Each trains on a small task, and fails below its threshold.
 
     python -m bench.learning --jobs 2
     python -m bench.learning --agents dqn,spr --seeds 0,1,2

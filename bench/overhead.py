@@ -1,4 +1,4 @@
-"""What metrics and diagnostics cost the learner and the actor: their real loops with all of it on, beside the same with it off.
+"""What metrics and diagnostics cost the learner and the actor: their real loops with them and without.
 
     python -m bench.overhead --pairs 40 learner.batch_size=8
 

@@ -1,4 +1,4 @@
-"""Do resets help at a high update-to-data ratio? The same agent on a MinAtar game, with resets and without, 4 updates a step.
+"""Do resets help at a high update-to-data ratio? One agent on a MinAtar game, with resets and without.
 
     python -m bench.resets --jobs 2
 

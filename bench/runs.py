@@ -1,4 +1,4 @@
-"""A benchmark's training runs: `sbrl train --serial` in processes of their own, some at a time; finished ones are kept.
+"""A benchmark's training runs, some at a time, each a process of `sbrl train --serial`; finished ones are kept.
 
 Each run has a directory of results and, beside it, a log whose first line is the command: a run that is complete and was made
 by the same command is not made again, so that a benchmark which was interrupted goes on where it was.

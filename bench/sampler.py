@@ -1,4 +1,4 @@
-"""Batches a second from one shard, and what each leaves behind in memory: SBRL's sampler beside the textbook loop.
+"""Batches a second from one shard and the memory each leaves behind, beside the textbook loop.
 
     python -m bench.sampler --batches 5000
 

@@ -1,4 +1,4 @@
-"""Segments through one real shard: transitions a second, bytes a transition, who uses how much of a core, and a log's fill.
+"""Segments through one real shard: transitions a second, bytes a transition, CPU, and a log's fill.
 
     python -m bench.segments --steps 200000
 

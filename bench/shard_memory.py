@@ -1,4 +1,4 @@
-"""A shard's memory over many checkpoints: what it holds between them, the peak of each, and what they leave in the page cache.
+"""A shard's memory over many checkpoints: between them, at the peak of each, and left in the page cache.
 
     python -m bench.shard_memory --transitions 100000 --checkpoints 20
 

@@ -1,4 +1,4 @@
-"""Does memory stay flat? A run at full speed for hours, the resident memory of every role, its slope with an interval.
+"""Does memory stay flat? Every role's resident memory over hours at full speed, its slope with an interval.
 
     python -m bench.soak --hours 2                     # trains, samples, and analyses
     python -m bench.soak --read rss.csv --warm-up 30   # analyses what was sampled: seconds,name,process id,bytes

@@ -1,4 +1,4 @@
-"""What the learner reads from the shards for each transition, and how fast it trains, cached and remote, at several ratios.
+"""What the learner reads of the shards a transition, and its speed, cached and remote, at several ratios.
 
     python -m bench.traffic --seconds 20
 

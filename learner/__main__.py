@@ -1,4 +1,4 @@
-"""The learner: receives what actors collect, trains at the ratio asked for, publishes weights and keeps checkpoints."""
+"""The learner's program: receives what actors collect, trains at the ratio, publishes weights, saves."""
 
 from __future__ import annotations
 

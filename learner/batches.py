@@ -1,4 +1,4 @@
-"""Where the learner's batches come from: its own replay memory. Where that cannot hold the replay, see remote_batches."""
+"""The learner's batches from its own replay memory. Where that cannot hold the replay, see remote_batches."""
 
 from __future__ import annotations
 

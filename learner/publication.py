@@ -1,4 +1,4 @@
-"""When the learner publishes: every `publish_period` updates, the newest weights there are once the last ones are delivered."""
+"""When the learner publishes weights: every `publish_period` updates, once the last ones are delivered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The update-to-data ratio, held by the one who knows both sides: what has been received and what was trained on. Pure."""
+"""The update-to-data ratio, held by the learner, which knows what it has received and what it has trained on. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the learner saves, and what: the network, what it was made of, and what has been received, in one checkpoint."""
+"""When the learner saves, and what: network, optimizer and what has been received, in one checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalars to Weights & Biases, where run.wandb_mode asks for it: uploaded while the run goes on, or kept for `wandb sync`.
+"""Scalars to Weights & Biases, where run.wandb_mode asks for it: uploaded at once, or kept for `wandb sync`.
 
 The package is optional and loaded here only. Offline, nothing is sent anywhere.
 """

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs make in a fresh clone on a bare Debian 12, to prove that it brings all that it needs: a root file system made by debootstrap, with
-# the packages of README's apt line and nothing else, /dev/shm as small as containers have it, and a user without any rights.
+# Runs make in a fresh clone on a bare Debian 12, to prove that it brings all that it needs. The machine is a root file system made
+# by debootstrap, with the packages of README's apt line and nothing else, /dev/shm as small as containers have it, and a user
+# without any rights.
 #
 #   scripts/bare_machine.sh [--root] [--again] [ARGUMENT OF MAKE...]      without arguments: setup test
 #

@@ -1,4 +1,4 @@
-"""Keeps what the chart and its documentation repeat of the code and of each other the same:
+"""Keeps what the chart and its documentation repeat of the code and of each other the same.
 
 - the `run` part of deploy/values.yaml and of deploy/values.schema.json, from the config's own schema (`sbrl config schema`);
 - the table of values in docs/deploy.md, from deploy/values.yaml and its comments.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a Debian 12 machine ready for `make image` and `make e2e`: installs podman and, where debian:bookworm-slim cannot be pulled,
+# Makes a Debian 12 machine ready for `make image` and `make e2e`. It installs podman and, where debian:bookworm-slim cannot be pulled,
 # makes a stand-in of that name from Debian's archive (DEBIAN_MIRROR), so that the Dockerfile builds unchanged. Run it once, as root.
 set -euo pipefail
 

@@ -1,4 +1,6 @@
-"""Evaluates every panel of the dashboards against a Prometheus and draws what came: `python -m scripts.dashboard_pictures`.
+"""Evaluates every panel of the dashboards against a Prometheus and draws it.
+
+`python -m scripts.dashboard_pictures`.
 
 One picture a dashboard; exits with 1 and the list of panels for which there was no data.
 """

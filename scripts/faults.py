@@ -1,4 +1,4 @@
-"""Injects faults into a real local run that a real Prometheus watches: which alert fires, when, and what `sbrl doctor` says.
+"""Injects faults into a local run that a Prometheus watches: which alert fires, when, and what `doctor` says.
 
 `make faults` takes half an hour and more and writes the table of docs/runbook.md; with --pictures the dashboards are drawn from
 the data that Prometheus has then. Exit code 1: an alert did not fire or clear, the doctor did not name the fault, or a panel is

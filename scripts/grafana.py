@@ -1,4 +1,4 @@
-"""Grafana's JSON model of a dashboard: rows of panels, each with a title, queries with their legends, and a unit."""
+"""Grafana's JSON model of a dashboard: rows of panels, each with a title, queries, legends and a unit."""
 
 from __future__ import annotations
 

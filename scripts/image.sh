@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds both images and tries them as Kubernetes runs them: another user than root, nothing writable but /tmp, no network.
+# Builds both images and tries them as Kubernetes runs them. That is another user than root, nothing writable but /tmp, no network.
 # CONTAINER names the tool (podman or docker), IMAGE_ARGS more arguments of its `build`, LEARNER_TORCH_INDEX the index of the
 # learner's torch. A build with podman gets this machine's pip settings (scripts/pip_mounts.py). Called by `make image`.
 set -euo pipefail

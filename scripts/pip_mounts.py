@@ -1,4 +1,4 @@
-"""Prints the arguments with which `podman build` gives a container this machine's way to Python packages, one a line.
+"""Prints arguments of `podman build` that give a container this machine's way to Python packages, one a line.
 
 A machine behind a package mirror has told pip of it (`pip config list`). The container gets the same settings in a file where
 the Dockerfile has pip look and, read-only beside it, the files and folders that they name: a folder of wheels, an index on

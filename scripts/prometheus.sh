@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts prometheus and promtool into .venv/tools/bin where the machine has none: the distribution's own package, which apt downloads and
+# Puts prometheus and promtool into .venv/tools/bin where the machine has none. It is the distribution's own package, which apt downloads and
 # dpkg unpacks into folders of ours. That takes no root, and the system stays as it is. Called by `make test` and by the tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."

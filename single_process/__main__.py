@@ -29,7 +29,8 @@ from sbrl.storage.metadata import new_run_id, run_metadata
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes, write_evaluations
 from sbrl.telemetry.logs import Context, configure_logging
-from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
+from sbrl.v1.episodes_pb2 import Evaluation
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 from services.evaluator.agent import load_agent
 from services.evaluator.protocol import evaluate_weights, make_evaluation
 from single_process.run import SerialRun

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from actors.collector import Collector, FinishedEpisode
+from actors.collector import Collector
 from actors.exploration import epsilons
 from learner.algorithm.divergence import divergence
 from learner.algorithm.schedules import HorizonSchedule
@@ -30,11 +30,11 @@ from sbrl.networks.serialization import all_finite, encode
 from sbrl.replay.segments import SegmentShape
 from sbrl.seeds import single_process_seeds
 from sbrl.storage.run_directory import RunDirectory
+from sbrl.v1.episodes_pb2 import Episode
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_TRAINING,
     LEARNER_STATE_WARMING,
     SAMPLING_CACHED,
-    Episode,
     GetStatusResponse,
     LearnerProgress,
     Member,
@@ -175,18 +175,6 @@ class SerialRun:
     def _diverge(self, what: str, batch: Batch | None) -> NoReturn:
         raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)
 
-    def _on_episode(self, episode: FinishedEpisode) -> None:
-        self.episodes.append(
-            Episode(
-                actor=0,
-                incarnation=1,
-                env=episode.env,
-                number=episode.number,
-                episode_return=episode.episode_return,
-                length=episode.length,
-                truncated=episode.truncated,
-                env_steps=self._collector.env_steps,
-                weights_version=self._version,
-                time=episode.end_time,
-            )
-        )
+    def _on_episode(self, episode: Episode) -> None:
+        episode.incarnation, episode.env_steps = 1, self._collector.env_steps
+        self.episodes.append(episode)

@@ -1,4 +1,6 @@
-"""Environments that ready studies need beside Gymnasium's own, registered on import: `studies.environments:NAME`.
+"""Environments of ready studies beside Gymnasium's own.
+
+Registered on import: `studies.environments:NAME`.
 
 ScaledMountainCar-v0 has observations in [-1, 1] and episodes of 600 steps. PublishedMountainCar-v0 and PublishedAcrobot-v1
 are what Ceron and Castro 2021 trained on: Acrobot's velocities are divided by 5, and where an episode is cut it ends in a

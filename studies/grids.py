@@ -1,4 +1,4 @@
-"""What a grid of arms says beside which is best: what a mis-set value costs, and how the best follows the updates per step."""
+"""What a grid of arms says beside which is best: what mis-set values cost, how the best follows the ratio."""
 
 from __future__ import annotations
 

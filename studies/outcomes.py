@@ -1,4 +1,4 @@
-"""A comparison's answer: the verdict's rule applied to the evidence there is, and why it is withheld where it is."""
+"""A comparison's answer: the verdict's rule applied to the evidence, and why it is withheld where it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sbrl study plan`: what a study will cost on this machine, and what difference its seeds can show, before it starts."""
+"""`sbrl study plan`: what a study will cost on this machine, and what difference its seeds can show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands, N at a time, each in a session of its own: what ends is handed to the caller, a stop ends those at work."""
+"""Commands, N at a time, each in a session of its own: ended ones go to the caller, a stop ends the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study keeps of a run: a folder of a few KB, JSON and CSV, that can be committed and goes on on another machine.
+"""What a study keeps of a run: a folder of a few KB, JSON and CSV, that another machine can go on with.
 
     RESULTS/<arm>/<environment>/seed-N/record.json      settings, scores, counts, costs, where it was made
                                        returns.csv      env_steps, mean_return: the learning curve
@@ -31,7 +31,7 @@ from sbrl.storage.atomic import write_durably
 from sbrl.storage.metadata import metadata_of
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes, read_evaluations
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from studies.traffic import bytes_moved
 
 RECORD = "record.json"

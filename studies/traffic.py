@@ -1,4 +1,4 @@
-"""What a run's processes sent each other, from its counters: segments into shards and out of them, weights out and back."""
+"""What a run's processes sent each other, from their counters: segments and weights, in and out."""
 
 from __future__ import annotations
 

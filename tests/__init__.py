@@ -1,0 +1,1 @@
+"""A folder a kind of test, and what several of them share."""

@@ -1,4 +1,6 @@
-"""QR-DQN as CleanRL would have it, in one file: SB3's replay buffer, autograd through all pairs of quantiles, Adam.
+"""QR-DQN as CleanRL would have it, in one file.
+
+SB3's replay buffer, autograd through all pairs of quantiles, Adam.
 
 Runs in .venv-peers. CleanRL itself has DQN and C51 only.
 """

@@ -1,4 +1,4 @@
-"""Other people's libraries, each in a process of .venv-peers that works when it is told to and says how long it took."""
+"""Starts a peer library in a process of .venv-peers, tells it to work, and reads how long it took."""
 
 from __future__ import annotations
 

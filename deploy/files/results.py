@@ -1,4 +1,4 @@
-"""A run's results as a tar archive on standard output: summary.json, episodes.csv, evaluations.csv and learning_curve.png.
+"""A run's results as a tar archive on standard output: summary, episodes, evaluations, learning curve.
 
 kubectl exec sbrl-coordinator-0 -- python /etc/sbrl/tools/results.py | tar -x
 """

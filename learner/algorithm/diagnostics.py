@@ -1,4 +1,4 @@
-"""What small batches do to training, measured now and then on the network that is being trained, without touching it.
+"""What small batches do to training, measured now and then on the network in training, without changing it.
 
 A measurement has two parts. Beside each of `WINDOW` updates in a row the gradient of a frozen copy of the networks is taken on
 that update's batch, fresh from replay: many small batches at the same parameters, which are also one big batch, and of whose

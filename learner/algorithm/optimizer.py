@@ -1,4 +1,4 @@
-"""Adam or AdamW over named parameters, with gradient clipping and a state that can be saved, restored and partly forgotten."""
+"""Adam or AdamW over named parameters, with gradient clipping; its state is saved, restored, partly forgotten."""
 
 from __future__ import annotations
 

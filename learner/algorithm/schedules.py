@@ -1,4 +1,4 @@
-"""What follows from the number of updates alone: when resets happen, and which n and discount targets are made with. Pure."""
+"""What follows from the number of updates alone: when to reset, and the n and the discount of targets. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies what a run keeps to a folder or an S3-compatible bucket, while the run goes on: `sbrl backup RUN_DIR DEST`.
+"""Copies what a run keeps to a folder or a bucket, while the run goes on: `sbrl backup RUN_DIR DEST`.
 
 In this order: learner, shards, coordinator. Who goes on from it makes the learner's last updates again from what the shards
 hold of later steps, and no number that the coordinator hands out (incarnations, epochs, versions) is ever handed out twice.

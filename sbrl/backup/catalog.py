@@ -1,5 +1,6 @@
-"""What is in a store of backups: NAME/ with a run's files by part, NAME/PART.json with their checksums, NAME/backup.json last.
+"""What is in a store of backups.
 
+NAME/ has a run's files by part, then NAME/PART.json with their checksums, and NAME/backup.json last.
 Without `backup.json` a backup is not whole, and is none.
 """
 

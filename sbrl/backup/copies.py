@@ -1,4 +1,4 @@
-"""Copies of what a run keeps, taken while it runs: each part whole, as of one moment, whatever its role does meanwhile.
+"""Copies of what a run keeps, taken while it runs: each part whole, as of one moment.
 
 Checkpoints never change once they are whole; a role only deletes old ones. So their files are opened first, and stay readable
 for as long as they are open. The coordinator's database does change: see `copy_database`.

@@ -1,4 +1,6 @@
-"""Puts a backup where a run can go on from it: `sbrl restore SOURCE RUN_DIR`, then `sbrl train --resume --run-dir RUN_DIR`.
+"""Puts a backup where a run can go on from it: `sbrl restore SOURCE RUN_DIR`.
+
+After it, `sbrl train --resume --run-dir RUN_DIR` goes on.
 
 SOURCE is a folder or s3://BUCKET/PREFIX with backups, of which the newest is taken, or one backup in it.
 """

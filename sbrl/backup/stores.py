@@ -1,4 +1,4 @@
-"""Where backups are kept: in a folder, or in an S3-compatible bucket (`sbrl.backup.bucket`), with the same few verbs."""
+"""Where backups are kept: in a folder, or in an S3-compatible bucket, with the same few verbs."""
 
 from __future__ import annotations
 

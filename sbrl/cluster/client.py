@@ -1,4 +1,4 @@
-"""The one import of the Kubernetes client, without the 700 models and 60 groups that it would load with its packages.
+"""The one import of the Kubernetes client, without the 700 models that its packages would load.
 
 They cost more CPU than all else that `sbrl status` does, and a dozen of them are used. So the packages are made without what
 they import, and a model is loaded when an answer has one.

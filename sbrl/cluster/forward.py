@@ -1,4 +1,4 @@
-"""A port of a pod as a Unix socket on this machine, through the Kubernetes API: `kubectl port-forward` for one program."""
+"""A port of a pod as a Unix socket on this machine, as `kubectl port-forward` would have it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Kubernetes API as the controller and its tools use it: a few calls, each with a time limit and a clear error."""
+"""The Kubernetes API as the controller and its tools use it: a few calls, with time limits and clear errors."""
 
 from __future__ import annotations
 

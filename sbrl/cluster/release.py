@@ -1,4 +1,4 @@
-"""A release of the chart as a laptop with a kubeconfig finds it: by labels, and by what its coordinator's pod is given."""
+"""A release of the chart, found from a laptop: by labels, and by what its coordinator's pod is given."""
 
 from __future__ import annotations
 

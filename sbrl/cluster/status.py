@@ -1,4 +1,4 @@
-"""`sbrl status`: how a run on Kubernetes stands, from a laptop with a kubeconfig: pods, ratio, who waits for whom."""
+"""`sbrl status`: how a run on Kubernetes stands, from a laptop: pods, ratio, who waits for whom."""
 
 from __future__ import annotations
 

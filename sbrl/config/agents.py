@@ -1,4 +1,4 @@
-"""The agents there are: SBRL's own, and those that other packages offer under the entry-point group `sbrl.agents`.
+"""The agents there are: SBRL's own, and what other packages offer under the entry point `sbrl.agents`.
 
 An entry point's name is what agent.algorithm takes; it refers to an `Algorithm`, whose module must not load torch: configs are
 checked without it. Its presets are taken by their names, too. SBRL's own names come first.

@@ -1,4 +1,4 @@
-"""SBRL's own algorithms, each a head and a loss. Names only, so that a config can be checked without torch."""
+"""SBRL's own algorithms by name, each a head and a loss. Names only, so that a config can be checked without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Named settings, each only what differs from `sbrl.config`'s defaults: Dopamine's QR-DQN, batch 8 and twice the step size.
+"""Named settings (presets), each only what differs from the defaults.
+
+Those are Dopamine's QR-DQN with batch 8 and twice the step size.
 
 An Atari agent's values are those of Dopamine's configuration files (its JAX agents). Periods that Dopamine counts in agent
 steps are counted in updates here: a target copied every 8,000 steps at 0.25 updates per step is copied every 2,000 updates. Two

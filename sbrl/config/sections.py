@@ -1,5 +1,7 @@
-"""The sections of the configuration tree. Field docstrings are the reference: `sbrl config schema` prints them, and the message
-for a value out of range ends with them, so each says what a value beyond the bounds would lead to where that is not plain.
+"""The keys of the configuration, by section, each with its bounds and its meaning.
+
+Field docstrings are the reference: `sbrl config schema` prints them, and the message for a value out of range ends with them,
+so each says what a value beyond the bounds would lead to where that is not plain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One frozen, validated configuration tree, read by every role.
+"""One frozen, validated config for all roles, from preset, file and overrides; as YAML and JSON schema.
 
 Sources, later wins: a preset, a YAML file, dotted `key=value` overrides. `load` reads all three; `dump` writes the YAML that
 `load` reads back to an equal tree. The keys are in `sbrl.config.sections`, the rules across keys in `sbrl.config.checks`.

@@ -10,8 +10,8 @@ from itertools import islice
 
 from sbrl.errors import RunError
 from sbrl.rpc import channels
-from sbrl.v1 import log_pb2, log_pb2_grpc
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1 import episodes_pb2, episodes_pb2_grpc
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
 
 MAX_EPISODES_PER_CALL = 1000
 CALL_SECONDS = 5.0
@@ -27,18 +27,20 @@ class LogClient:
         """Args: address: host:port of the coordinator; nothing connects before the first call."""
         self._address = address
         self._channel = channels.open_channel(address)
-        self._stub = log_pb2_grpc.LogStub(self._channel)
+        self._stub = episodes_pb2_grpc.LogStub(self._channel)
 
-    def append_episodes(self, episodes: Sequence[Episode], timeout: float = CALL_SECONDS) -> log_pb2.AppendEpisodesResponse:
+    def append_episodes(
+        self, episodes: Sequence[Episode], timeout: float = CALL_SECONDS
+    ) -> episodes_pb2.AppendEpisodesResponse:
         """Appends up to 1,000 episodes; they are durable when this returns, but those that the answer says were refused.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
             RunError: the coordinator refused them all.
         """
-        request = log_pb2.AppendEpisodesRequest(episodes=episodes)
+        request = episodes_pb2.AppendEpisodesRequest(episodes=episodes)
         with channels.coordinator_errors(self._address):
-            response: log_pb2.AppendEpisodesResponse = self._stub.AppendEpisodes(request, timeout=timeout)
+            response: episodes_pb2.AppendEpisodesResponse = self._stub.AppendEpisodes(request, timeout=timeout)
         return response
 
     def append_evaluation(self, evaluation: Evaluation, timeout: float = 60.0) -> None:
@@ -47,7 +49,7 @@ class LogClient:
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
         """
-        request = log_pb2.AppendEvaluationRequest(evaluation=evaluation)
+        request = episodes_pb2.AppendEvaluationRequest(evaluation=evaluation)
         with channels.coordinator_errors(self._address):
             self._stub.AppendEvaluation(request, timeout=timeout, wait_for_ready=True)
 
@@ -60,7 +62,7 @@ class LogClient:
             CoordinatorUnavailable: a page did not come within `timeout` seconds.
         """
         while True:
-            request = log_pb2.ReadEpisodesRequest(after_row=after_row, limit=MAX_EPISODES_PER_CALL)
+            request = episodes_pb2.ReadEpisodesRequest(after_row=after_row, limit=MAX_EPISODES_PER_CALL)
             with channels.coordinator_errors(self._address):
                 responses = list(self._stub.ReadEpisodes(request, timeout=timeout))
             if not responses:
@@ -76,7 +78,7 @@ class LogClient:
             CoordinatorUnavailable: no answer within `timeout` seconds.
         """
         with channels.coordinator_errors(self._address):
-            return list(self._stub.ReadEvaluations(log_pb2.ReadEvaluationsRequest(), timeout=timeout).evaluations)
+            return list(self._stub.ReadEvaluations(episodes_pb2.ReadEvaluationsRequest(), timeout=timeout).evaluations)
 
     def close(self) -> None:
         """Closes the connection."""

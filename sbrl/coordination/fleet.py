@@ -1,4 +1,4 @@
-"""The fleet as its members and its owner know it: roles, the state of the run, instructions, and what its owner asks of it."""
+"""The fleet's roles, its instructions, the state of the run, and what the run's owner asks: status, finish."""
 
 from __future__ import annotations
 

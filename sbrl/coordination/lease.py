@@ -1,4 +1,4 @@
-"""One process's lease in the fleet: given, kept by heartbeats and ended, one exchange with the coordinator after the other."""
+"""One process's lease in the fleet: given, kept by heartbeats, ended, one call of the coordinator at a time."""
 
 from __future__ import annotations
 

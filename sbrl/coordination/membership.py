@@ -1,4 +1,4 @@
-"""One process's membership of the fleet: heartbeats once a second in the background, and waiting for what they bring."""
+"""A process's membership of the fleet: heartbeats in the background, and waiting for what they bring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names a process so that another one can tell whether it is still there: where it runs, its number, and when it began."""
+"""Names a process (machine, number, beginning), so that another can tell whether it is still there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of what an environment's authors wrote, which may raise anything: the user gets one line, with reason and remedy."""
+"""Calls of what an environment's authors wrote, which may raise anything: one line with reason and remedy."""
 
 from __future__ import annotations
 

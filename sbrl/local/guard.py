@@ -1,4 +1,6 @@
-"""A process that sees to it that nothing outlives a launcher, however that dies: `python -m sbrl.local.guard`, started by it.
+"""A process that lets nothing outlive a launcher, however that dies.
+
+`python -m sbrl.local.guard`, started by it.
 
 The kernel sends SIGTERM to the roles of a launcher that has died. One that hangs, in an environment's step say, does not end
 upon that, and would hold the run's directory for ever. Nobody is left to kill it but this process.

@@ -1,4 +1,4 @@
-"""`sbrl train`: all roles of a run as processes on this machine, from one config."""
+"""`sbrl train`: decides and checks all that can be before the roles of a run are started on this machine."""
 
 from __future__ import annotations
 

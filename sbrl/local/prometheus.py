@@ -1,4 +1,4 @@
-"""The Prometheus of a local run: `sbrl train --prometheus` keeps its targets, starts it where it is installed, ends it."""
+"""The Prometheus of a local run (`sbrl train --prometheus`): its targets, its start and its end."""
 
 from __future__ import annotations
 

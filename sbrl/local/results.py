@@ -12,7 +12,8 @@ from sbrl.errors import RunError
 from sbrl.monitor.summary import summarize, write_summary
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import GrowingEpisodes, write_evaluations
-from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse
+from sbrl.v1.episodes_pb2 import Episode
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 RESULTS_SECONDS = 10.0  # between two times that the results are brought up to date while the run goes on
 

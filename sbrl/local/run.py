@@ -1,4 +1,4 @@
-"""A run on this machine from start to end: keeps the roles alive, evaluates, stops them in order, leaves the results."""
+"""A run on this machine from start to end: keeps roles alive, evaluates, stops them in order, leaves results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.runtime.program import describe
 from sbrl.runtime.stop_signals import StopRequest
 from sbrl.storage.run_directory import RunDirectory
-from sbrl.v1.fleet_pb2 import Evaluation, GetStatusResponse
+from sbrl.v1.episodes_pb2 import Evaluation
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 0.5
 STATUS_SECONDS = 2.0  # for one answer of the coordinator in a stop

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sbrl.config import Config
 from sbrl.storage.tables import read_episodes, read_evaluations
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

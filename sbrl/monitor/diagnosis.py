@@ -1,4 +1,4 @@
-"""From what is seen of a run to what is wrong with it, in plain words. Pure."""
+"""From what is seen of a run to what is wrong with it, in plain words: `sbrl doctor`'s findings. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says what is wrong with a running run, in plain words: what blocks what, with the numbers, and what to change.
+"""`sbrl doctor`: says what is wrong with a running run, what blocks what, and what to change.
 
 Of a release on Kubernetes with -n, --release, --context or --kubeconfig in place of RUN_DIR.
 

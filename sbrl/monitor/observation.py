@@ -1,4 +1,4 @@
-"""What can be seen of a running run from outside: two answers of the coordinator, every role's health, and local processes."""
+"""What a running run says of itself: two answers of the coordinator, every role's health, local processes."""
 
 from __future__ import annotations
 

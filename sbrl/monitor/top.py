@@ -1,4 +1,4 @@
-"""Shows a running run, in place on a terminal and line by line elsewhere, until it is finished or Ctrl-C is pressed.
+"""`sbrl top`: shows a running run, in place on a terminal and line by line elsewhere, until it is finished.
 
 Of a release on Kubernetes with -n, --release, --context or --kubeconfig in place of RUN_DIR.
 """

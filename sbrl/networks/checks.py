@@ -1,4 +1,7 @@
-"""Which network an environment can have. Without torch, so that a launcher can ask."""
+"""Which network an environment can have, and whether a device is there: without torch.
+
+Without torch, so that a launcher can ask.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The first layers of a torso, from scaled observations to a latent. Convolutions see the stack as channels.
+"""Encoders: the first layers of a torso (Nature CNN, IMPALA, MinAtar conv, MLP), from observations to a latent.
+
+Convolutions see the stack as channels.
 
 With agent.layer_norm each ReLU is preceded by layer normalisation. Parameters are left as the layers make them;
 `sbrl.networks.build` initialises them. ReLUs work in place wherever no other layer needs what they overwrite.

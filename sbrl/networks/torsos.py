@@ -1,4 +1,4 @@
-"""Feature networks: an observation [B, stack, *frame_shape] becomes float[B, output_size]."""
+"""Torsos: an encoder and a dense hidden layer, from [B, stack, *frame_shape] to float[B, output_size]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What one replay item holds, and how a batch of items becomes n-step transitions. Pure NumPy.
+"""Single transitions for remote sampling: what an item holds, and how a batch becomes n-step transitions.
+
+Pure NumPy.
 
 An item is a window over the rows of a stream (see `sbrl.replay.segments`), one row a step:
 

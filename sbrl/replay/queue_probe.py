@@ -1,4 +1,4 @@
-"""Asks a shard twice a second whether it answers and its queue has room: Reverb itself never says that a server is gone."""
+"""Asks a shard twice a second whether it answers and its queue has room, which Reverb itself never says."""
 
 from __future__ import annotations
 

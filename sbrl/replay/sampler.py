@@ -1,4 +1,4 @@
-"""The learner's way to one shard: batches in, priorities out, on threads of their own, so that a dead shard stalls nobody."""
+"""The learner's way to one shard for remote sampling: batches in, priorities out, on threads of its own."""
 
 from __future__ import annotations
 

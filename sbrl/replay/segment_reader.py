@@ -1,4 +1,4 @@
-"""The learner's way to one shard's segments, on threads of its own: no shard waits for another, nor for one that is gone."""
+"""A shard's queue to the learner, on threads of its own, so that no shard waits for another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of a shard, over the same segments: `queue`, which each leaves once, and `log`, which keeps the newest.
+"""A shard's two tables over the same segments: `queue`, which each leaves once, and `log`, the newest ones.
 
 Where the learner samples Reverb there is a third one, of single transitions; segments then have no frames.
 

@@ -1,4 +1,4 @@
-"""Writes a stream for a learner that samples Reverb: every step as an item of its own, and segments without frames."""
+"""Writes streams for remote sampling: every step an item of its own, and segments without frames."""
 
 from __future__ import annotations
 

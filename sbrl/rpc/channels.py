@@ -1,4 +1,4 @@
-"""gRPC as every role uses it: channels that reconnect quickly, servers that notice a taken port, errors with a message.
+"""gRPC channels that reconnect quickly, servers that notice a taken port, errors with a message.
 
 Tokens and TLS come from the environment of the process (`sbrl.rpc.credentials`).
 """

@@ -1,4 +1,6 @@
-"""Makes one JSON object of every line that a program writes: `python -m sbrl.runtime.log_lines ROLE NAME RUN_ID COMMAND...`.
+"""Makes one JSON object of every line that a program writes.
+
+`python -m sbrl.runtime.log_lines ROLE NAME RUN_ID COMMAND...`.
 
 Native libraries (Reverb, TensorFlow, CUDA) write to standard error as they like, and most of all when they abort. This process
 outlives the program, so that its last line is not lost; it hands on signals and ends with the program's exit code. A program

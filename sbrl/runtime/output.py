@@ -1,4 +1,4 @@
-"""Standard output and error that may go away: the reader of a pipe ends, a disk fills, a terminal closes, nobody opened them.
+"""Standard output and error that may go away: a pipe's reader ends, a disk fills, a terminal closes.
 
 A run goes on without them. A command whose output is all that it is for ends: quietly where its reader has gone, as others do,
 and with a message where the output could not be written.

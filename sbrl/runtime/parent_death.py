@@ -1,4 +1,4 @@
-"""Ends a process with the one that started it; as `python -m sbrl.runtime.parent_death COMMAND...`, one that is not ours."""
+"""Ends a process with the one that started it. As `python -m sbrl.runtime.parent_death COMMAND...`, one that is not ours."""
 
 from __future__ import annotations
 

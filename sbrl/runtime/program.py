@@ -34,12 +34,18 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     os._exit(_exit_code(sys.stdout.flush) or code)
 
 
-def check_installed(command: str) -> None:
+# A package that only this extra of pyproject.toml brings, and its name for people.
+_MARKS = {"report": ("scipy", "SciPy"), "train": ("torch", "PyTorch")}
+
+
+def check_installed(command: str, extra: str = "train") -> None:
     """
     Raises:
-        UsageError: SBRL is installed without the packages that the command takes.
+        UsageError: SBRL is installed without the extra that the command takes (empty: none).
     """
-    package, name, extra = ("scipy", "SciPy", "report") if command == "report" else ("torch", "PyTorch", "train")
+    if not extra:
+        return
+    package, name = _MARKS[extra]
     if importlib.util.find_spec(package) is None:
         raise UsageError(
             f"sbrl {command} takes {name}, and SBRL is installed without it, to watch runs: call it where runs are, or "

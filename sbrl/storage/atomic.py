@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; those that are written durably are on disk, too, before the next step."""
+"""Files that are written whole or not at all, and durable ones, which are on disk before the next step."""
 
 from __future__ import annotations
 

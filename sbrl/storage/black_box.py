@@ -1,4 +1,4 @@
-"""What a process has counted, in a file that outlives it: memory that the kernel keeps, so that kill -9 loses none of it."""
+"""What a process has counted, in a file that outlives it, also after kill -9. It is memory that the kernel keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's episodes.csv and evaluations.csv: one row a record, the columns named as the fields of sbrl.v1's messages."""
+"""A run's episodes.csv and evaluations.csv: one row a record, its columns the fields of the message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from sbrl.errors import RunError
 from sbrl.storage.atomic import replacing
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
@@ -145,14 +145,16 @@ def _write_rows(file: IO[str], messages: Iterable[Message]) -> None:
 
 
 def _read(path: Path, kind: type[Message]) -> list[dict[str, Any]]:
-    columns = _columns(kind)
+    expected = list(_columns(kind))
     rows = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            if header != list(columns):
-                raise RunError(f"{path} has the columns {','.join(header)}; expected {','.join(columns)}")
+            # Fields that the message has got since, all after `time`, are zero, as in messages.
+            if header != expected[: len(header)] or "time" not in header:
+                raise RunError(f"{path} has the columns {','.join(header)}; expected {','.join(expected)}")
+            columns = {name: _columns(kind)[name] for name in header}
             for cells in reader:
                 try:
                     row = {

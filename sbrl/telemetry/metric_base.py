@@ -1,4 +1,4 @@
-"""What every role's metrics have in common: the registry, the definitions, and the numbers that heartbeats carry."""
+"""What all roles' metrics share: the registry, the definitions, and the numbers that heartbeats carry."""
 
 from __future__ import annotations
 

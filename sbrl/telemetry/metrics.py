@@ -1,4 +1,6 @@
-"""Every Prometheus metric of every role, defined once: names are sbrl_<role>_<thing>_<unit>; docs/metrics.md lists them.
+"""Every Prometheus metric of every role, defined once.
+
+Names are sbrl_<role>_<thing>_<unit>; docs/metrics.md lists them.
 
 A role makes its own class with its process's registry and increments the members; `counters` and `gauges` give the same
 numbers for the heartbeats to the coordinator, so that the live view and Prometheus cannot disagree.

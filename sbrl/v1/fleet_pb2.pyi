@@ -1,3 +1,4 @@
+from sbrl.v1 import episodes_pb2 as _episodes_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -254,13 +255,13 @@ class GetStatusResponse(_message.Message):
     learner_epoch: int
     weights_version: int
     weights_age_seconds: float
-    recent_episodes: _containers.RepeatedCompositeFieldContainer[Episode]
-    last_evaluation: Evaluation
+    recent_episodes: _containers.RepeatedCompositeFieldContainer[_episodes_pb2.Episode]
+    last_evaluation: _episodes_pb2.Evaluation
     num_episodes: int
     learner_holder: str
     progress: LearnerProgress
     config: str
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ..., config: _Optional[str] = ...) -> None: ...
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[_episodes_pb2.Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[_episodes_pb2.Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ..., config: _Optional[str] = ...) -> None: ...
 
 class FinishRequest(_message.Message):
     __slots__ = ()
@@ -269,55 +270,3 @@ class FinishRequest(_message.Message):
 class FinishResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
-
-class Episode(_message.Message):
-    __slots__ = ("actor", "incarnation", "env", "number", "episode_return", "length", "truncated", "env_steps", "weights_version", "time")
-    ACTOR_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    ENV_FIELD_NUMBER: _ClassVar[int]
-    NUMBER_FIELD_NUMBER: _ClassVar[int]
-    EPISODE_RETURN_FIELD_NUMBER: _ClassVar[int]
-    LENGTH_FIELD_NUMBER: _ClassVar[int]
-    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
-    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
-    WEIGHTS_VERSION_FIELD_NUMBER: _ClassVar[int]
-    TIME_FIELD_NUMBER: _ClassVar[int]
-    actor: int
-    incarnation: int
-    env: int
-    number: int
-    episode_return: float
-    length: int
-    truncated: bool
-    env_steps: int
-    weights_version: int
-    time: float
-    def __init__(self, actor: _Optional[int] = ..., incarnation: _Optional[int] = ..., env: _Optional[int] = ..., number: _Optional[int] = ..., episode_return: _Optional[float] = ..., length: _Optional[int] = ..., truncated: bool = ..., env_steps: _Optional[int] = ..., weights_version: _Optional[int] = ..., time: _Optional[float] = ...) -> None: ...
-
-class Evaluation(_message.Message):
-    __slots__ = ("weights_version", "updates", "env_steps", "return_mean", "return_std", "return_min", "return_max", "episodes", "length_mean", "epsilon", "seed", "time")
-    WEIGHTS_VERSION_FIELD_NUMBER: _ClassVar[int]
-    UPDATES_FIELD_NUMBER: _ClassVar[int]
-    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
-    RETURN_MEAN_FIELD_NUMBER: _ClassVar[int]
-    RETURN_STD_FIELD_NUMBER: _ClassVar[int]
-    RETURN_MIN_FIELD_NUMBER: _ClassVar[int]
-    RETURN_MAX_FIELD_NUMBER: _ClassVar[int]
-    EPISODES_FIELD_NUMBER: _ClassVar[int]
-    LENGTH_MEAN_FIELD_NUMBER: _ClassVar[int]
-    EPSILON_FIELD_NUMBER: _ClassVar[int]
-    SEED_FIELD_NUMBER: _ClassVar[int]
-    TIME_FIELD_NUMBER: _ClassVar[int]
-    weights_version: int
-    updates: int
-    env_steps: int
-    return_mean: float
-    return_std: float
-    return_min: float
-    return_max: float
-    episodes: int
-    length_mean: float
-    epsilon: float
-    seed: int
-    time: float
-    def __init__(self, weights_version: _Optional[int] = ..., updates: _Optional[int] = ..., env_steps: _Optional[int] = ..., return_mean: _Optional[float] = ..., return_std: _Optional[float] = ..., return_min: _Optional[float] = ..., return_max: _Optional[float] = ..., episodes: _Optional[int] = ..., length_mean: _Optional[float] = ..., epsilon: _Optional[float] = ..., seed: _Optional[int] = ..., time: _Optional[float] = ...) -> None: ...

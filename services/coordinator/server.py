@@ -1,4 +1,4 @@
-"""The coordinator's gRPC server: the services of protos/sbrl/v1 over the stores; bad requests get the status stated there."""
+"""The coordinator's gRPC server: the services of protos/sbrl/v1 over its stores. Bad requests get the status stated there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sbrl.errors import RunError
 from sbrl.rpc import channels
 from sbrl.rpc.credentials import Credentials
 from sbrl.telemetry.metrics import CoordinatorMetrics
-from sbrl.v1 import fleet_pb2, fleet_pb2_grpc, log_pb2, log_pb2_grpc, weights_pb2, weights_pb2_grpc
+from sbrl.v1 import episodes_pb2, episodes_pb2_grpc, fleet_pb2, fleet_pb2_grpc, weights_pb2, weights_pb2_grpc
 from services.coordinator.fleet import Fleet
 from services.coordinator.refusal import Refused, invalid, statuses
 from services.coordinator.store import MAX_INTEGER, Store
@@ -100,7 +100,7 @@ def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet
     """Adds the three services to a server and lets the metrics follow what they serve."""
     weights_pb2_grpc.add_WeightsServicer_to_server(_WeightsService(store, weights, metrics), server)
     fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(store, weights, fleet), server)
-    log_pb2_grpc.add_LogServicer_to_server(_LogService(store, metrics), server)
+    episodes_pb2_grpc.add_LogServicer_to_server(_LogService(store, metrics), server)
     metrics.learner_epoch.set_function(lambda: store.number("epoch"))
     metrics.weights_version.set_function(lambda: weights.newest.record.version if weights.newest else 0)
     metrics.weights_age_seconds.set_function(lambda: _weights_age(weights))
@@ -215,14 +215,14 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
         return fleet_pb2.FinishResponse()
 
 
-class _LogService(log_pb2_grpc.LogServicer):
+class _LogService(episodes_pb2_grpc.LogServicer):
     def __init__(self, store: Store, metrics: CoordinatorMetrics) -> None:
         self._store = store
         self._metrics = metrics
 
     def AppendEpisodes(
-        self, request: log_pb2.AppendEpisodesRequest, context: grpc.ServicerContext
-    ) -> log_pb2.AppendEpisodesResponse:
+        self, request: episodes_pb2.AppendEpisodesRequest, context: grpc.ServicerContext
+    ) -> episodes_pb2.AppendEpisodesResponse:
         with statuses(context):
             if len(request.episodes) > MAX_EPISODES_PER_CALL:
                 raise invalid(f"{len(request.episodes)} episodes in one call: {MAX_EPISODES_PER_CALL} at most")
@@ -231,11 +231,11 @@ class _LogService(log_pb2_grpc.LogServicer):
         _report_returns(self._store, self._metrics)
         reasons = [why for why in wrong if why is not None]
         self._metrics.episodes_refused.inc(len(reasons))
-        return log_pb2.AppendEpisodesResponse(refused=len(reasons), reason=reasons[0] if reasons else "")
+        return episodes_pb2.AppendEpisodesResponse(refused=len(reasons), reason=reasons[0] if reasons else "")
 
     def AppendEvaluation(
-        self, request: log_pb2.AppendEvaluationRequest, context: grpc.ServicerContext
-    ) -> log_pb2.AppendEvaluationResponse:
+        self, request: episodes_pb2.AppendEvaluationRequest, context: grpc.ServicerContext
+    ) -> episodes_pb2.AppendEvaluationResponse:
         with statuses(context):
             wrong = _wrong_number(request.evaluation)
             if wrong is not None:
@@ -244,11 +244,11 @@ class _LogService(log_pb2_grpc.LogServicer):
         self._metrics.evaluations.inc()
         self._metrics.evaluation_return_mean.set(request.evaluation.return_mean)
         self._metrics.evaluation_env_steps.set(request.evaluation.env_steps)
-        return log_pb2.AppendEvaluationResponse()
+        return episodes_pb2.AppendEvaluationResponse()
 
     def ReadEpisodes(
-        self, request: log_pb2.ReadEpisodesRequest, context: grpc.ServicerContext
-    ) -> Iterator[log_pb2.ReadEpisodesResponse]:
+        self, request: episodes_pb2.ReadEpisodesRequest, context: grpc.ServicerContext
+    ) -> Iterator[episodes_pb2.ReadEpisodesResponse]:
         row, left = request.after_row, request.limit or MAX_INTEGER
         while left > 0:
             with statuses(context):
@@ -256,13 +256,13 @@ class _LogService(log_pb2_grpc.LogServicer):
             if not episodes:
                 return
             left -= len(episodes)
-            yield log_pb2.ReadEpisodesResponse(episodes=episodes, last_row=row)
+            yield episodes_pb2.ReadEpisodesResponse(episodes=episodes, last_row=row)
 
     def ReadEvaluations(
-        self, request: log_pb2.ReadEvaluationsRequest, context: grpc.ServicerContext
-    ) -> log_pb2.ReadEvaluationsResponse:
+        self, request: episodes_pb2.ReadEvaluationsRequest, context: grpc.ServicerContext
+    ) -> episodes_pb2.ReadEvaluationsResponse:
         with statuses(context):
-            return log_pb2.ReadEvaluationsResponse(evaluations=self._store.evaluations())
+            return episodes_pb2.ReadEvaluationsResponse(evaluations=self._store.evaluations())
 
 
 def _receive(requests: Iterator[weights_pb2.PublishRequest]) -> tuple[weights_pb2.WeightsHeader, bytes]:

@@ -1,4 +1,4 @@
-"""What the coordinator must not forget, in one SQLite file: leases, counters, the epoch, versions of weights, and the log.
+"""What the coordinator must not forget, in one SQLite file: leases, counters, versions of weights, the log.
 
 A killed process loses no committed transaction. Heartbeats are not forced to disk: a power failure may cost the last counts;
 what a caller acts on for ever (an incarnation, an epoch, a version, a log entry) is durable before it is answered.
@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.message import Message
+
 from sbrl.coordination.fleet import CUT_COUNTER, STEPS_COUNTER
 from sbrl.errors import RunError
-from sbrl.v1.fleet_pb2 import EndedActor, Episode, Evaluation, LearnerProgress
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
+from sbrl.v1.fleet_pb2 import EndedActor, LearnerProgress
 
 SCHEMA_VERSION = 3
 MAX_INTEGER = 2**63 - 1  # SQLite's
@@ -34,17 +37,9 @@ CREATE TABLE progress (row INTEGER PRIMARY KEY CHECK (row = 1), message BLOB NOT
 CREATE TABLE weights (
   version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
   crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
-CREATE TABLE episodes (
-  row INTEGER PRIMARY KEY, actor INTEGER NOT NULL, incarnation INTEGER NOT NULL, env INTEGER NOT NULL, number INTEGER NOT NULL,
-  episode_return REAL NOT NULL, length INTEGER NOT NULL, truncated INTEGER NOT NULL, env_steps INTEGER NOT NULL,
-  weights_version INTEGER NOT NULL, time REAL NOT NULL, UNIQUE (incarnation, number));
-CREATE TABLE evaluations (
-  row INTEGER PRIMARY KEY, weights_version INTEGER NOT NULL, updates INTEGER NOT NULL, env_steps INTEGER NOT NULL,
-  return_mean REAL NOT NULL, return_std REAL NOT NULL, return_min REAL NOT NULL, return_max REAL NOT NULL,
-  episodes INTEGER NOT NULL, length_mean REAL NOT NULL, epsilon REAL NOT NULL, seed INTEGER NOT NULL, time REAL NOT NULL,
-  UNIQUE (weights_version, seed));
 """
-# The tables' columns are the messages' fields, by the same names.
+# The log: two tables, whose columns are the messages' fields, and what is unique in them.
+_LOG = {"episodes": (Episode, "incarnation, number"), "evaluations": (Evaluation, "weights_version, seed")}
 _EPISODE_FIELDS = tuple(field.name for field in Episode.DESCRIPTOR.fields)
 _EVALUATION_FIELDS = tuple(field.name for field in Evaluation.DESCRIPTOR.fields)
 
@@ -313,12 +308,27 @@ class Store:
     def _create_tables(self, path: Path) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            log = "".join(
+                f"CREATE TABLE {table} (row INTEGER PRIMARY KEY, {', '.join(_columns(kind).values())}, UNIQUE ({unique}));\n"
+                for table, (kind, unique) in _LOG.items()
+            )
+            self._connection.executescript(f"BEGIN; {_SCHEMA} {log} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise RunError(
                 f"{path} has schema {version}, this version of sbrl uses {SCHEMA_VERSION}: "
                 f"start a new run directory, or use the sbrl version that wrote it"
             )
+        for table, (kind, _) in _LOG.items():  # fields that the messages have got since are zero, as in messages
+            there = {name for _, name, *_ in self._connection.execute(f"PRAGMA table_info({table})")}
+            for name, column in _columns(kind).items():
+                if name not in there:
+                    self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
+def _columns(kind: type[Message]) -> dict[str, str]:
+    """The columns of a message of numbers, by the names of its fields, as SQL declares them."""
+    real = {field.name: isinstance(field.default_value, float) for field in kind.DESCRIPTOR.fields}
+    return {name: f"{name} {'REAL' if is_real else 'INTEGER'} NOT NULL DEFAULT 0" for name, is_real in real.items()}
 
 
 def _places(fields: Sequence[str]) -> str:

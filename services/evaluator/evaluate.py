@@ -1,4 +1,4 @@
-"""Runs the evaluation protocol on a checkpoint of a run directory and prints every episode's return."""
+"""`sbrl eval`: the evaluation protocol on a checkpoint of a run directory; prints every episode's return."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sbrl.runtime.program import run_program
 from sbrl.seeds import evaluation_seed
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import row_of
-from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.v1.episodes_pb2 import Evaluation
 from services.evaluator.agent import agent_arguments, load_agent
 from services.evaluator.protocol import EvaluationResult, evaluate_weights, make_evaluation
 

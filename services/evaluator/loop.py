@@ -16,7 +16,7 @@ from sbrl.networks.serialization import decode
 from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.seeds import evaluation_seed
 from sbrl.telemetry.metrics import EvaluatorMetrics
-from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.v1.episodes_pb2 import Evaluation
 from services.evaluator.protocol import evaluate_weights, make_evaluation
 
 WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop

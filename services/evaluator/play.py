@@ -1,4 +1,4 @@
-"""Makes a video of one episode of the greedy agent in a run directory."""
+"""`sbrl play`: makes a video of one episode of the greedy agent in a run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen evaluation protocol: full episodes with a small epsilon, unclipped returns, a fixed share for each environment."""
+"""The frozen evaluation protocol: full episodes, a small epsilon, unclipped returns, a share an environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.networks.serialization import Weights
-from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.v1.episodes_pb2 import Evaluation
 
 
 class Policy(Protocol):

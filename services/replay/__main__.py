@@ -1,4 +1,4 @@
-"""The replay role: one shard, a Reverb server that keeps what actors collect, hands it to the learner, and saves it."""
+"""The replay role: one shard, a Reverb server that keeps what actors collect, serves the learner, and saves."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Studies on Kubernetes: one Job, a pod a run."""

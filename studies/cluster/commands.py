@@ -1,4 +1,4 @@
-"""`sbrl study submit`, `collect`, `status --cluster` and `pod`: a study on Kubernetes, from a laptop with a kubeconfig."""
+"""`sbrl study submit`, `collect`, `status --cluster` and `pod`: a study on Kubernetes, from a laptop."""
 
 from __future__ import annotations
 

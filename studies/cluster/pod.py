@@ -1,4 +1,4 @@
-"""What a pod of a study does: makes the run of its index and prints the record; `sbrl study collect` reads it from the log."""
+"""A study's pod: makes the run of its index and prints the record, which `sbrl study collect` reads in the log."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""`sbrl tune`: a joint search of settings by Optuna."""

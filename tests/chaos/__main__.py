@@ -24,7 +24,7 @@ from sbrl.runtime.arguments import number, seed, whole_number
 from sbrl.runtime.program import run_program
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from tests.chaos.faults import Injector, NotBackError
 from tests.chaos.judge import Verdict, fault_table, judge, judge_course, verdict_table, write_csv
 from tests.chaos.markers import environment

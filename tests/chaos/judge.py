@@ -20,7 +20,7 @@ from sbrl.config import Config
 from sbrl.coordination.fleet import RunState
 from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.replay.shard import QUEUE_SEGMENTS
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from tests.chaos.faults import STOP_SECONDS, Outcome
 from tests.chaos.session import Ending, Resumption, Session
 from tests.chaos.watch import Sample

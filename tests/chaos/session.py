@@ -22,7 +22,8 @@ from sbrl.rpc.ports import free_ports
 from sbrl.storage.checkpoints import list_checkpoints, updates_of
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes
-from sbrl.v1.fleet_pb2 import Episode, GetStatusResponse
+from sbrl.v1.episodes_pb2 import Episode
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.chaos.faults import POLL_SECONDS, Injector, kill_everything
 from tests.chaos.markers import ENV_ID, environment
 from tests.chaos.proxy import Link, Proxies

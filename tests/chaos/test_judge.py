@@ -15,7 +15,7 @@ import pytest
 from sbrl.config import Config, load
 from sbrl.coordination.fleet import RunState
 from sbrl.monitor.run_status import RunStatus
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from tests.chaos.judge import (
     compare_loss,
     judge_end,

@@ -19,7 +19,7 @@ from sbrl.errors import RunError
 from sbrl.monitor.readable import duration
 from sbrl.runtime.arguments import seed, whole_number
 from sbrl.runtime.program import run_program
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from tests.chaos.judge import LOSS_READINGS, RECENT, Earned, Verdict, compare_loss, compare_returns, readings
 from tests.chaos.session import LEARNED_STEPS, Session
 from tests.chaos.watch import LOOK_SECONDS

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sbrl.cli.__main__ import PROGRAMS
+from sbrl.cli.programs import PROGRAMS
 from tests.chart.helm import CHART, NAMESPACE, ROOT, container, helm, pod_templates, render
 from tests.chart.test_render import HPA
 

@@ -21,7 +21,8 @@ from sbrl.coordination.weights import WeightsClient
 from sbrl.errors import RunError
 from sbrl.rpc.credentials import TOKEN_FILE
 from sbrl.telemetry.metrics import CoordinatorMetrics
-from sbrl.v1.fleet_pb2 import Episode, LearnerProgress, ShardProgress
+from sbrl.v1.episodes_pb2 import Episode
+from sbrl.v1.fleet_pb2 import LearnerProgress, ShardProgress
 from services.coordinator.server import Coordinator
 from tests.chart.helm import CHART
 

@@ -1,0 +1,1 @@
+"""Wrong inputs to every reader and service; `make fuzz` sends more."""

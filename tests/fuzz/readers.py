@@ -32,7 +32,7 @@ from sbrl.replay.segments import Stream
 from sbrl.storage.checkpoints import list_checkpoints
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes, write_episodes
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 from services.evaluator.agent import load_agent
 from tests.fuzz.mutations import knotted_text, mutated_bytes, mutated_tree
 from tests.fuzz.target import Target, only

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from sbrl import config as configs
 from sbrl.coordination.fleet import FleetClient
 from sbrl.telemetry.metrics import CoordinatorMetrics, make_registry
-from sbrl.v1 import fleet_pb2, log_pb2, weights_pb2
+from sbrl.v1 import episodes_pb2, fleet_pb2, weights_pb2
 from services.coordinator.server import Coordinator
 from tests.fuzz.crew import CALL_SECONDS, NAMES, Crew
 from tests.fuzz.mutations import NUMBERS, mutated_bytes, mutated_message
@@ -31,7 +31,7 @@ from tests.fuzz.target import Refusal
 
 TARGET_ENV_STEPS = 100_000
 CONFIG = configs.load(overrides=["env.id=CartPole-v1", f"run.env_steps={TARGET_ENV_STEPS}"])
-FILES = (weights_pb2, fleet_pb2, log_pb2)
+FILES = (weights_pb2, fleet_pb2, episodes_pb2)
 # How a service may refuse; anything else (UNKNOWN, an exception in its code) is a failure.
 REFUSALS = frozenset(
     {
@@ -160,7 +160,7 @@ class ServiceTarget:
                 message.role, message.name = chance.choice(["actor", "replay"]), f"fuzz-{chance.randrange(20)}"
             case fleet_pb2.HeartbeatRequest():
                 _set_heartbeat(chance, message, crew, name)
-            case log_pb2.AppendEpisodesRequest():
+            case episodes_pb2.AppendEpisodesRequest():
                 message.episodes.add(incarnation=chance.randrange(9), number=chance.randrange(99), length=3)
         return message
 

@@ -1,0 +1,1 @@
+"""CUDA: what a machine with a GPU is to run."""

@@ -1,0 +1,1 @@
+"""Real servers, shards and environments, a few at a time."""

@@ -21,8 +21,8 @@ from sbrl.monitor.summary import summarize
 from sbrl.monitor.view import line
 from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.storage.tables import read_episodes, write_episodes, write_evaluations
-from sbrl.v1 import log_pb2, log_pb2_grpc
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1 import episodes_pb2, episodes_pb2_grpc
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
 from services.coordinator.store import Store
 from tests.coordinator import WAIT, serve
 
@@ -77,8 +77,8 @@ def test_a_reader_of_the_log_says_how_many_episodes_it_wants(address, limit, pag
     log.append_episodes([episode(n) for n in range(1000)])
     log.append_episodes([episode(n) for n in range(1000, 1500)])
     with grpc.insecure_channel(address) as channel:
-        request = log_pb2.ReadEpisodesRequest(limit=limit)
-        responses = list(log_pb2_grpc.LogStub(channel).ReadEpisodes(request, timeout=WAIT))
+        request = episodes_pb2.ReadEpisodesRequest(limit=limit)
+        responses = list(episodes_pb2_grpc.LogStub(channel).ReadEpisodes(request, timeout=WAIT))
     assert [len(response.episodes) for response in responses] == pages
     assert [response.last_row for response in responses] == list(itertools.accumulate(pages))
     log.close()

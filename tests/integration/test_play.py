@@ -21,7 +21,7 @@ from sbrl import config
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
 from sbrl.storage.run_directory import RunDirectory
-from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.v1.episodes_pb2 import Evaluation
 from services.evaluator import evaluate, play
 
 CARTPOLE = {"env": {"id": "CartPole-v1"}, "evaluator": {"episodes": 3, "num_envs": 2}}

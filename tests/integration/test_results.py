@@ -20,7 +20,7 @@ from sbrl.monitor.summary import read_summary
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import read_episodes, read_evaluations, write_episodes
 from sbrl.telemetry.metrics import CoordinatorMetrics
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
 from services.coordinator.server import Coordinator
 from services.coordinator.store import Store
 

@@ -13,7 +13,8 @@ from sbrl.rpc import channels
 from sbrl.rpc.credentials import Credentials
 from sbrl.runtime.memory import memory_limit_bytes, memory_used_bytes, resident_bytes
 from sbrl.telemetry.metrics import ActorMetrics, CoordinatorMetrics, LearnerMetrics
-from sbrl.v1.fleet_pb2 import Episode, Evaluation, HeartbeatRequest, JoinRequest, LearnerProgress, ShardProgress
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
+from sbrl.v1.fleet_pb2 import HeartbeatRequest, JoinRequest, LearnerProgress, ShardProgress
 from services.coordinator.fleet import Fleet
 from services.coordinator.server import add_services
 from services.coordinator.store import Store

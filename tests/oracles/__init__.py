@@ -1,0 +1,1 @@
+"""Losses, updates and statistics against other people's code (rlax, Dopamine, Acme, rliable, AdaStop)."""

@@ -1,0 +1,1 @@
+"""Whole runs, short ones, as users start them."""

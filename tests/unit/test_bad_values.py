@@ -15,13 +15,14 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from actors.collector import Collector, FinishedEpisode
+from actors.collector import Collector
 from sbrl import config
 from sbrl.envs.gymnasium_envs import BAD_IN_A_ROW, GymnasiumEnvs
 from sbrl.envs.make import make_envs
 from sbrl.envs.values import LARGEST, BadValueError, check_observation, to_flag, to_reward
 from sbrl.errors import FinalError
 from sbrl.replay.segments import Transition
+from sbrl.v1.episodes_pb2 import Episode
 from tests.bad_env import register
 
 NAN, INF = math.nan, math.inf
@@ -195,7 +196,7 @@ class Stream:
 def test_the_steps_before_a_bad_value_are_kept_and_the_episode_is_no_episode(what: str, value: Any) -> None:
     # Every 11th step of an environment is bad: its first episode of 8 is whole, its second has 2 good steps.
     envs = bad_envs(2, "drop_episode", what=what, value=value, at=11, of_all=True)
-    streams, finished = [Stream(), Stream()], list[FinishedEpisode]()
+    streams, finished = [Stream(), Stream()], list[Episode]()
     collector = Collector(envs, Policy(), streams, finished.append)
     for _ in range(11):
         collector.step(0.0, 0)

@@ -16,7 +16,7 @@ from sbrl.errors import UsageError
 from sbrl.networks.checks import check_network
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes
-from sbrl.v1.fleet_pb2 import Episode
+from sbrl.v1.episodes_pb2 import Episode
 
 
 def load(run: BenchRun) -> config.Config:

@@ -15,7 +15,7 @@ from sbrl.envs.spec import EnvSpec, StepResult
 from sbrl.errors import RunError
 from sbrl.networks.build import build_network
 from sbrl.seeds import evaluation_seed
-from sbrl.v1.fleet_pb2 import Evaluation
+from sbrl.v1.episodes_pb2 import Evaluation
 from services.evaluator.protocol import evaluate, evaluate_weights, fixed_shares, make_evaluation
 
 

@@ -13,7 +13,8 @@ from learner.algorithm.measures import GradientMoments
 from learner.algorithm.schedules import Horizon
 from learner.metric_loggers import MetricLogger
 from learner.tensorboard import TensorBoard
-from sbrl.v1.fleet_pb2 import Episode, Evaluation, GetStatusResponse
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
+from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 READINGS = Readings(5000, GradientMoments(2.0, 600.0), 0.05, 0.25, 7)
 

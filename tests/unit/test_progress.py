@@ -10,11 +10,11 @@ from sbrl.monitor.progress import Progress, ProgressMeter
 from sbrl.monitor.readable import duration
 from sbrl.monitor.summary import summarize
 from sbrl.monitor.view import line, panel
+from sbrl.v1.episodes_pb2 import Episode
 from sbrl.v1.fleet_pb2 import (
     LEARNER_STATE_FILLING,
     LEARNER_STATE_TRAINING,
     LEARNER_STATE_WARMING,
-    Episode,
     GetStatusResponse,
     LearnerProgress,
     LearnerState,

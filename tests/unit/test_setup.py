@@ -50,39 +50,53 @@ def test_setup_says_what_is_missing(tmp_path: Path, name: str, body: str, senten
     assert not (tmp_path / "tree" / ".venv").exists()
 
 
+@pytest.fixture(params=["oracles", "s3", "peers"])
+def extra(request: pytest.FixtureRequest) -> str:
+    """The name of an environment beside .venv."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def oracles_tree(tmp_path: Path) -> Path:
-    """A tree to run scripts/oracles.sh in. Its Python makes an empty environment, and notes what it was called with."""
+def extra_tree(tmp_path: Path, extra: str) -> Path:
+    """A tree to run scripts/extra_venv.sh in. Its Python makes an empty environment, and notes what it was called with."""
     for directory in ("scripts", ".venv/bin"):
         (tmp_path / directory).mkdir(parents=True)
-    executable(tmp_path / "scripts" / "oracles.sh", (ROOT / "scripts" / "oracles.sh").read_text(encoding="utf-8"))
-    (tmp_path / "constraints-oracles.txt").write_text("rlax==0.1.6\n", encoding="utf-8")
-    python = 'echo "$@" >> calls.txt; case "$2" in venv) mkdir .venv-oracles ;; pip) exit $(cat pip-status.txt) ;; esac'
+    executable(tmp_path / "scripts" / "extra_venv.sh", (ROOT / "scripts" / "extra_venv.sh").read_text(encoding="utf-8"))
+    (tmp_path / f"constraints-{extra}.txt").write_text("rlax==0.1.6\n", encoding="utf-8")
+    python = f'echo "$@" >> calls.txt; case "$2" in venv) mkdir .venv-{extra} ;; pip) exit $(cat pip-status.txt) ;; esac'
     executable(tmp_path / ".venv" / "bin" / "python", python)
     return tmp_path
 
 
-def run_oracles(tree: Path, pip_status: int) -> subprocess.CompletedProcess[str]:
+def make_extra(tree: Path, name: str, pip_status: int) -> subprocess.CompletedProcess[str]:
     (tree / "pip-status.txt").write_text(str(pip_status), encoding="utf-8")
-    return subprocess.run(["bash", "scripts/oracles.sh"], cwd=tree, capture_output=True, text=True, timeout=20, check=False)
+    command = ["bash", "scripts/extra_venv.sh", name]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=20, check=False)
 
 
-def test_oracles_are_installed_once_and_again_when_their_versions_change(oracles_tree: Path):
+def test_an_environment_is_installed_once_and_again_when_its_versions_change(extra: str, extra_tree: Path):
     for text, times in (("rlax==0.1.6\n", 1), ("rlax==0.1.6\n", 1), ("rlax==0.1.7\n", 2)):
-        (oracles_tree / "constraints-oracles.txt").write_text(text, encoding="utf-8")
-        assert run_oracles(oracles_tree, pip_status=0).returncode == 0
-        assert (oracles_tree / "calls.txt").read_text(encoding="utf-8").count("-m pip install") == times
-        assert (oracles_tree / ".venv-oracles" / ".complete").read_text(encoding="utf-8") == text
+        (extra_tree / f"constraints-{extra}.txt").write_text(text, encoding="utf-8")
+        assert make_extra(extra_tree, extra, pip_status=0).returncode == 0
+        assert (extra_tree / "calls.txt").read_text(encoding="utf-8").count("-m pip install") == times
+        assert (extra_tree / f".venv-{extra}" / ".complete").read_text(encoding="utf-8") == text
 
 
-def test_oracles_say_what_to_do_when_pip_fails(oracles_tree: Path):
-    run_oracles(oracles_tree, pip_status=0)
-    (oracles_tree / "constraints-oracles.txt").write_text("rlax==9\n", encoding="utf-8")
-    done = run_oracles(oracles_tree, pip_status=1)
+def test_it_says_what_to_do_when_pip_fails(extra: str, extra_tree: Path):
+    make_extra(extra_tree, extra, pip_status=0)
+    (extra_tree / f"constraints-{extra}.txt").write_text("rlax==9\n", encoding="utf-8")
+    done = make_extra(extra_tree, extra, pip_status=1)
     assert done.returncode == 1
-    assert "put right what pip says and run 'make oracles' again" in done.stderr
+    assert f"put right what pip says and run 'make {'bench-peers' if extra == 'peers' else extra}' again" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert not (oracles_tree / ".venv-oracles").exists()
+    assert not (extra_tree / f".venv-{extra}").exists()
+
+
+def test_an_unknown_environment_is_refused(extra_tree: Path):
+    done = make_extra(extra_tree, "peer", pip_status=0)
+    assert (done.returncode, done.stderr) == (2, "usage: scripts/extra_venv.sh oracles|s3|peers\n")
+    assert not (extra_tree / "calls.txt").exists()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.storage.metadata import hardware
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes, write_evaluations
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
 from studies.records import (
     BINS,
     RunRecord,

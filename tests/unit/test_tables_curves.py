@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
 from PIL import Image
 
 from sbrl import config
@@ -15,7 +18,9 @@ from sbrl.errors import RunError
 from sbrl.monitor.curves import running_mean, write_learning_curve
 from sbrl.storage import tables
 from sbrl.storage.tables import GrowingEpisodes, read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
-from sbrl.v1.fleet_pb2 import Episode, Evaluation
+from sbrl.v1.episodes_pb2 import Episode, Evaluation
+from services.coordinator import store as stores
+from services.coordinator.store import Store
 
 EPISODE = Episode(
     actor=3,
@@ -41,16 +46,55 @@ def test_tables_are_read_back_as_they_were_written(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"episodes.csv", "evaluations.csv"}
 
 
+# Other tools read these; a new field of the message is a column behind them.
+EPISODE_COLUMNS = "actor,incarnation,env,number,episode_return,length,truncated,env_steps,weights_version,time"
+EVALUATION_COLUMNS = (
+    "weights_version,updates,env_steps,return_mean,return_std,return_min,return_max,episodes,length_mean,epsilon,seed,time"
+)
+
+
 def test_the_columns_other_tools_read(tmp_path: Path):
     write_episodes(tmp_path / "episodes.csv", [EPISODE])
     write_evaluations(tmp_path / "evaluations.csv", [])
-    assert (tmp_path / "episodes.csv").read_text().splitlines() == [
-        "actor,incarnation,env,number,episode_return,length,truncated,env_steps,weights_version,time",
-        "3,1099511627776,1,7,-20.1,812,1,1000000000,5,1700000000.1",
-    ]
-    assert (tmp_path / "evaluations.csv").read_text().splitlines() == [
-        "weights_version,updates,env_steps,return_mean,return_std,return_min,return_max,episodes,length_mean,epsilon,seed,time"
-    ]
+    header, row = (tmp_path / "episodes.csv").read_text().splitlines()
+    assert f"{header},".startswith(f"{EPISODE_COLUMNS},")
+    assert f"{row},".startswith("3,1099511627776,1,7,-20.1,812,1,1000000000,5,1700000000.1,")
+    assert f"{(tmp_path / 'evaluations.csv').read_text().strip()},".startswith(f"{EVALUATION_COLUMNS},")
+
+
+def with_a_field_more(kind: type[Message]) -> type[Message]:
+    """The message as a later version of the proto file would have it."""
+    file = descriptor_pb2.FileDescriptorProto(name=f"later/{kind.DESCRIPTOR.name}.proto", package="later", syntax="proto3")
+    kind.DESCRIPTOR.CopyToProto(file.message_type.add())
+    file.message_type[0].field.add(name="lives", number=1000, type=5, label=1)  # optional int32
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"later.{kind.DESCRIPTOR.name}"))
+
+
+def test_tables_of_before_a_field_are_read_with_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "episodes.csv"
+    write_episodes(path, [EPISODE])
+    later = with_a_field_more(Episode)
+    monkeypatch.setattr(tables, "Episode", later)
+    assert [row_of(episode) for episode in read_episodes(path)] == [{**row_of(EPISODE), "lives": 0}]
+    write_episodes(path, [later(number=3, lives=2)])  # type: ignore[list-item]
+    assert [row_of(episode)["lives"] for episode in read_episodes(path)] == [2]
+
+
+def test_the_coordinators_state_of_before_a_field_is_read_with_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with closing(Store(tmp_path / "state.sqlite")) as store:
+        store.append_evaluation(EVALUATION)
+        store.append_episodes([EPISODE])
+        assert (store.episodes(0, 10)[0], store.evaluations()) == ([EPISODE], [EVALUATION])
+    later = with_a_field_more(Episode)
+    monkeypatch.setitem(stores._LOG, "episodes", (later, "incarnation, number"))
+    monkeypatch.setattr(stores, "_EPISODE_FIELDS", tuple(field.name for field in later.DESCRIPTOR.fields))
+    monkeypatch.setattr(stores, "Episode", later)
+    for kept in (1, 2):  # made once
+        with closing(Store(tmp_path / "state.sqlite")) as store:
+            store.append_episodes([later(incarnation=99, number=kept, lives=3)])  # type: ignore[list-item]
+            assert [row_of(episode)["lives"] for episode in store.episodes(0, 10)[0]] == [0, *[3] * kept]
 
 
 def test_a_row_has_fields_that_are_zero():
@@ -191,7 +235,7 @@ def test_a_row_that_the_disk_has_no_place_for_is_not_left_in_part(tmp_path: Path
 def test_a_file_that_is_no_such_table_is_refused_by_line(tmp_path: Path, content: str | None, message: str):
     path = tmp_path / "episodes.csv"
     if content is not None:
-        path.write_text(content.format(header=",".join(row_of(EPISODE))))
+        path.write_text(content.format(header=EPISODE_COLUMNS))
     with pytest.raises(RunError, match=message):
         read_episodes(path)
 

@@ -1,4 +1,4 @@
-"""Munchausen-DQN (Vieillard et al. 2020): a soft target, and the scaled log-policy of the action taken added to the reward."""
+"""Munchausen-DQN (Vieillard et al. 2020): a soft target, and the action's scaled log-policy added to the reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prioritized replay (Schaul et al. 2016) needs of a loss: new priorities, and weights against the bias of sampling."""
+"""New priorities and importance weights, as prioritized replay (Schaul et al. 2016) needs them of a loss."""
 
 from __future__ import annotations
 

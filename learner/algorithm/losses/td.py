@@ -1,4 +1,4 @@
-"""Temporal difference learning of expected returns: DQN (Mnih et al. 2015) and Double DQN (van Hasselt et al. 2016)."""
+"""DQN (Mnih et al. 2015) and Double DQN (van Hasselt et al. 2016): TD learning of expected returns."""
 
 from __future__ import annotations
 

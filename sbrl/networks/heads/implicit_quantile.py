@@ -1,4 +1,4 @@
-"""IQN's head (Dabney et al. 2018, "Implicit Quantile Networks"): the return's quantile at any fraction asked for."""
+"""IQN's head (Dabney et al. 2018): the return's quantile at any fraction asked for."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The controller against a stand-in for the Kubernetes API."""

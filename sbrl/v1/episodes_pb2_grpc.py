@@ -2,11 +2,11 @@
 """Client and server classes corresponding to protobuf-defined services."""
 import grpc
 
-from sbrl.v1 import log_pb2 as sbrl_dot_v1_dot_log__pb2
+from sbrl.v1 import episodes_pb2 as sbrl_dot_v1_dot_episodes__pb2
 
 
 class LogStub(object):
-    """The durable log of training episodes and evaluations. Served by the coordinator.
+    """Training episodes and evaluations, and their durable log. Served by the coordinator.
     """
 
     def __init__(self, channel):
@@ -17,28 +17,28 @@ class LogStub(object):
         """
         self.AppendEpisodes = channel.unary_unary(
                 '/sbrl.v1.Log/AppendEpisodes',
-                request_serializer=sbrl_dot_v1_dot_log__pb2.AppendEpisodesRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_log__pb2.AppendEpisodesResponse.FromString,
+                request_serializer=sbrl_dot_v1_dot_episodes__pb2.AppendEpisodesRequest.SerializeToString,
+                response_deserializer=sbrl_dot_v1_dot_episodes__pb2.AppendEpisodesResponse.FromString,
                 )
         self.AppendEvaluation = channel.unary_unary(
                 '/sbrl.v1.Log/AppendEvaluation',
-                request_serializer=sbrl_dot_v1_dot_log__pb2.AppendEvaluationRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_log__pb2.AppendEvaluationResponse.FromString,
+                request_serializer=sbrl_dot_v1_dot_episodes__pb2.AppendEvaluationRequest.SerializeToString,
+                response_deserializer=sbrl_dot_v1_dot_episodes__pb2.AppendEvaluationResponse.FromString,
                 )
         self.ReadEpisodes = channel.unary_stream(
                 '/sbrl.v1.Log/ReadEpisodes',
-                request_serializer=sbrl_dot_v1_dot_log__pb2.ReadEpisodesRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_log__pb2.ReadEpisodesResponse.FromString,
+                request_serializer=sbrl_dot_v1_dot_episodes__pb2.ReadEpisodesRequest.SerializeToString,
+                response_deserializer=sbrl_dot_v1_dot_episodes__pb2.ReadEpisodesResponse.FromString,
                 )
         self.ReadEvaluations = channel.unary_unary(
                 '/sbrl.v1.Log/ReadEvaluations',
-                request_serializer=sbrl_dot_v1_dot_log__pb2.ReadEvaluationsRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_log__pb2.ReadEvaluationsResponse.FromString,
+                request_serializer=sbrl_dot_v1_dot_episodes__pb2.ReadEvaluationsRequest.SerializeToString,
+                response_deserializer=sbrl_dot_v1_dot_episodes__pb2.ReadEvaluationsResponse.FromString,
                 )
 
 
 class LogServicer(object):
-    """The durable log of training episodes and evaluations. Served by the coordinator.
+    """Training episodes and evaluations, and their durable log. Served by the coordinator.
     """
 
     def AppendEpisodes(self, request, context):
@@ -77,23 +77,23 @@ def add_LogServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'AppendEpisodes': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendEpisodes,
-                    request_deserializer=sbrl_dot_v1_dot_log__pb2.AppendEpisodesRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_log__pb2.AppendEpisodesResponse.SerializeToString,
+                    request_deserializer=sbrl_dot_v1_dot_episodes__pb2.AppendEpisodesRequest.FromString,
+                    response_serializer=sbrl_dot_v1_dot_episodes__pb2.AppendEpisodesResponse.SerializeToString,
             ),
             'AppendEvaluation': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendEvaluation,
-                    request_deserializer=sbrl_dot_v1_dot_log__pb2.AppendEvaluationRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_log__pb2.AppendEvaluationResponse.SerializeToString,
+                    request_deserializer=sbrl_dot_v1_dot_episodes__pb2.AppendEvaluationRequest.FromString,
+                    response_serializer=sbrl_dot_v1_dot_episodes__pb2.AppendEvaluationResponse.SerializeToString,
             ),
             'ReadEpisodes': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadEpisodes,
-                    request_deserializer=sbrl_dot_v1_dot_log__pb2.ReadEpisodesRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_log__pb2.ReadEpisodesResponse.SerializeToString,
+                    request_deserializer=sbrl_dot_v1_dot_episodes__pb2.ReadEpisodesRequest.FromString,
+                    response_serializer=sbrl_dot_v1_dot_episodes__pb2.ReadEpisodesResponse.SerializeToString,
             ),
             'ReadEvaluations': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadEvaluations,
-                    request_deserializer=sbrl_dot_v1_dot_log__pb2.ReadEvaluationsRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_log__pb2.ReadEvaluationsResponse.SerializeToString,
+                    request_deserializer=sbrl_dot_v1_dot_episodes__pb2.ReadEvaluationsRequest.FromString,
+                    response_serializer=sbrl_dot_v1_dot_episodes__pb2.ReadEvaluationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -103,7 +103,7 @@ def add_LogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Log(object):
-    """The durable log of training episodes and evaluations. Served by the coordinator.
+    """Training episodes and evaluations, and their durable log. Served by the coordinator.
     """
 
     @staticmethod
@@ -118,8 +118,8 @@ class Log(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Log/AppendEpisodes',
-            sbrl_dot_v1_dot_log__pb2.AppendEpisodesRequest.SerializeToString,
-            sbrl_dot_v1_dot_log__pb2.AppendEpisodesResponse.FromString,
+            sbrl_dot_v1_dot_episodes__pb2.AppendEpisodesRequest.SerializeToString,
+            sbrl_dot_v1_dot_episodes__pb2.AppendEpisodesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -135,8 +135,8 @@ class Log(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Log/AppendEvaluation',
-            sbrl_dot_v1_dot_log__pb2.AppendEvaluationRequest.SerializeToString,
-            sbrl_dot_v1_dot_log__pb2.AppendEvaluationResponse.FromString,
+            sbrl_dot_v1_dot_episodes__pb2.AppendEvaluationRequest.SerializeToString,
+            sbrl_dot_v1_dot_episodes__pb2.AppendEvaluationResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -152,8 +152,8 @@ class Log(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/sbrl.v1.Log/ReadEpisodes',
-            sbrl_dot_v1_dot_log__pb2.ReadEpisodesRequest.SerializeToString,
-            sbrl_dot_v1_dot_log__pb2.ReadEpisodesResponse.FromString,
+            sbrl_dot_v1_dot_episodes__pb2.ReadEpisodesRequest.SerializeToString,
+            sbrl_dot_v1_dot_episodes__pb2.ReadEpisodesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -169,7 +169,7 @@ class Log(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Log/ReadEvaluations',
-            sbrl_dot_v1_dot_log__pb2.ReadEvaluationsRequest.SerializeToString,
-            sbrl_dot_v1_dot_log__pb2.ReadEvaluationsResponse.FromString,
+            sbrl_dot_v1_dot_episodes__pb2.ReadEvaluationsRequest.SerializeToString,
+            sbrl_dot_v1_dot_episodes__pb2.ReadEvaluationsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
