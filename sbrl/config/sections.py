@@ -130,7 +130,7 @@ class Agent(Section):
     """The algorithm: network, target and exploration. Unless said otherwise values are Dopamine's."""
 
     algorithm: str = Field("qr-dqn", json_schema_extra=lambda schema: schema.update(enum=list(all_algorithms())))
-    """The head and the loss: dqn, m-dqn (Munchausen), c51, qr-dqn or iqn."""
+    """The head and the loss, by the name that sbrl.config.algorithms gives them, or another package."""
     double: bool = False
     """The online network chooses the action that the target network values (van Hasselt et al. 2016)."""
     dueling: bool = False

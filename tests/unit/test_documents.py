@@ -46,6 +46,13 @@ def test_the_tree_names_what_there_is() -> None:
     assert [name for name in tree_docs.REMARKS if not (ROOT / name).exists()] == []
 
 
+def test_the_recipes_name_what_there_is() -> None:
+    recipes = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Recipes\n")[2]
+    named = set(re.findall(r"`([a-z][\w.-]*/[\w./-]*)`", recipes))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_page_of_commands_names_every_command_and_action() -> None:
     table = (ROOT / "docs/commands.md").read_text(encoding="utf-8").partition("\n\nExit codes")[0]
     named, before = set(), [""]
