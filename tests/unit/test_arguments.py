@@ -65,7 +65,7 @@ def test_several_names_are_near_only_where_they_are_equally_near(name: str, know
     [
         ("trian --run-dir runs/x env.id=Pong", "sbrl: error: unknown command 'trian'; did you mean 'train'?"),
         ("stauts -n rl", "sbrl: error: unknown command 'stauts'; did you mean 'status'?"),
-        ("xyzzy", "sbrl: error: unknown command 'xyzzy'; there are train, config, presets, replay, "),
+        ("xyzzy", "sbrl: error: unknown command 'xyzzy'; there are train, config, presets, eval, play, "),
         ("presets shwo dqn", "sbrl presets: error: unknown action 'shwo'; did you mean 'show'?"),
         ("config shcema", "sbrl config: error: unknown action 'shcema'; did you mean 'schema'?"),
         ("train --preste dqn", "sbrl: error: unrecognized arguments: --preste; did you mean '--preset'?"),
