@@ -17,8 +17,8 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
 
-# aardvark-dns: containers of one network find each other by name.
-type -P podman runc >/dev/null && [[ -x /usr/lib/podman/aardvark-dns ]] || install podman runc netavark aardvark-dns
+# aardvark-dns: containers of one network find each other by name; iptables: netavark calls it, and Debian only recommends it.
+type -P podman runc iptables >/dev/null && [[ -x /usr/lib/podman/aardvark-dns ]] || install podman runc netavark aardvark-dns iptables
 
 if podman image exists "$image" || podman pull --quiet "$image"; then
     echo "container_host: podman and $image are here"
