@@ -46,6 +46,7 @@ class Release:
         path.write_text(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
         self.config = load(path)
         self._client: FleetClient | None = None
+        self._asked = ""  # the address that the client asks: another one once the coordinator's pod was placed again
 
     @classmethod
     def rendered(cls, values: Path, settings: Sequence[str], directory: Path, name: str) -> Self:
@@ -82,9 +83,12 @@ class Release:
         Raises:
             CoordinatorUnavailable: it does not answer.
         """
-        if self._client is None:
-            port = self.config.network.coordinator_address.rpartition(":")[2]
-            self._client = FleetClient(f"{self.cluster.address(self.pod('coordinator-0'))}:{port}")
+        port = self.config.network.coordinator_address.rpartition(":")[2]
+        address = f"{self.cluster.address(self.pod('coordinator-0'))}:{port}"
+        if self._client is None or address != self._asked:
+            if self._client is not None:
+                self._client.close()
+            self._client, self._asked = FleetClient(address), address
         return self._client.status()
 
     def wait(self, what: str, seconds: float, reached: Callable[[GetStatusResponse], bool]) -> GetStatusResponse:
