@@ -171,14 +171,14 @@ def test_a_run_of_all_roles_is_resumed_where_it_is_the_same(tmp_path: Path, same
 def test_a_study_of_all_roles_goes_on_where_it_was(tmp_path: Path, number: signal.Signals) -> None:
     settings = {**TREE["settings"], "actors.num_actors": 1, "learner.updates_per_step": 0.25}
     arms = [{"name": "batch 32"}]
-    file = write(tmp_path, run_as="all roles", settings=settings, arms=arms, horizons=[2000, 4000])
+    file = write(tmp_path, run_as="all roles", settings=settings, arms=arms, horizons=[10_000, 20_000])
     command = [sys.executable, "-m", "sbrl.cli", "study", "run", str(file)]
     options = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
     with (tmp_path / "out").open("w") as output:
         runner = subprocess.Popen([*command, *options], stdout=output, stderr=subprocess.STDOUT)
     folder = Path("batch-32", "CartPole-v1", "seed-0")
     log = tmp_path / "work" / "logs" / folder.with_suffix(".log")
-    trained = re.compile(r"^[1-3],\d{3}/4,000 steps", re.MULTILINE)
+    trained = re.compile(r"^1?\d,\d{3}/20,000 steps", re.MULTILINE)
     wait_for(lambda: log.exists() and trained.search(log.read_text()) is not None, runner, tmp_path / "out")
     at_work = psutil.Process(runner.pid).children(recursive=True)
     os.kill(runner.pid, number)
@@ -193,7 +193,7 @@ def test_a_study_of_all_roles_goes_on_where_it_was(tmp_path: Path, number: signa
     assert "--resume" not in first
     assert second.endswith("--resume")
     (record,) = load_records(tmp_path / "results")
-    assert (record.status, record.counts.env_steps, sorted(record.scores)) == ("complete", 4000, [2000, 4000])
+    assert (record.status, record.counts.env_steps, sorted(record.scores)) == ("complete", 20_000, [10_000, 20_000])
     assert record.counts.samples_per_insert == pytest.approx(32 * 0.25, rel=0.2)
     assert record.costs.core_seconds is None  # of its last session only: not said
     assert record.costs.bytes_moved
