@@ -1,13 +1,14 @@
 """Copies of what a run keeps, taken while it runs: each part whole, as of one moment.
 
 Checkpoints never change once they are whole; a role only deletes old ones. So their files are opened first, and stay readable
-for as long as they are open. The coordinator's database does change: see `copy_database`.
+for as long as they are open. What does change is copied first: the coordinator's database (`copy_database`), what actors count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -19,6 +20,7 @@ from typing import IO, NamedTuple
 
 from sbrl.errors import RunError
 from sbrl.replay.shard_checkpoints import finished
+from sbrl.storage.black_box import snapshot
 from sbrl.storage.checkpoints import list_checkpoints
 from sbrl.storage.run_directory import RunDirectory
 
@@ -127,8 +129,12 @@ def open_item(run: RunDirectory, path: Path, closing: contextlib.ExitStack, unde
 
 def copy_run(run: RunDirectory, closing: contextlib.ExitStack) -> Copy:
     """What a run on one machine has beside its roles' parts: its config, its clock, and what its actors have counted."""
-    there = [path for path in (run.config, run.summary, *sorted((run.path / "counts").glob("*.bin"))) if path.exists()]
-    return Copy("", [open_item(run, path, closing) for path in there])
+    items = [open_item(run, path, closing) for path in (run.config, run.summary) if path.exists()]
+    for path in sorted((run.path / "counts").glob("*.bin")):
+        data = snapshot(path)
+        digest = hashlib.sha256(data).hexdigest()
+        items.append(Item(path.relative_to(run.path).as_posix(), io.BytesIO(data), len(data), digest))
+    return Copy("", items)
 
 
 def copy_coordinator(run: RunDirectory, scratch: Path, closing: contextlib.ExitStack) -> Copy:

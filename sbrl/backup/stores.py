@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,8 @@ from typing import IO, Protocol
 
 from sbrl.errors import RunError
 from sbrl.storage.atomic import replacing
+
+_PIECE_BYTES = 1 << 20
 
 
 class Store(Protocol):
@@ -56,7 +59,12 @@ class Folder:
         with _refusals(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target, durable=True) as copy:
-                shutil.copyfileobj(file, copy)
+                digest = hashlib.sha256()
+                while data := file.read(_PIECE_BYTES):
+                    digest.update(data)
+                    copy.write(data)
+                if digest.hexdigest() != sha256:
+                    raise RunError(f"{path} changed while it was copied: try again")
 
     @contextmanager
     def read(self, path: str) -> Iterator[IO[bytes] | None]:

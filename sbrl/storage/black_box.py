@@ -19,6 +19,7 @@ from typing import NamedTuple, Self
 from sbrl.errors import RunError
 
 _MAX_BYTES = 65_536
+_TRIES = 20  # to read a record between two writes
 _ENDING_SECONDS = 2.0  # in which a killed process is gone for good
 _SLOT = struct.Struct("<QII")  # number of the record, its length, its CRC-32
 
@@ -52,7 +53,7 @@ class BlackBox:
         except BaseException:
             os.close(self._descriptor)
             raise
-        found = self._read_slots()
+        found = _read_slots(self._memory)
         self.found = found[-1][1] if found else None  # of the process before
         self._number = found[-1][0] if found else 0
 
@@ -87,22 +88,34 @@ class BlackBox:
         self._memory.close()
         os.close(self._descriptor)
 
-    def _read_slots(self) -> list[tuple[int, Record]]:
-        """The whole records by number, oldest first."""
-        found = []
-        for start in (0, _MAX_BYTES):
-            number, length, checksum = _SLOT.unpack_from(self._memory, start)
-            data = self._memory[start + _SLOT.size : start + min(_MAX_BYTES, _SLOT.size + length)]
-            if not number or zlib.crc32(data) != checksum:
-                continue
-            try:
-                incarnation, counters = json.loads(data)
-                record = Record(int(incarnation), {name: float(value) for name, value in counters.items()})
-            except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-                continue  # not ours: whoever wrote it made its checksum right
-            if 0 < record.incarnation < 2**64 and all(map(math.isfinite, record.counters.values())):
-                found.append((number, record))
-        return sorted(found, key=lambda one: one[0])
+
+def snapshot(path: Path) -> bytes:
+    """What is in the file of a process that may be writing to it, with a whole record if there is any. Raises OSError."""
+    for _ in range(_TRIES):
+        data = path.read_bytes()
+        if _read_slots(data):
+            break  # else one slot was overwritten before, and the other while it was read; or there is none yet
+    return data
+
+
+def _read_slots(memory: bytes | mmap.mmap) -> list[tuple[int, Record]]:
+    """The whole records by number, oldest first."""
+    found = []
+    for start in (0, _MAX_BYTES):
+        if len(memory) < start + _SLOT.size:
+            break
+        number, length, checksum = _SLOT.unpack_from(memory, start)
+        data = memory[start + _SLOT.size : start + min(_MAX_BYTES, _SLOT.size + length)]
+        if not number or zlib.crc32(data) != checksum:
+            continue
+        try:
+            incarnation, counters = json.loads(data)
+            record = Record(int(incarnation), {name: float(value) for name, value in counters.items()})
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            continue  # not ours: whoever wrote it made its checksum right
+        if 0 < record.incarnation < 2**64 and all(map(math.isfinite, record.counters.values())):
+            found.append((number, record))
+    return sorted(found, key=lambda one: one[0])
 
 
 def _hold(descriptor: int, path: Path) -> None:

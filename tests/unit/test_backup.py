@@ -21,6 +21,7 @@ from sbrl.backup import __main__ as making
 from sbrl.backup import copies, restore
 from sbrl.backup.catalog import choose, find, open_store, prune
 from sbrl.errors import RunError, SbrlError, UsageError
+from sbrl.storage.black_box import BlackBox
 from sbrl.storage.checkpoints import write_checkpoint
 from sbrl.storage.run_directory import RunDirectory
 from tests.backups import WEIGHTS, contents, leases, make_run, write_shard_checkpoint
@@ -171,6 +172,51 @@ def test_a_database_that_is_written_to_is_copied_as_of_one_moment(tmp_path: Path
             target.unlink()
             target.with_name(f"{target.name}-wal").unlink(missing_ok=True)
     assert seen == sorted(seen)
+
+
+COUNTING = """
+import itertools, sys
+from pathlib import Path
+from sbrl.storage.black_box import BlackBox
+box = BlackBox(Path(sys.argv[1]))
+for n in itertools.count(1):
+    box.write(7, {f"counter_{i}": n for i in range(500)})
+    if n == 10:
+        print("counting", flush=True)
+"""
+
+
+def test_what_an_actor_counts_without_a_pause_comes_back_whole(run: RunDirectory, tmp_path: Path) -> None:
+    counts = run.path / "counts/actor-0.bin"
+    counts.unlink()
+    seen = []
+    with subprocess.Popen([sys.executable, "-c", COUNTING, str(counts)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"counting\n"
+            for number in range(10):
+                back_up(run, tmp_path / "to", "--keep", "100", "--name", f"b-{number}")
+        finally:
+            process.kill()
+    for number in range(10):
+        bring_back(tmp_path / f"to/b-{number}", tmp_path / f"back-{number}")
+        with closing(BlackBox(tmp_path / f"back-{number}/counts/actor-0.bin")) as box:
+            assert box.found is not None
+            assert len(set(box.found.counters.values())) == 1
+            seen.append(box.found.counters["counter_0"])
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1]
+
+
+def test_a_file_that_changes_while_it_is_copied_is_no_backup(run: RunDirectory, tmp_path: Path) -> None:
+    """None does, or it would be copied first; if one did, whoever restores it should not be the first to hear."""
+    store = open_store(str(tmp_path / "to"))
+    with (
+        run.config.open("rb") as file,
+        pytest.raises(RunError, match=r"run\.yaml changed while it was copied: try again"),
+    ):
+        store.write("a/run/run.yaml", file, run.config.stat().st_size, hashlib.sha256(b"before").hexdigest())
+    assert not (tmp_path / "to/a/run/run.yaml").exists()
 
 
 def test_a_log_that_began_anew_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
