@@ -19,7 +19,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs tree-docs dashboards faults bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs tree-docs dashboards faults quiet bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ dashboards: $(READY) ## Write deploy/dashboards/ from scripts/dashboards.py
 
 faults: $(READY) ## Inject faults into a run that Prometheus watches, half an hour; writes the runbook's table (ARGS go to the script)
 	$(BIN)/python -m scripts.faults --document $(ARGS)
+
+quiet: $(READY) ## Train for an hour under a real Prometheus, list the alerts that fired, none should (ARGS go to the script)
+	$(BIN)/python -m scripts.quiet --document $(ARGS)
 
 protos: $(READY) ## Generate sbrl/v1 from protos/
 	rm -f sbrl/v1/*_pb2.py sbrl/v1/*_pb2.pyi sbrl/v1/*_pb2_grpc.py

@@ -17,10 +17,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from sbrl.config import load
 from sbrl.coordination.fleet import FleetClient
@@ -129,13 +130,17 @@ class Watched:
 
     def alerts(self) -> dict[str, str]:
         """The state of each alert that is pending or firing."""
-        with DIRECT.open(f"http://{self.prometheus}/api/v1/alerts", timeout=10) as response:
-            found: list[dict[str, Any]] = json.load(response)["data"]["alerts"]
+        found: list[dict[str, Any]] = self.ask("alerts")["alerts"]
         states: dict[str, str] = {}
         for alert in found:
             name = alert["labels"]["alertname"]
             states[name] = "firing" if "firing" in (alert["state"], states.get(name)) else alert["state"]
         return states
+
+    def ask(self, what: str, **query: str) -> Any:
+        """The data of Prometheus' answer: /api/v1/`what`."""
+        with DIRECT.open(f"http://{self.prometheus}/api/v1/{what}?{urlencode(query)}", timeout=30) as response:
+            return json.load(response)["data"]
 
     def firing(self) -> list[str]:
         return sorted(name for name, state in self.alerts().items() if state == "firing")
@@ -159,9 +164,7 @@ def main() -> None:
             draw = [sys.executable, "-m", "scripts.dashboard_pictures", run.prometheus, str(arguments.pictures)]
             drawn = subprocess.run(draw, cwd=ROOT, check=False).returncode == 0  # it says itself what it found no data for
     if arguments.document:
-        before, begin, rest = RUNBOOK.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        RUNBOOK.write_text(f"{before}{begin}\n{table(outcomes)}\n{end}{after}", encoding="utf-8")
+        document(RUNBOOK, BEGIN, table(outcomes), END)
     wrong = [outcome.shortcoming for outcome in outcomes if outcome.shortcoming]
     sys.exit("; ".join(wrong) if wrong else int(not drawn))
 
@@ -178,17 +181,17 @@ def folder_for(kept: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def watched_run(folder: Path) -> Iterator[Watched]:
+def watched_run(folder: Path, settings: Sequence[str] = SETTINGS) -> Iterator[Watched]:
     """A run of all roles and the Prometheus that it brings, ended together."""
     directory, output = folder / "run", folder / "run.log"
-    train = [sys.executable, "-m", "sbrl.cli", "train", "--prometheus", "--run-dir", str(directory), *SETTINGS]
+    train = [sys.executable, "-m", "sbrl.cli", "train", "--prometheus", "--run-dir", str(directory), *settings]
     with output.open("wb") as log:
         trainer = subprocess.Popen(train, cwd=ROOT, stdout=log, stderr=log)
         try:
-            wait_until(lambda: ADDRESS.search(output.read_text(encoding="utf-8")) is not None, "prometheus", START_SECONDS)
-            found = ADDRESS.search(output.read_text(encoding="utf-8"))
-            assert found is not None
-            yield Watched(directory, found[1])
+            wait_until(lambda: trainer.poll() is not None or address_in(output) is not None, "prometheus", START_SECONDS)
+            found = address_in(output)
+            assert found is not None, output.read_text(encoding="utf-8")
+            yield Watched(directory, found)
         finally:
             trainer.terminate()
             try:
@@ -197,6 +200,12 @@ def watched_run(folder: Path) -> Iterator[Watched]:
                 trainer.kill()
                 trainer.wait()
             wait_until(lambda: not processes_of(directory), "end of all roles", STOP_SECONDS)
+
+
+def address_in(output: Path) -> str | None:
+    """Prometheus', in what the trainer has said."""
+    found = ADDRESS.search(output.read_text(encoding="utf-8"))
+    return None if found is None else found[1]
 
 
 def is_training(status: GetStatusResponse | None) -> bool:
@@ -269,6 +278,13 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
         if time.monotonic() > deadline:
             raise TimeoutError(f"no {what} within {timeout:.0f} s")
         time.sleep(POLL_SECONDS)
+
+
+def document(page: Path, begin: str, text: str, end: str) -> None:
+    """Writes what is between two lines of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def table(outcomes: list[Outcome]) -> str:
