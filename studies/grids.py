@@ -42,7 +42,7 @@ class KeyLaw(NamedTuple):
 
 
 def sensitivities(evidence: Evidence) -> list[KeySensitivity]:
-    """Of each key that arms have two values of or more, all else being equal; over seeds that are whole in all these arms."""
+    """Of each key that arms have half or twice the best value of, all else equal; over seeds that are whole in all of them."""
     arms = _differing_settings(evidence)
     found = []
     for key in KEYS:
@@ -56,7 +56,9 @@ def sensitivities(evidence: Evidence) -> list[KeySensitivity]:
             values = [float(arms[name][key]) for name in names]
             scores = np.stack([evidence.scores(name, seeds)[-1] for name in names])
             words = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in rest)
-            found.append(KeySensitivity(key, words or "all else equal", sensitivity(values, scores)))
+            lost = sensitivity(values, scores)
+            if lost.below is not None or lost.above is not None:
+                found.append(KeySensitivity(key, words or "all else equal", lost))
     return found
 
 

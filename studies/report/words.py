@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from studies.costs import ArmCost
 from studies.evidence import Evidence
@@ -15,6 +15,7 @@ def verdict_of(outcome: Outcome, costs: Mapping[str, ArmCost], reaches: Mapping[
     """Args: reaches: by arm, the share of the steps after which it has reached the baseline's end."""
     baseline = outcome.comparison.baseline
     shown = outcome.foremost
+    excluded = tuple(name for name, result in outcome.results.items() if result.answer == "keep")
     if outcome.answer == "adopt":
         title = f"Adopt {shown}"
         first = f"Adopt {shown} in place of {baseline}: it is better at both of the last two horizons."
@@ -26,7 +27,9 @@ def verdict_of(outcome: Outcome, costs: Mapping[str, ArmCost], reaches: Mapping[
         )
     else:
         title = f"Not shown: keep {baseline} for now"
-        first = f"It is not shown that {_candidates(outcome)} should take the place of {baseline}. {_why(outcome)}"
+        first = f"It is not shown that {_candidates(outcome, excluded)} should take the place of {baseline}. {_why(outcome)}"
+        if excluded:
+            first += f" A gain of that size by {listed(excluded)} is excluded."
     return Verdict(outcome.answer, title, (first, _evidence(outcome, shown), _next(outcome, shown, costs, reaches)))
 
 
@@ -96,8 +99,8 @@ METHODS = (
 )
 
 
-def _candidates(outcome: Outcome) -> str:
-    names = outcome.comparison.candidates
+def _candidates(outcome: Outcome, besides: Collection[str] = ()) -> str:
+    names = tuple(name for name in outcome.comparison.candidates if name not in besides)
     return listed(names) if len(names) <= 3 else f"any of {len(names)} candidates"
 
 

@@ -63,6 +63,10 @@ def test_sensitivity_is_within_arms_that_differ_in_nothing_else():
     assert above.estimate == pytest.approx(0.3 * 1.01 / 0.918)
 
 
+def test_without_half_or_twice_the_best_value_there_is_no_sensitivity():
+    assert sensitivities(grid({(0.25, 8): 0.5, (0.25, 32): 0.8})) == []
+
+
 def test_the_report_has_both():
     report = make_report(grid(HALVED), load_prices(None), "sbrl report")
     (section,) = [one for one in report.sections if one.title == "Sensitivity and best values"]
