@@ -118,15 +118,15 @@ def learn(
         if state is not None:
             check_known(state, status, config, run_directory)
         sampling = decide_sampling(config, spec, step.device, status)
-        epoch, newest_version = weights.acquire_epoch(f"{socket.gethostname()}:{os.getpid()}")
-        logger.info("holding epoch %d; newest weights are version %d", epoch, newest_version)
-        metrics.epoch.set(epoch)
-        member.hold_epoch(epoch)
+        term, newest_version = weights.acquire_term(f"{socket.gethostname()}:{os.getpid()}")
+        logger.info("holding term %d; newest weights are version %d", term, newest_version)
+        metrics.term.set(term)
+        member.hold_term(term)
         if not status.progress.sampling:
             tell_sampling(member, sampling)
-        publisher = Publisher(weights, epoch)
+        publisher = Publisher(weights, term)
         watch = FleetWatch(fleet, STATUS_SECONDS)
-        replay = Replay.of(config, spec, step.device, sampling, state, fill=epoch)
+        replay = Replay.of(config, spec, step.device, sampling, state, fill=term)
         reporter = Reporter(config, step, replay, publisher, member, watch, metric_logger, metrics)
 
         def check() -> None:
@@ -221,12 +221,12 @@ def tell_sampling(member: FleetMember, sampling: str) -> None:
 
 
 def check_known(state: LearnerState, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
-    """Whoever saved the checkpoint held an epoch: a coordinator that has given none is not the one that knew this run.
+    """Whoever saved the checkpoint held a term: a coordinator that has given none is not the one that knew this run.
 
     Raises:
         RunError: it is not, and would count the run's steps from nothing.
     """
-    if status.learner_epoch == 0:
+    if status.learner_term == 0:
         raise RunError(
             f"{run_directory.learner_checkpoints} has a network of {state.update.updates:,} updates, but the coordinator at "
             f"{config.network.coordinator_address} has never had a learner: its state is lost, or it is another run's. The "

@@ -72,7 +72,7 @@ class Training:
         """Trains, a round at a time, until all samples of the run are trained.
 
         Raises:
-            StaleEpochError: another learner has taken over.
+            StaleTermError: another learner has taken over.
         """
         is_ending = False
         while True:
@@ -104,7 +104,7 @@ def train(training: Training, stop: threading.Event, *hooks: Hook) -> bool:
     """Trains, with the hooks called after each round; whether the run's samples are all trained (rather than: told to stop).
 
     Raises:
-        StaleEpochError: another learner has taken over.
+        StaleTermError: another learner has taken over.
         FinalError: the loss or the network is not finite.
     """
     rounds = training.rounds()

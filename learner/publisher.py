@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.records import HostCopy
-from sbrl.coordination.weights import StaleEpochError, WeightsClient
+from sbrl.coordination.weights import StaleTermError, WeightsClient
 from sbrl.errors import RunError
 from sbrl.networks.serialization import all_finite, encode
 from sbrl.rpc import channels
@@ -42,12 +42,12 @@ class _Snapshot(NamedTuple):
 class Publisher:
     """Sends one snapshot at a time: the next one is made when that is delivered, so that it is as new as can be."""
 
-    def __init__(self, client: WeightsClient, epoch: int) -> None:
-        self._client, self._epoch = client, epoch
+    def __init__(self, client: WeightsClient, term: int) -> None:
+        self._client, self._term = client, term
         self._changed = threading.Condition()  # guards what is below
         self._next: _Snapshot | None = None
         self._closing = False
-        self._fenced: StaleEpochError | None = None
+        self._fenced: StaleTermError | None = None
         self._is_finite = True
         self.published = 0
         self.version = 0
@@ -76,7 +76,7 @@ class Publisher:
             mark: float32[], not finite if something that the weights were made from was not.
 
         Raises:
-            StaleEpochError: another learner has taken over; this one must stop.
+            StaleTermError: another learner has taken over; this one must stop.
         """
         with self._changed:
             if self._fenced is not None:
@@ -128,8 +128,8 @@ class Publisher:
         """Sends until it is delivered or refused; returns whether to go on."""
         while True:
             try:
-                version = self._client.publish(data, self._epoch, updates)
-            except StaleEpochError as error:
+                version = self._client.publish(data, self._term, updates)
+            except StaleTermError as error:
                 with self._changed:
                     self._fenced = error
                     self._changed.notify_all()

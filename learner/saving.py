@@ -13,7 +13,7 @@ from learner.algorithm.update import UpdateStep
 from learner.checkpoint import CheckpointStore
 from learner.ratio import Ratio
 from learner.records import LearnerState, capture_random
-from sbrl.coordination.weights import StaleEpochError
+from sbrl.coordination.weights import StaleTermError
 from sbrl.errors import FinalError, RunError
 from sbrl.replay.receipts import Receipts
 from sbrl.telemetry.metrics import LearnerMetrics
@@ -58,7 +58,7 @@ class Saver:
         Args:
             max_priority: the highest priority computed.
             env_steps: of the run so far.
-            check: called before anything is written; raises where it must not be: StaleEpochError, FinalError.
+            check: called before anything is written; raises where it must not be: StaleTermError, FinalError.
         """
         self._store, self._interval, self._step, self._ratio, self._receipts = store, interval_seconds, step, ratio, receipts
         self._metrics, self._max_priority, self._env_steps, self._check = metrics, max_priority, env_steps, check
@@ -77,14 +77,14 @@ class Saver:
             now: of the monotonic clock, seconds.
 
         Raises:
-            StaleEpochError: another learner has taken over.
+            StaleTermError: another learner has taken over.
             FinalError: it would hold what is not finite.
         """
         if now - self._saved_time < self._interval or now - self._failed_time < RETRY_SECONDS or not self._may_save():
             return
         try:
             self.save()
-        except (StaleEpochError, FinalError):
+        except (StaleTermError, FinalError):
             raise
         except RunError as error:
             self._failed_time = now
@@ -95,7 +95,7 @@ class Saver:
         """Writes a checkpoint.
 
         Raises:
-            StaleEpochError: another learner has taken over, whose checkpoints these would mix with.
+            StaleTermError: another learner has taken over, whose checkpoints these would mix with.
             FinalError: it would hold what is not finite.
             RunError: it cannot be written.
         """

@@ -1,7 +1,7 @@
 """Copies what a run keeps to a folder or a bucket, while the run goes on: `sbrl backup RUN_DIR DEST`.
 
 In this order: learner, shards, coordinator. Who goes on from it makes the learner's last updates again from what the shards
-hold of later steps, and no number that the coordinator hands out (incarnations, epochs, versions) is ever handed out twice.
+hold of later steps, and no number that the coordinator hands out (incarnations, terms, versions) is ever handed out twice.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import grpc
 
 from sbrl.coordination.fleet import CALL_SECONDS, STEPS_COUNTER, Instructions
 from sbrl.coordination.process_identity import described, is_gone
-from sbrl.coordination.weights import StaleEpochError
+from sbrl.coordination.weights import StaleTermError
 from sbrl.errors import RunError
 from sbrl.storage.black_box import Record
 from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
@@ -44,9 +44,9 @@ class Lease:
         """
         self._stub, self._request, self._counters, self._gauges, self._on_end = stub, request, counters, gauges, on_end
         self.predecessor: Record | None = None  # of a process before this one, which was killed before it could report all
-        self.epoch = 0  # which learner the reports are from
+        self.term = 0  # which learner the reports are from
         self.progress: Callable[[], fleet_pb2.LearnerProgress] | None = None
-        self.fenced: StaleEpochError | None = None
+        self.fenced: StaleTermError | None = None
         self._joined = False  # the newest lease is not known to have ended
         self._step_limit = 0  # of the newest instructions
         self._guard = threading.Lock()  # guards the next two
@@ -80,7 +80,7 @@ class Lease:
         Raises:
             grpc.RpcError: no answer, or the counters were refused.
             NameTakenError: another process that is alive has this name.
-            StaleEpochError: another learner has taken over.
+            StaleTermError: another learner has taken over.
         """
         if not self._joined:
             return self._join()
@@ -167,7 +167,7 @@ class Lease:
             counters=self._relative(counters),
             gauges=self._gauges(),
             step_limit=max(0, held),
-            epoch=self.epoch,
+            term=self.term,
             progress=None if self.progress is None else self.progress(),
         )
 
@@ -182,5 +182,5 @@ class Lease:
 
     def _note_fencing(self, error: grpc.RpcError) -> None:
         if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            self.fenced = StaleEpochError(f"reports refused: {error.details()}")
+            self.fenced = StaleTermError(f"reports refused: {error.details()}")
             raise self.fenced from None

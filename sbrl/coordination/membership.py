@@ -15,7 +15,7 @@ from sbrl.config import Config, with_derived_of
 from sbrl.coordination.fleet import STEPS_COUNTER, Instructions, RunState
 from sbrl.coordination.lease import Lease, NameTakenError
 from sbrl.coordination.process_identity import own_identity
-from sbrl.coordination.weights import StaleEpochError
+from sbrl.coordination.weights import StaleTermError
 from sbrl.errors import RunError
 from sbrl.rpc import channels
 from sbrl.runtime.lifecycle import RoleRuntime
@@ -162,14 +162,14 @@ class FleetMember:
         """The part of the process's counters that is counted under the newest lease."""
         return self._lease.counted(counters)
 
-    def hold_epoch(self, epoch: int) -> None:
+    def hold_term(self, term: int) -> None:
         """Has the reports say which learner they are from."""
-        self._lease.epoch = epoch
+        self._lease.term = term
 
     def check_fenced(self) -> None:
         """
         Raises:
-            StaleEpochError: the coordinator has refused this learner's reports, for another has taken over.
+            StaleTermError: the coordinator has refused this learner's reports, for another has taken over.
         """
         if self._lease.fenced is not None:
             raise self._lease.fenced
@@ -237,7 +237,7 @@ class FleetMember:
                 if not absent:  # once an outage, not once a second
                     _log.warning("%s; trying again every %g s", error, HEARTBEAT_SECONDS)
                 absent, pause = True, HEARTBEAT_SECONDS
-            except StaleEpochError as error:
+            except StaleTermError as error:
                 _log.warning("%s", error)
                 return
             except NameTakenError as error:

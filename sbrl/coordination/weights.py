@@ -17,7 +17,7 @@ from sbrl.v1 import weights_pb2, weights_pb2_grpc
 CHUNK_BYTES = 1 << 20
 
 
-class StaleEpochError(RunError):
+class StaleTermError(RunError):
     """A newer learner has taken over; this one must stop."""
 
 
@@ -39,32 +39,32 @@ class WeightsClient:
         self._channel = channels.open_channel(address)
         self._stub = weights_pb2_grpc.WeightsStub(self._channel)
 
-    def acquire_epoch(self, holder: str, timeout: float = 30.0) -> tuple[int, int]:
-        """Makes the caller the learner, waiting for an absent coordinator, and returns (epoch, newest version or 0).
+    def acquire_term(self, holder: str, timeout: float = 30.0) -> tuple[int, int]:
+        """Makes the caller the learner, waiting for an absent coordinator, and returns (term, newest version or 0).
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
         """
-        request = weights_pb2.AcquireEpochRequest(holder=holder)
+        request = weights_pb2.AcquireTermRequest(holder=holder)
         with channels.coordinator_errors(self._address):
-            response = self._stub.AcquireEpoch(request, timeout=timeout, wait_for_ready=True)
-        return response.epoch, response.newest_version
+            response = self._stub.AcquireTerm(request, timeout=timeout, wait_for_ready=True)
+        return response.term, response.newest_version
 
-    def publish(self, data: bytes, epoch: int, updates: int, timeout: float = 30.0) -> int:
+    def publish(self, data: bytes, term: int, updates: int, timeout: float = 30.0) -> int:
         """Publishes safetensors bytes and returns their version once they are durable.
 
         Raises:
-            StaleEpochError: another learner has acquired a newer epoch.
+            StaleTermError: another learner has acquired a newer term.
             CoordinatorUnavailable: no answer in time; the weights may or may not be published, and may be published again.
             RunError: the coordinator refused the bytes.
         """
-        header = weights_pb2.WeightsHeader(epoch=epoch, updates=updates, size_bytes=len(data), crc32=zlib.crc32(data))
+        header = weights_pb2.WeightsHeader(term=term, updates=updates, size_bytes=len(data), crc32=zlib.crc32(data))
         with channels.coordinator_errors(self._address):
             try:
                 return int(self._stub.Publish(_publish_requests(header, data), timeout=timeout).version)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                    raise StaleEpochError(f"weights refused: {error.details()}") from None
+                    raise StaleTermError(f"weights refused: {error.details()}") from None
                 raise
 
     def fetch(self, newer_than_version: int = 0, timeout: float = 30.0) -> FetchedWeights | None:

@@ -79,7 +79,7 @@ class SegmentReader:
         """Reads the log, newest first, each segment once, and sets `filled`; it goes on when a shard that was away is back.
 
         Args:
-            number: of the fill, above those of all before, of this learner or an earlier one: its epoch.
+            number: of the fill, above those of all before, of this learner or an earlier one: its term.
             sink: takes (shard, segment), blocks like the queue's; returns whether the fill is to go on.
         """
         with self._lock:

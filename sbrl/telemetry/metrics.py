@@ -108,7 +108,7 @@ class LearnerMetrics(RoleMetrics):
         self.memory_filled = self._gauge(
             "memory_filled", "Transitions that the memory was filled with from the shards' logs when the learner began"
         )
-        self.epoch = self._gauge("epoch", "Epoch held: the newest one's holder is the learner")
+        self.term = self._gauge("term", "Term held: the newest one's holder is the learner")
         self.samples_per_insert_target = self._gauge(
             "samples_per_insert_target", "Batch size x updates per step", unit="samples per transition"
         )
@@ -296,7 +296,7 @@ class CoordinatorMetrics(RoleMetrics):
         self.transitions_lost = self._gauge(
             "transitions_lost", "Transitions that were collected and are missing, those that came after all left out"
         )
-        self.learner_epoch = self._gauge("learner_epoch", "The newest epoch: its holder is the learner, others are refused")
+        self.learner_term = self._gauge("learner_term", "The newest term: its holder is the learner, others are refused")
         self.reports_fenced = self._counter("reports_fenced", "Reports refused because their learner had been replaced")
         self.losses_not_finite = self._gauge(
             "losses_not_finite", "Times since the run began that a learner ended because its loss was not finite"

@@ -81,7 +81,7 @@ class JoinResponse(_message.Message):
     def __init__(self, index: _Optional[int] = ..., incarnation: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., instructions: _Optional[_Union[HeartbeatResponse, _Mapping]] = ..., holder: _Optional[str] = ..., holder_incarnation: _Optional[int] = ..., config: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "epoch", "died", "role", "name", "progress")
+    __slots__ = ("incarnation", "counters", "gauges", "step_limit", "term", "died", "role", "name", "progress")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,7 +100,7 @@ class HeartbeatRequest(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     STEP_LIMIT_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     DIED_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -109,12 +109,12 @@ class HeartbeatRequest(_message.Message):
     counters: _containers.ScalarMap[str, float]
     gauges: _containers.ScalarMap[str, float]
     step_limit: int
-    epoch: int
+    term: int
     died: bool
     role: str
     name: str
     progress: LearnerProgress
-    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., epoch: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ...) -> None: ...
+    def __init__(self, incarnation: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ..., step_limit: _Optional[int] = ..., term: _Optional[int] = ..., died: bool = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
     __slots__ = ("state", "env_steps", "step_allowance", "initial_priority", "ended_actors", "sampling")
@@ -229,7 +229,7 @@ class Member(_message.Message):
     def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., index: _Optional[int] = ..., incarnation: _Optional[int] = ..., joined_time: _Optional[float] = ..., seconds_since_heartbeat: _Optional[float] = ..., alive: bool = ..., metrics_address: _Optional[str] = ..., health_address: _Optional[str] = ..., process_id: _Optional[int] = ..., counters: _Optional[_Mapping[str, float]] = ..., gauges: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("members", "totals", "state", "learner_epoch", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes", "learner_holder", "progress", "config")
+    __slots__ = ("members", "totals", "state", "learner_term", "weights_version", "weights_age_seconds", "recent_episodes", "last_evaluation", "num_episodes", "learner_holder", "progress", "config")
     class TotalsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -240,7 +240,7 @@ class GetStatusResponse(_message.Message):
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
-    LEARNER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_TERM_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_VERSION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     RECENT_EPISODES_FIELD_NUMBER: _ClassVar[int]
@@ -252,7 +252,7 @@ class GetStatusResponse(_message.Message):
     members: _containers.RepeatedCompositeFieldContainer[Member]
     totals: _containers.ScalarMap[str, float]
     state: RunState
-    learner_epoch: int
+    learner_term: int
     weights_version: int
     weights_age_seconds: float
     recent_episodes: _containers.RepeatedCompositeFieldContainer[_episodes_pb2.Episode]
@@ -261,7 +261,7 @@ class GetStatusResponse(_message.Message):
     learner_holder: str
     progress: LearnerProgress
     config: str
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_epoch: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[_episodes_pb2.Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[_episodes_pb2.Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ..., config: _Optional[str] = ...) -> None: ...
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., totals: _Optional[_Mapping[str, float]] = ..., state: _Optional[_Union[RunState, str]] = ..., learner_term: _Optional[int] = ..., weights_version: _Optional[int] = ..., weights_age_seconds: _Optional[float] = ..., recent_episodes: _Optional[_Iterable[_Union[_episodes_pb2.Episode, _Mapping]]] = ..., last_evaluation: _Optional[_Union[_episodes_pb2.Evaluation, _Mapping]] = ..., num_episodes: _Optional[int] = ..., learner_holder: _Optional[str] = ..., progress: _Optional[_Union[LearnerProgress, _Mapping]] = ..., config: _Optional[str] = ...) -> None: ...
 
 class FinishRequest(_message.Message):
     __slots__ = ()

@@ -14,27 +14,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sbrl/v1/weights.proto\x12\x07sbrl.v1\"%\n\x13\x41\x63quireEpochRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\"=\n\x14\x41\x63quireEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0enewest_version\x18\x02 \x01(\x04\"\x90\x01\n\rWeightsHeader\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07updates\x18\x03 \x01(\x04\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\r\n\x05\x63rc32\x18\x05 \x01(\r\x12\x16\n\x0epublished_time\x18\x06 \x01(\x01\x12\x13\n\x0b\x61ge_seconds\x18\x07 \x01(\x01\"S\n\x0ePublishRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.sbrl.v1.WeightsHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\"\n\x0fPublishResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"*\n\x0c\x46\x65tchRequest\x12\x1a\n\x12newer_than_version\x18\x01 \x01(\x04\"R\n\rFetchResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.sbrl.v1.WeightsHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\xd0\x01\n\x07Weights\x12K\n\x0c\x41\x63quireEpoch\x12\x1c.sbrl.v1.AcquireEpochRequest\x1a\x1d.sbrl.v1.AcquireEpochResponse\x12>\n\x07Publish\x12\x17.sbrl.v1.PublishRequest\x1a\x18.sbrl.v1.PublishResponse(\x01\x12\x38\n\x05\x46\x65tch\x12\x15.sbrl.v1.FetchRequest\x1a\x16.sbrl.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sbrl/v1/weights.proto\x12\x07sbrl.v1\"$\n\x12\x41\x63quireTermRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\";\n\x13\x41\x63quireTermResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0enewest_version\x18\x02 \x01(\x04\"\x8f\x01\n\rWeightsHeader\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07updates\x18\x03 \x01(\x04\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\r\n\x05\x63rc32\x18\x05 \x01(\r\x12\x16\n\x0epublished_time\x18\x06 \x01(\x01\x12\x13\n\x0b\x61ge_seconds\x18\x07 \x01(\x01\"S\n\x0ePublishRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.sbrl.v1.WeightsHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\"\n\x0fPublishResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"*\n\x0c\x46\x65tchRequest\x12\x1a\n\x12newer_than_version\x18\x01 \x01(\x04\"R\n\rFetchResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.sbrl.v1.WeightsHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\xcd\x01\n\x07Weights\x12H\n\x0b\x41\x63quireTerm\x12\x1b.sbrl.v1.AcquireTermRequest\x1a\x1c.sbrl.v1.AcquireTermResponse\x12>\n\x07Publish\x12\x17.sbrl.v1.PublishRequest\x1a\x18.sbrl.v1.PublishResponse(\x01\x12\x38\n\x05\x46\x65tch\x12\x15.sbrl.v1.FetchRequest\x1a\x16.sbrl.v1.FetchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sbrl.v1.weights_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_ACQUIREEPOCHREQUEST']._serialized_start=34
-  _globals['_ACQUIREEPOCHREQUEST']._serialized_end=71
-  _globals['_ACQUIREEPOCHRESPONSE']._serialized_start=73
-  _globals['_ACQUIREEPOCHRESPONSE']._serialized_end=134
-  _globals['_WEIGHTSHEADER']._serialized_start=137
-  _globals['_WEIGHTSHEADER']._serialized_end=281
-  _globals['_PUBLISHREQUEST']._serialized_start=283
-  _globals['_PUBLISHREQUEST']._serialized_end=366
-  _globals['_PUBLISHRESPONSE']._serialized_start=368
-  _globals['_PUBLISHRESPONSE']._serialized_end=402
-  _globals['_FETCHREQUEST']._serialized_start=404
-  _globals['_FETCHREQUEST']._serialized_end=446
-  _globals['_FETCHRESPONSE']._serialized_start=448
-  _globals['_FETCHRESPONSE']._serialized_end=530
-  _globals['_WEIGHTS']._serialized_start=533
-  _globals['_WEIGHTS']._serialized_end=741
+  _globals['_ACQUIRETERMREQUEST']._serialized_start=34
+  _globals['_ACQUIRETERMREQUEST']._serialized_end=70
+  _globals['_ACQUIRETERMRESPONSE']._serialized_start=72
+  _globals['_ACQUIRETERMRESPONSE']._serialized_end=131
+  _globals['_WEIGHTSHEADER']._serialized_start=134
+  _globals['_WEIGHTSHEADER']._serialized_end=277
+  _globals['_PUBLISHREQUEST']._serialized_start=279
+  _globals['_PUBLISHREQUEST']._serialized_end=362
+  _globals['_PUBLISHRESPONSE']._serialized_start=364
+  _globals['_PUBLISHRESPONSE']._serialized_end=398
+  _globals['_FETCHREQUEST']._serialized_start=400
+  _globals['_FETCHREQUEST']._serialized_end=442
+  _globals['_FETCHRESPONSE']._serialized_start=444
+  _globals['_FETCHRESPONSE']._serialized_end=526
+  _globals['_WEIGHTS']._serialized_start=529
+  _globals['_WEIGHTS']._serialized_end=734
 # @@protoc_insertion_point(module_scope)

@@ -4,37 +4,37 @@ from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Opti
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class AcquireEpochRequest(_message.Message):
+class AcquireTermRequest(_message.Message):
     __slots__ = ("holder",)
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     holder: str
     def __init__(self, holder: _Optional[str] = ...) -> None: ...
 
-class AcquireEpochResponse(_message.Message):
-    __slots__ = ("epoch", "newest_version")
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
+class AcquireTermResponse(_message.Message):
+    __slots__ = ("term", "newest_version")
+    TERM_FIELD_NUMBER: _ClassVar[int]
     NEWEST_VERSION_FIELD_NUMBER: _ClassVar[int]
-    epoch: int
+    term: int
     newest_version: int
-    def __init__(self, epoch: _Optional[int] = ..., newest_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., newest_version: _Optional[int] = ...) -> None: ...
 
 class WeightsHeader(_message.Message):
-    __slots__ = ("version", "epoch", "updates", "size_bytes", "crc32", "published_time", "age_seconds")
+    __slots__ = ("version", "term", "updates", "size_bytes", "crc32", "published_time", "age_seconds")
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CRC32_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_TIME_FIELD_NUMBER: _ClassVar[int]
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     version: int
-    epoch: int
+    term: int
     updates: int
     size_bytes: int
     crc32: int
     published_time: float
     age_seconds: float
-    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[int] = ..., updates: _Optional[int] = ..., size_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., published_time: _Optional[float] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., term: _Optional[int] = ..., updates: _Optional[int] = ..., size_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., published_time: _Optional[float] = ..., age_seconds: _Optional[float] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
     __slots__ = ("header", "chunk")

@@ -15,10 +15,10 @@ class WeightsStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.AcquireEpoch = channel.unary_unary(
-                '/sbrl.v1.Weights/AcquireEpoch',
-                request_serializer=sbrl_dot_v1_dot_weights__pb2.AcquireEpochRequest.SerializeToString,
-                response_deserializer=sbrl_dot_v1_dot_weights__pb2.AcquireEpochResponse.FromString,
+        self.AcquireTerm = channel.unary_unary(
+                '/sbrl.v1.Weights/AcquireTerm',
+                request_serializer=sbrl_dot_v1_dot_weights__pb2.AcquireTermRequest.SerializeToString,
+                response_deserializer=sbrl_dot_v1_dot_weights__pb2.AcquireTermResponse.FromString,
                 )
         self.Publish = channel.stream_unary(
                 '/sbrl.v1.Weights/Publish',
@@ -36,8 +36,8 @@ class WeightsServicer(object):
     """Distribution of network weights from the one learner to actors and evaluator. Served by the coordinator.
     """
 
-    def AcquireEpoch(self, request, context):
-        """Makes the caller the learner and fences every earlier one: returns an epoch one above the highest ever given,
+    def AcquireTerm(self, request, context):
+        """Makes the caller the learner and fences every earlier one: returns a term one above the highest ever given,
         durable before the answer is sent. Never refused: the newest caller wins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -46,7 +46,7 @@ class WeightsServicer(object):
 
     def Publish(self, request_iterator, context):
         """Publishes one version. The first message carries the header, the rest the safetensors bytes in order.
-        FAILED_PRECONDITION: the epoch is no longer the newest (the caller has been replaced and must stop).
+        FAILED_PRECONDITION: the term is no longer the newest (the caller has been replaced and must stop).
         RESOURCE_EXHAUSTED: others are publishing, try again; CANCELLED: it took longer than a minute.
         INVALID_ARGUMENT: no header, size or checksum differ from the header's, or the bytes are no safetensors.
         The answer is sent once the weights are durable on disk; versions grow by one with each publication and never go back.
@@ -66,10 +66,10 @@ class WeightsServicer(object):
 
 def add_WeightsServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'AcquireEpoch': grpc.unary_unary_rpc_method_handler(
-                    servicer.AcquireEpoch,
-                    request_deserializer=sbrl_dot_v1_dot_weights__pb2.AcquireEpochRequest.FromString,
-                    response_serializer=sbrl_dot_v1_dot_weights__pb2.AcquireEpochResponse.SerializeToString,
+            'AcquireTerm': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireTerm,
+                    request_deserializer=sbrl_dot_v1_dot_weights__pb2.AcquireTermRequest.FromString,
+                    response_serializer=sbrl_dot_v1_dot_weights__pb2.AcquireTermResponse.SerializeToString,
             ),
             'Publish': grpc.stream_unary_rpc_method_handler(
                     servicer.Publish,
@@ -93,7 +93,7 @@ class Weights(object):
     """
 
     @staticmethod
-    def AcquireEpoch(request,
+    def AcquireTerm(request,
             target,
             options=(),
             channel_credentials=None,
@@ -103,9 +103,9 @@ class Weights(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Weights/AcquireEpoch',
-            sbrl_dot_v1_dot_weights__pb2.AcquireEpochRequest.SerializeToString,
-            sbrl_dot_v1_dot_weights__pb2.AcquireEpochResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/sbrl.v1.Weights/AcquireTerm',
+            sbrl_dot_v1_dot_weights__pb2.AcquireTermRequest.SerializeToString,
+            sbrl_dot_v1_dot_weights__pb2.AcquireTermResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -125,7 +125,7 @@ class Fleet:
         with self._lock:
             self._sweep()
             lease = self._leases.held(request.incarnation)
-            self._check_epoch(lease, request)
+            self._check_term(lease, request)
             self._count(lease, request.counters)
             self._leases.renew(lease)
             lease.gauges = dict(request.gauges)
@@ -147,7 +147,7 @@ class Fleet:
         _check(request)
         with self._lock:
             lease = self._leases.given(request.incarnation)
-            self._check_epoch(lease, request)
+            self._check_term(lease, request)
             if request.died and (request.role, request.name) != (lease.role, lease.record.name):
                 raise never_given(request.incarnation)
             self._count(lease, request.counters)
@@ -191,19 +191,19 @@ class Fleet:
             return math.nan if self._progress is None else float(read(self._progress))
 
     def _take_progress(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
-        """Keeps what a learner that holds the epoch says of the run's network."""
-        if lease.role == "learner" and request.epoch and request.HasField("progress"):
+        """Keeps what a learner that holds the term says of the run's network."""
+        if lease.role == "learner" and request.term and request.HasField("progress"):
             self._progress = fleet_pb2.LearnerProgress()
             self._progress.CopyFrom(request.progress)
             self._store.set_progress(self._progress)
 
-    def _check_epoch(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
+    def _check_term(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
         """Raises Refused for a learner that has been replaced: what it has trained since is no part of the run's network."""
-        if lease.role == "learner" and request.epoch and request.epoch != self._store.number("epoch"):
+        if lease.role == "learner" and request.term and request.term != self._store.number("term"):
             self._metrics.reports_fenced.inc()
             raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"epoch {request.epoch} is not the newest: another learner has taken over",
+                f"term {request.term} is not the newest: another learner has taken over",
             )
 
     def _is_state(self, state: RunState) -> float:

@@ -101,7 +101,7 @@ def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet
     weights_pb2_grpc.add_WeightsServicer_to_server(_WeightsService(store, weights, metrics), server)
     fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(store, weights, fleet), server)
     episodes_pb2_grpc.add_LogServicer_to_server(_LogService(store, metrics), server)
-    metrics.learner_epoch.set_function(lambda: store.number("epoch"))
+    metrics.learner_term.set_function(lambda: store.number("term"))
     metrics.weights_version.set_function(lambda: weights.newest.record.version if weights.newest else 0)
     metrics.weights_age_seconds.set_function(lambda: _weights_age(weights))
     metrics.episodes.set_function(lambda: store.num_episodes)
@@ -119,14 +119,14 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
         self._transfers = threading.BoundedSemaphore(MAX_TRANSFERS)
         self._publications = threading.BoundedSemaphore(MAX_PUBLICATIONS)
 
-    def AcquireEpoch(
-        self, request: weights_pb2.AcquireEpochRequest, context: grpc.ServicerContext
-    ) -> weights_pb2.AcquireEpochResponse:
+    def AcquireTerm(
+        self, request: weights_pb2.AcquireTermRequest, context: grpc.ServicerContext
+    ) -> weights_pb2.AcquireTermResponse:
         with statuses(context):
-            epoch = self._store.acquire_epoch(request.holder)
-        _log.info("epoch %d is %s's", epoch, request.holder or "an unnamed learner")
+            term = self._store.acquire_term(request.holder)
+        _log.info("term %d is %s's", term, request.holder or "an unnamed learner")
         newest = self._weights.newest
-        return weights_pb2.AcquireEpochResponse(epoch=epoch, newest_version=newest.record.version if newest else 0)
+        return weights_pb2.AcquireTermResponse(term=term, newest_version=newest.record.version if newest else 0)
 
     def Publish(
         self, requests: Iterator[weights_pb2.PublishRequest], context: grpc.ServicerContext
@@ -134,7 +134,7 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
         with self._publication(context), statuses(context):
             header, data = _receive(requests)
             try:
-                record = self._weights.publish(data, header.epoch, header.updates, header.crc32)
+                record = self._weights.publish(data, header.term, header.updates, header.crc32)
             except Refused as refusal:
                 if refusal.status is grpc.StatusCode.FAILED_PRECONDITION:
                     self._metrics.weights_fenced.inc()
@@ -197,7 +197,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
         with statuses(context):
             response = self._fleet.status()
             newest = self._weights.newest
-            response.learner_epoch = self._store.number("epoch")
+            response.learner_term = self._store.number("term")
             response.learner_holder = self._store.learner_holder
             response.weights_version = newest.record.version if newest else 0
             response.weights_age_seconds = _weights_age(self._weights)

@@ -1,7 +1,7 @@
 """What the coordinator must not forget, in one SQLite file: leases, counters, versions of weights, the log.
 
 A killed process loses no committed transaction. Heartbeats are not forced to disk: a power failure may cost the last counts;
-what a caller acts on for ever (an incarnation, an epoch, a version, a log entry) is durable before it is answered.
+what a caller acts on for ever (an incarnation, a term, a version, a log entry) is durable before it is answered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sbrl.errors import RunError
 from sbrl.v1.episodes_pb2 import Episode, Evaluation
 from sbrl.v1.fleet_pb2 import EndedActor, LearnerProgress
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_INTEGER = 2**63 - 1  # SQLite's
 
 _SCHEMA = """
@@ -35,8 +35,13 @@ CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE progress (row INTEGER PRIMARY KEY CHECK (row = 1), message BLOB NOT NULL);
 CREATE TABLE weights (
-  version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+  version INTEGER PRIMARY KEY, term INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
   crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
+"""
+# Schema 3 is 4 with another word for the term.
+_FROM_SCHEMA_3 = """
+ALTER TABLE weights RENAME COLUMN epoch TO term;
+UPDATE numbers SET name = 'term' WHERE name = 'epoch';
 """
 # The log: two tables, whose columns are the messages' fields, and what is unique in them.
 _LOG = {"episodes": (Episode, "incarnation, number"), "evaluations": (Evaluation, "weights_version, seed")}
@@ -69,7 +74,7 @@ class WeightsRecord(NamedTuple):
     """One version of the weights, without its bytes."""
 
     version: int
-    epoch: int
+    term: int
     updates: int
     size_bytes: int
     crc32: int
@@ -210,23 +215,23 @@ class Store:
 
     # Weights
 
-    def acquire_epoch(self, holder: str) -> int:
-        """Raises the epoch by one, notes who holds it and returns it. Durable."""
+    def acquire_term(self, holder: str) -> int:
+        """Raises the term by one, notes who holds it and returns it. Durable."""
         with self._transaction(durable=True) as execute:
-            epoch = self._number("epoch") + 1
-            execute("INSERT OR REPLACE INTO numbers VALUES ('epoch', ?)", (epoch,))
+            term = self._number("term") + 1
+            execute("INSERT OR REPLACE INTO numbers VALUES ('term', ?)", (term,))
             execute("INSERT OR REPLACE INTO texts VALUES ('learner_holder', ?)", (holder,))
-            return epoch
+            return term
 
     @property
     def learner_holder(self) -> str:
-        """Who holds the epoch; empty before the first learner."""
+        """Who holds the term; empty before the first learner."""
         return self.text("learner_holder")
 
     def add_weights(self, record: WeightsRecord, previous: int) -> bool:
-        """Adds a version and forgets all others but `previous`; False, and nothing done, if its epoch is stale. Durable."""
+        """Adds a version and forgets all others but `previous`; False, and nothing done, if its term is stale. Durable."""
         with self._transaction(durable=True) as execute:
-            if record.epoch != self._number("epoch"):
+            if record.term != self._number("term"):
                 return False
             execute("INSERT INTO weights VALUES (?,?,?,?,?,?)", record)
             execute("DELETE FROM weights WHERE version NOT IN (?, ?)", (record.version, previous))
@@ -313,6 +318,8 @@ class Store:
                 for table, (kind, unique) in _LOG.items()
             )
             self._connection.executescript(f"BEGIN; {_SCHEMA} {log} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version == 3:
+            self._connection.executescript(f"BEGIN; {_FROM_SCHEMA_3} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise RunError(
                 f"{path} has schema {version}, this version of sbrl uses {SCHEMA_VERSION}: "

@@ -50,11 +50,11 @@ class WeightsStore:
         """The version to serve, or None if nothing usable is published."""
         return self._newest
 
-    def publish(self, data: bytes, epoch: int, updates: int, crc32: int) -> WeightsRecord:
+    def publish(self, data: bytes, term: int, updates: int, crc32: int) -> WeightsRecord:
         """Makes the bytes the newest version; they are durable when this returns.
 
         Raises:
-            Refused: the epoch is stale, the checksum differs, or the bytes are no safetensors; nothing is changed.
+            Refused: the term is stale, the checksum differs, or the bytes are no safetensors; nothing is changed.
         """
         if zlib.crc32(data) != crc32:
             raise invalid("the weights' checksum differs from the header's: they were damaged on the way, send them again")
@@ -65,17 +65,17 @@ class WeightsStore:
         if updates > MAX_INTEGER:
             raise invalid(f"updates is {updates}, above {MAX_INTEGER}")
         with self._publishing:
-            if epoch != self._store.number("epoch"):
-                raise _stale(epoch)
+            if term != self._store.number("term"):
+                raise _stale(term)
             known = self._store.weights()  # an unreadable newest version counts too: versions never go back
             version = known[0].version + 1 if known else 1
-            record = WeightsRecord(version, epoch, updates, len(data), crc32, time.time())
+            record = WeightsRecord(version, term, updates, len(data), crc32, time.time())
             path = self._path(version)
             write_durably(path, data)
             previous = self._newest.record.version if self._newest else 0
             if not self._store.add_weights(record, previous):  # a newer learner came while the file was written
                 path.unlink()
-                raise _stale(epoch)
+                raise _stale(term)
             self._newest = StoredWeights(record, data, time.monotonic())
             self._remove_others({version, previous})
         return record
@@ -104,5 +104,5 @@ class WeightsStore:
                 path.unlink(missing_ok=True)
 
 
-def _stale(epoch: int) -> Refused:
-    return Refused(grpc.StatusCode.FAILED_PRECONDITION, f"epoch {epoch} is not the newest: another learner has taken over")
+def _stale(term: int) -> Refused:
+    return Refused(grpc.StatusCode.FAILED_PRECONDITION, f"term {term} is not the newest: another learner has taken over")

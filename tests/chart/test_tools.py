@@ -63,10 +63,10 @@ def run(tmp_path, monkeypatch):
         shards=[ShardProgress(received=RECEIVED, answers=True) for _ in range(SHARDS)],
     )
     weights = WeightsClient(address)
-    epoch, _ = weights.acquire_epoch("test")
+    term, _ = weights.acquire_term("test")
     weights.close()
     learner = FleetMember(address, "learner", "l", counters=dict)
-    learner.hold_epoch(epoch)
+    learner.hold_term(term)
     learner.report_progress(lambda: progress)
     replay = [FleetMember(address, "replay", f"replay-{shard}", counters=dict, index=shard) for shard in range(SHARDS)]
     members = [learner, *replay]

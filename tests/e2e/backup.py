@@ -62,8 +62,8 @@ def goes_on_from(again: Release, state: GetStatusResponse) -> str:
         WORK_SECONDS,
         lambda status: status.progress.updates > state.progress.updates + 100 and total(status, "actor.env_steps") > steps,
     )
-    if after.learner_epoch <= state.learner_epoch:
-        raise Failed(f"the learner's epoch is {after.learner_epoch}, as before the backup")
+    if after.learner_term <= state.learner_term:
+        raise Failed(f"the learner's term is {after.learner_term}, as before the backup")
     again.cluster.kill(again.pod("learner-0"))
     learner = again.cluster.start("sbrl-learner", 0)
     again.cluster.wait_ready(learner, START_SECONDS)

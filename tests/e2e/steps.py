@@ -192,11 +192,11 @@ def resumes_the_learner(release: Release) -> str:
         raise Failed(f"the learner goes on from update {resumed}, although {updates} were saved")
     made = before.progress.updates
     after = release.wait("updates after it is back", WORK_SECONDS, lambda status: status.progress.updates > made + 100)
-    if after.learner_epoch <= before.learner_epoch:
-        raise Failed(f"the learner's epoch is {after.learner_epoch}, as before")
+    if after.learner_term <= before.learner_term:
+        raise Failed(f"the learner's term is {after.learner_term}, as before")
     return (
-        f"killed after update {made}, back in {seconds:.0f} s from update {resumed}, epoch {before.learner_epoch} -> "
-        f"{after.learner_epoch}; {release.numbers(after)}"
+        f"killed after update {made}, back in {seconds:.0f} s from update {resumed}, term {before.learner_term} -> "
+        f"{after.learner_term}; {release.numbers(after)}"
     )
 
 

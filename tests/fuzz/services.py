@@ -169,8 +169,8 @@ class ServiceTarget:
         data = save({"layer.weight": torch.arange(12.0).reshape(3, 4), "layer.bias": torch.zeros(3)})
         if chance.random() < 0.7:
             data = mutated_bytes(chance, [data])
-        epoch = chance.choice([0, 1, 1, 1, 2])
-        header = weights_pb2.WeightsHeader(epoch=epoch, updates=5, size_bytes=len(data), crc32=zlib.crc32(data))
+        term = chance.choice([0, 1, 1, 1, 2])
+        header = weights_pb2.WeightsHeader(term=term, updates=5, size_bytes=len(data), crc32=zlib.crc32(data))
         if chance.random() < 0.3:
             header = mutated_message(chance, header)
         parts = [
@@ -221,7 +221,7 @@ def _set_heartbeat(chance: random.Random, message: fleet_pb2.HeartbeatRequest, c
     """What a member says, or another of its name: its own counts, and now and then some that no member would have."""
     message.incarnation, message.died = crew.incarnations[name], chance.random() < 0.2
     message.role, _, _ = name.partition("-")
-    message.name, message.step_limit, message.epoch = name, chance.choice([0, 200]), chance.choice([0, 0, 0, 1])
+    message.name, message.step_limit, message.term = name, chance.choice([0, 200]), chance.choice([0, 0, 0, 1])
     for counter, count in crew.counters(name).items():
         message.counters[counter] = count
     for gauge, reading in crew.gauges(name).items():

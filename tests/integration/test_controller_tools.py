@@ -126,7 +126,7 @@ def coordinator(api, tmp_path, monkeypatch):
         for role, counters in counts.items():
             members.append(FleetMember(address, role, f"{role}-0", counters=counters.copy))
             members[-1].send_heartbeat()
-        members[0].hold_epoch(begin_learner(address))
+        members[0].hold_term(begin_learner(address))
         members[0].report_progress(lambda: PROGRESS)
         for one in members:
             one.send_heartbeat()

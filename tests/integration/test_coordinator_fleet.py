@@ -132,7 +132,7 @@ def test_counters_leases_and_state_survive_a_restart_of_the_coordinator(tmp_path
     with serve(tmp_path) as address:
         port = int(address.rpartition(":")[2])
         weights = WeightsClient(address)
-        assert weights.acquire_epoch("test") == (1, 0)
+        assert weights.acquire_term("test") == (1, 0)
         weights.publish(GOOD, 1, updates=5)
         actor = member(address, "a", counters)
         actor.start()
@@ -150,7 +150,7 @@ def test_counters_leases_and_state_survive_a_restart_of_the_coordinator(tmp_path
         fetched = weights.fetch()
         assert fetched is not None
         assert fetched.data == GOOD
-        assert weights.acquire_epoch("test") == (2, 1)
+        assert weights.acquire_term("test") == (2, 1)
         weights.close()
 
 

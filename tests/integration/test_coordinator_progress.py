@@ -30,14 +30,14 @@ PROGRESS = LearnerProgress(
 
 
 @pytest.fixture
-def epoch(weights: WeightsClient) -> int:
-    return weights.acquire_epoch("learner")[0]
+def term(weights: WeightsClient) -> int:
+    return weights.acquire_term("learner")[0]
 
 
 def report(
-    fleet: fleet_pb2_grpc.FleetStub, incarnation: int, epoch: int, progress: LearnerProgress = PROGRESS, call: str = "Heartbeat"
+    fleet: fleet_pb2_grpc.FleetStub, incarnation: int, term: int, progress: LearnerProgress = PROGRESS, call: str = "Heartbeat"
 ) -> fleet_pb2.HeartbeatResponse:
-    request = fleet_pb2.HeartbeatRequest(incarnation=incarnation, epoch=epoch, progress=progress)
+    request = fleet_pb2.HeartbeatRequest(incarnation=incarnation, term=term, progress=progress)
     response: fleet_pb2.HeartbeatResponse = getattr(fleet, call)(request, timeout=WAIT)
     return response
 
@@ -53,30 +53,30 @@ def test_progress_is_kept_and_survives_the_coordinator(tmp_path: Path, call: str
         fleet, weights = fleet_pb2_grpc.FleetStub(channel), WeightsClient(address)
         assert kept(fleet) is None
         lease = join(fleet, "l", role="learner")
-        report(fleet, lease.incarnation, weights.acquire_epoch("l")[0], call=call)
+        report(fleet, lease.incarnation, weights.acquire_term("l")[0], call=call)
         assert kept(fleet) == PROGRESS
         weights.close()
     with serve(tmp_path) as address, channels.open_channel(address) as channel:
         assert kept(fleet_pb2_grpc.FleetStub(channel)) == PROGRESS
 
 
-def test_actors_are_told_what_the_learner_has_chosen(fleet, epoch) -> None:
+def test_actors_are_told_what_the_learner_has_chosen(fleet, term) -> None:
     learner, actor = join(fleet, "l", role="learner"), join(fleet, "a")
     assert (heartbeat(fleet, actor).initial_priority, heartbeat(fleet, actor).sampling) == (1.0, 0)
-    report(fleet, learner.incarnation, epoch)
+    report(fleet, learner.incarnation, term)
     told = Instructions.of(heartbeat(fleet, actor), step_base=0)
     assert (told.initial_priority, told.sampling) == (3.0, "cached")
-    report(fleet, learner.incarnation, epoch, LearnerProgress(max_priority=0.25))
+    report(fleet, learner.incarnation, term, LearnerProgress(max_priority=0.25))
     assert heartbeat(fleet, actor).initial_priority == 1.0
 
 
 @pytest.mark.parametrize("call", ["Heartbeat", "Leave"])
-def test_the_progress_of_a_learner_that_was_replaced_is_refused(fleet, weights, epoch, call) -> None:
+def test_the_progress_of_a_learner_that_was_replaced_is_refused(fleet, weights, term, call) -> None:
     first = join(fleet, "l", role="learner")
-    report(fleet, first.incarnation, epoch)
-    newest = weights.acquire_epoch("another")[0]
+    report(fleet, first.incarnation, term)
+    newest = weights.acquire_term("another")[0]
     with pytest.raises(grpc.RpcError, match="another learner has taken over") as error:
-        report(fleet, first.incarnation, epoch, LearnerProgress(updates=100), call)
+        report(fleet, first.incarnation, term, LearnerProgress(updates=100), call)
     assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert kept(fleet) == PROGRESS
     second = join(fleet, "l", role="learner")
@@ -84,14 +84,12 @@ def test_the_progress_of_a_learner_that_was_replaced_is_refused(fleet, weights, 
     assert kept(fleet) == LearnerProgress(updates=5)
 
 
-def test_whoever_holds_no_epoch_has_no_progress(fleet, epoch) -> None:
+def test_whoever_holds_no_term_has_no_progress(fleet, term) -> None:
     learner, actor = join(fleet, "l", role="learner"), join(fleet, "a")
     report(fleet, learner.incarnation, 0)
-    report(fleet, actor.incarnation, epoch)
+    report(fleet, actor.incarnation, term)
     assert kept(fleet) is None
-    fleet.Heartbeat(
-        fleet_pb2.HeartbeatRequest(incarnation=learner.incarnation, epoch=epoch), timeout=WAIT
-    )  # none to report yet
+    fleet.Heartbeat(fleet_pb2.HeartbeatRequest(incarnation=learner.incarnation, term=term), timeout=WAIT)  # none to report yet
     assert kept(fleet) is None
 
 
@@ -110,14 +108,14 @@ def test_whoever_holds_no_epoch_has_no_progress(fleet, epoch) -> None:
         (LearnerProgress(shards=[ShardProgress(lost=3, recovered=4)]), "4 of a shard's transitions are recovered, of 3 lost"),
     ],
 )
-def test_progress_that_cannot_be_is_refused_and_changes_nothing(fleet, epoch, bad, words, call) -> None:
+def test_progress_that_cannot_be_is_refused_and_changes_nothing(fleet, term, bad, words, call) -> None:
     learner = join(fleet, "l", role="learner")
-    report(fleet, learner.incarnation, epoch)
+    report(fleet, learner.incarnation, term)
     with pytest.raises(grpc.RpcError, match=words) as error:
-        report(fleet, learner.incarnation, epoch, bad, call)
+        report(fleet, learner.incarnation, term, bad, call)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert kept(fleet) == PROGRESS
-    report(fleet, learner.incarnation, epoch)  # its lease holds
+    report(fleet, learner.incarnation, term)  # its lease holds
 
 
 # Actors that are gone

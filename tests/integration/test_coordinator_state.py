@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,37 @@ from prometheus_client import CollectorRegistry
 from sbrl import config
 from sbrl.coordination.fleet import FleetClient
 from sbrl.coordination.membership import FleetMember
+from sbrl.coordination.weights import StaleTermError, WeightsClient
 from sbrl.errors import RunError, UsageError
 from sbrl.monitor.run_status import config_of
 from sbrl.telemetry.metrics import CoordinatorMetrics
 from services.coordinator.__main__ import settled_config
 from services.coordinator.server import Coordinator
 from services.coordinator.store import SCHEMA_VERSION, Store
+from tests.coordinator import GOOD, serve
 
+# Of what the version before kept: its tables, as it made them, but for those of the log; a learner had come 41 times.
+SCHEMA_3 = """
+CREATE TABLE leases (
+  incarnation INTEGER PRIMARY KEY AUTOINCREMENT, role TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL,
+  joined_time REAL NOT NULL, metrics_address TEXT NOT NULL, health_address TEXT NOT NULL, process_id INTEGER NOT NULL,
+  seen_time REAL NOT NULL, step_limit INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0,
+  origin INTEGER NOT NULL DEFAULT 0, process TEXT NOT NULL DEFAULT '', counters TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE progress (row INTEGER PRIMARY KEY CHECK (row = 1), message BLOB NOT NULL);
+CREATE TABLE weights (
+  version INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+  crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
+CREATE TABLE episodes (
+  row INTEGER PRIMARY KEY, incarnation INTEGER NOT NULL, number INTEGER NOT NULL, UNIQUE (incarnation, number));
+CREATE TABLE evaluations (
+  row INTEGER PRIMARY KEY, weights_version INTEGER NOT NULL, seed INTEGER NOT NULL, UNIQUE (weights_version, seed));
+INSERT INTO leases VALUES (1, 'actor', 'actor-0', 0, 1.0, '', '', 7, 1.0, 600, 1, 1, '', '{"env_steps": 500.0}');
+INSERT INTO numbers VALUES ('epoch', 41);
+INSERT INTO texts VALUES ('learner_holder', 'learner-0:7');
+PRAGMA user_version = 3;
+"""
 BEGUN = "run: {env_steps: 100000}\n"  # of which min_size 10,000 and epsilon_decay_steps 20,000 follow
 
 
@@ -92,7 +118,7 @@ def test_a_kept_config_of_another_version_is_refused_in_a_sentence(tmp_path: Pat
         start(tmp_path, BEGUN)
 
 
-@pytest.mark.parametrize("version", [1, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("version", [1, 2, SCHEMA_VERSION + 1])
 def test_the_state_of_another_version_is_refused_in_a_sentence_and_left(tmp_path: Path, version: int) -> None:
     path = tmp_path / "coordinator" / "state.sqlite"
     path.parent.mkdir()
@@ -105,3 +131,36 @@ def test_the_state_of_another_version_is_refused_in_a_sentence_and_left(tmp_path
     assert connection.execute("PRAGMA user_version").fetchone() == (version,)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("leases",)]
     connection.close()
+
+
+def test_a_run_that_the_version_before_began_goes_on_with_its_terms(tmp_path: Path) -> None:
+    """Its state called the term an epoch. Nothing is lost, and a number that was given is not given again."""
+    directory = tmp_path / "coordinator"
+    directory.mkdir()
+    (directory / "weights-0000000007.safetensors").write_bytes(GOOD)
+    with closing(sqlite3.connect(directory / "state.sqlite")) as connection:
+        connection.executescript(SCHEMA_3)
+        weights = (7, 41, 100, len(GOOD), zlib.crc32(GOOD), 1.0)
+        connection.execute("INSERT INTO weights VALUES (?,?,?,?,?,?)", weights)
+        connection.commit()
+    for term, version in ((42, 7), (43, 8)):
+        with serve(directory) as address, closing(FleetClient(address)) as fleet, closing(WeightsClient(address)) as client:
+            status = fleet.status()
+            assert (status.learner_term, status.learner_holder, status.weights_version) == (term - 1, "learner-0:7", version)
+            assert status.totals == {"actor.env_steps": 500.0}
+            assert client.acquire_term("learner-0:7") == (term, version)
+            with pytest.raises(StaleTermError):
+                client.publish(GOOD, term - 1, updates=200)
+            assert client.publish(GOOD, term, updates=200) == version + 1
+
+
+def test_a_state_of_the_version_before_that_cannot_be_taken_up_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA_3 + "DROP TABLE numbers;")
+        before = list(connection.iterdump())
+    with pytest.raises(RunError, match=r"^cannot use the coordinator's state [^\n]*: no such table: numbers; restore it"):
+        Store(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert list(connection.iterdump()) == before
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)

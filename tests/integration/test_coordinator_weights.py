@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from sbrl.coordination import weights as client_of_weights
 from sbrl.coordination.fleet import FleetClient
-from sbrl.coordination.weights import StaleEpochError, WeightsClient
+from sbrl.coordination.weights import StaleTermError, WeightsClient
 from sbrl.rpc import channels
 from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.v1 import weights_pb2, weights_pb2_grpc
@@ -21,21 +21,21 @@ from tests.coordinator import GOOD, WAIT
 
 def test_ten_megabytes_go_round(weights):
     data = save({"w": np.arange(2_621_440, dtype=np.float32)})
-    epoch, newest = weights.acquire_epoch("test")
+    term, newest = weights.acquire_term("test")
     assert newest == 0
     assert weights.fetch() is None
-    assert weights.publish(data, epoch, updates=100) == 1
+    assert weights.publish(data, term, updates=100) == 1
     fetched = weights.fetch(newer_than_version=0)
     assert (fetched.version, fetched.updates, fetched.data) == (1, 100, data)
     assert fetched.published_time == pytest.approx(time.monotonic(), abs=WAIT)
     assert weights.fetch(newer_than_version=1) is None
-    assert weights.acquire_epoch("test")[1] == 1
+    assert weights.acquire_term("test")[1] == 1
 
 
 @pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
 def test_a_clock_that_is_set_makes_no_weights_older_or_newer(weights, address, monkeypatch, seconds):
-    epoch, _ = weights.acquire_epoch("test")
-    weights.publish(GOOD, epoch, updates=1)
+    term, _ = weights.acquire_term("test")
+    weights.publish(GOOD, term, updates=1)
     # Not gRPC's clock, which its deadlines go by.
     clock = SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic)
     for module in (fleet, client_of_weights, leases, weights_store):
@@ -44,22 +44,22 @@ def test_a_clock_that_is_set_makes_no_weights_older_or_newer(weights, address, m
     assert 0 <= client.status().weights_age_seconds < WAIT
     client.close()
     assert weights.fetch().published_time == pytest.approx(time.monotonic(), abs=WAIT)
-    assert weights.publish(GOOD, epoch, updates=2) == 2
+    assert weights.publish(GOOD, term, updates=2) == 2
 
 
 def test_stale_learner_is_fenced(weights):
     data = save({"w": np.zeros(3, np.float32)})
-    stale, _ = weights.acquire_epoch("first")
-    epoch, _ = weights.acquire_epoch("second")
-    assert epoch == stale + 1
-    with pytest.raises(StaleEpochError, match="another learner has taken over"):
+    stale, _ = weights.acquire_term("first")
+    term, _ = weights.acquire_term("second")
+    assert term == stale + 1
+    with pytest.raises(StaleTermError, match="another learner has taken over"):
         weights.publish(data, stale, updates=1)
     assert weights.fetch() is None
-    assert weights.publish(data, epoch, updates=1) == 1
+    assert weights.publish(data, term, updates=1) == 1
 
 
 def header(data, **changes):
-    fields = {"epoch": 1, "size_bytes": len(data), "crc32": zlib.crc32(data)} | changes
+    fields = {"term": 1, "size_bytes": len(data), "crc32": zlib.crc32(data)} | changes
     return weights_pb2.PublishRequest(header=weights_pb2.WeightsHeader(**fields))
 
 
@@ -80,7 +80,7 @@ CHUNK = weights_pb2.PublishRequest(chunk=GOOD)
     ],
 )
 def test_malformed_publication_is_refused(address, weights, requests, message):
-    weights.acquire_epoch("test")
+    weights.acquire_term("test")
     with channels.open_channel(address) as channel, pytest.raises(grpc.RpcError, match=message) as error:
         weights_pb2_grpc.WeightsStub(channel).Publish(iter(requests), timeout=WAIT)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -53,8 +53,8 @@ def call_everything(address: str) -> None:
     fleet, weights, log = FleetClient(address), WeightsClient(address), LogClient(address)
     try:
         fleet.status()
-        epoch, _ = weights.acquire_epoch("test")
-        weights.publish(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", epoch, 1)
+        term, _ = weights.acquire_term("test")
+        weights.publish(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", term, 1)
         assert weights.fetch(newer_than_version=0) is not None
     finally:
         for client in (fleet, weights, log):

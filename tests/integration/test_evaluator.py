@@ -52,7 +52,7 @@ class Run:
         self.coordinator = self.start("services.coordinator")
         self.evaluator = self.start("services.evaluator")
         self.log, self.weights, self.fleet = LogClient(self.address), WeightsClient(self.address), FleetClient(self.address)
-        self.acquire_epoch()
+        self.acquire_term()
         self.actor = FleetMember(self.address, "actor", "test", counters=lambda: {"env_steps": self.env_steps})
         self.actor.start()
 
@@ -60,19 +60,19 @@ class Run:
         command = [sys.executable, "-m", module, "--config", str(self.directory / "run.yaml"), "--run-dir", str(self.directory)]
         return subprocess.Popen(command)
 
-    def acquire_epoch(self) -> None:
+    def acquire_term(self) -> None:
         """Also of a coordinator that took another's place: a call may be the first to notice that its connection is gone."""
         deadline = time.monotonic() + LIMIT
         while True:
             try:
-                self.epoch, _ = self.weights.acquire_epoch("test", LIMIT)
+                self.term, _ = self.weights.acquire_term("test", LIMIT)
                 return
             except CoordinatorUnavailable:
                 assert time.monotonic() < deadline
 
     def publish(self, updates: int) -> int:
         network = build_network(self.config.agent, make_spec(self.config.env), seed=updates)
-        return self.weights.publish(encode(network.state_dict()), self.epoch, updates)
+        return self.weights.publish(encode(network.state_dict()), self.term, updates)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """What the coordinator knows comes with no event to wait for: it is asked until `condition` holds."""
@@ -123,7 +123,7 @@ def test_it_evaluates_at_each_interval_outlives_the_coordinator_and_ends_with_th
             process.kill()
             process.wait()
         run.coordinator = run.start("services.coordinator")
-        run.acquire_epoch()
+        run.acquire_term()
         second = run.publish(updates=20)
         run.evaluator = run.start("services.evaluator")
         run.wait_until(lambda: run.evaluator_counter("blocked_seconds") > 0)

@@ -107,8 +107,8 @@ def test_killed_program_comes_back_with_all_it_knew(tmp_path):
     counters = {"env_steps": 0}
     with program(tmp_path, port) as (process, (address, _, _)):
         weights = WeightsClient(address)
-        epoch, _ = weights.acquire_epoch("test")
-        weights.publish(data, epoch, updates=1)
+        term, _ = weights.acquire_term("test")
+        weights.publish(data, term, updates=1)
         member = FleetMember(address, "actor", "a", counters=lambda: counters)
         member.send_heartbeat()
         counters["env_steps"] = 40
@@ -120,7 +120,7 @@ def test_killed_program_comes_back_with_all_it_knew(tmp_path):
         client = FleetClient(address)
         status = client.status()
         assert status.totals["actor.env_steps"] == 40
-        assert (status.learner_epoch, status.weights_version) == (epoch, 1)
+        assert (status.learner_term, status.weights_version) == (term, 1)
         fetched = weights.fetch()
         assert fetched is not None
         assert fetched.data == data

@@ -45,7 +45,7 @@ def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
     return directory
 
 
-def test_the_learner_takes_no_epoch_in_a_run_that_is_not_its_own(tmp_path: Path) -> None:
+def test_the_learner_takes_no_term_in_a_run_that_is_not_its_own(tmp_path: Path) -> None:
     coordinator = Coordinator(tmp_path / "new", 1000, CoordinatorMetrics(CollectorRegistry()), settled)
     address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     try:
@@ -58,7 +58,7 @@ def test_the_learner_takes_no_epoch_in_a_run_that_is_not_its_own(tmp_path: Path)
                 assert words in done.stderr
             assert "Traceback" not in done.stderr
         client = FleetClient(address)
-        assert client.status().learner_epoch == 0
+        assert client.status().learner_term == 0
         client.close()
     finally:
         coordinator.stop(0)

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from sbrl.coordination.fleet import RunState
 from sbrl.coordination.membership import FleetMember
-from sbrl.coordination.weights import StaleEpochError, WeightsClient
+from sbrl.coordination.weights import StaleTermError, WeightsClient
 from sbrl.errors import RunError
 from sbrl.rpc.channels import CoordinatorUnavailable
 from tests.coordinator import Clock, serve
@@ -47,20 +47,20 @@ def test_a_learner_that_wakes_up_after_another_took_its_turn_can_neither_publish
         weights = WeightsClient(address)
         first, second = learner(address, "learner"), learner(address, "spare")
         first.send_heartbeat()
-        epoch, _ = weights.acquire_epoch("first")
-        first.hold_epoch(epoch)
+        term, _ = weights.acquire_term("first")
+        first.hold_term(term)
         for _ in range(20):  # the first one is stopped; the coordinator is not
             clock.now += 1.0
             with contextlib.suppress(CoordinatorUnavailable):
                 second.send_heartbeat()
         assert second.incarnation
-        newer, _ = weights.acquire_epoch("second")
-        second.hold_epoch(newer)
+        newer, _ = weights.acquire_term("second")
+        second.hold_term(newer)
         second.send_heartbeat()
-        with pytest.raises(StaleEpochError):
+        with pytest.raises(StaleTermError):
             first.send_heartbeat()
-        with pytest.raises(StaleEpochError):
-            weights.publish(save({"w": np.zeros(1, np.float32)}), epoch, 1)
+        with pytest.raises(StaleTermError):
+            weights.publish(save({"w": np.zeros(1, np.float32)}), term, 1)
         second.leave()
         weights.close()
 

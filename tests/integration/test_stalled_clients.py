@@ -27,24 +27,24 @@ def test_stalled_publications_leave_heartbeats_alone_and_end(tmp_path: Path, mon
     finish = threading.Event()
 
     def stall(sent: threading.Event) -> Iterator[weights_pb2.PublishRequest]:
-        yield weights_pb2.PublishRequest(header=weights_pb2.WeightsHeader(epoch=1, size_bytes=100))
+        yield weights_pb2.PublishRequest(header=weights_pb2.WeightsHeader(term=1, size_bytes=100))
         sent.set()
         finish.wait(WAIT)
 
     with serve(tmp_path) as address, channels.open_channel(address) as channel:
         stub, weights = weights_pb2_grpc.WeightsStub(channel), WeightsClient(address)
-        epoch, _ = weights.acquire_epoch("learner")
+        term, _ = weights.acquire_term("learner")
         begun = [threading.Event() for _ in range(server.MAX_PUBLICATIONS)]
         stalled = [stub.Publish.future(stall(sent), timeout=WAIT) for sent in begun]
         assert all(sent.wait(WAIT) for sent in begun)
         data = save({"w": np.zeros(4, np.float32)})
         with pytest.raises(CoordinatorUnavailable, match="others are publishing: try again"):
-            weights.publish(data, epoch, updates=1)
+            weights.publish(data, term, updates=1)
         member = FleetMember(address, "actor", "a", counters=dict)
         member.send_heartbeat()
         for call in stalled:
             assert call.exception(WAIT).code() is grpc.StatusCode.CANCELLED
-        assert weights.publish(data, epoch, updates=1) == 1
+        assert weights.publish(data, term, updates=1) == 1
         finish.set()
         member.leave()
         weights.close()

@@ -89,9 +89,9 @@ def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
     assert value("rejoins_total", role="actor") == 0.0
     assert math.isnan(value("updates") or 0.0)
     first = fleet.join(JoinRequest(role="learner", name="learner"))
-    fleet.heartbeat(HeartbeatRequest(incarnation=first.incarnation, epoch=0, counters={"updates": 5, "losses_not_finite": 1}))
+    fleet.heartbeat(HeartbeatRequest(incarnation=first.incarnation, term=0, counters={"updates": 5, "losses_not_finite": 1}))
     second = fleet.join(JoinRequest(role="learner", name="learner"))
-    epoch = store.acquire_epoch("learner")
+    term = store.acquire_term("learner")
     progress = LearnerProgress(
         updates=7,
         samples_trained=56,
@@ -99,7 +99,7 @@ def test_the_coordinator_exports_the_run_as_a_whole(tmp_path: Path) -> None:
         shards=[ShardProgress(received=40, lost=5, recovered=2), ShardProgress(received=20)],
         lost_with_actors=1,
     )
-    fleet.heartbeat(HeartbeatRequest(incarnation=second.incarnation, epoch=epoch, counters={"updates": 2}, progress=progress))
+    fleet.heartbeat(HeartbeatRequest(incarnation=second.incarnation, term=term, counters={"updates": 2}, progress=progress))
     actor = fleet.join(JoinRequest(role="actor", name="actor-0"))
     fleet.heartbeat(HeartbeatRequest(incarnation=actor.incarnation, counters={"env_steps": 100}))
     assert value("env_steps") == 100.0

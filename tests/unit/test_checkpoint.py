@@ -82,7 +82,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config
     store = CheckpointStore(tmp_path / "learner", keep=3)
     step, generator = make_update_step(settings, SPEC), np.random.default_rng(7)
     train(step, generator, 4)
-    store.save(LearnerState(step.state(), {"samples_trained": 16, "epoch": 2}, capture_random(batches=generator), RECEIVED))
+    store.save(LearnerState(step.state(), {"samples_trained": 16, "env_steps": 2}, capture_random(batches=generator), RECEIVED))
     expected = train(step, generator, 4)
 
     torch.manual_seed(99)
@@ -90,7 +90,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config
     train(resumed, resumed_generator, 1)
     state = store.load_newest()
     assert state is not None
-    assert state.counters == {"samples_trained": 16, "epoch": 2}
+    assert state.counters == {"samples_trained": 16, "env_steps": 2}
     resumed.restore(state.update)
     restore_random(state.random, batches=resumed_generator)
     assert resumed.updates == 4

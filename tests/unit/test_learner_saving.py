@@ -16,7 +16,7 @@ from learner import checkpoint
 from learner.checkpoint import CheckpointStore
 from learner.ratio import Ratio, RatioSettings
 from learner.saving import RETRY_SECONDS, Saver
-from sbrl.coordination.weights import StaleEpochError
+from sbrl.coordination.weights import StaleTermError
 from sbrl.errors import RunError
 from sbrl.replay.receipts import Receipts
 from sbrl.storage import checkpoints
@@ -102,10 +102,10 @@ def test_the_last_one_says_that_it_failed(learner: Learner, monkeypatch: pytest.
 
 def test_a_learner_that_was_replaced_saves_nothing(learner: Learner, caplog: pytest.LogCaptureFixture) -> None:
     def replaced() -> None:
-        raise StaleEpochError("another learner has taken over")
+        raise StaleTermError("another learner has taken over")
 
     learner.saver._check = replaced
-    with pytest.raises(StaleEpochError):
+    with pytest.raises(StaleTermError):
         learner.saver.save_if_due(begin(learner.saver) + INTERVAL)
     assert learner.store.checkpoints() == []
     assert count(learner, "checkpoint_failures") == 0

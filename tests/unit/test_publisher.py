@@ -17,7 +17,7 @@ from learner.block import untimed
 from learner.loop import Round
 from learner.publication import Publications
 from learner.publisher import Publisher
-from sbrl.coordination.weights import StaleEpochError
+from sbrl.coordination.weights import StaleTermError
 from sbrl.networks import serialization
 from sbrl.networks.serialization import decode
 from sbrl.v1.fleet_pb2 import LEARNER_STATE_TRAINING
@@ -33,7 +33,7 @@ class Client:
         self.received: queue.Queue[tuple[dict[str, Tensor], int]] = queue.Queue()
         self.answers: queue.Queue[int | Exception] = queue.Queue()
 
-    def publish(self, data: bytes, epoch: int, updates: int) -> int:
+    def publish(self, data: bytes, term: int, updates: int) -> int:
         self.received.put((decode(data), updates))
         answer = self.answers.get(timeout=WAIT)
         if isinstance(answer, Exception):
@@ -48,7 +48,7 @@ def client() -> Client:
 
 @pytest.fixture
 def publisher(client: Client) -> Iterator[Publisher]:
-    publisher = Publisher(cast(Any, client), epoch=1)
+    publisher = Publisher(cast(Any, client), term=1)
     publisher.start()
     yield publisher
     client.answers.put(99)  # whatever it still waits for
@@ -106,7 +106,7 @@ def test_what_is_not_finite_is_never_sent(client: Client, publisher: Publisher, 
 
 def test_a_learner_that_was_replaced_hears_of_it(client: Client, publisher: Publisher) -> None:
     publisher.publish({"w": torch.ones(1)}, FINE, updates=1)
-    client.answers.put(StaleEpochError("another learner"))
+    client.answers.put(StaleTermError("another learner"))
     assert not publisher.wait_idle(WAIT)
-    with pytest.raises(StaleEpochError):
+    with pytest.raises(StaleTermError):
         publisher.publish({"w": torch.ones(1)}, FINE, updates=2)

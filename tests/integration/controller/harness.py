@@ -35,9 +35,9 @@ RULES = [
 
 
 def begin_learner(address: str) -> int:
-    """An epoch, which a learner that reports progress holds."""
+    """A term, which a learner that reports progress holds."""
     with contextlib.closing(WeightsClient(address)) as weights:
-        return weights.acquire_epoch("learner-0")[0]
+        return weights.acquire_term("learner-0")[0]
 
 
 class Clock:
@@ -64,7 +64,7 @@ class Fleet:
 
     def join(self, actors: int) -> None:
         learner = self._add("learner", "learner-0", self.learner)
-        learner.hold_epoch(begin_learner(self.address))
+        learner.hold_term(begin_learner(self.address))
         learner.report_progress(self.progress)
         self._add("replay", "replay-0", {}, self.queue)
         for k in range(actors):
