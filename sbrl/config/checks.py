@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError, create_model
@@ -37,7 +38,15 @@ def warn(config: Config) -> tuple[str, ...]:
     """A sentence for each thing that is allowed but seldom meant."""
     return tuple(
         sentence
-        for rule in (_warn_support, _warn_munchausen, _warn_self_prediction, _warn_weights, _warn_shards, _warn_resets)
+        for rule in (
+            _warn_environment,
+            _warn_support,
+            _warn_munchausen,
+            _warn_self_prediction,
+            _warn_weights,
+            _warn_shards,
+            _warn_resets,
+        )
         for sentence in rule(config)
     )
 
@@ -196,6 +205,34 @@ def _check_addresses(config: Config) -> None:
         raise ValueError(
             "network.replay_addresses names an address twice: two shards would share one server; give each its own"
         )
+
+
+# The settings of ALE games alone, each with the value at which it does nothing; presets and defaults may have others.
+_ALE_ONLY: Mapping[str, object] = {
+    "frame_skip": 1,
+    "repeat_action_probability": 0.0,
+    "noop_max": 0,
+    "terminal_on_life_loss": False,
+    "full_action_space": False,
+}
+
+
+def _warn_environment(config: Config) -> list[str]:
+    if config.env.is_atari:
+        return []
+    defaults = type(config.env)()
+    values = {key: getattr(config.env, key) for key in _ALE_ONLY}
+    asked = [
+        f"env.{key} is {str(value).lower()}"
+        for key, value in values.items()
+        if value not in (_ALE_ONLY[key], getattr(defaults, key))
+    ]
+    if not asked:
+        return []
+    return [
+        f"{' and '.join(asked)} with env.id {config.env.id}, which is no ALE game: that changes nothing; leave it out, or wrap "
+        f"the environment where it is registered (gymnasium.wrappers.RepeatAction, gymnasium.wrappers.StickyAction)"
+    ]
 
 
 def _warn_support(config: Config) -> list[str]:

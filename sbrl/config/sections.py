@@ -63,7 +63,8 @@ class Run(Section):
 
 
 class Env(Section):
-    """The environment, by its Gymnasium id, and for ALE games the preprocessing (Machado et al. 2018; Dopamine's values)."""
+    """The environment, by its Gymnasium id, and for ALE games the preprocessing (Machado et al. 2018; Dopamine's values); where
+    another environment shows pictures, frame_size and frame_stack are theirs, too."""
 
     id: str = Field("ALE/Pong-v5", min_length=1)
     """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions; one of your
@@ -72,11 +73,12 @@ class Env(Section):
     """Arguments of `gymnasium.make` and the environment's constructor, by name: plain values, lists and mappings. Not for ALE
     games, whose settings are the keys below."""
     frame_skip: int = Field(4, ge=1, le=100)
-    """ALE only: frames an action is repeated for; what is seen is the maximum over the last two. At zero no time would pass."""
+    """ALE only: frames an action is repeated for; what is seen is the maximum over the last two. At zero no time would pass.
+    Elsewhere an agent step is one of the environment's own."""
     frame_size: int = Field(84, ge=36)
-    """ALE only: height and width in pixels of the grayscale frame (36 is the least the Nature CNN can take)."""
+    """ALE games and pictures: height and width in pixels of the grayscale frame (36 is the least the Nature CNN can take)."""
     frame_stack: int = Field(4, ge=1, le=16)
-    """ALE only: frames an agent sees at once; other environments are not stacked."""
+    """ALE games and pictures: frames an agent sees at once; grids and vectors are not stacked."""
     repeat_action_probability: float = Field(0.25, ge=0, lt=1)
     """ALE only: sticky actions; the probability that the previous action is repeated on a frame. At 1 the agent's actions
     would never be taken."""

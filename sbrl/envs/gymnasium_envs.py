@@ -1,4 +1,4 @@
-"""Any other Gymnasium environment with discrete actions: classic control, MinAtar and the like."""
+"""Any other Gymnasium environment with discrete actions: classic control, MinAtar, pictures and the like."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sbrl.config import Env
+from sbrl.envs.pictures import FrameMaker, NoPictureError, layout_of
 from sbrl.envs.spec import EnvSpec, StepResult
 from sbrl.envs.user_code import CLOSED, MADE, RESET, STEPPED, call, read_reset, read_step
 from sbrl.envs.values import BadValueError, check_observation, to_flag, to_reward
@@ -19,7 +20,8 @@ from sbrl.errors import FinalError, RunError, UsageError
 logger = logging.getLogger(__name__)
 
 BAD_IN_A_ROW = 10  # values, without a good step in between: such an environment has nothing to learn from
-LARGEST_VECTOR = 4096  # numbers; beyond that it is a picture, for which a dense network is the wrong one
+LARGEST_VECTOR = 4096  # numbers; a dense network is the wrong one for more
+LARGEST_GRID = 32  # cells high and wide
 
 
 class GymnasiumEnvs:
@@ -54,17 +56,19 @@ class GymnasiumEnvs:
         self._bad_in_a_row = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
-        self.spec = call(env.id, MADE, make_gymnasium_spec, env.id, self._envs[0], clip_rewards)
+        self.spec = call(env.id, MADE, make_gymnasium_spec, env, self._envs[0], clip_rewards)
         # Kept, for each look-up goes through all wrappers.
         self._space, actions = self._envs[0].observation_space, self._envs[0].action_space
         assert isinstance(actions, spaces.Discrete)  # or there were no spec
         self._start = int(actions.start)
+        self._make_frame = FrameMaker(layout_of(self._space), env.frame_size) if self.spec.kind == "frames" else None
         self._observation = np.zeros((num_envs, *self.spec.observation_shape), self.spec.frame_dtype)
 
     def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         observation = self._observation.copy()
         for k in range(self.num_envs) if mask is None else np.flatnonzero(mask):
-            observation[k] = self._first_frame(k)
+            observation[k, :-1] = 0
+            observation[k, -1] = self._first_frame(k)
             self._steps[k] = 0
         self._observation = observation
         return observation
@@ -83,7 +87,8 @@ class GymnasiumEnvs:
                 self._refuse(k, error, f"in step {self._steps[k]} of an episode")
                 bad[k], observation[k] = True, self._observation[k]
             else:
-                reward[k], terminated[k], truncated[k], observation[k] = checked
+                observation[k, :-1] = self._observation[k, 1:]
+                reward[k], terminated[k], truncated[k], observation[k, -1] = checked
                 self._bad_in_a_row[k] = 0
         truncated |= (self._steps >= self._env.max_episode_steps) & ~(terminated | bad)
         self._observation = observation
@@ -129,42 +134,53 @@ class GymnasiumEnvs:
             logger.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
 
     def _frame(self, observation: Any) -> NDArray[Any]:
-        """[1, *frame_shape]: channels first for grids, all else flat (numbers one-hot).
+        """[*frame_shape]: pictures as frames, channels first for grids, all else flat (numbers one-hot).
 
         Raises:
             BadValueError: it cannot be learned from.
         """
         check_observation(self._space, observation)
+        if self._make_frame is not None:
+            return self._make_frame(np.asarray(observation, np.uint8))
         if self.spec.kind == "grid":
             frame = np.moveaxis(np.asarray(observation), -1, 0)
         else:
             frame = np.asarray(spaces.flatten(self._space, observation))
-        return frame.astype(self.spec.frame_dtype)[None]
+        return frame.astype(self.spec.frame_dtype)
 
 
-def make_gymnasium_spec(env_id: str, env: gymnasium.Env[Any, Any], clip_rewards: bool) -> EnvSpec:
-    """The spec of an environment: small grids of 0/1 planes (height, width, channels) stay grids, all else becomes a vector.
+def make_gymnasium_spec(env: Env, made: gymnasium.Env[Any, Any], clip_rewards: bool) -> EnvSpec:
+    """The spec of `made`, which `env` describes: a grid, frames, or else a vector.
 
-    Gymnasium flattens: a number of a discrete space becomes one-hot, tuples and dictionaries are joined.
+    Small grids of 0/1 planes (height, width, channels) stay grids, and pictures become stacked frames (`sbrl.envs.pictures`).
+    All else Gymnasium flattens: a number of a discrete space becomes one-hot, tuples and dictionaries are joined.
 
     Raises:
         UsageError: actions that are not discrete, or other observations.
     """
-    actions, observations = env.action_space, env.observation_space
+    actions, observations = made.action_space, made.observation_space
     if not isinstance(actions, spaces.Discrete):
         raise UsageError(
-            f"env.id={env_id}: its action space is {actions}; value-based agents need discrete actions (Discrete(n)): "
+            f"env.id={env.id}: its action space is {actions}; value-based agents need discrete actions (Discrete(n)): "
             f"choose another environment, such as CartPole-v1 or ALE/Pong-v5"
         )
+    num_actions = int(actions.n)
     if isinstance(observations, spaces.Box) and len(observations.shape) == 3 and observations.dtype in (np.bool_, np.uint8):
         height, width, channels = observations.shape
-        if max(height, width) <= 32 and float(np.max(observations.high)) <= 1:
-            return EnvSpec(int(actions.n), (channels, height, width), np.dtype(np.uint8), 1, "grid", clip_rewards)
+        if 0 not in observations.shape and max(height, width) <= LARGEST_GRID and float(np.max(observations.high)) <= 1:
+            return EnvSpec(num_actions, (channels, height, width), np.dtype(np.uint8), 1, "grid", clip_rewards)
+    try:
+        layout_of(observations)
+        frame_shape = (env.frame_size, env.frame_size)
+        return EnvSpec(num_actions, frame_shape, np.dtype(np.uint8), env.frame_stack, "frames", clip_rewards)
+    except NoPictureError as error:
+        reason = error
     if isinstance(observations, spaces.Space) and observations.is_np_flattenable:
         size = spaces.flatdim(observations)
-        if size <= LARGEST_VECTOR:
-            return EnvSpec(int(actions.n), (size,), np.dtype(np.float32), 1, "vector", clip_rewards)
+        if 0 < size <= LARGEST_VECTOR:
+            return EnvSpec(num_actions, (size,), np.dtype(np.float32), 1, "vector", clip_rewards)
     raise UsageError(
-        f"env.id={env_id}: its observation space is {observations}; supported are ALE games, grids of 0/1 planes up to 32 x 32 "
-        f"(MinAtar) and whatever Gymnasium flattens to a vector of at most {LARGEST_VECTOR} numbers: wrap the environment"
+        f"env.id={env.id}: its observation space is {observations}; {reason}; supported are ALE games, pictures, grids of 0/1 "
+        f"planes up to {LARGEST_GRID} x {LARGEST_GRID} (MinAtar) and whatever Gymnasium flattens to a vector of 1 to "
+        f"{LARGEST_VECTOR} numbers"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import gymnasium
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from sbrl import config
 from sbrl.cli import __main__ as cli
 from sbrl.config import agents
 from sbrl.envs.make import make_spec
+from sbrl.envs.render import make_rendered_env
 from sbrl.errors import UsageError
 from sbrl.networks.build import build_network
 from sbrl.networks.heads.registry import HEADS
@@ -151,6 +153,18 @@ def test_the_documents_preset_is_listed(added: AddedAgent, capsys: pytest.Captur
     row = {row["name"]: row for row in json.loads(capsys.readouterr().out)}[added.preset]
     assert row["torso"] == "mlp"
     assert row["parameters"] > 0
+
+
+def test_the_documents_environment_shows_pictures(added: AddedAgent) -> None:
+    environment = config.load(overrides=["env.id=cartpole_pixels:CartPolePixels-v0"]).env
+    try:
+        env = make_rendered_env(environment, seed=1)
+        assert (env.spec.kind, env.spec.observation_shape) == ("frames", (4, 84, 84))
+        assert env.reset()[0, -1].std() > 0
+        assert env.picture().shape == (400, 600, 3)
+        env.close()
+    finally:
+        del gymnasium.envs.registry["CartPolePixels-v0"]
 
 
 def test_the_documents_own_test_passes(added: AddedAgent) -> None:

@@ -17,7 +17,7 @@ from sbrl.errors import FinalError
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 from single_process.run import SerialRun
-from tests import bad_env
+from tests import bad_env, picture_env
 from tests.smoke.conftest import FAST, sbrl
 
 pytestmark = pytest.mark.timeout(600)  # seconds on an idle machine, minutes on a busy one
@@ -51,6 +51,20 @@ def test_an_atari_run_is_reproducible(tmp_path: Path) -> None:
     assert first["updates"] >= 40
     for digest in ("losses_sha256", "weights_sha256"):
         assert first[digest] == second[digest]
+
+
+def test_an_environment_of_pictures_is_learned(tmp_path: Path) -> None:
+    """The lit half of the picture says which button pays: 8 a whole episode, 4 by chance."""
+    settings = (
+        *(f"env.id={picture_env.BUTTONS_ID}", "env.kwargs.shape=[40,64,3]", "env.frame_size=36", "env.frame_stack=2"),
+        *("agent.algorithm=dqn", "agent.hidden_size=32", "agent.n_step=1", "agent.discount=0.5", "run.env_steps=1000"),
+        *("replay.min_size=200", "learner.updates_per_step=0.5", "learner.learning_rate=1e-3"),
+        *("learner.target_update_period=100", "agent.epsilon_decay_steps=500", "evaluator.episodes=20"),
+    )
+    summary = serial(tmp_path / "run", *settings)
+    assert summary["updates"] == 400
+    assert summary["frames"] == summary["env_steps"] == 1000
+    assert summary["eval_return_mean"] > 7
 
 
 EVERYTHING = (

@@ -45,6 +45,13 @@ def test_refused(overrides: list[str], fields: list[str], reason: str):
         (["agent.algorithm=iqn", "agent.spr_weight=5"], "compares whole latents"),
         (["learner.reset_period=20000", "run.env_steps=110001"], "little left to recover"),
         (["agent.algorithm=m-dqn", "agent.n_step=3"], "first of the n steps"),
+        (["env.id=CarRacing-v3", "env.frame_skip=2"], "env.frame_skip is 2 with env.id CarRacing-v3, which is no ALE game"),
+        (["env.id=CartPole-v1", "env.noop_max=5"], "env.noop_max is 5"),
+        (["env.id=CartPole-v1", "env.repeat_action_probability=0.5"], "env.repeat_action_probability is 0.5"),
+        (
+            ["env.id=CartPole-v1", "env.terminal_on_life_loss=true", "env.full_action_space=true"],
+            "env.terminal_on_life_loss is true and env.full_action_space is true with env.id",
+        ),
         (
             ["replay.num_shards=9", "actors.num_actors=2", "actors.envs_per_actor=3"],
             "replay.num_shards is 9, above the 6 environments (actors.num_actors 2 x actors.envs_per_actor 3)",
@@ -54,6 +61,11 @@ def test_refused(overrides: list[str], fields: list[str], reason: str):
 def test_warned_of(overrides: list[str], reason: str):
     (warning,) = config.load(overrides=overrides).warnings
     assert reason in warning
+
+
+def test_ales_settings_that_change_nothing_elsewhere_are_let_be():
+    same = ["env.frame_skip=1", "env.repeat_action_probability=0", "env.noop_max=0"]
+    assert config.load(overrides=["env.id=CartPole-v1", *same]).warnings == ()
 
 
 @pytest.mark.parametrize("shards", ["replay.num_shards=6", "replay.num_shards=1"])
