@@ -68,7 +68,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def added(site: Path) -> AddedAgent:
+def added(site: Path) -> Iterator[AddedAgent]:
     """The document's package, installed until the test is over."""
     text = DOCUMENT.read_text(encoding="utf-8")
     files = {match["path"]: match["code"] for match in NEW_FILE.finditer(text)}
@@ -80,7 +80,8 @@ def added(site: Path) -> AddedAgent:
     ((algorithm, value),) = project["entry-points"][agents.GROUP].items()
     install(site, project["name"], algorithm, value)
     (preset,) = agents.all_algorithms()[algorithm].presets
-    return AddedAgent(preset, algorithm, {path: imported(site, path) for path in files})
+    yield AddedAgent(preset, algorithm, {path: imported(site, path) for path in files})
+    del gymnasium.envs.registry["CartPolePixels-v0"]
 
 
 def install(site: Path, project: str, name: str, value: str) -> None:
@@ -157,14 +158,11 @@ def test_the_documents_preset_is_listed(added: AddedAgent, capsys: pytest.Captur
 
 def test_the_documents_environment_shows_pictures(added: AddedAgent) -> None:
     environment = config.load(overrides=["env.id=cartpole_pixels:CartPolePixels-v0"]).env
-    try:
-        env = make_rendered_env(environment, seed=1)
-        assert (env.spec.kind, env.spec.observation_shape) == ("frames", (4, 84, 84))
-        assert env.reset()[0, -1].std() > 0
-        assert env.picture().shape == (400, 600, 3)
-        env.close()
-    finally:
-        del gymnasium.envs.registry["CartPolePixels-v0"]
+    env = make_rendered_env(environment, seed=1)
+    assert (env.spec.kind, env.spec.observation_shape) == ("frames", (4, 84, 84))
+    assert env.reset()[0, -1].std() > 0
+    assert env.picture().shape == (400, 600, 3)
+    env.close()
 
 
 def test_the_documents_own_test_passes(added: AddedAgent) -> None:
