@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from sbrl.errors import UsageError
 from sbrl.runtime.arguments import Parser, whole_number
 from sbrl.runtime.program import run_program
 from studies.statistics.aggregates import Floats
@@ -112,14 +113,14 @@ CASES: tuple[tuple[str, Setup, Effect], ...] = tuple(
 )
 
 
-def table(studies: int, permutations: int) -> str:
-    """The rates of all cases, as Markdown."""
+def table(studies: int, permutations: int, cases: Sequence[tuple[str, Setup, Effect]], seed: int) -> str:
+    """The rates of these cases, as Markdown."""
     lines = [
         "| truth | scores | seeds | looks | arms | environments | adopt | keep | seeds used |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for what, setup, effect in CASES:
-        rates = simulate(setup, effect, studies, permutations)
+    for what, setup, effect in cases:
+        rates = simulate(setup, effect, studies, permutations, seed)
         looks = ", ".join(map(str, setup.looks))
         lines.append(
             f"| {what} | {setup.scores} | {setup.seeds} | {looks} | {setup.arms} | {setup.environments} "
@@ -140,9 +141,14 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--studies", type=whole_number(1, 10**6), default=1000, help="of each case (default: 1000)")
     parser.add_argument("--permutations", type=whole_number(99, 10**6), default=999, help="of each test (default: 999)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the studies (default: 0)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose truth and scores have this: 'only, some fail'")
     parser.add_argument("--document", action="store_true", help=f"write the table into {DOCUMENT}")
     arguments = parser.parse_args(argv)
-    text = table(arguments.studies, arguments.permutations)
+    cases = [case for case in CASES if arguments.only in f"{case[0]}, {case[1].scores}"]
+    if not cases or (arguments.document and arguments.only):
+        raise UsageError(f"--only {arguments.only}: no case has this, or --document was given, which wants all of them")
+    text = table(arguments.studies, arguments.permutations, cases, arguments.seed)
     if arguments.document:
         before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
