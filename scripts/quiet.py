@@ -1,7 +1,7 @@
-"""Trains for an hour, watched by a real Prometheus, and lists which alerts were pending or fired: none should have fired.
+"""Trains for an hour under a real Prometheus, and lists which alerts were pending or fired.
 
-`make quiet` plays Pong with the preset's settings, two shards and two actors. Exit code 1: an alert fired, or Prometheus did
-not see every role all the time, so that quiet means nothing.
+`make quiet` plays Pong with the preset's settings, two shards and two actors. None should fire. Exit code 1: an alert fired, or
+Prometheus did not see every role all the time, so that quiet means nothing.
 """
 
 from __future__ import annotations

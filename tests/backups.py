@@ -9,6 +9,8 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
+from sbrl.backup import __main__ as making
+from sbrl.backup import restore
 from sbrl.storage.checkpoints import write_checkpoint
 from sbrl.storage.run_directory import RunDirectory
 from services.coordinator.store import LeaseRecord, Store, WeightsRecord
@@ -63,3 +65,11 @@ def leases(run: RunDirectory) -> list[tuple[int, float]]:
 def contents(path: Path) -> dict[str, bytes]:
     """All files of a folder."""
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def back_up(run: RunDirectory, to: Path, *arguments: str) -> None:
+    making.main([str(run.path), str(to), *arguments])
+
+
+def bring_back(source: Path, target: Path, *arguments: str) -> None:
+    restore.main([str(source), str(target), *arguments])

@@ -26,7 +26,8 @@ from sbrl.storage.run_directory import RunDirectory
 
 KEEP = 7
 POLL_SECONDS = 2.0
-# Until the coordinator has heard of all that a shard held when that was copied: some heartbeats.
+# Until the coordinator has heard of all that a shard held when that was copied: some heartbeats. Who was heard when is in its
+# database, which it holds for itself: to look is to copy all of it, again and again.
 HEARD_SECONDS = 5.0
 
 

@@ -1,58 +1,58 @@
-"""An S3-compatible bucket as a store of backups: four requests, signed by AWS' Signature Version 4. Of the environment it takes
+"""An S3-compatible bucket as a store of backups.
+
+By obstore: it brings nothing else along (boto3 wants another python-dateutil than SBRL is tested with, minio more packages),
+sends in parts, tries again, and takes every kind of AWS credentials. Of the environment it takes
 
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY       and AWS_SESSION_TOKEN for keys that expire
-    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL        of another server than Amazon's
+    AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN      or AWS_CONTAINER_CREDENTIALS_*, AWS_METADATA_ENDPOINT: a role's keys
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL        of another server than Amazon's; the bucket is named in the path
     AWS_REGION or AWS_DEFAULT_REGION               else us-east-1
-    AWS_CA_BUNDLE                                  certificates in place of the system's
-
-No SDK: Amazon's own wants another python-dateutil than the rest of SBRL is tested with.
+    AWS_CA_BUNDLE                                  certificates beside the system's, in place of certifi's
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import http.client
+import io
 import os
-import ssl
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import IO, NamedTuple, Self
-from urllib.parse import quote, urlsplit
-from xml.etree import ElementTree
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
+import certifi
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from sbrl.backup.stores import PIECE_BYTES, checked
 from sbrl.errors import RunError, UsageError
 
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-MAX_BYTES = 5 << 30  # of one request, by S3's rules
-CALL_SECONDS = 60.0  # without a byte
-TRIES, RETRY_SECONDS = 4, 1.0
-SERVERS_FAULT = 500  # from this status on; it may pass
+if TYPE_CHECKING:
+    from obstore import GetResult, ObjectMeta
 
+PART_BYTES, MAX_PARTS = 8 << 20, 10_000  # of an object, by S3's rules 5 MiB at least
+PARTS_AT_ONCE = 4  # in memory, with one that is filled: what a backup takes of it
+CALL_SECONDS = 120  # to send a part, or without a byte of an answer
+RETRIES = 10  # five seconds, where nobody listens
 
-class Keys(NamedTuple):
-    """Who asks."""
-
-    access: str
-    secret: str
-    session: str = ""
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+ROLES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_METADATA_ENDPOINT",  # a machine's own role: asked by name only, for elsewhere nobody answers
+)
+# What obstore is given has to be of this form: it panics where it cannot send something.
+_BUCKET = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]*")
+_ENDPOINT = re.compile(r"https?://([-_.A-Za-z0-9]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[-_.~/A-Za-z0-9]*)?")
+_STRUCTURE = "\n\nDebug source:"  # of an error, below what it says
 
 
 class Bucket:
     """The objects of one bucket below a prefix."""
 
-    def __init__(self, name: str, prefix: str, endpoint: str, region: str, keys: Keys, ca_file: str | None = None) -> None:
-        """Args: prefix: "" or with a slash at its end; endpoint: a URL; requests name the bucket in their path."""
-        self._name, self._prefix, self._region, self._keys = name, prefix, region, keys
-        self._endpoint = endpoint.rstrip("/")
-        self._tls = ssl.create_default_context(cafile=ca_file) if endpoint.startswith("https:") else None
-
-    @classmethod
-    def from_environment(cls, url: str, environment: Mapping[str, str] = os.environ) -> Self:
+    def __init__(self, url: str) -> None:
         """
         Args:
             url: s3://bucket/prefix.
@@ -61,171 +61,153 @@ class Bucket:
             UsageError: it names no bucket, or the environment no keys, an endpoint that is no URL or no certificates.
         """
         name, _, prefix = url.removeprefix("s3://").partition("/")
-        if not name:
+        if not _BUCKET.fullmatch(name):
             raise UsageError(f"{url} names no bucket: write s3://BUCKET/PREFIX")
-        access, secret = (environment.get(key, "") for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
-        if not (access and secret):
-            raise UsageError(f"{url} takes keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
-        endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
-        endpoint = endpoint or f"https://s3.{region}.amazonaws.com"
-        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
-            raise UsageError(f"AWS_ENDPOINT_URL is {endpoint}: it must be a URL such as https://minio.example:9000")
-        prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        keys = Keys(access, secret, environment.get("AWS_SESSION_TOKEN", ""))
+        folders = [folder for folder in prefix.split("/") if folder]
+        if not all(folder.isprintable() and folder not in (".", "..") for folder in folders):
+            raise UsageError(f"{url!r} is no place in a bucket: . and .. and control characters cannot be in it")
+        prefix = "/".join(folders)
+        self.where = f"s3://{name}/{prefix}".rstrip("/")
+        settings = _settings(url)
+        certificates = os.environ.get("AWS_CA_BUNDLE")
         try:
-            return cls(name, prefix, endpoint, region, keys, environment.get("AWS_CA_BUNDLE") or None)
+            self._store = S3Store(
+                name,
+                prefix=prefix or None,
+                **settings,
+                disable_bulk_delete=True,  # not every server has it
+                retry_config={"max_retries": RETRIES},
+                client_options={
+                    "allow_http": settings["aws_endpoint_url_s3"].startswith("http:"),
+                    # certifi's where none is set: a container may have none of the system's, and then not even HTTP would do.
+                    "root_certificate": Path(certificates or certifi.where()).read_bytes(),
+                    "timeout": "1day",  # of a whole file; the next is what a stalled one meets
+                    "read_timeout": f"{CALL_SECONDS}s",
+                },
+            )
         except OSError as error:
-            raise UsageError(f"AWS_CA_BUNDLE={environment.get('AWS_CA_BUNDLE')} cannot be read: {error.strerror}") from None
-
-    @property
-    def where(self) -> str:
-        return f"s3://{self._name}/{self._prefix}".rstrip("/")
+            raise UsageError(f"AWS_CA_BUNDLE={certificates} cannot be read: {error.strerror}") from None
+        except (BaseError, ValueError) as error:
+            about = f", or AWS_CA_BUNDLE={certificates}" if certificates else ""
+            raise UsageError(f"{url} cannot be used with the AWS_ variables that are set{about}: {_cause(error)}") from None
 
     def write(self, path: str, file: IO[bytes], size: int, sha256: str) -> None:
-        if size > MAX_BYTES:
-            raise RunError(f"{path} has {size:,} bytes, and S3 takes {MAX_BYTES:,} at a time: more shards make each smaller")
-        start = file.tell()
-
-        def body() -> IO[bytes]:
-            file.seek(start)
-            return file
-
-        with self._ask("PUT", path, sha256=sha256, size=size, body=body):
-            pass
+        pieces = checked(path, file, sha256)
+        with self._refusals(path):
+            obstore.put(
+                self._store,
+                path,
+                b"".join(pieces) if size <= PART_BYTES else pieces,  # one request, or parts that are an object at the end
+                chunk_size=max(PART_BYTES, -(-size // MAX_PARTS)),
+                max_concurrency=PARTS_AT_ONCE,
+            )
 
     @contextmanager
     def read(self, path: str) -> Iterator[IO[bytes] | None]:
-        with self._ask("GET", path, may_be_absent=True) as answer:
-            yield answer
-
-    def folders(self) -> list[str]:
-        found = [prefix for page in self._pages("", delimiter="/") for prefix in _texts(page, "CommonPrefixes/Prefix")]
-        return sorted(prefix.removeprefix(self._prefix).rstrip("/") for prefix in found)
-
-    def age_seconds(self, folder: str, now: float) -> float:
-        times = [text for page in self._pages(f"{folder}/") for text in _texts(page, "Contents/LastModified")]
-        return now - max((datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() for text in times), default=now)
-
-    def remove(self, path: str) -> None:
-        inside = [key for page in self._pages(f"{path}/") for key in _texts(page, "Contents/Key")]
-        for key in (*inside, self._prefix + path):
-            with self._ask("DELETE", key.removeprefix(self._prefix), may_be_absent=True):
-                pass
-
-    def _pages(self, below: str, **more: str) -> Iterator[ElementTree.Element]:
-        """What is listed below a path, a thousand at a time."""
-        query = {"list-type": "2", "prefix": self._prefix + below, **more}
-        while True:
-            with self._ask("GET", None, query=query) as answer:
-                assert answer is not None
-                try:
-                    page = ElementTree.fromstring(answer.read())
-                except ElementTree.ParseError as error:
-                    raise RunError(f"{self._endpoint} does not answer as S3 does: {error}") from None
-            for element in page.iter():
-                element.tag = element.tag.rpartition("}")[2]  # without its namespace
-            yield page
-            token = page.findtext("NextContinuationToken")
-            if not token:
-                return
-            query["continuation-token"] = token
-
-    @contextmanager
-    def _ask(
-        self,
-        method: str,
-        path: str | None,
-        *,
-        query: Mapping[str, str] | None = None,
-        sha256: str = EMPTY_SHA256,
-        size: int = 0,
-        body: Callable[[], IO[bytes]] | None = None,
-        may_be_absent: bool = False,
-    ) -> Iterator[IO[bytes] | None]:
-        """Makes a request, again where the server may do better in a moment; yields None for what may be absent and is.
-
-        Args:
-            path: below the prefix; None: the bucket itself.
-            body: returns what is sent, at its beginning.
-
-        Raises:
-            RunError: it is refused, or nobody answers.
-        """
-        place = f"/{self._name}" if path is None else f"/{self._name}/{self._prefix}{path}"
-        what = f"{method} {self._endpoint}{place}"
-        answer: IO[bytes] | None = None
-        for left in reversed(range(TRIES)):
-            try:
-                answer = self._send(method, quote(place), query or {}, sha256, size, body)
-                break
-            except urllib.error.HTTPError as error:
-                with error:
-                    said = _refusal(error)
-                if error.code == 404 and may_be_absent and "NoSuchBucket" not in said:
-                    break
-                if error.code < SERVERS_FAULT or not left:
-                    raise RunError(f"{what} is refused: {said}") from None
-            except OSError as error:
-                if not left:
-                    raise RunError(f"{what}: no answer: {getattr(error, 'reason', error)}") from None
-            time.sleep(RETRY_SECONDS * (TRIES - left))  # no event tells when a server is well again
-        if answer is None:
+        found = None
+        with self._refusals(path), _absent():
+            found = obstore.get(self._store, path)
+        if found is None:
             yield None
             return
-        with answer:
-            try:
-                yield answer
-            except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-                raise RunError(f"{what}: the answer broke off: {error}") from None
+        with io.BufferedReader(_Body(self._pieces(path, found)), PIECE_BYTES) as file:
+            yield file
 
-    def _send(
-        self, method: str, place: str, query: Mapping[str, str], sha256: str, size: int, body: Callable[[], IO[bytes]] | None
-    ) -> IO[bytes]:
-        now = datetime.now(UTC)
-        text = "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in sorted(query.items()))
-        signed = {
-            "host": urlsplit(self._endpoint).netloc,
-            "x-amz-content-sha256": sha256,
-            "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}",
-            **({"x-amz-security-token": self._keys.session} if self._keys.session else {}),
-        }
-        signed["authorization"] = authorization(method, place, text, signed, self._region, self._keys)
-        headers = {**signed, **({"content-length": str(size), "content-type": "application/octet-stream"} if body else {})}
-        request = urllib.request.Request(
-            f"{self._endpoint}{place}{'?' if text else ''}{text}",
-            data=body() if body else None,
-            headers=headers,
-            method=method,
+    def folders(self) -> list[str]:
+        with self._refusals(""):
+            return sorted(obstore.list_with_delimiter(self._store)["common_prefixes"])
+
+    def age_seconds(self, folder: str, now: float) -> float:
+        return now - max((one["last_modified"].timestamp() for one in self._list(folder)), default=now)
+
+    def remove(self, path: str) -> None:
+        inside = [one["path"] for one in self._list(path)]
+        with self._refusals(path):
+            obstore.delete(self._store, inside)
+            with _absent():  # S3 says nothing of it, other servers may
+                obstore.delete(self._store, path)
+
+    def _list(self, folder: str) -> list[ObjectMeta]:
+        with self._refusals(folder):
+            return list(obstore.list(self._store, folder).collect())
+
+    def _pieces(self, path: str, found: GetResult) -> Iterator[bytes]:
+        with self._refusals(path):
+            yield from found.stream(PIECE_BYTES)
+
+    @contextmanager
+    def _refusals(self, path: str) -> Iterator[None]:
+        """Raises RunError: a request is refused, or nobody answers."""
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as error:
+            request = re.search(r"Error performing (\w+ [^\s?]+)", str(error))
+            raise RunError(f"{request[1] if request else f'{self.where}/{path}'} {_said(str(error))}") from None
+
+
+class _Body(io.RawIOBase):
+    """What a bucket sends, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+def _settings(url: str) -> dict[str, Any]:
+    """Who asks whom. Raises UsageError: the environment does not say, or says what cannot be sent."""
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]  # as AWS' own programs take it; obstore, which reads the environment, too, would send the nothing
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    settings = {"AWS_REGION": region, **{name: os.environ[name] for name in (*KEYS, "AWS_SESSION_TOKEN") if name in os.environ}}
+    for name, value in settings.items():
+        if value != value.strip() or not (value.isascii() and value.isprintable()):  # it may be a key: not to be shown
+            raise UsageError(f"{name} has spaces or a new line at an end, or what is not ASCII: set it as the server gave it")
+    if not all(name in settings for name in KEYS) and not any(name in os.environ for name in ROLES):
+        raise UsageError(f"{url} takes keys: set {' and '.join(KEYS)}, or for a role's one of {', '.join(ROLES)}")
+    endpoint = (
+        os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or f"https://s3.{region}.amazonaws.com"
+    )
+    form = _ENDPOINT.fullmatch(endpoint)
+    if form is None or int(form["port"] or 0) > 65_535:
+        raise UsageError(
+            f"AWS_ENDPOINT_URL, or what AWS_REGION makes of it, is {endpoint}: it must be a URL such as https://minio.example:9000"
         )
-        opened: IO[bytes] = urllib.request.urlopen(request, timeout=CALL_SECONDS, context=self._tls)
-        return opened
+    return {name.lower(): value for name, value in settings.items()} | {"aws_endpoint_url_s3": endpoint.rstrip("/")}
 
 
-def authorization(method: str, place: str, query: str, headers: Mapping[str, str], region: str, keys: Keys) -> str:
-    """The header that signs a request (AWS Signature Version 4). Args: place, query: as they are sent."""
-    names = ";".join(sorted(headers))
-    lines = [method, place, query, *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names]
-    lines.append(headers["x-amz-content-sha256"])
-    moment = headers["x-amz-date"]
-    scope = f"{moment[:8]}/{region}/s3/aws4_request"
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    key = f"AWS4{keys.secret}".encode()
-    for word in scope.split("/"):
-        key = hmac.digest(key, word.encode(), "sha256")
-    signature = hmac.digest(key, f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}".encode(), "sha256").hex()
-    return f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={names}, Signature={signature}"
-
-
-def _texts(page: ElementTree.Element, path: str) -> list[str]:
-    return [element.text or "" for element in page.findall(path)]
-
-
-def _refusal(error: urllib.error.HTTPError) -> str:
-    """What the server says, in one line."""
+@contextmanager
+def _absent() -> Iterator[None]:
+    """Goes on where an object is not there, in a bucket that is."""
     try:
-        answer = ElementTree.fromstring(error.read(65_536))
-    except (ElementTree.ParseError, OSError):
-        return f"HTTP {error.code} {error.reason}"
-    code, message = (next((one.text for one in answer.iter() if one.tag.endswith(tag)), "") for tag in ("Code", "Message"))
-    return " ".join(f"{code}: {message}".split())
+        yield
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise
+
+
+def _said(error: str) -> str:
+    """What obstore's error says, in one line: the server's words, else its status, else the innermost cause."""
+    if found := re.search(r"<Code>(.*?)(?=</Code>)(?:.*?<Message>(.*?)</Message>)?", error, re.DOTALL):
+        said = f"is refused: {found[1]}: {found[2] or ''}"
+    elif found := re.search(r"status code: (\d+[ \w]*)", error):
+        said = f"is refused: HTTP {found[1]}"
+    elif "HTTP error" in error:
+        had = "no answer" if "Error performing" in error else "no whole answer"
+        said = f"has {'a certificate that is not trusted' if 'InvalidCertificate' in error else had}: {_cause(error)}"
+    else:
+        said = f"fails: {error.partition(_STRUCTURE)[0]}"
+    return " ".join(said.split())
+
+
+def _cause(error: object) -> str:
+    """The innermost cause, of the structure that obstore shows below an error: it is the last thing before closing brackets."""
+    lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
+    return re.sub(r"^\s*(\w+: )?|[\s,]*$", "", lines[-1]).strip('"').replace("\\", "")

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from sbrl.backup.bucket import Bucket
 from sbrl.backup.copies import Copy
 from sbrl.backup.stores import Folder, Store
 from sbrl.errors import RunError, UsageError
+from sbrl.runtime.program import check_installed
 
 FORMAT = 1
 WHOLE = "backup.json"
@@ -44,8 +44,13 @@ class Backup(NamedTuple):
 
 
 def open_store(url: str) -> Store:
-    """The store at a path, or at s3://bucket/prefix. Raises UsageError as `Bucket.from_environment`."""
-    return Bucket.from_environment(url) if url.startswith("s3://") else Folder(Path(url))
+    """The store at a path, or at s3://bucket/prefix. Raises UsageError as `check_installed` and `Bucket`."""
+    if not url.startswith("s3://"):
+        return Folder(Path(url))
+    check_installed("backup or restore with s3://", "s3")
+    from sbrl.backup.bucket import Bucket
+
+    return Bucket(url)
 
 
 def write_part(store: Store, name: str, part: str, copy: Copy) -> int:

@@ -12,7 +12,7 @@ from typing import IO, Protocol
 from sbrl.errors import RunError
 from sbrl.storage.atomic import replacing
 
-_PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
 
 
 class Store(Protocol):
@@ -59,12 +59,7 @@ class Folder:
         with _refusals(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target, durable=True) as copy:
-                digest = hashlib.sha256()
-                while data := file.read(_PIECE_BYTES):
-                    digest.update(data)
-                    copy.write(data)
-                if digest.hexdigest() != sha256:
-                    raise RunError(f"{path} changed while it was copied: try again")
+                copy.writelines(checked(path, file, sha256))
 
     @contextmanager
     def read(self, path: str) -> Iterator[IO[bytes] | None]:
@@ -94,6 +89,16 @@ class Folder:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+
+def checked(path: str, file: IO[bytes], sha256: str) -> Iterator[bytes]:
+    """The rest of a file, in pieces. Raises RunError, at its end: its checksum is another."""
+    digest = hashlib.sha256()
+    while data := file.read(PIECE_BYTES):
+        digest.update(data)
+        yield data
+    if digest.hexdigest() != sha256:
+        raise RunError(f"{path} changed while it was copied: try again")
 
 
 @contextmanager

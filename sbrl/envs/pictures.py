@@ -1,4 +1,4 @@
-"""Which observations are pictures, and the frames made of them: gray, resized by the mean over each pixel's area. Pure.
+"""Pictures that environments show, and the frames made of them: gray, each pixel the mean over its area. Pure.
 
 The mean is our own code: Pillow's box filter and torch's area mode take whole pixels only, and OpenCV, a test's oracle, would
 put 50 MB more into every image.

@@ -35,7 +35,7 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 
 # A package that only this extra of pyproject.toml brings, and its name for people.
-_MARKS = {"report": ("scipy", "SciPy"), "train": ("torch", "PyTorch")}
+_MARKS = {"report": ("scipy", "SciPy"), "s3": ("obstore", "obstore"), "train": ("torch", "PyTorch")}
 
 
 def check_installed(command: str, extra: str = "train") -> None:

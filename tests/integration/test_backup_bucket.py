@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
+import io
+import ipaddress
+import json
 import os
+import random
 import socket
+import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+import obstore
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 
 from sbrl.backup import __main__ as making
 from sbrl.backup import bucket, restore
 from sbrl.backup.bucket import Bucket
 from sbrl.backup.catalog import find, open_store, prune
+from sbrl.backup.stores import Store
 from sbrl.errors import RunError, UsageError
 from sbrl.rpc.ports import free_ports
 from tests.backups import contents, make_run
@@ -78,12 +94,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize("url", ["s3://backups", "s3://backups/team a/rl+1/"])
+@pytest.mark.parametrize("url", ["s3://backups", "s3://backups/team=ä//rl+1/"])
 def test_a_run_goes_to_a_bucket_and_comes_back(url: str, server: Server, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     for name in ("a", "b", "c"):
@@ -107,13 +125,46 @@ def test_a_run_goes_to_a_bucket_and_comes_back(url: str, server: Server, tmp_pat
 
 @pytest.mark.usefixtures("keys")
 def test_more_than_one_page_is_listed(server: Server) -> None:
-    folder = server.data / "backups/many/files"
-    folder.mkdir(parents=True)
     for number in range(1005):
-        (folder / f"{number:04d}").touch()
-    store = open_store("s3://backups/many")
+        folder = server.data / f"backups/many/{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    assert open_store("s3://backups/many").folders() == [f"{number:04d}" for number in range(1005)]
+    store = open_store("s3://backups")
     assert isinstance(store, Bucket)
-    assert [len(page.findall("Contents")) for page in store._pages("files/")] == [1000, 5]
+    assert len(store._list("many")) == 1005
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "PART_BYTES", 5 << 20)  # S3 takes no smaller ones
+
+
+def write(store: Store, path: str, data: bytes, of: bytes | None = None) -> None:
+    """Args: of: what has the checksum that is stated; None: data."""
+    store.write(path, io.BytesIO(data), len(data), hashlib.sha256(data if of is None else of).hexdigest())
+
+
+@pytest.mark.usefixtures("keys", "small_parts")
+@pytest.mark.parametrize(("size", "parts"), [(0, ""), (5 << 20, ""), ((5 << 20) + 1, "-2"), (11 << 20, "-3")])
+def test_what_is_large_goes_in_parts_and_comes_back(size: int, parts: str) -> None:
+    store, data = open_store("s3://backups/sizes"), random.Random(size).randbytes(size)
+    assert isinstance(store, Bucket)
+    write(store, "file", data)
+    assert str(obstore.head(store._store, "file")["e_tag"]).strip('"')[32:] == parts
+    with store.read("file") as file:
+        assert file is not None
+        assert file.read(7) + file.read() == data
+
+
+@pytest.mark.usefixtures("keys", "small_parts")
+@pytest.mark.parametrize("size", [1, 11 << 20])
+def test_a_file_that_changes_while_it_is_copied_is_no_object(size: int, server: Server) -> None:
+    store = open_store("s3://backups/changed")
+    with pytest.raises(RunError, match="a/file changed while it was copied: try again"):
+        write(store, "a/file", bytes(size), of=b"before")
+    assert store.folders() == []
+    assert not list((server.data / ".nanio/multipart").iterdir())  # nor are its parts kept
 
 
 @pytest.mark.usefixtures("keys")
@@ -121,7 +172,7 @@ def test_a_damaged_object_is_refused(server: Server, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     making.main([str(run.path), "s3://backups/damaged", "--name", "a"])
     (state,) = (server.data / "backups/damaged/a/learner").rglob("state.json")
-    state.write_bytes(b"?")
+    state.write_bytes(b"?" * state.stat().st_size)
     with pytest.raises(RunError, match=r"state\.json is not what was written"):
         restore.main(["s3://backups/damaged", str(tmp_path / "back")])
 
@@ -130,10 +181,16 @@ def test_a_damaged_object_is_refused(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "name", "value", "error", "said"),
     [
+        ("s3://backups/a/../b", "AWS_REGION", "us-east-1", UsageError, "is no place in a bucket"),
+        ("s3://backups", "AWS_ENDPOINT_URL", "http://127.0.0.1:99999", UsageError, "it must be a URL such as https"),
+        ("s3://backups", "AWS_ACCESS_KEY_ID", "one\n", UsageError, "AWS_ACCESS_KEY_ID has spaces or a new line"),
+        ("s3://backups", "AWS_CA_BUNDLE", "/not/there", UsageError, "AWS_CA_BUNDLE=/not/there cannot be read: No such file"),
+        ("s3://backups", "AWS_CA_BUNDLE", __file__, UsageError, "AWS_CA_BUNDLE=.*: No certificates found"),
+        ("s3://backups", "AWS_CHECKSUM_ALGORITHM", "md4", UsageError, '"md4" is not a valid checksum algorithm'),
         ("s3://backups", "AWS_SECRET_ACCESS_KEY", "another", RunError, "is refused: SignatureDoesNotMatch"),
         ("s3://backups", "AWS_ACCESS_KEY_ID", "two", RunError, "is refused: InvalidAccessKeyId"),
         ("s3://missing", "AWS_REGION", "us-east-1", RunError, "is refused: NoSuchBucket"),
-        ("s3://backups", "AWS_ENDPOINT_URL", "http://127.0.0.1:9", RunError, "no answer: .*refused"),
+        ("s3://backups", "AWS_ENDPOINT_URL", "http://127.0.0.1:9", RunError, "has no answer: Connection refused"),
         ("s3://backups", "AWS_ENDPOINT_URL", "minio:9000", UsageError, "it must be a URL such as https"),
         ("s3://backups", "AWS_SECRET_ACCESS_KEY", "", UsageError, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         ("s3:///prefix", "AWS_REGION", "us-east-1", UsageError, "names no bucket"),
@@ -142,7 +199,7 @@ def test_a_damaged_object_is_refused(server: Server, tmp_path: Path) -> None:
 def test_what_a_bucket_refuses_is_one_line(
     url: str, name: str, value: str, error: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(bucket, "RETRIES", 1)
     monkeypatch.setenv(name, value)
     run = make_run(tmp_path / "run")
     with pytest.raises(error, match=said) as raised:
@@ -150,21 +207,104 @@ def test_what_a_bucket_refuses_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_signatures_are_those_of_amazons_own_example() -> None:
-    """GET of a bucket's lifecycle: 'Signature Calculations for the Authorization Header' in Amazon S3's API reference."""
-    keys = bucket.Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
-    headers = {
-        "host": "examplebucket.s3.amazonaws.com",
-        "x-amz-content-sha256": bucket.EMPTY_SHA256,
-        "x-amz-date": "20130524T000000Z",
-    }
-    header = bucket.authorization("GET", "/", "lifecycle=", headers, "us-east-1", keys)
-    assert header.endswith("Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543")
+@contextmanager
+def web_server(answer: bytes, tls: ssl.SSLContext | None = None, headers: tuple[tuple[str, str], ...] = ()) -> Iterator[str]:
+    """Gives its URL; answers every GET with the same, and then hangs up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for header in headers or (("Content-Length", str(len(answer))),):
+                self.send_header(*header)
+            self.end_headers()
+            self.wfile.write(answer)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
 
 
-def test_amazon_is_the_default_and_keys_may_expire() -> None:
-    environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c", "AWS_REGION": "eu-west-1"}
-    store = Bucket.from_environment("s3://mine/", environment)
-    assert store._endpoint == "https://s3.eu-west-1.amazonaws.com"
-    assert store._keys.session == "c"
+@pytest.mark.usefixtures("keys")
+def test_an_answer_that_breaks_off_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "RETRIES", 0)
+    headers = (("Content-Length", "5000000"), ("ETag", '"a"'), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT"))
+    with web_server(b"x" * 3_000_000, headers=headers) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        store = open_store("s3://backups")
+        with store.read("file") as file:
+            assert file is not None
+            with pytest.raises(RunError, match=r"^s3://backups/file has no whole answer: \w+$"):
+                file.read()
+
+
+@pytest.mark.usefixtures("keys")
+def test_keys_of_a_role(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path) -> None:
+    """As Kubernetes' pods are given them: who has the token asks for keys that expire."""
+    for name in bucket.KEYS:
+        monkeypatch.setenv(name, "")
+    (tmp_path / "token").write_text("a token")
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    given = {"AccessKeyId": "one", "SecretAccessKey": "secret of one", "Token": "", "Expiration": f"{later:%Y-%m-%dT%H:%M:%SZ}"}
+    with web_server(json.dumps(given).encode()) as url:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/keys")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        store = open_store("s3://backups/role")
+        write(store, "a/file", b"content")
+        assert store.folders() == ["a"]
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """A server's, in cert.pem; who has that trusts it."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bucket")])
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "cert.pem").write_bytes(signed.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_certificate_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bucket, "RETRIES", 0)
+    page = b"<ListBucketResult><CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes></ListBucketResult>"
+    with web_server(page, certificate(tmp_path)) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        with pytest.raises(RunError, match="has a certificate that is not trusted: UnknownIssuer"):
+            open_store("s3://backups").folders()
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "cert.pem"))
+        assert open_store("s3://backups").folders() == ["a"]
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_container_without_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    with pytest.raises(BaseError, match="No CA certificates were loaded from the system"):
+        S3Store("backups")
+    assert open_store("s3://backups/nothing").folders() == []
+
+
+@pytest.mark.usefixtures("keys")
+def test_amazon_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    store = open_store("s3://mine/")
+    assert isinstance(store, Bucket)
     assert store.where == "s3://mine"
+    assert obstore.sign(store._store, "GET", "a/file", datetime.timedelta(hours=1)).startswith(
+        "https://s3.eu-west-1.amazonaws.com/mine/a/file?"
+    )

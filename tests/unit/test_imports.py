@@ -34,7 +34,7 @@ def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
         ("sbrl.cluster.scale", {"rich"}),
         ("sbrl.cluster.status", {"rich"}),
         ("sbrl.cluster.watch", set()),
-        ("sbrl.backup.restore", {"pydantic", "grpc", "rich"}),
+        ("sbrl.backup.restore", {"pydantic", "grpc", "rich", "obstore"}),
     ],
 )
 def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set[str]):

@@ -89,6 +89,14 @@ def test_what_needs_more_says_so(packages: Path, command: str, package: str, ext
     assert f"the extra '{extra}'" in line
 
 
+def test_a_bucket_needs_more_and_says_so(packages: Path) -> None:
+    done = run(packages, "sbrl.backup.restore", "s3://backups", "not-there")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "takes obstore, and SBRL is installed without it" in line
+    assert "the extra 's3' (pip install 'sbrl[s3]'" in line
+
+
 def test_the_light_installation_has_none_of_what_only_runs_take() -> None:
     light = with_what_they_bring(PROJECT["dependencies"])
     heavy = {canonicalize_name(Requirement(name).name) for name in PROJECT["optional-dependencies"]["train"]}
