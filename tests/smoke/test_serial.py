@@ -20,6 +20,8 @@ from single_process.run import SerialRun
 from tests import bad_env, picture_env
 from tests.smoke.conftest import FAST, sbrl
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.timeout(600)  # seconds on an idle machine, minutes on a busy one
 
 
@@ -53,8 +55,9 @@ def test_an_atari_run_is_reproducible(tmp_path: Path) -> None:
         assert first[digest] == second[digest]
 
 
-def test_an_environment_of_pictures_is_learned(tmp_path: Path) -> None:
+def test_an_environment_of_pictures_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lit half of the picture says which button pays: 8 a whole episode, 4 by chance."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the environment is
     settings = (
         *(f"env.id={picture_env.BUTTONS_ID}", "env.kwargs.shape=[40,64,3]", "env.frame_size=36", "env.frame_stack=2"),
         *("agent.algorithm=dqn", "agent.hidden_size=32", "agent.n_step=1", "agent.discount=0.5", "run.env_steps=1000"),
