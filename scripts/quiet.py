@@ -89,7 +89,7 @@ def seen(run: Watched, minutes: float) -> list[Seen]:
 
 
 def scraped(run: Watched, minutes: float) -> dict[str, float]:
-    """The share of the scrapes in which each target was up, once it had been up first, by its role's name."""
+    """The share of the scrapes of each target in which it was up, by job and instance."""
     found = run.ask("query", query=f"avg_over_time(up[{minutes * 60:.0f}s])")["result"]
     return {" ".join(one["metric"][key] for key in ("job", "instance")): float(one["value"][1]) for one in found}
 
