@@ -26,7 +26,8 @@ from sbrl.storage.run_directory import RunDirectory
 
 KEEP = 7
 POLL_SECONDS = 2.0
-# Until the coordinator has heard of all that a shard held when that was copied: some heartbeats. Who was heard when is in its
+# Until the coordinator has heard of all that shards held and actors had counted when that was copied: some heartbeats. Else a
+# run that goes on from the backup would hear of it after it has given those steps to others. Who was heard when is in its
 # database, which it holds for itself: to look is to copy all of it, again and again.
 HEARD_SECONDS = 5.0
 
@@ -114,8 +115,12 @@ def backup_run(run: RunDirectory, store: Store, name: str, run_id: str) -> str:
     shards = sorted(path.name for path in run.checkpoints.glob("replay-*") if PART.fullmatch(path.name))
     # What the actors have counted after what the shards hold of it, and before the coordinator, which knows whose it is.
     parts = ["learner", *shards, "run", "coordinator"]
+    said = []
     try:
-        said = [backup_part(run, store, name, part) for part in parts]
+        for part in parts:
+            if part == "coordinator" and run.is_in_use():
+                time.sleep(HEARD_SECONDS)
+            said.append(backup_part(run, store, name, part))
         finish(store, name, run_id, parts, time.time())
     except BaseException:
         with contextlib.suppress(RunError):  # what went wrong first is what to say

@@ -112,6 +112,14 @@ class RunDirectory:
         finally:
             os.close(descriptor)
 
+    def is_in_use(self) -> bool:
+        """Whether the launcher that locked it last is running. Reads only: to try the lock could keep a run from starting."""
+        try:
+            holder = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return False
+        return holder.isdecimal() and _is_running(int(holder))
+
 
 def _try_to_lock(descriptor: int) -> bool:
     try:

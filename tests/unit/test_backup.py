@@ -115,6 +115,19 @@ def test_a_role_without_a_checkpoint_has_an_empty_part(tmp_path: Path, capsys: p
     assert "learner: no checkpoint yet" in capsys.readouterr().out
 
 
+def test_what_goes_on_is_heard_of_before_the_coordinator_is_copied(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else actors have counted more than the coordinator of the backup knows, and it gives those steps to others once more."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    back_up(run, tmp_path / "to", "--name", "a")
+    assert waited == []
+    with run.lock():
+        back_up(run, tmp_path / "to", "--name", "b")
+    assert waited == [making.HEARD_SECONDS]
+
+
 def test_only_a_runs_own_old_backups_are_deleted(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to, other = tmp_path / "to", make_run(tmp_path / "other", run_id="pong-2")
     back_up(other, to, "--name", "other")
