@@ -32,14 +32,11 @@ ENV PIP_CONFIG_FILE=/dev/pip/pip.conf \
     PACKAGES=/opt/sbrl/lib/python3.11/site-packages \
     COMPILE="/opt/sbrl/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash"
 WORKDIR /build
-COPY pyproject.toml constraints.txt ./
+# Each by its hash, so that what is installed is what was tested.
+COPY image-wheels.txt ./
 # Without headers, tests, symbols (a third of the largest libraries), and a C++ parser that TensorFlow asks for and does not load.
 # Some packages carry templates that are no Python.
-RUN /opt/sbrl/bin/python -c "import tomllib; \
-        project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        names = project['dependencies'] + project['optional-dependencies']['train']; \
-        print(*[name for name in names if not name.startswith('torch')], sep='\n')" > names.txt \
-    && $PIP install --no-compile --constraint constraints.txt --requirement names.txt \
+RUN $PIP install --no-compile --no-deps --require-hashes --requirement image-wheels.txt \
     && rm -rf $PACKAGES/tensorflow/include $PACKAGES/clang $PACKAGES/libclang-* \
     && find $PACKAGES -type d -name tests -prune -exec rm -rf {} + \
     && find $PACKAGES -name '*.pyi' -delete \
@@ -49,6 +46,7 @@ RUN /opt/sbrl/bin/python -c "import tomllib; \
 
 FROM packages AS torch
 ARG TORCH_INDEX
+COPY constraints.txt ./
 # Without headers, tests, symbols, and all programs but the one that `import torch` looks for.
 RUN $PIP install --no-compile --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
         --target /opt/torch torch \

@@ -179,6 +179,9 @@ chart: $(READY) ## Check the Helm chart and its overlays (ARGS go to pytest)
 image: ## Build both container images and try them (CONTAINER names the tool, IMAGE_ARGS go to its build)
 	scripts/image.sh
 
+image-wheels: $(READY) ## Write image-wheels.txt, the wheels of the images by hash (after constraints.txt changed)
+	$(BIN)/python scripts/image_wheels.py
+
 sbom: $(READY) ## Write sbom/, the packages of .venv as CycloneDX, or of images (ARGS='sbrl:0.1.0 sbrl-learner:0.1.0')
 	scripts/sbom.sh $(ARGS)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import requires
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from scripts.image_wheels import WHEELS, asked_for
 from tests.chart.helm import CHART, ROOT, render
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -20,7 +24,34 @@ def test_every_package_gets_into_the_build():
         for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
         if line.startswith("!")
     }
-    assert sent == packages | {"pyproject.toml", "constraints.txt", project["project"]["readme"]}
+    assert sent == packages | {"pyproject.toml", "constraints.txt", "image-wheels.txt", project["project"]["readme"]}
+
+
+def test_the_images_have_what_training_needs_by_hash_in_the_versions_that_are_tested():
+    """image-wheels.txt against constraints.txt, and against what the packages that are installed here ask for."""
+    wheels = dict(re.findall(r"^(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}$", WHEELS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(wheels) == len(WHEELS.read_text(encoding="utf-8").splitlines()) - 2, "a line is no wheel; run: make image-wheels"
+    pins = re.findall(r"^([^#\s=]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    tested = {canonicalize_name(name): version for name, version in pins}
+    wheels = {canonicalize_name(name): version for name, version in wheels.items()}
+    assert wheels == {name: tested.get(name) for name in wheels}, "run: make image-wheels"
+    assert wheels.keys() == needed(asked_for()), "run: make image-wheels"
+
+
+def needed(requirements: list[str]) -> set[str]:
+    """The names of all distributions that these ask for, directly or not, by the metadata of those installed."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            key = (canonicalize_name(requirement.name), wanted)
+            if key not in found:
+                found.add(key)
+                waiting += [(Requirement(text), wanted) for text in requires(requirement.name) or ()]
+    return {name for name, _ in found}
 
 
 def test_the_images_come_from_one_base_and_run_as_the_charts_user():

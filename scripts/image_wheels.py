@@ -1,0 +1,53 @@
+"""Writes image-wheels.txt: each wheel that the images install beside torch and SBRL itself, by version and hash.
+
+    python scripts/image_wheels.py
+
+pip chooses what constraints.txt names, as it would install it here, and says the hashes; nothing is installed. torch is left
+out: which build of it an image gets is chosen where the image is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+WHEELS = ROOT / "image-wheels.txt"
+HEAD = """\
+# The wheels of the images beside torch and SBRL itself, for CPython 3.11 on Linux x86_64, as PyPI has them.
+# Written by `make image-wheels` from constraints.txt and pyproject.toml.
+"""
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--only-binary", ":all:"]
+    chosen = ["--constraint", str(ROOT / "constraints.txt"), "--report", "-", *asked_for()]
+    report = json.loads(subprocess.run([*pip, *chosen], check=True, stdout=subprocess.PIPE).stdout)
+    WHEELS.write_text(HEAD + "".join(line(wheel) for wheel in sorted(report["install"], key=name_of)), encoding="utf-8")
+
+
+def asked_for() -> list[str]:
+    """What pyproject.toml asks for to train, without torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names: list[str] = project["dependencies"] + project["optional-dependencies"]["train"]
+    return [name for name in names if not name.startswith("torch>")]
+
+
+def name_of(wheel: dict[str, Any]) -> str:
+    return str(wheel["metadata"]["name"]).lower()
+
+
+def line(wheel: dict[str, Any]) -> str:
+    """A wheel of pip's report as a requirement."""
+    digest = wheel["download_info"]["archive_info"]["hashes"]["sha256"]
+    return f"{name_of(wheel)}=={wheel['metadata']['version']} --hash=sha256:{digest}\n"
+
+
+if __name__ == "__main__":
+    main()
