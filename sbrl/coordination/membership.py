@@ -25,7 +25,8 @@ from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
 HEARTBEAT_SECONDS = 1.0
 TAKEN_SECONDS = 15.0  # a lease ends after 10 seconds without a heartbeat
-# An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner.
+# An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner; so does a member that
+# cannot go on before it hears where replay is sampled.
 EAGER_HEARTBEAT_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class FleetMember:
         self._instructions = Instructions(RunState.RUNNING, env_steps=0, step_allowance=0, step_limit=0)
         self._taken: NameTakenError | None = None
         self._start_time = self._exchange_time = time.monotonic()
-        self._stopping = threading.Event()
+        self._awaits_sampling = False
+        self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
 
     @classmethod
@@ -136,6 +138,8 @@ class FleetMember:
             return configured
         if not self.instructions.sampling:
             _log.info("waiting for the learner to choose where replay is sampled")
+            self._awaits_sampling = True
+            self._wake.set()
         while not (stop.is_set() or self.instructions.sampling):
             self.wait_instructions(HEARTBEAT_SECONDS)
         return self.instructions.sampling
@@ -207,6 +211,7 @@ class FleetMember:
     def leave(self) -> None:
         """Stops sending heartbeats and ends the lease with the last counters; an absent coordinator is not waited for."""
         self._stopping.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join()  # an exchange in flight ends at its calls' deadlines
         try:
@@ -246,9 +251,12 @@ class FleetMember:
             except Exception:  # a failed heartbeat must never end the next ones: the lease would end without a word
                 _log.exception("heartbeat failed")
                 pause = HEARTBEAT_SECONDS
-            self._stopping.wait(pause)
+            self._wake.wait(pause)
+            self._wake.clear()
 
     def _pause(self, before: Instructions, now: Instructions) -> float:
+        if self._awaits_sampling and not now.sampling:
+            return EAGER_HEARTBEAT_SECONDS
         if self._role != "actor" or now.state is not RunState.RUNNING:
             return HEARTBEAT_SECONDS
         spent = now.step_allowance == 0 or self._counters().get(STEPS_COUNTER, 0) >= now.step_limit

@@ -80,7 +80,7 @@ class LocalRun:
         try:
             self._guard.start()
             self._prometheus.start()
-            self._supervisor.start()
+            self._supervisor.start("coordinator", "replay", "learner", "actor")
             self._watch.start()
             self._results.start()
             complete = self._supervise() and self._conclude()
@@ -112,6 +112,9 @@ class LocalRun:
             self._supervisor.check()
             self._prometheus.look(self._watch.status)
             silence.look()
+            if self._watch.status.progress.updates:
+                # Only now: until the first update the others need all cores, and there is nothing to evaluate.
+                self._supervisor.start("evaluator")
             if self._watch.status.members:
                 self._view.show(meter.read(self._watch.status))
             if self._supervisor.is_done("learner"):

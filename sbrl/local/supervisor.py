@@ -70,9 +70,11 @@ class Supervisor:
         self._roles = [_Role(command) for command in commands]
         self._may_end, self._say = may_end, say
 
-    def start(self) -> None:
-        for role in self._roles:
-            self._spawn(role)
+    def start(self, *kinds: str) -> None:
+        """Starts the roles whose names begin with one of `kinds`, but none twice, and none after its turn to stop."""
+        for role in self._of(kinds):
+            if role.process is None and not (role.done or self._stopping):
+                self._spawn(role)
 
     def check(self) -> None:
         """Restarts what has died; to be called about once a second.
@@ -84,13 +86,12 @@ class Supervisor:
             return
         now = time.monotonic()
         for role in self._roles:
-            if role.done:
+            if role.done or role.process is None:
                 continue
             if role.restart_at is not None:
                 if now >= role.restart_at:
                     self._spawn(role)
                 continue
-            assert role.process is not None
             code = role.process.poll()
             if code is None:
                 continue

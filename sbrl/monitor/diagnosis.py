@@ -40,7 +40,7 @@ def diagnose(run: Observation) -> list[Finding]:
     if run.state is RunState.FINISHED:
         return [Finding("finished", f"the run is finished, with {run.run.env_steps:,} env steps", wrong=False)]
     findings = [
-        *_members(run, settings),
+        *_members(run, run.run, settings),
         *_training(run, run.run, settings),
         *_flow(run, run.run, settings),
         *_ratio(run.run, settings),
@@ -87,10 +87,12 @@ def _without_coordinator(run: Observation) -> Iterator[Finding]:
     )
 
 
-def _members(run: Observation, settings: Settings) -> Iterator[Finding]:
+def _members(run: Observation, status: RunStatus, settings: Settings) -> Iterator[Finding]:
     """Who should be there and is not, and who is there and does not answer."""
     collected = run.state is RunState.COLLECTED
-    wanted = {"replay": settings.num_shards, "learner": 1, "evaluator": 1}
+    wanted = {"replay": settings.num_shards, "learner": 1}
+    if status.updates or run.processes is None:  # on one machine it is started with the first update
+        wanted["evaluator"] = 1
     if not collected:
         wanted["actor"] = settings.num_actors or 1
     for role, number in wanted.items():

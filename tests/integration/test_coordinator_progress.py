@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import queue
+import threading
 from pathlib import Path
 
 import grpc
 import pytest
 
+from sbrl.coordination import membership
 from sbrl.coordination.fleet import Instructions
 from sbrl.coordination.weights import WeightsClient
 from sbrl.rpc import channels
@@ -68,6 +71,25 @@ def test_actors_are_told_what_the_learner_has_chosen(fleet, term) -> None:
     assert (told.initial_priority, told.sampling) == (3.0, "cached")
     report(fleet, learner.incarnation, term, LearnerProgress(max_priority=0.25))
     assert heartbeat(fleet, actor).initial_priority == 1.0
+
+
+def test_a_member_that_waits_for_the_choice_hears_of_it_before_its_next_heartbeat_is_due(
+    address, fleet, term, monkeypatch
+) -> None:
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 10 * WAIT)
+    learner, shard = join(fleet, "l", role="learner"), membership.FleetMember(address, "replay", "r", counters=dict)
+    shard.start()
+    found = queue.SimpleQueue[str]()
+    stop = threading.Event()
+    waiting = threading.Thread(target=lambda: found.put(shard.wait_sampling("auto", stop)), daemon=True)
+    try:
+        shard.wait_joined(WAIT)
+        waiting.start()
+        report(fleet, learner.incarnation, term)
+        assert found.get(timeout=WAIT) == "cached"
+    finally:
+        stop.set()
+        shard.leave()
 
 
 @pytest.mark.parametrize("call", ["Heartbeat", "Leave"])

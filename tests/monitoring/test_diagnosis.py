@@ -60,6 +60,11 @@ OUTAGE = "coordinator at 127.0.0.1:5 is unavailable: Deadline Exceeded"
             id="a shard never came",
         ),
         pytest.param(
+            observed(without=("evaluator",)),
+            *("evaluator", "1 of 1 evaluator have never reported", "their logs"),
+            id="the evaluator never came",
+        ),
+        pytest.param(
             observed({"learner": HUNG}, stopped=("learner",), **NO_UPDATES),
             *("learner", "learner's process 103 is stopped (as by SIGSTOP)", "kill -CONT 103"),
             id="the learner is frozen, its lease still holds",
@@ -193,6 +198,11 @@ def test_a_fault_is_the_first_thing_said(run: Observation, cause: str, said: str
             observed(status=WARMING, **NO_UPDATES),
             *("warming", "5,000 of 20,000 transitions, 2m 30s to go"),
             id="the run warms up",
+        ),
+        pytest.param(
+            observed(status=WARMING | {"updates": 0}, without=("evaluator",), **NO_UPDATES),
+            *("warming", "5,000 of 20,000 transitions, 2m 30s to go"),
+            id="the evaluator is started with the first update",
         ),
         pytest.param(
             observed(rates={"actor.blocked_seconds.replay": 1.9}),

@@ -134,7 +134,11 @@ def test_sigterm_to_all_at_once_stops_in_order(tmp_path: Path) -> None:
     """As service managers and batch systems stop a run, here one whose output nobody reads any more."""
     run = LocalRun(tmp_path / "run", *FAST, "run.env_steps=1000000", "replay.min_size=500", has_reader=False)
     try:
-        run.wait_for(lambda status: total(status, "learner.updates") > 100, "first updates", START_SECONDS)
+        run.wait_for(
+            lambda status: total(status, "learner.updates") > 100 and any(one.role == "evaluator" for one in status.members),
+            "first updates and the evaluator, who comes after them",
+            START_SECONDS,
+        )
         start = time.monotonic()
         for process_id in (run.process_id, *(process.process_id for process in processes_of(run.directory))):
             os.kill(process_id, signal.SIGTERM)

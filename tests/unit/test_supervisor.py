@@ -51,7 +51,7 @@ def kill_the_server(supervised: Supervisor, said: list[str]) -> None:
 
 def test_a_role_that_is_killed_again_and_again_is_started_every_time(tmp_path: Path, said: list[str]) -> None:
     supervised = supervise(tmp_path, said, "http.server", "0", "--bind", "127.0.0.1")
-    supervised.start()
+    supervised.start("role")
     try:
         for _ in range(7):
             kill_the_server(supervised, said)
@@ -62,10 +62,31 @@ def test_a_role_that_is_killed_again_and_again_is_started_every_time(tmp_path: P
 
 def test_a_role_that_ends_by_itself_again_and_again_ends_the_run(tmp_path: Path, said: list[str]) -> None:
     supervised = supervise(tmp_path, said, "json.tool")  # nothing is no JSON
-    supervised.start()
+    supervised.start("role")
     with pytest.raises(RunError, match=r"role died 4 times in a row, last with exit code 1: Expecting value"):
         wait_for(supervised, lambda: False)
     assert len(said) == 3
+
+
+def test_roles_are_started_when_their_kind_is_and_once(tmp_path: Path, said: list[str]) -> None:
+    server = ("http.server", ["0", "--bind", "127.0.0.1"])
+    commands = [RoleCommand(name, *server, tmp_path / f"{name}.log") for name in ("actor-0", "evaluator")]
+    lock = os.open(tmp_path, os.O_RDONLY)
+    supervised = Supervisor(commands, lambda name: False, said.append, keep_open=lock, guarded=lambda process_id: None)
+    try:
+        supervised.start("actor")
+        supervised.check()
+        (actor,) = supervised.process_ids("")
+        supervised.start("actor", "evaluator")
+        assert len(supervised.process_ids("")) == 2
+        assert supervised.process_ids("actor") == [actor]
+    finally:
+        supervised.kill("")
+    stopped = Supervisor(commands, lambda name: False, said.append, keep_open=lock, guarded=lambda process_id: None)
+    stopped.terminate("evaluator")
+    stopped.begin_stop()
+    stopped.start("actor", "evaluator")
+    assert stopped.process_ids("") == []
 
 
 HOPELESS_ROLE = """
@@ -91,7 +112,7 @@ def test_what_starting_again_would_only_meet_again_ends_the_run_at_once(
     (tmp_path / "hopeless_role.py").write_text(HOPELESS_ROLE, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     supervised = supervise(tmp_path, said, "hopeless_role")
-    supervised.start()
+    supervised.start("role")
     with pytest.raises(RunError) as failed:
         wait_for(supervised, lambda: False)
     assert str(failed.value) == f"role: env.id=Bad-v0 returned reward=nan (log: {tmp_path / 'role.log'})"
@@ -104,6 +125,6 @@ def test_a_first_failure_is_not_put_down_to_the_start(tmp_path: Path, said: list
     (tmp_path / "failing_role.py").write_text("import sys\nsys.exit('sbrl: error: no such luck')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     supervised = supervise(tmp_path, said, "failing_role")
-    supervised.start()
+    supervised.start("role")
     with pytest.raises(RunError, match=r"role failed \d+ s after its start: no such luck \(log: "):
         wait_for(supervised, lambda: False)
