@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.reward_noise import AddNoise, unchanged
 from sbrl.envs.spec import VectorEnv
 from sbrl.replay.segments import Transition
 from sbrl.v1.episodes_pb2 import Episode
@@ -33,6 +34,7 @@ class Collector:
         policy: Policy,
         streams: Sequence[Stream],
         on_episode: Callable[[Episode], None],
+        add_noise: AddNoise = unchanged,
     ) -> None:
         """Resets nothing yet; the first `step` does.
 
@@ -40,8 +42,10 @@ class Collector:
             streams: one for each environment.
             on_episode: called when an episode is complete, with all fields but those that its actor (actor, incarnation) and
                 the run (env_steps) know.
+            add_noise: to the rewards that are written, after clipping; returns are without it.
         """
         self._envs, self._policy, self._streams, self._on_episode = envs, policy, streams, on_episode
+        self._add_noise = add_noise
         self._observation: NDArray[Any] | None = None
         self._returns = np.zeros(envs.num_envs, np.float64)
         self._lengths = np.zeros(envs.num_envs, np.int64)
@@ -68,7 +72,7 @@ class Collector:
         self._returns += result.reward
         self._lengths += 1
         bad = result.bad
-        rewards = np.clip(result.reward, -1.0, 1.0) if self._envs.spec.clip_rewards else result.reward
+        rewards = self._add_noise(np.clip(result.reward, -1.0, 1.0) if self._envs.spec.clip_rewards else result.reward)
         terminal = result.terminated | result.life_lost
         for env in np.flatnonzero(~bad):
             reached = result.observation[env]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from actors.collector import Collector
 from actors.exploration import epsilons
+from actors.reward_noise import make_reward_noise
 from actors.segment_stream import SegmentStream
 from actors.weights import WeightsFollower
 from sbrl.config import Config
@@ -19,6 +20,7 @@ from sbrl.envs.spec import VectorEnv
 from sbrl.errors import RunError
 from sbrl.networks.policy import EpsilonGreedyPolicy
 from sbrl.runtime.lifecycle import START_AGAIN
+from sbrl.seeds import reward_noise_seed
 from sbrl.storage.black_box import BlackBox
 from sbrl.telemetry.metrics import ActorMetrics, Totals
 from sbrl.v1.episodes_pb2 import Episode
@@ -52,7 +54,8 @@ class ActorLoop:
         self._config, self._policy, self._streams = config, policy, streams
         self._follower, self._sender, self._member = follower, sender, member
         self._metrics, self._totals, self._stop = metrics, Totals(), stop
-        self._collector = Collector(envs, policy, streams, self._on_episode)
+        noise_seed = reward_noise_seed(config.run.seed, member.index, member.incarnation)
+        self._collector = Collector(envs, policy, streams, self._on_episode, make_reward_noise(config.env, noise_seed))
         self._weights_version = 0
         self._frames_per_step = config.env.frames_per_step
         self._actor, self._incarnation = member.index, member.incarnation

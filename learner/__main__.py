@@ -17,7 +17,9 @@ from learner.checkpoint import CheckpointStore
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
 from learner.loop import Training, train
+from learner.memory.replay import ReplayMemory
 from learner.metric_loggers import MetricLogger
+from learner.probes import MemoryProbes
 from learner.publication import Publications
 from learner.publisher import Publisher
 from learner.records import LearnerState, restore_random
@@ -42,7 +44,7 @@ from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.runtime.env_probe import spec_for_role
 from sbrl.runtime.lifecycle import RoleRuntime, load_role, role_arguments
 from sbrl.runtime.program import run_program
-from sbrl.seeds import learner_seed
+from sbrl.seeds import learner_seed, probe_seed
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.telemetry.metrics import LearnerMetrics, export_disk, make_registry
 from sbrl.v1.fleet_pb2 import GetStatusResponse, LearnerProgress
@@ -127,6 +129,8 @@ def learn(
         publisher = Publisher(weights, term)
         watch = FleetWatch(fleet, STATUS_SECONDS)
         replay = Replay.of(config, spec, step.device, sampling, state, fill=term)
+        if isinstance(replay.memory, ReplayMemory):
+            step.diagnostics.look_at(MemoryProbes(replay.memory, config, probe_seed(config.run.seed)))
         reporter = Reporter(config, step, replay, publisher, member, watch, metric_logger, metrics)
 
         def check() -> None:

@@ -13,7 +13,10 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 
 def diagnostic_scalars(readings: Readings) -> dict[str, float]:
-    """One measurement by name."""
+    """One measurement by name. The TD error on the newest transitions is given as its excess over that on uniform ones."""
+    errors = {f"td_error_{name}": value for name, value in readings.td_errors.items()}
+    if "td_error_newest" in errors:
+        errors["td_error_newest_excess"] = errors.pop("td_error_newest") - errors["td_error_uniform"]
     return {
         "gradient_noise_scale": readings.gradient.noise_scale,
         "gradient_signal": readings.gradient.signal,
@@ -21,6 +24,8 @@ def diagnostic_scalars(readings: Readings) -> dict[str, float]:
         "policy_churn_ratio": readings.policy_churn_ratio,
         "dormant_units_ratio": readings.dormant_units_ratio,
         "feature_rank": readings.feature_rank,
+        "parameter_norm": readings.parameter_norm,
+        **errors,
     }
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from learner.algorithm.measures import mean_td_error
 from learner.algorithm.optimizer import Gradient
 from sbrl.errors import RunError
 from sbrl.networks.network import ValueNetwork
@@ -105,7 +106,7 @@ class UpdateResult(NamedTuple):
 
     def td_error(self) -> Tensor:
         """float32[]: mean over the batch of |target - q_tm1|, without importance weights."""
-        return (self.target.mean(dim=-1) - self.q_tm1).abs().mean()
+        return mean_td_error(self.target, self.q_tm1)
 
 
 class UpdateState(NamedTuple):

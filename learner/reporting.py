@@ -208,4 +208,7 @@ class Reporter:
         metrics.policy_churn_ratio.set(readings.policy_churn_ratio)
         metrics.dormant_units_ratio.set(readings.dormant_units_ratio)
         metrics.feature_rank.set(readings.feature_rank)
+        metrics.parameter_norm.set(readings.parameter_norm)
+        metrics.td_error_newest.set(readings.td_errors.get("newest", math.nan))
+        metrics.td_error_uniform.set(readings.td_errors.get("uniform", math.nan))
         self._metric_logger.diagnostics(readings, self._member.instructions.env_steps)

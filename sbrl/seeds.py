@@ -9,6 +9,9 @@ EVALUATION = 2**32 - 1
 LEARNER = 2**32 - 2
 RESETS = 2**32 - 3
 MEMORY = 2**32 - 4
+REWARD_NOISE = 2**32 - 5
+PROBES = 2**32 - 6
+HELD_OUT = 2**32 - 7
 
 
 def actor_seeds(run_seed: int, actor: int, incarnation: int) -> tuple[int, int]:
@@ -35,6 +38,23 @@ def reset_seed(run_seed: int, number: int) -> int:
 def memory_seed(run_seed: int, fill: int) -> int:
     """Of what a learner draws from its memory: another one for each learner of a run."""
     return _seed(run_seed, MEMORY, fill)
+
+
+def reward_noise_seed(run_seed: int, actor: int, incarnation: int) -> int:
+    """Of the noise on the rewards of one actor."""
+    return _seed(run_seed, REWARD_NOISE, actor, incarnation)
+
+
+def probe_seed(run_seed: int) -> int:
+    """Of the transitions that diagnostics look at."""
+    return _seed(run_seed, PROBES)
+
+
+def held_out_seeds(run_seed: int) -> tuple[int, int, int, int]:
+    """Of the environment, exploration, draws and reward noise of what is never trained on, 31 bits each."""
+    states = np.random.SeedSequence([run_seed, HELD_OUT]).generate_state(4)
+    environment, policy, probes, noise = (int(state >> 1) for state in states)
+    return environment, policy, probes, noise
 
 
 def single_process_seeds(run_seed: int) -> tuple[int, int, int, int]:

@@ -239,7 +239,15 @@ def learner() -> list[list[Panel]]:
         ],
         [
             Panel("Loss", {"loss": f"max(sbrl_learner_loss{{{RUN}}})"}),
-            Panel("Temporal difference error", {"mean absolute": f"max(sbrl_learner_td_error{{{RUN}}})"}),
+            Panel(
+                "Temporal difference error",
+                {
+                    "of a batch": f"max(sbrl_learner_td_error{{{RUN}}})",
+                    "of the newest transitions": f"max(sbrl_learner_td_error_newest{{{RUN}}})",
+                    "of all replay": f"max(sbrl_learner_td_error_uniform{{{RUN}}})",
+                },
+                description="Mean absolute. Higher on the newest than on all: the network fits what it has seen often.",
+            ),
             Panel("Gradient norm", {"before clipping": f"max(sbrl_learner_gradient_norm{{{RUN}}})"}),
         ],
         [

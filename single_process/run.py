@@ -12,6 +12,7 @@ import numpy as np
 
 from actors.collector import Collector
 from actors.exploration import epsilons
+from actors.reward_noise import make_reward_noise
 from learner.algorithm.divergence import divergence
 from learner.algorithm.schedules import HorizonSchedule
 from learner.algorithm.update import make_update_step
@@ -20,6 +21,7 @@ from learner.block import Blocks
 from learner.checkpoint import CheckpointStore
 from learner.memory.replay import ReplayMemory
 from learner.metric_loggers import diagnostic_scalars
+from learner.probes import MemoryProbes
 from learner.ratio import Ratio, RatioSettings
 from learner.records import Batch, LearnerState, capture_random
 from sbrl.config import Config
@@ -28,7 +30,7 @@ from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy, seed_torch
 from sbrl.networks.serialization import all_finite, encode
 from sbrl.replay.segments import SegmentShape
-from sbrl.seeds import single_process_seeds
+from sbrl.seeds import probe_seed, reward_noise_seed, single_process_seeds
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.v1.episodes_pb2 import Episode
 from sbrl.v1.fleet_pb2 import (
@@ -40,6 +42,7 @@ from sbrl.v1.fleet_pb2 import (
     Member,
     ShardProgress,
 )
+from single_process.held_out import HeldOut
 from single_process.stream import SerialStream, segment_steps
 
 RECENT_EPISODES = 100
@@ -74,7 +77,11 @@ class SerialRun:
         self._policy.load(self._acting_weights)
         batches = MemoryBatches(self._memory, config.agent, config.learner.batch_size)
         self._updates = Blocks(self._step, batches, HorizonSchedule.of(config))
-        self._collector = Collector(envs, self._policy, self._streams, self._on_episode)
+        add_noise = make_reward_noise(config.env, reward_noise_seed(config.run.seed, actor=0, incarnation=1))
+        self._collector = Collector(envs, self._policy, self._streams, self._on_episode, add_noise)
+        self._probes = MemoryProbes(self._memory, config, probe_seed(config.run.seed))
+        self._held_out = None if config.learner.diagnostics_period is None else HeldOut(config)
+        self._step.diagnostics.look_at(self._probe)
         self._envs = envs
         self._ratio = Ratio(RatioSettings.of(config))
         self._losses = hashlib.sha256()
@@ -153,6 +160,14 @@ class SerialRun:
 
     def close(self) -> None:
         self._envs.close()
+        if self._held_out is not None:
+            self._held_out.close()
+
+    def _probe(self, updates: int) -> dict[str, Batch]:
+        """What diagnostics look at, with transitions that are held out."""
+        assert self._held_out is not None
+        self._held_out.collect(self._acting_weights, self._collector.env_steps)
+        return {**self._probes(updates), "held_out": self._held_out.probe(updates)}
 
     @property
     def _version(self) -> int:

@@ -40,7 +40,12 @@ COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
 BINS = 100  # of a learning curve: equal parts of run.env_steps
 # Keys that came later than the first records, with the values that those had.
-LATER_KEYS = {"replay.recency_horizon": None, "agent.options": None, "agent.initial_weights": "variance-scaling"}
+LATER_KEYS = {
+    "replay.recency_horizon": None,
+    "agent.options": None,
+    "agent.initial_weights": "variance-scaling",
+    "env.reward_noise": 0.0,
+}
 SCORE_EPISODES = 100  # training episodes that a score is the mean of
 
 Points = tuple[tuple[int, float], ...]

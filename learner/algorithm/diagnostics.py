@@ -4,6 +4,7 @@ A measurement has two parts. Beside each of `WINDOW` updates in a row the gradie
 that update's batch, fresh from replay: many small batches at the same parameters, which are also one big batch, and of whose
 norms the noise scale is made. Around the last of these updates the network looks at `NUM_STATES` states of recent batches: the
 greedy actions that changed are the churn; how often each unit fires and how many directions the features span is seen after it.
+The frozen copy's TD error is also taken on probes: the newest transitions, ones from all of replay, and ones held out.
 
 Training stays as it is to the bit: networks are copied or only read, random numbers are drawn from a state that is put back.
 """
@@ -29,6 +30,7 @@ from learner.algorithm.measures import (
     dormant_ratio,
     effective_rank,
     gradient_moments,
+    norm,
     unit_activity,
 )
 from learner.records import Batch, Networks
@@ -46,6 +48,13 @@ RANK_DELTA = 0.01
 _ACTION_SEED = 0  # of IQN's quantile fractions: the same ones before and after an update, or they alone would change actions
 
 
+Probes = Callable[[int], Mapping[str, Batch]]  # the updates made so far -> batches by name: newest, uniform, held_out
+
+
+def no_probes(updates: int) -> Mapping[str, Batch]:
+    return {}
+
+
 class Readings(NamedTuple):
     """One measurement."""
 
@@ -54,30 +63,44 @@ class Readings(NamedTuple):
     policy_churn_ratio: float
     dormant_units_ratio: float
     feature_rank: float
+    parameter_norm: float  # of the online network
+    td_errors: Mapping[str, float]  # by probe; those that there were
 
 
 class Diagnostics:
     """Measures every `period` updates; call `before_update` and `after_update` around each of those that it has to see."""
 
     def __init__(
-        self, period: int, batch_size: int, networks: Networks, objective: Callable[[Networks, Batch], Tensor]
+        self,
+        period: int,
+        batch_size: int,
+        networks: Networks,
+        objective: Callable[[Networks, Batch], Tensor],
+        td_error: Callable[[Networks, Batch], Tensor],
     ) -> None:
         """
         Args:
             networks: the live ones. Read only.
             objective: what an update minimises, a scalar; may draw from torch's global generators, and new noise into the
                 networks it is given.
+            td_error: the mean |target - value| of a batch, a scalar; as `objective` in all else.
         """
         self._period, self._batch_size, self._networks, self._objective = period, batch_size, networks, objective
         self._states: deque[Tensor] = deque(maxlen=-(-NUM_STATES // batch_size))  # of the last batches, as they were sampled
         self._window: _GradientWindow | None = None
         self._average = GradientAverage()
         self._actions_before: Tensor | None = None
+        self._td_error = td_error
+        self._probes: Probes = no_probes
         self.readings: Readings | None = None
         """The newest measurement; None before the first."""
         self.measurements = 0
         self.seconds = 0.0
         """Spent on measuring, those of all measurements."""
+
+    def look_at(self, probes: Probes) -> None:
+        """Has measurements take the TD error on these batches, too. May draw from torch's global generators."""
+        self._probes = probes
 
     def unseen_updates(self, updates: int) -> int:
         """How many of the updates that follow the first `updates` need not be seen."""
@@ -143,14 +166,24 @@ class Diagnostics:
             policy_churn_ratio=churn_ratio(actions_before, actions),
             dormant_units_ratio=dormant_ratio(seen.layers(), DORMANT_TAU),
             feature_rank=effective_rank(torch.cat(seen.features), RANK_DELTA),
+            parameter_norm=norm(list(online.parameters())).item(),
+            td_errors=self._td_errors(updates, window),
         )
         self.measurements += 1
         logger.info(
-            "diagnostics after update %d: gradient noise scale %.3g, policy churn %.3g, dormant units %.3g, srank %.0f",
+            "diagnostics after update %d: gradient noise scale %.3g, policy churn %.3g, dormant units %.3g, srank %.0f, "
+            "parameter norm %.3g%s",
             updates,
             self.readings.gradient.noise_scale,
-            *self.readings[2:],
+            *self.readings[2:-1],
+            "".join(f", TD error {name} {value:.3g}" for name, value in self.readings.td_errors.items()),
         )
+
+    def _td_errors(self, updates: int, window: _GradientWindow) -> dict[str, float]:
+        device = next(window.networks.online.parameters()).device
+        with torch.no_grad(), _random_state_kept(device):
+            probes = self._probes(updates)
+            return {name: self._td_error(window.networks, batch.to(device)).item() for name, batch in probes.items()}
 
 
 class NoDiagnostics:
@@ -159,6 +192,8 @@ class NoDiagnostics:
     readings: Readings | None = None
     measurements = 0
     seconds = 0.0
+
+    def look_at(self, probes: Probes) -> None: ...
 
     def unseen_updates(self, updates: int) -> int:
         return sys.maxsize
@@ -174,13 +209,16 @@ class NoDiagnostics:
 
 
 def make_diagnostics(
-    config: Config, networks: Networks, objective: Callable[[Networks, Batch], Tensor]
+    config: Config,
+    networks: Networks,
+    objective: Callable[[Networks, Batch], Tensor],
+    td_error: Callable[[Networks, Batch], Tensor],
 ) -> Diagnostics | NoDiagnostics:
     """What learner.diagnostics_period asks for."""
     learner = config.learner
     if learner.diagnostics_period is None:
         return NoDiagnostics()
-    return Diagnostics(learner.diagnostics_period, learner.batch_size, networks, objective)
+    return Diagnostics(learner.diagnostics_period, learner.batch_size, networks, objective, td_error)
 
 
 class _GradientWindow:
@@ -191,8 +229,8 @@ class _GradientWindow:
     """
 
     def __init__(self, networks: Networks, objective: Callable[[Networks, Batch], Tensor]) -> None:
-        self._networks, self._objective = copy.deepcopy(networks), objective
-        learned = (self._networks.online, self._networks.auxiliary)
+        self.networks, self._objective = copy.deepcopy(networks), objective
+        learned = (self.networks.online, self.networks.auxiliary)
         self._parameters = [parameter for module in learned for parameter in module.parameters()]
         self._sum: list[Tensor] = []
         self._squared: list[Tensor] = []  # float[] each, on the device
@@ -202,7 +240,7 @@ class _GradientWindow:
         return len(self._squared) == WINDOW
 
     def add(self, batch: Batch) -> None:
-        gradients = list(torch.autograd.grad(self._objective(self._networks, batch), self._parameters, materialize_grads=True))
+        gradients = list(torch.autograd.grad(self._objective(self.networks, batch), self._parameters, materialize_grads=True))
         self._squared.append(_squared_norm(gradients))
         if self._sum:
             torch._foreach_add_(self._sum, gradients)

@@ -66,6 +66,17 @@ class GradientAverage(NamedTuple):
         return GradientMoments(self.signal / self.weight, self.noise / self.weight)
 
 
+def mean_td_error(target: Tensor, q_tm1: Tensor) -> Tensor:
+    """float[]: mean over a batch of |target - q_tm1|; float[B, M] samples whose mean is the target, float[B]."""
+    return (target.mean(dim=-1) - q_tm1).abs().mean()
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """float[]: the Euclidean norm of all numbers of all tensors."""
+    total: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return total
+
+
 def churn_ratio(before: Tensor, after: Tensor) -> float:
     """Share of states whose greedy action differs: int64[N], int64[N] -> 0 to 1 (Schaul et al. 2022, section 2)."""
     return (before != after).double().mean().item()

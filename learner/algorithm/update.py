@@ -14,6 +14,7 @@ from learner.algorithm.compilation import Compiler, make_compiler, uncompiled
 from learner.algorithm.diagnostics import Diagnostics, NoDiagnostics, make_diagnostics
 from learner.algorithm.losses.priorities import importance_weights, priorities
 from learner.algorithm.losses.registry import make_loss
+from learner.algorithm.measures import mean_td_error
 from learner.algorithm.optimizer import Optimizer, undecayed_parameters
 from learner.algorithm.precision import autocast
 from learner.algorithm.resets import Resets
@@ -40,6 +41,10 @@ class _Evaluation(NamedTuple):
     q_tm1: Tensor  # float32[B]
     target: Tensor  # float32[B, M]
     priorities: Tensor  # float64[B]
+
+    def td_error(self) -> Tensor:
+        """float32[]: as `UpdateResult.td_error`."""
+        return mean_td_error(self.target, self.q_tm1)
 
 
 class UpdateStep:
@@ -79,7 +84,10 @@ class UpdateStep:
             optimizer=self._optimizer,
         )
         self.diagnostics: Diagnostics | NoDiagnostics = make_diagnostics(
-            config, self._networks, lambda networks, batch: self._objective(networks, batch).total
+            config,
+            self._networks,
+            objective=lambda networks, batch: self._objective(networks, batch).total,
+            td_error=lambda networks, batch: self._objective(networks, batch).td_error(),
         )
         self._evaluate = compiler(self._evaluate_and_mark)
         self._updates = 0

@@ -161,6 +161,26 @@ class ReplayMemory:
         """As `sample`, with the random numbers given: float64[2, B] in [0, 1)."""
         return Sample(*self._priorities.draw(uniform), self._transitions.clone())
 
+    def newest(self, count: int) -> Sample:
+        """Up to `count` transitions of the newest segments, each once. Waits for the device: for diagnostics."""
+        slots: list[int] = []
+        found = 0
+        for slot in self._ring.newest_first():
+            slots.append(slot)
+            found += int(self._counts[slot])
+            if found >= count:
+                break
+        device = self._transitions.device
+        at = torch.tensor(slots, dtype=torch.int64, device=device)
+        row, anchor = (self._priorities.values[at] > 0).nonzero(as_tuple=True)
+        return self._each(at[row[:count]], anchor[:count])
+
+    def spread(self, count: int, generator: torch.Generator) -> Sample:
+        """`count` transitions drawn uniformly with a generator of the caller's. Waits for the device: for diagnostics."""
+        slot, anchor = (self._priorities.values > 0).nonzero(as_tuple=True)
+        chosen = torch.randint(len(slot), (count,), generator=generator, device=generator.device).to(slot.device)
+        return self._each(slot[chosen], anchor[chosen])
+
     def gather(self, sample: Sample, n_step: int | Tensor, discount: float | Tensor, jumps: int = 0) -> Batch:
         """The transitions of a sample, of which nothing was evicted since. O(B) windows.
 
@@ -190,6 +210,11 @@ class ReplayMemory:
         """
         if self._prioritized:
             self._priorities.set(Draw(*sample[:-1]), priorities.double())
+
+    def _each(self, slot: Tensor, anchor: Tensor) -> Sample:
+        """These transitions, as if each had been drawn uniformly."""
+        probability = torch.full(slot.shape, 1 / self.size, dtype=torch.float64, device=slot.device)
+        return Sample(slot, anchor, self._priorities.generation[slot], probability, self._transitions.clone())
 
     def _first_rows(self, sample: Sample) -> Tensor:
         """int64[B]: where the windows begin, counted through all slots."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class Ring:
     """Slots in the order of age: the filled ones are neighbours, round a ring. Every call is O(1)."""
@@ -14,6 +16,10 @@ class Ring:
     @property
     def is_full(self) -> bool:
         return self.filled == self.slots
+
+    def newest_first(self) -> Iterator[int]:
+        """The filled slots, the newest segment's first."""
+        return ((self._oldest + k) % self.slots for k in reversed(range(self.filled)))
 
     def append(self) -> int:
         """The slot of a new newest segment: a free one, or where there is none the oldest segment's."""

@@ -92,6 +92,9 @@ class Env(Section):
     """Agent steps after which an episode is truncated (a limit of the environment's own below this one still holds)."""
     clip_rewards: bool | None = None
     """Clip rewards for the learner to [-1, 1]; unset: yes for ALE games, no elsewhere. Logged returns are never clipped."""
+    reward_noise: float = Field(0.0, ge=0, le=1e6)
+    """Standard deviation of Gaussian noise on the rewards that the learner sees, after clipping; logged returns are without it.
+    A factor of studies: noise in the data is what a larger batch averages out."""
     on_bad_value: Literal["stop", "drop_episode"] = "stop"
     """When the environment returns what cannot be learned from (a reward or observation that is not finite, no number, beyond
     32-bit floats or of another shape): stop ends the run; drop_episode drops the episode's rest and its return, counts it and
@@ -281,8 +284,9 @@ class Learner(Section):
     no_resets_after_env_steps: int | None = Field(None, ge=1)
     """Agent steps after which there are no more resets (SR-SPR, BBF: 100,000), so that the last one can be recovered from."""
     diagnostics_period: int | None = Field(5_000, ge=1)
-    """Updates between two measurements of the gradient's noise scale, policy churn, dormant units and effective rank. One takes
-    about as long as 40 updates, so a short period slows training; it changes nothing else. Unset: none are made."""
+    """Updates between two measurements of the gradient's noise scale, policy churn, dormant units, effective rank, parameter
+    norm, and TD errors on probes. One takes about as long as 40 updates, so a short period slows training; it changes nothing
+    else. Unset: none are made."""
     publish_period: int = Field(100, ge=1)
     """Updates between two publications of weights to actors and evaluator, who act on older ones in between."""
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d{1,2})?)$")

@@ -196,7 +196,16 @@ class LearnerMetrics(RoleMetrics):
         self.feature_rank = self._gauge(
             "feature_rank", "Effective rank (srank) of the features of 512 states (Kumar et al. 2021); NaN until measured"
         )
+        self.parameter_norm = self._gauge("parameter_norm", "Norm of all parameters of the online network; NaN until measured")
+        self.td_error_newest = self._gauge(
+            "td_error_newest", "Mean TD error on the newest 256 transitions; NaN until measured, and with remote sampling"
+        )
+        self.td_error_uniform = self._gauge(
+            "td_error_uniform",
+            "Mean TD error on 256 transitions of all replay; NaN until measured, and with remote sampling",
+        )
         for diagnostic in (
+            *(self.parameter_norm, self.td_error_newest, self.td_error_uniform),
             *(self.gradient_noise_scale, self.gradient_signal, self.gradient_variance),
             *(self.policy_churn_ratio, self.dormant_units_ratio, self.feature_rank),
             *(self.gradient_norm, self.td_error),

@@ -121,6 +121,38 @@ def test_training_is_the_same_to_the_bit(case: str) -> None:
     assert 1 <= readings.feature_rank <= SMALL["hidden_size"]
 
 
+def test_probes_have_the_td_error_of_the_frozen_network_and_change_nothing() -> None:
+    """Against the definition, at parameters that hardly move; each measurement asks for its own probes."""
+    tree = make_config({"algorithm": "dqn"}).model_dump()
+    tree["learner"]["learning_rate"] = 1e-12
+    probes = {"uniform": make_batch(VECTOR, 100), "held_out": make_batch(VECTOR, 101)}
+    asked: list[int] = []
+
+    def look(updates: int) -> dict[str, Batch]:
+        asked.append(updates)
+        torch.rand(3)
+        return probes
+
+    traces = []
+    for with_probes in (False, True):
+        torch.manual_seed(0)
+        step = make_update_step(config.build(tree), VECTOR)
+        if with_probes:
+            step.diagnostics.look_at(look)
+        traces.append(trace(step, [make_batch(VECTOR, seed) for seed in range(15)]))
+    assert traces[0] == traces[1]
+    assert asked == [8, 13]
+    network = build_network(step._config.agent, VECTOR, seed=0)
+    readings = step.diagnostics.readings
+    assert readings is not None
+    for name, batch in probes.items():
+        target = batch.r_t + batch.discount_t * network.q_values(batch.s_t).amax(1)
+        q = network.q_values(batch.s_tm1).gather(1, batch.a_tm1[:, None]).squeeze(1)
+        assert readings.td_errors[name] == pytest.approx((target - q).abs().mean().item(), rel=1e-4)
+    squares = sum(parameter.double().square().sum().item() for parameter in network.parameters())
+    assert readings.parameter_norm == pytest.approx(math.sqrt(squares), rel=1e-5)
+
+
 @pytest.mark.parametrize("period", [None, PERIOD])
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(period: int | None) -> None:
     agent = {"algorithm": "iqn", **NOISY}
@@ -240,6 +272,7 @@ def measure(network: ValueNetwork, states: torch.Tensor, change: Callable[[], No
         BATCH,
         Networks(network, network, nn.Module()),
         lambda networks, batch: networks.online.q_values(batch.s_tm1).mean(),
+        td_error=lambda networks, batch: networks.online.q_values(batch.s_tm1).mean(),
     )
     batches = [make_batch(VECTOR, 0)._replace(s_tm1=part) for part in states.split(BATCH)]
     for updates in range(len(batches) + WINDOW):

@@ -16,7 +16,8 @@ from learner.tensorboard import TensorBoard
 from sbrl.v1.episodes_pb2 import Episode, Evaluation
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
-READINGS = Readings(5000, GradientMoments(2.0, 600.0), 0.05, 0.25, 7)
+ERRORS = {"newest": 0.75, "uniform": 0.5, "held_out": 1.25}
+READINGS = Readings(5000, GradientMoments(2.0, 600.0), 0.05, 0.25, 7, 12.5, ERRORS)
 
 
 class Recorder:
@@ -74,6 +75,10 @@ EXPECTED = {
     "diagnostics/policy_churn_ratio": (pytest.approx(0.05), 110),
     "diagnostics/dormant_units_ratio": (0.25, 110),
     "diagnostics/feature_rank": (7.0, 110),
+    "diagnostics/parameter_norm": (12.5, 110),
+    "diagnostics/td_error_newest_excess": (0.25, 110),
+    "diagnostics/td_error_uniform": (0.5, 110),
+    "diagnostics/td_error_held_out": (1.25, 110),
     "train/return_mean_100": (2.0, 90),
     "evaluation/return_mean": (4.0, 60),
 }
