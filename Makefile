@@ -66,6 +66,10 @@ format: $(READY) ## Format the code and fix what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: generate
+generate: $(READY) protos metrics-docs dashboards tree-docs ## Write all that is generated from the code: run it after any change
+	$(BIN)/python -m scripts.chart_values
+
 metrics-docs: $(READY) ## Write docs/metrics.md from the definitions in sbrl/telemetry/metrics.py
 	$(BIN)/python -m scripts.metrics_docs
 

@@ -1,5 +1,6 @@
 """Keeps what the chart and its documentation repeat of the code and of each other the same.
 
+- the keys of `defaults` in each role's part of deploy/values.schema.json;
 - the `run` part of deploy/values.yaml and of deploy/values.schema.json, from the config's own schema (`sbrl config schema`);
 - the table of values in docs/deploy.md, from deploy/values.yaml and its comments.
 
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 VALUES, SCHEMA, DOCS = ROOT / "deploy/values.yaml", ROOT / "deploy/values.schema.json", ROOT / "docs/deploy.md"
 BEGIN, END = "BEGIN {} (written by scripts/chart_values.py)", "END {}"
 WIDTH = 124
+# Whose parts of the values have all keys of `defaults`.
+ROLES = ("coordinator", "replay", "learner", "actors", "evaluator", "controller", "prometheus", "check")
 LEFT_OUT = ("network",)  # of the config: laid out by the chart
 
 
@@ -81,6 +84,15 @@ def with_run_schema(chart: dict[str, Any], schema: dict[str, Any]) -> dict[str, 
     return {**chart, "properties": {**chart["properties"], "run": run}, "$defs": {**own, **schema["$defs"]}}
 
 
+def with_role_schemas(chart: dict[str, Any]) -> dict[str, Any]:
+    """The chart's schema with the keys of `defaults` in the part of every role, which overrides them there."""
+    parts = dict(chart["properties"])
+    for role in ROLES:
+        properties = parts[role]["properties"] | parts["defaults"]["properties"]
+        parts[role] = {**parts[role], "properties": properties}
+    return {**chart, "properties": parts}
+
+
 def documented(text: str) -> Iterator[Value]:
     """Every value of values.yaml that a comment with `# --` explains, with its default."""
     lines = text.splitlines()
@@ -135,7 +147,7 @@ def fresh() -> dict[Path, str]:
     """What each file should hold."""
     schema = json.loads(json_schema())
     values = replace_between(VALUES.read_text(encoding="utf-8"), "run", run_values(schema), "# {}")
-    chart = with_run_schema(json.loads(SCHEMA.read_text(encoding="utf-8")), schema)
+    chart = with_role_schemas(with_run_schema(json.loads(SCHEMA.read_text(encoding="utf-8")), schema))
     docs = replace_between(DOCS.read_text(encoding="utf-8"), "values", "\n" + table(documented(values)) + "\n", "<!-- {} -->")
     return {VALUES: values, SCHEMA: json.dumps(chart, indent=2, ensure_ascii=False) + "\n", DOCS: docs}
 

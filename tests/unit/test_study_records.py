@@ -30,6 +30,7 @@ from studies.records import (
     write_record,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 ENV_STEPS = 1000
 OVERRIDES = ("env.id=CartPole-v1", f"run.env_steps={ENV_STEPS}", "run.seed=3")
 SUMMARY = {
@@ -78,6 +79,20 @@ def test_a_run_directory_becomes_a_record(record: RunRecord) -> None:
     assert record.diagnostics == {"feature_rank": 7.0}
     assert record.settings["learner.batch_size"] == 8
     assert record.settings["replay.min_size"] == 100  # as resolved
+
+
+def test_records_of_earlier_studies_are_still_of_the_same_settings() -> None:
+    """A key that came later must not make another run of one that was made before."""
+    path = min((ROOT / "docs/studies/minatar-short").glob("*/*/seed-0/record.json"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    tree: dict[str, dict[str, object]] = {}
+    for key, value in found["settings"].items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    made = configs.build(tree)
+    later = settings_of(made).keys() - found["settings"].keys()
+    assert not later, f"put {', '.join(later)} with the default into LATER_KEYS of studies/records.py"
+    assert hash_of(made) == found["config_hash"]
 
 
 def test_hardware_says_what_a_run_had() -> None:

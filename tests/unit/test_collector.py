@@ -1,4 +1,4 @@
-"""Noise on rewards: what is written has it, what is reported does not, and at 0 nothing changes."""
+"""What the collector writes and reports: rewards with noise for the learner, returns without it."""
 
 from __future__ import annotations
 
