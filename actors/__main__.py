@@ -28,12 +28,12 @@ from sbrl.seeds import actor_seeds
 from sbrl.storage.black_box import BlackBox
 from sbrl.telemetry.metrics import ActorMetrics, make_registry
 
-DRAIN_SECONDS = 10.0  # for all environments of the process together, when it is told to stop
+DRAIN_SECONDS = 10.0  # for all environments of the process together, when it stops
 
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("actor", __doc__ or ""), argv)
-    if not has_launcher():  # which has tried one out; a bad one is found out before the fleet counts on this actor
+    if not has_launcher():  # a launcher has tried an environment; otherwise try it before the fleet counts on this actor
         try_out(config.env)
     give_back_large_blocks()
     use_one_thread()
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: ActorMetrics, black_box: BlackBox) -> None:
-    """Builds the actor's parts, runs its loop and closes what it built, last built first."""
+    """Builds the actor's parts, runs its loop, and closes the parts in reverse order."""
     env_seed, policy_seed = actor_seeds(config.run.seed, member.index, member.incarnation)
     addresses = config.network.replay_addresses
     with contextlib.ExitStack() as closing:
@@ -69,7 +69,7 @@ def act(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: Acto
         closing.callback(follower.close)
         probes = [QueueProbe(address, shard) for shard, address in enumerate(addresses)]
         shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
-        # Last, for the learner needs about as long as all this.
+        # Last: the learner needs about as long for its choice as the steps above take.
         sampling = member.wait_sampling(config.replay.sampling, runtime.stop)
         if not sampling:
             return

@@ -1,4 +1,4 @@
-"""Steps all environments of an actor once, with one batched inference, and writes what happened."""
+"""Steps all environments of an actor once, with one batched inference, and writes the transitions."""
 
 from __future__ import annotations
 
@@ -36,13 +36,12 @@ class Collector:
         on_episode: Callable[[Episode], None],
         add_noise: AddNoise = unchanged,
     ) -> None:
-        """Resets nothing yet; the first `step` does.
+        """The first `step` resets the environments.
 
         Args:
             streams: one for each environment.
-            on_episode: called when an episode is complete, with all fields but those that its actor (actor, incarnation) and
-                the run (env_steps) know.
-            add_noise: to the rewards that are written, after clipping; returns are without it.
+            on_episode: called with each complete episode. It must fill in the fields actor, incarnation and env_steps.
+            add_noise: to the rewards that are written, after clipping. Returns are without it.
         """
         self._envs, self._policy, self._streams, self._on_episode = envs, policy, streams, on_episode
         self._add_noise = add_noise
@@ -51,17 +50,17 @@ class Collector:
         self._lengths = np.zeros(envs.num_envs, np.int64)
         self.env_steps = 0
         self.episodes = 0
-        self.episodes_cut = 0  # short, for the environment returned a bad value; each is a step that became no transition
+        self.episodes_cut = 0  # episodes cut short at a bad value from the environment; each has one step without a transition
 
     def step(self, epsilon: float | NDArray[np.float64], weights_version: int) -> None:
         """Acts once in every environment.
 
         Args:
             epsilon: probability of a random action, one for all environments or one for each.
-            weights_version: of the weights the policy holds, kept with every item.
+            weights_version: version of the policy's weights, kept with every item.
 
         Raises:
-            FinalError: an environment returned what cannot be learned from.
+            FinalError: an environment returned a value that cannot be trained on.
         """
         if self._observation is None:
             self._observation = self._envs.reset()
@@ -83,7 +82,7 @@ class Collector:
         self._observation = self._finish(done, result.truncated, bad, weights_version) if done.any() else result.observation
 
     def drain(self) -> None:
-        """Cuts the running episodes off here, so that every step taken becomes an item; none of them is reported."""
+        """Cuts the running episodes off, so that every step taken becomes an item. These episodes are not reported."""
         if self._observation is not None:
             for stream in self._streams:
                 stream.end()
@@ -91,7 +90,7 @@ class Collector:
     def _finish(
         self, done: NDArray[np.bool_], truncated: NDArray[np.bool_], bad: NDArray[np.bool_], weights_version: int
     ) -> NDArray[Any]:
-        """Ends the episodes of the environments in `done` and begins their next ones; a bad one's return is no return."""
+        """Ends the episodes of the environments in `done` and begins the next ones. A bad episode's return is not counted."""
         for env in np.flatnonzero(done):
             self._streams[env].end()
             if bad[env]:

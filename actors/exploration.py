@@ -9,10 +9,10 @@ from sbrl.config import Config
 
 
 def epsilons(config: Config, env_steps: int, actor: int) -> NDArray[np.float64]:
-    """Probability of a random action, float64[envs_per_actor], as agent.exploration has it.
+    """Probability of a random action, float64[envs_per_actor], according to agent.exploration.
 
     Args:
-        env_steps: agent steps collected so far over all actors.
+        env_steps: agent steps collected so far by all actors.
         actor: index of the actor in the fleet.
     """
     num_envs = config.actors.envs_per_actor
@@ -23,12 +23,12 @@ def epsilons(config: Config, env_steps: int, actor: int) -> NDArray[np.float64]:
             return np.full(num_envs, linear_epsilon(config, env_steps))
         case "ape-x":
             return ape_x_epsilons(config, actor)
-        case "noisy-nets":  # the network's noise explores, nothing else (Fortunato et al. 2018)
+        case "noisy-nets":  # only the network's noise explores (Fortunato et al. 2018)
             return np.zeros(num_envs)
 
 
 def linear_epsilon(config: Config, env_steps: int) -> float:
-    """Dopamine's schedule on the global step: `epsilon_start` until the replay is warm, then linear, then `epsilon_end`."""
+    """Dopamine's schedule over global steps: `epsilon_start` until replay is warm, then linear to `epsilon_end`."""
     agent = config.agent
     decay_steps = agent.epsilon_decay_steps or 0
     since_warm = env_steps - config.min_replay_size
@@ -42,7 +42,7 @@ def linear_epsilon(config: Config, env_steps: int) -> float:
 def ape_x_epsilons(config: Config, actor: int) -> NDArray[np.float64]:
     """Horgan et al. 2018: environment i of N has epsilon ** (1 + i / (N - 1) * alpha), at all times.
 
-    i counts the environments of all actors, actor by actor. An actor beyond actors.num_actors begins the ladder again.
+    i counts the environments of all actors, actor by actor. From index actors.num_actors on, the ladder starts again.
     """
     agent, num_envs = config.agent, config.actors.envs_per_actor
     total = num_envs * (config.actors.num_actors or 1)

@@ -1,4 +1,4 @@
-"""The actor's outer loop: take up new weights, keep to the fleet's instructions, act, report."""
+"""The actor's outer loop: load new weights, follow the coordinator's instructions, act, report."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from sbrl.v1.episodes_pb2 import Episode
 logger = logging.getLogger(__name__)
 
 REPORT_STEPS = 16  # inner steps between two refreshes of the metrics
-WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop
+WAIT_SECONDS = 1.0  # wait for new instructions before checking again whether to stop
 
 
 class ActorLoop:
-    """Runs until the run is collected, `stop` is set or the actor has another index; then it drains.
+    """Runs until the run is collected, `stop` is set or the actor gets another index; then it drains.
 
-    Everything it uses is made, and closed, by its caller.
+    The caller makes and closes everything that it uses.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class ActorLoop:
         self._actor, self._incarnation = member.index, member.incarnation
 
     def run(self) -> None:
-        """Acts while the run is to go on, then writes what is left of the running episodes.
+        """Acts while the run goes on, then writes the rest of the running episodes.
 
         Raises:
-            SystemExit: with START_AGAIN, for the actor has joined again at another index.
+            SystemExit: with START_AGAIN, if the actor has rejoined at another index.
         """
         is_another = self._act()
         if is_another:
@@ -76,7 +76,7 @@ class ActorLoop:
             raise SystemExit(START_AGAIN)
 
     def _act(self) -> bool:
-        """Returns whether it ended because the actor has another index."""
+        """Acts until it must stop. Returns whether the reason is another index."""
         steps = 0
         while not self._stop.is_set():
             instructions = self._member.instructions
@@ -84,7 +84,7 @@ class ActorLoop:
                 logger.info("the run is collected: stopping")
                 return False
             index = self._member.index
-            if index != self._actor:  # whose share of exploration another actor may have by now
+            if index != self._actor:  # another actor may now have the old index, and its epsilons
                 logger.warning("this is actor %d now, no longer %d: starting again as that", index, self._actor)
                 return True
             if self._collector.env_steps >= instructions.step_limit:
@@ -94,8 +94,8 @@ class ActorLoop:
                 continue
             self._take_weights()
             epsilon = epsilons(self._config, self.global_steps(), self._actor)
-            # Exact at every step, for the coordinator's step allowance counts on it, and before it: a kill in its middle must
-            # not leave transitions whose step was not counted.
+            # Exact at every step, because the coordinator's step allowance depends on it. Counted before the step, so that a
+            # kill during the step leaves no transitions of uncounted steps.
             steps_after = self._collector.env_steps + self._config.actors.envs_per_actor
             self._totals.raise_to(self._metrics.env_steps, steps_after)
             self._black_box.write(*self._member.of_this_lease({STEPS_COUNTER: steps_after}))
@@ -124,7 +124,7 @@ class ActorLoop:
         metrics.policy_lag_versions.set(self._follower.lag_versions)
 
     def global_steps(self) -> int:
-        """Steps of the whole run: what the coordinator said last, and this actor's own since then."""
+        """Steps of the whole run: the coordinator's last count plus this actor's steps since then."""
         told = self._member.instructions
         reported = told.step_limit - told.step_allowance
         return told.env_steps + max(0, self._collector.env_steps - reported)

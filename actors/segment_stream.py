@@ -1,4 +1,4 @@
-"""One environment's stream of segments, kept going when shards come and go."""
+"""Writes one environment's segments to a shard, and moves to another shard when that one goes away."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from sbrl.replay.writer import BlockedError
 
 logger = logging.getLogger(__name__)
 
-TURN_SECONDS = 0.25  # how often one that waits looks whether it should stop, or whether its shard is away
-LOOK_SECONDS = 0.02  # for one that has nothing to wait for, and only takes what is confirmed already
-MAX_UNCONFIRMED = 1  # segments, while the next one is made
+TURN_SECONDS = 0.25  # how often a waiting stream checks whether it should stop, or whether its shard is away
+LOOK_SECONDS = 0.02  # instead of that, once waiting is pointless: only takes confirmations that are already there
+MAX_UNCONFIRMED = 1  # unconfirmed segments while the next one is made
 
 
 def preferred_shard(actor: int, env: int, num_envs: int, num_shards: int) -> int:
-    """The shard an environment writes to while that answers: in turn over all environments of all actors."""
+    """The shard that an environment writes to while it answers: round-robin over all environments of all actors."""
     return (actor * num_envs + env) % num_shards
 
 
 class SegmentStream:
-    """Writes one environment's episodes; waits while the queue is full, bounded in memory, and leaves a shard that is away.
+    """Writes one environment's episodes. Waits, with bounded memory, while the queue is full, and leaves a lost shard.
 
-    A shard is away when it has not answered for AWAY_SECONDS, or when its queue has had room for as long and this connection's
-    segments do not get through: the machine is gone that it led to, which nobody tells TCP. What is not confirmed then, and
-    steps that are in no segment yet, are counted as dropped; the next stream begins on a shard that answers, with the
-    observation at hand. At the next episode's beginning it goes back to the preferred shard if that answers again.
+    A shard is lost when it has not answered for AWAY_SECONDS. It is also lost when its queue has had room for that long, but
+    this connection's segments do not get through: the machine at the other end is gone, and TCP does not notice. Unconfirmed
+    steps, and steps that are in no segment yet, then count as dropped. The next stream begins on a shard that answers, with the
+    present observation. When the next episode begins, it returns to the preferred shard if that answers again.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class SegmentStream:
         Args:
             first: the environment's first stream.
             preferred: the shard to write to while it answers.
-            stop: set when the actor is to stop; from then on only `close` waits, once, for `drain_seconds`.
-            while_blocked: called four times a second of a wait, so that what waits is seen to wait before it is over.
+            stop: set when the actor must stop. From then on only `close` waits, once, for `drain_seconds`.
+            while_blocked: called four times a second during a wait, so that metrics show a wait before it is over.
         """
         self._writer, self._shape, self._probes = writer, shape, probes
         self._next, self._preferred = first, preferred
         self._stop, self._drain_seconds, self._while_blocked = stop, drain_seconds, while_blocked
         self._rows: StreamRows | None = None  # of the current stream
         self._in_episode = False
-        self._left = -1  # the shard that was given up and is not to be taken again at once
+        self._left = -1  # the shard that was just given up, not to be chosen again at once
         self.created = 0  # steps written: confirmed, dropped or in flight
         self.blocked_seconds = 0.0
         self.inserted = [0] * len(probes)  # steps that each shard has confirmed
         self.dropped = [0] * len(probes)  # steps given up with each shard
-        self.dropped_at_close = 0  # those of them that a shard did not confirm before the actor ended
+        self.dropped_at_close = 0  # of these, steps that no shard confirmed before the actor ended
 
     @property
     def shard(self) -> int:
@@ -73,7 +73,7 @@ class SegmentStream:
 
     @property
     def moves(self) -> int:
-        """Times that another stream was begun."""
+        """Number of streams begun after the first."""
         return max(0, self._next.stream - 1)
 
     @property
@@ -91,11 +91,11 @@ class SegmentStream:
         self._in_episode = True
 
     def append(self, transition: Transition, observation: NDArray[Any]) -> None:
-        """Writes one step; blocks while too much is unconfirmed.
+        """Writes one step; blocks while too many segments are unconfirmed.
 
         Args:
             transition: the step.
-            observation: the one it reached, should the stream have to move to another shard.
+            observation: the observation after the step. A stream that must move to another shard begins there with it.
         """
         assert self._rows is not None
         self._rows.append(transition)
@@ -106,20 +106,20 @@ class SegmentStream:
             self._rows.begin(observation)
 
     def end(self) -> None:
-        """Writes the last observation: the episode is over, or cut off here."""
+        """Writes the last observation: the episode is over or cut off."""
         self._in_episode = False
         if self._rows is not None:
             self._rows.end()
             self._confirm(MAX_UNCONFIRMED)
 
     def drain(self) -> None:
-        """Makes segments of all steps, and waits until they are confirmed or the actor is to stop; call it after `end`."""
+        """Puts all steps into segments, and waits until they are confirmed or `stop` is set. Call it after `end`."""
         if self._rows is not None:
             self._rows.fill()
             self._confirm(0)
 
     def close(self) -> None:
-        """Gives what is unconfirmed, and a running episode, one last chance; then drops and counts it."""
+        """Waits one last time for unconfirmed steps, including a running episode; then drops and counts the rest."""
         if self._in_episode:
             self.end()
         if self._rows is not None:
@@ -130,7 +130,7 @@ class SegmentStream:
         self._writer.close()
 
     def _leave_if_better(self) -> None:
-        """Ends the stream if its shard is away, or if it is not the preferred one and that answers again."""
+        """Ends the stream if its shard is away, or if it is on another shard and the preferred one answers again."""
         assert self._rows is not None
         if self._probes[self.shard].is_away:
             self._give_up()
@@ -157,13 +157,13 @@ class SegmentStream:
         self._abandon()
 
     def _abandon(self) -> None:
-        """Ends the stream; what it has in flight is dropped."""
+        """Ends the stream and drops its steps in flight."""
         self.dropped[self.shard] += self.in_flight
         self._writer.close()
         self._rows = None
 
     def _confirm(self, max_unconfirmed: int) -> bool:
-        """Waits until so many segments are unconfirmed; returns False if the stream was given up, or is to stop, before."""
+        """Waits until at most this many segments are unconfirmed; False if the stream was given up or must stop first."""
         if self._writer.unconfirmed <= max_unconfirmed:
             return True
         start = time.monotonic()
@@ -178,7 +178,7 @@ class SegmentStream:
         return True
 
     def _flush(self, max_unconfirmed: int, timeout_seconds: float) -> bool:
-        """Waits for confirmation and counts it; returns whether so few are unconfirmed."""
+        """Waits for confirmations and counts them; returns whether at most this many segments are unconfirmed."""
         before = self._writer.confirmed_steps
         try:
             self._writer.flush(max_unconfirmed, timeout_seconds)
@@ -188,7 +188,7 @@ class SegmentStream:
         return True
 
     def _is_lost(self) -> bool:
-        """Whether the shard is away, or this connection to it is of no use."""
+        """Whether the shard is away, or this connection to it is dead."""
         probe = self._probes[self.shard]
         return probe.is_away or min(self._writer.oldest_seconds, probe.room_seconds) > AWAY_SECONDS
 
@@ -197,16 +197,16 @@ class SegmentStream:
         return LOOK_SECONDS if self._stop.is_set() or self._is_lost() else TURN_SECONDS
 
     def _count_blocked(self, start: float) -> float:
-        """Counts a wait so far, and returns when the rest of it begins."""
+        """Counts a wait since `start`, and returns the new start."""
         now = time.monotonic()
         self.blocked_seconds += now - start
         self._while_blocked()
         return now
 
     def _answering_shard(self) -> int:
-        """The first shard that is not away, from the preferred one on, once it has answered; waits while all are away.
+        """The first shard, from the preferred one on, that is not away and has answered. Waits while all are away.
 
-        The shard that was just given up comes last: where it was for a connection of no use, its probe may answer.
+        The shard that was just given up comes last: if its connection was dead, its probe may still answer.
         """
         start = time.monotonic()
         order = [(self._preferred + k) % len(self._probes) for k in range(len(self._probes))]

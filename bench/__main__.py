@@ -1,9 +1,9 @@
-"""`sbrl bench`: measures learner, replay memory, actor and a whole run, beside their limits and their peers.
+"""`sbrl bench`: measures learner, replay memory, actor and a whole run, against their limits and their peers.
 
-Prints a line for each figure, and writes bench.json and bench.png (a bar for each ratio) to --out. What is compared is measured
-in turns: figures are medians, and in brackets is where 95 % of bootstrap samples have theirs. A whole run is `sbrl train` on
-Pong: the seconds to its first update and where they go, and its env steps a second from then on. With --peers other people's
-libraries stand beside ours (`make bench-peers`, in a checkout).
+Prints a line for each figure, and writes bench.json and bench.png (a bar for each ratio) to --out. Things that are compared are
+measured in turns. Figures are medians; brackets hold the medians of 95 % of bootstrap samples. A whole run is `sbrl train` on
+Pong: the seconds to its first update and where they go, then its env steps per second. --peers adds other libraries
+(`make bench-peers`, in a checkout).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sbrl.runtime.program import run_program
 
 PARTS = ("learner", "replay", "actor", "run")
 BATCH_SIZES = (8, 32)
-# Seconds of each part on two idle cores, without peers and with them.
+# Seconds for each part on two idle cores, without and with peers.
 SECONDS: Mapping[str, tuple[float, float]] = {"learner": (90, 240), "replay": (25, 70), "actor": (60, 60), "run": (180, 420)}
 
 
@@ -87,7 +87,7 @@ def memories(turns: int, with_peers: bool, tick: Tick) -> list[Figure]:
 
 
 def _of(tick: Tick, number: int, count: int) -> Tick:
-    """The tick of one of some halves, thirds and so on of a part."""
+    """The tick of one of `count` equal fractions of a part."""
     return lambda share: tick((number + share) / count)
 
 

@@ -1,8 +1,8 @@
-"""Env steps a second of one actor's core on Pong, beside the environment alone under random actions.
+"""Env steps per second of an actor on one core on Pong, beside the environment alone with random actions.
 
     python -m bench.actor --steps 200
 
-An actor here acts with its network, and cuts what it sees into rows; sending them is left out, and is the writer's.
+The actor acts with its network and makes rows from its observations. Sending them is the writer's work and is left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(steps: int, tick: Tick = silent) -> list[Figure]:
-    """In turns."""
+    """Measures actor and environment in turns."""
     use_one_thread()
     config = load()
     alone = make_envs(config.env, config.actors.envs_per_actor, seed=0)
@@ -71,7 +71,7 @@ def measure(steps: int, tick: Tick = silent) -> list[Figure]:
 
 
 def make_collector(config: Config, precision: str, closing: ExitStack) -> Collector:
-    """An actor's inner loop, whose rows go nowhere."""
+    """An actor's inner loop that discards its rows."""
     envs = make_envs(config.env, config.actors.envs_per_actor, seed=0)
     closing.callback(envs.close)
     network = build_network(config.agent, envs.spec)
@@ -81,7 +81,7 @@ def make_collector(config: Config, precision: str, closing: ExitStack) -> Collec
 
 
 class RowsOnly:
-    """A stream whose rows go nowhere."""
+    """A stream that discards its rows."""
 
     def __init__(self, shape: SegmentShape) -> None:
         self._rows = StreamRows(shape, self)

@@ -1,10 +1,10 @@
-"""Processor time of one agent step of one game, by what it goes to: environment, policy, writing to a shard.
+"""CPU time of one agent step of one game, split into environment, policy and writing to a shard.
 
     python -m bench.actor_costs --steps 300
 
-Two actors of the default preset play in turns: one writes to a real shard that a reader empties, one gives its rows to nobody.
-Environment and policy are timed in the second, whose process has no other threads at work; writing is what the first takes
-beyond them: cutting rows, segments, Reverb's own threads. Medians of turns.
+Two actors of the default preset play in turns. The first writes to a real shard that a reader empties; the second discards its
+rows. Environment and policy are timed in the second, whose process has no other busy threads. Writing is the time that the
+first takes beyond these: making rows and segments, and Reverb's own threads. Figures are medians over turns.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def measure(address: str, steps: int) -> dict[str, float]:
 
 
 class Spent:
-    """Processor seconds of some methods."""
+    """Measures the CPU seconds of chosen methods."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -2,8 +2,8 @@
 
     python -m bench.cartpole --seed 0
 
-475 is Gymnasium's own threshold for CartPole-v1 (500 is the most there is), written down before the run; the mean is over
-twenty full episodes of the final agent under the evaluation protocol.
+475 is Gymnasium's own threshold for CartPole-v1 (the maximum is 500), written down before the run. The mean is over twenty full
+episodes of the final agent under the evaluation protocol.
 """
 
 from __future__ import annotations

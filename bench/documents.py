@@ -1,4 +1,4 @@
-"""Tables of docs/benchmarks.md, made of bench.json: what stands between two marks is never typed by hand."""
+"""Writes the tables of docs/benchmarks.md from bench.json. Text between two marks is never edited by hand."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def check_checkout() -> None:
 
 
 def document(records: Mapping[str, Record]) -> None:
-    """Puts records in the place of those that docs/bench.json has of the same parts, and writes the page's tables again."""
+    """Replaces the records of the same parts in docs/bench.json, and writes the page's tables again."""
     together = {**load(RECORDS), **records}
     write(together, RECORDS)
     replace_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), together))
 
 
 def with_tables(page: str, records: Mapping[str, Record]) -> str:
-    """The page with the table of each part between its marks; parts without a record are left as they are."""
+    """The page with the table of each part between its marks. Parts without a record stay as they are."""
 
     def block(match: re.Match[str]) -> str:
         record = records.get(match["part"])
@@ -42,7 +42,7 @@ def with_tables(page: str, records: Mapping[str, Record]) -> str:
 
 
 def table(record: Record) -> str:
-    """A row for each figure, and a column for each thing that stands beside one."""
+    """A table with a row for each figure, and a column for each limit or peer."""
     columns = list(dict.fromkeys(name for figure in record.figures for name in figure.beside))
     unit = record.figures[0].unit
     one_unit = all(figure.unit == unit for figure in record.figures)

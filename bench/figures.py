@@ -1,4 +1,4 @@
-"""What benchmarks find, beside its limit and its peers: printed, written as JSON, drawn as bars."""
+"""Benchmark figures with their limits and peers: printed, written as JSON, drawn as bars."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """A median, and between which values 95 % of bootstrap samples have theirs."""
+    """A median, and the range of the medians of 95 % of bootstrap samples."""
 
     median: float
     low: float
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """Of one value or more, one of each turn."""
+        """The interval of one or more values, one from each turn."""
         array = np.asarray(values, np.float64)
         resampled = np.random.default_rng(0).choice(array, (RESAMPLES, len(array)))
         low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975))
@@ -37,15 +37,15 @@ class Interval(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """In brackets; of a single reading nothing is known."""
+        """The range in brackets; empty for a single reading."""
         return "" if self.low == self.high else f" ({number(self.low)} to {number(self.high)})"
 
 
 class Beside(NamedTuple):
-    """What stands beside a figure, in the same unit."""
+    """A limit or a peer of a figure, in the same unit."""
 
     value: float
-    ratio: Interval  # how many times as good the figure is: more than 1 is better, also where less is better
+    ratio: Interval  # how many times as good the figure is; above 1 is better, even if a lower value is better
 
     def __str__(self) -> str:
         ratio = self.ratio
@@ -77,7 +77,7 @@ class Figure(NamedTuple):
         peers: Mapping[str, Sequence[float]] = MappingProxyType({}),
         less_is_better: bool = False,
     ) -> Figure:
-        """Of readings made in turns, the k-th of each beside the k-th of the others; one number stands for all turns."""
+        """A figure from readings made in turns: the k-th readings are compared. A single number applies to all turns."""
 
         def beside(others: Sequence[float]) -> Beside:
             others = list(others) * len(values) if len(others) == 1 else others
@@ -93,7 +93,7 @@ class Figure(NamedTuple):
 
     @classmethod
     def of_json(cls, tree: Mapping[str, Any]) -> Figure:
-        """What `_asdict` became in a file."""
+        """The inverse of `_asdict`, from a file."""
 
         def beside(value: Any) -> Beside:
             return Beside(value[0], Interval(*value[1]))
@@ -104,17 +104,17 @@ class Figure(NamedTuple):
 
     @property
     def beside(self) -> Mapping[str, Beside]:
-        """Limit and peers by their names."""
+        """Limit and peers by name."""
         return {**({self.limit_name: self.limit} if self.limit is not None else {}), **self.peers}
 
     def line(self) -> str:
-        """For people."""
+        """The figure as a line of text."""
         others = "".join(f"; {name} {value}" for name, value in self.beside.items())
         return f"{self.part}: {self.name}: {number(self.value.median)} {self.unit}{self.value.spread}{others}"
 
 
 class Record(NamedTuple):
-    """The figures of one part, and what they are of."""
+    """The figures of one part, with the command and machine that they are from."""
 
     command: str
     machine: Mapping[str, Any]
@@ -122,12 +122,12 @@ class Record(NamedTuple):
 
 
 def number(value: float) -> str:
-    """With three digits or more."""
+    """A number with at least three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def machine() -> dict[str, Any]:
-    """What figures are of from now on, and how busy it is before they are made."""
+    """A description of this machine, with its load before the measurements."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -138,7 +138,7 @@ def machine() -> dict[str, Any]:
 
 
 def save(records: Mapping[str, Record], folder: Path) -> None:
-    """bench.json and bench.png in `folder`. What bench.json has of other parts stays."""
+    """Writes bench.json and bench.png to `folder`. Records of other parts in bench.json stay."""
     folder.mkdir(parents=True, exist_ok=True)
     together = {**load(folder / "bench.json"), **records}
     write(together, folder / "bench.json")
@@ -154,7 +154,7 @@ def write(records: Mapping[str, Record], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Record]:
-    """What `write` wrote, by part; nothing where there is no such file."""
+    """Reads the records of a bench.json, by part; empty if there is no such file."""
     if not path.exists():
         return {}
     tree = json.loads(path.read_text(encoding="utf-8"))
@@ -164,7 +164,7 @@ def load(path: Path) -> dict[str, Record]:
 
 
 def draw(figures: Sequence[Figure], path: Path) -> None:
-    """A bar for each pair of a figure and what is beside it, as long as the figure is times as good."""
+    """Draws a bar for each pair of a figure and its limit or peer. Its length is how many times as good the figure is."""
     bars = [
         (f"{figure.part}: {figure.name}\nbeside {name}", beside.ratio)
         for figure in figures

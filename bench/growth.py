@@ -1,4 +1,4 @@
-"""How fast a process's memory grows, and how sure that is. Pure: from a series of readings to a slope with its interval."""
+"""The growth rate of a process's memory, with its interval. Pure: from a series of readings to a slope."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ class MemoryReading(NamedTuple):
     """Resident memory of one process at one time."""
 
     seconds: float
-    name: str  # of the role: replay-0
+    name: str  # the role's name: replay-0
     process_id: int
     bytes: float
 
 
 class Growth(NamedTuple):
-    """One role's, after warm-up."""
+    """The growth of one role's memory after warm-up."""
 
     name: str
     readings: int
     hours: float
     first: float  # median of the first tenth, bytes
-    last: float  # of the last tenth
+    last: float  # median of the last tenth, bytes
     slope: float  # bytes per hour
-    low: float  # the interval's ends
+    low: float  # ends of the slope's interval
     high: float
 
     @property
     def is_flat(self) -> bool:
-        """Nothing is seen to grow, or so little that a week would add less than a tenth."""
+        """Whether no growth is seen, or so little that a week would add less than a tenth."""
         return self.low <= 0 or self._is_bounded
 
     @property
     def verdict(self) -> str:
-        """In words; where memory wobbles so that a week's growth of a tenth could hide in the interval, that is said."""
+        """The verdict in words. It says if memory fluctuates so much that the interval could hide a tenth of growth a week."""
         if self._is_bounded:
             return "flat"
         return "no growth seen" if self.is_flat else "GROWS"
@@ -55,7 +55,7 @@ class Growth(NamedTuple):
 def series(
     readings: Iterable[MemoryReading], name: str, after: float, before: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(seconds, bytes) of a role between two times: of the process that lived longest in it, for another begins again."""
+    """(seconds, bytes) of a role between two times. Only of its longest-lived process: a new process starts small."""
     by_process: dict[int, list[MemoryReading]] = {}
     for one in readings:
         if one.name == name and after <= one.seconds <= before:
@@ -65,7 +65,7 @@ def series(
 
 
 def theil_sen(x: NDArray[np.float64], *series: NDArray[np.float64]) -> list[float]:
-    """For each series over `x` the median of the slopes between all pairs: one jump or a few odd readings do not move it."""
+    """For each series over `x`, the median of the slopes between all pairs. A jump or a few outliers do not move it."""
     first, second = np.triu_indices(len(x), 1)
     apart = x[second] - x[first]
     return [float(np.median((y[second] - y[first]) / apart)) for y in series]
@@ -76,22 +76,22 @@ def growth(
 ) -> Growth:
     """The Theil-Sen slope, with an interval from a moving-block bootstrap of the residuals.
 
-    Neighbouring readings are alike (memory comes and goes with checkpoints and evaluations), so residuals are drawn in blocks
-    of `block_seconds`: an interval that took them for independent would be far too narrow.
+    Neighbouring readings are correlated (memory comes and goes with checkpoints and evaluations). So residuals are drawn in
+    blocks of `block_seconds`: treated as independent, they would give an interval that is far too narrow.
 
     Args:
         seconds, values: at least ten readings, in order.
-        samples: of the bootstrap.
+        samples: number of bootstrap samples.
     """
     if len(seconds) < 10:
         raise ValueError(f"{len(seconds)} readings of {name} after warm-up: a slope needs ten at least")
-    keep = np.linspace(0, len(seconds) - 1, min(len(seconds), 150)).astype(int)  # pairs grow with the square
+    keep = np.linspace(0, len(seconds) - 1, min(len(seconds), 150)).astype(int)  # the number of pairs grows quadratically
     x, y = seconds[keep], values[keep]
     (slope,) = theil_sen(x, y)
     trend = slope * (x - x[0])
     length = max(1, min(len(x) // 4, round(block_seconds / float(np.median(np.diff(x))))))
     blocks = len(x) / length
-    # A line that was fitted to few blocks follows their wobble: what is left of it is too small.
+    # A line fitted to few blocks follows their fluctuations, which makes the residuals too small.
     residuals = (y - trend) * (blocks / (blocks - 2)) ** 0.5
     generator = np.random.default_rng(0)
     drawn = []
@@ -114,7 +114,7 @@ def growth(
 
 
 def table(found: Sequence[Growth]) -> str:
-    """Markdown."""
+    """The growths as a Markdown table."""
     lines = ["| role | readings | hours | MB at first | MB at last | MB an hour | 95 % interval | |", "|---" * 8 + "|"]
     for one in found:
         megabytes = [f"{value / MEGABYTE:,.1f}" for value in (one.first, one.last)]

@@ -1,7 +1,7 @@
-"""What a large fleet's heartbeats cost the coordinator: so many actors send one a second at its real program.
+"""The coordinator's cost of a large fleet's heartbeats: each actor sends one per second to the real program.
 
-Prints the processor time that the coordinator takes, in parts of one core, and how long a heartbeat takes. What limits it is
-Python's gRPC server, about 0.3 ms a call; what a heartbeat itself costs must not grow with the fleet.
+Prints the coordinator's CPU time as a fraction of one core, and the duration of a heartbeat. The limit is Python's gRPC server,
+about 0.3 ms per call. The cost of a heartbeat itself must not grow with the fleet.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(actors: int, seconds: float, folder: Path) -> str:
-    """One fleet's line of the table."""
+    """The table's line for one fleet."""
     (port,) = free_ports("127.0.0.1", 1)
     address = f"127.0.0.1:{port}"
     overrides = ["run.env_steps=1000000000", f"network.coordinator_address={address}"]
@@ -65,7 +65,7 @@ def _heartbeat(address: str, coordinator: psutil.Process, actors: int, seconds: 
     stop = threading.Event()
 
     def call(first: int) -> None:
-        """Sends heartbeats for every CALLERS-th actor from `first` on, each once a second."""
+        """Sends heartbeats for every CALLERS-th actor from `first` on, one per second each."""
         channel = channels.open_channel(address)
         stub = fleet_pb2_grpc.FleetStub(channel)
         mine = [stub.Join(fleet_pb2.JoinRequest(role="actor", name=f"actor-{k}")) for k in range(first, actors, CALLERS)]

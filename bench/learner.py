@@ -1,11 +1,11 @@
-"""Updates a second of the learner, beside the textbook update and what its kernels alone take.
+"""Updates per second of the learner, beside the textbook update and the time of its kernels alone.
 
     python -m bench.learner --batch-sizes 8,32 --agents qr-dqn,rainbow,iqn
     python -m bench.learner --device cuda --agents qr-dqn,rainbow,iqn,bbf --compile default
 
-Blocks of each way alternate in one process; medians. On CUDA the ways are eager, graph, and with --compile the compiled graph,
-and the limit is the time of the graph's kernels in torch's profiler. The textbook update is QR-DQN as most published PyTorch
-code has it: the [B, N, N] loss through autograd, contiguous layout, Adam with its defaults, batches that are there already.
+Blocks of each variant alternate in one process; figures are medians. On CUDA the variants are eager, graph, and with --compile
+the compiled graph. The limit there is the time of the graph's kernels in torch's profiler. The textbook update is QR-DQN as in
+most published PyTorch code: the [B, N, N] loss through autograd, contiguous layout, Adam with its defaults, batches in memory.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from sbrl.runtime.program import run_program
 
 SPEC = EnvSpec(num_actions=6, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint8), stack=4, kind="frames", clip_rewards=True)
 NUM_BATCHES = 8
-PEER_UPDATES = 4  # of a turn: turns are short, so that what else the machine does hits all alike
-SEGMENTS = 64  # that the memory holds
+PEER_UPDATES = 4  # per turn: turns are short, so that other load on the machine affects all alike
+SEGMENTS = 64  # in the memory
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,10 +85,10 @@ def measure(
     peers: Mapping[str, str] = MappingProxyType({}),
     tick: Tick = silent,
 ) -> list[Figure]:
-    """Updates a second of each way, in turns.
+    """Updates per second of each variant, measured in turns.
 
     Args:
-        peers: of `bench.peers.client.UPDATES`, for QR-DQN.
+        peers: from `bench.peers.client.UPDATES`, for QR-DQN.
     """
     size, device = settings.learner.batch_size, settings.learner.device
     ways: dict[str, Callable[[], object]] = {}
@@ -138,7 +138,7 @@ def one_block(settings: Config, eager: bool = False) -> Callable[[], object]:
 
     def run() -> None:
         end = step.updates + BLOCK_UPDATES
-        while step.updates < end:  # more than one block where an edge comes between, or updates are slow
+        while step.updates < end:  # more than one block if there is an edge in between, or if updates are slow
             blocks.run(end - step.updates)
 
     return run
@@ -158,7 +158,7 @@ def textbook_block(settings: Config) -> Callable[[], object]:
 
 
 def kernel_seconds(block: Callable[[], object]) -> float:
-    """Of a block's kernels on CUDA, without what lies between them."""
+    """Seconds of a block's kernels on CUDA, without the gaps between them."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         block()
         torch.cuda.synchronize()
@@ -199,7 +199,7 @@ def textbook_network(network: ValueNetwork) -> nn.Module:
 
 
 def random_batch(batch_size: int, spec: EnvSpec, seed: int) -> Batch:
-    """Noise of the right shapes; an update takes as long on it as on a game."""
+    """Noise of the right shapes. An update takes as long on it as on a game."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch_size, *spec.observation_shape)
     return Batch(
@@ -213,7 +213,7 @@ def random_batch(batch_size: int, spec: EnvSpec, seed: int) -> Batch:
 
 
 def timed(block: Callable[[], object], device: str) -> float:
-    """Seconds of one block, until the device is done."""
+    """Seconds for one block, until the device is done."""
     start = time.perf_counter()
     block()
     if device != "cpu":

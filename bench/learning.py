@@ -1,21 +1,21 @@
-"""Does every agent learn? Each trains on a small task, and fails below its threshold.
+"""Does every agent learn? Each one trains on a small task, and fails below its threshold.
 
     python -m bench.learning --jobs 2
     python -m bench.learning --agents dqn,spr --seeds 0,1,2
 
-Runs are `sbrl train --serial`, so they are reproducible; interrupted, the same command goes on where it was. Results: a table
-here and in learning.csv, curves in learning.png, each run's own results in a directory of its name.
+Runs are `sbrl train --serial`, so they are reproducible. After an interruption the same command continues. Results: a table
+here and in learning.csv, curves in learning.png, and each run's own results in a directory with its name.
 
 Tasks and thresholds, written down before the first run:
 
-- CartPole-v1, 475: Gymnasium's own threshold; 500 is the most there is. A random agent gets about 22.
+- CartPole-v1, 475: Gymnasium's own threshold; the maximum is 500. A random agent gets about 22.
 - MinAtar/SpaceInvaders-v1, 8: a random agent gets 3.9 (standard deviation 3.2, 30 episodes), one that only fires 3, one that
-  never fires 0. The mean of 50 random episodes has a standard error of 0.45, so 8 is nine of these above chance; to shoot
-  twice as many aliens an agent has to dodge as well as aim. After 5,000,000 steps Young and Tian's DQN gets about 50; here are
-  12,000 to 50,000. It is the game where returns leave chance first: in Breakout the ball has to be met again and again before
-  any policy gets more than 0.5.
+  never fires 0. The mean of 50 random episodes has a standard error of 0.45, so 8 is nine standard errors above chance. To
+  shoot twice as many aliens, an agent must dodge as well as aim. Young and Tian's DQN gets about 50 after 5,000,000 steps; runs
+  here have 12,000 to 50,000. In this game, returns rise above chance first: in Breakout, a policy must hit the ball repeatedly
+  before it gets more than 0.5.
 
-What counts is the mean return of full episodes of the final agent under the evaluation protocol (epsilon 0.001), over all
+The measure is the mean return of full episodes of the final agent under the evaluation protocol (epsilon 0.001), over all
 seeds. A random agent's returns are measured in the same run.
 """
 
@@ -40,35 +40,35 @@ from sbrl.storage.tables import read_episodes
 
 CARTPOLE, SPACE_INVADERS = "CartPole-v1", "MinAtar/SpaceInvaders-v1"
 THRESHOLDS = {CARTPOLE: 475.0, SPACE_INVADERS: 8.0}
-EPISODES = {CARTPOLE: 20, SPACE_INVADERS: 50}  # of an evaluation, and of the random agent
+EPISODES = {CARTPOLE: 20, SPACE_INVADERS: 50}  # per evaluation, and for the random agent
 CURVE_EPISODES = 20
 
 
 class Task(NamedTuple):
-    """What an agent is to learn."""
+    """A task and an agent that must learn it."""
 
     agent: str
     preset: str
     env_id: str
     env_steps: int
-    settings: tuple[str, ...]  # on top of the preset's
-    cost: float  # seconds on a free core, roughly
+    settings: tuple[str, ...]  # in addition to the preset's
+    cost: float  # approximate seconds on a free core
 
 
-# Self-prediction's updates are the dearest, so these agents collect least. Two resets, after a third and two thirds of a run.
+# Updates with self-prediction cost most, so these agents collect least. Two resets, after one and two thirds of a run.
 # The first settings tried (bbf: 1 update per step, step size 2.5e-4, 51 atoms over the same range, 15,000 steps) reached 4.4.
 _SPR_STEPS = 12_000
 _TWO_RESETS = ("learner.reset_period=7000", "learner.no_resets_after_env_steps=9000")
-# The moving average acts, too: without noise in its layers an agent's last weights may be worse than those of a little before.
-# (drq-eps without: 13.0 in its last 100 training episodes, 6.7 under the protocol.)
+# The moving average also acts: without noisy layers, an agent's last weights may be worse than slightly earlier ones.
+# (drq-eps without it: 13.0 in its last 100 training episodes, 6.7 under the protocol.)
 _MOVING_AVERAGE = ("agent.act_with_target=true", "learner.target_update_period=1", "learner.target_update_rate=0.005")
 _SR_SPR = (
     *("agent.noisy=false", "agent.exploration=linear-epsilon", "agent.epsilon_decay_steps=2000"),
     *_MOVING_AVERAGE,
     *_TWO_RESETS,
 )
-# What these had reached after 40,000 steps was not enough: double-dqn 439, iqn 417 (456 after 60,000, and rising).
-# dueling-dqn had not got beyond 277, and 342 with n = 3: it takes the shorter returns.
+# After 40,000 steps these were below the threshold: double-dqn 439, iqn 417 (456 after 60,000, and rising).
+# dueling-dqn did not get beyond 277, and 342 with n = 3: it uses the shorter returns.
 _SLOWER = ("double-dqn", "dueling-dqn", "iqn")
 _CLASSIC_SETTINGS = {"dueling-dqn": ("agent.n_step=1",)}
 TASKS = (
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.steps is not None:
         tasks = [task._replace(env_steps=arguments.steps, cost=task.cost * arguments.steps / task.env_steps) for task in tasks]
     runs = {(task, seed): bench_run(task, seed, arguments.out) for task in tasks for seed in seeds}
-    # The longest first, so that no core idles at the end.
+    # Longest first, so that no core is idle at the end.
     run_all(sorted(runs.values(), key=lambda run: -run.cost), arguments.jobs)
     chance = {
         env_id: statistics.fmean(random_returns(env_id, EPISODES[env_id], seed=0)) for env_id in {task.env_id for task in tasks}
@@ -144,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def choose(names: str | None) -> list[Task]:
-    """The tasks of the agents named, separated by commas; all without names.
+    """The tasks of the named agents, separated by commas; all tasks without names.
 
     Raises:
         UsageError: an unknown agent.
@@ -184,7 +184,7 @@ def read_result(task: Task, seed: int, directory: Path, chance: float) -> Result
 
 
 def verdicts(results: Sequence[Result]) -> dict[str, bool]:
-    """By agent, whether the mean over its seeds has reached its threshold."""
+    """By agent, whether the mean over its seeds reached its threshold."""
     by_agent: dict[str, list[Result]] = {}
     for result in results:
         by_agent.setdefault(result.agent, []).append(result)
@@ -216,8 +216,8 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def draw(path: Path, directories: dict[tuple[Task, int], Path], chance: dict[str, float]) -> None:
-    """Training returns against agent steps, a panel for each environment."""
-    from matplotlib import colormaps  # a second to load, and nothing before needs it
+    """Draws training returns against agent steps, with a panel for each environment."""
+    from matplotlib import colormaps  # takes a second to import, and only this needs it
     from matplotlib.figure import Figure
 
     env_ids = sorted(chance)

@@ -1,10 +1,10 @@
-"""Microseconds of the replay memory: what a batch costs beside its update, and how fast segments are taken.
+"""Times of the replay memory: the cost of a batch beside its update, and how fast it takes segments.
 
     python -m bench.memory --capacity 1000000 --filled-mib 512
     python -m bench.memory --frame-shape 10,10,4 --device cuda
 
-The memory has the whole capacity, and `--filled-mib` of frames in it: on a CPU the rest is never touched. The search for a slot
-is over all slots, filled or not. Two runs differ by what else the machine does; compare fastest tenths.
+The memory has the whole capacity, with `--filled-mib` of frames in it; on a CPU the rest is never touched. The search for a
+slot covers all slots, filled or not. Two runs differ by the machine's other load, so compare the fastest tenths.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sbrl.networks.devices import find_device
 from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
 
-NUM_SEGMENTS = 16  # different ones, which are appended over and over
+NUM_SEGMENTS = 16  # different segments, appended over and over
 N_STEP, DISCOUNT = 3, 0.99
-CAPACITY, FILLED, BATCHES = 1_000_000, 8_000, 100  # transitions, those that are there, batches of a turn
+CAPACITY, FILLED, BATCHES = 1_000_000, 8_000, 100  # capacity and fill in transitions, batches per turn
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def fill(memory: ReplayMemory, count: int) -> float:
-    """Appends `count` segments; returns the seconds it took."""
+    """Appends `count` segments; returns the seconds that it took."""
     generator = np.random.default_rng(0)
     segments = [random_segment(memory.shape, generator) for _ in range(NUM_SEGMENTS)]
     start = time.perf_counter()
@@ -69,7 +69,7 @@ def fill(memory: ReplayMemory, count: int) -> float:
 
 
 def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds of each part of a batch, and of all together, after a tenth of the rounds to warm up; printed, too."""
+    """Measures and prints microseconds of each part of a batch and of all together. The first tenth is warm-up."""
     device = memory.sample(1).slot.device
     parts: dict[str, list[float]] = {"sample": [], "gather": [], "set_priorities": [], "together": []}
     horizon = torch.full((), N_STEP, device=device), torch.full((), DISCOUNT, dtype=torch.float64, device=device)
@@ -96,10 +96,10 @@ def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> dict[str, lis
 
 
 def figures(batch_size: int, peers: Mapping[str, str], turns: int, tick: Tick = silent) -> list[Figure]:
-    """Batches a second at a capacity of a million: sample, gather, set priorities; in turns with peers.
+    """Batches per second at a capacity of a million: sample, gather, set priorities; in turns with peers.
 
     Args:
-        peers: of `bench.peers.client.MEMORIES`.
+        peers: from `bench.peers.client.MEMORIES`.
     """
     memory = ReplayMemory(
         SegmentShape(4, N_STEP, (84, 84), np.dtype(np.uint8)), CAPACITY, find_device("cpu"), 0, prioritized=True
@@ -128,7 +128,7 @@ def figures(batch_size: int, peers: Mapping[str, str], turns: int, tick: Tick = 
 
 
 def random_segment(shape: SegmentShape, generator: np.random.Generator) -> Segment:
-    """All steps of one episode."""
+    """A segment with all its steps from one episode."""
     rows = shape.rows
     return Segment(
         frame=generator.integers(256, size=(rows, *shape.frame_shape), dtype=np.uint8),

@@ -1,14 +1,14 @@
-"""What metrics and diagnostics cost the learner and the actor: their real loops with them and without.
+"""The cost of metrics and diagnostics for learner and actor: their real loops with and without them.
 
     python -m bench.overhead --pairs 40 learner.batch_size=8
 
-Both loops run in this process on random batches and a real game; replay and the coordinator are stood in for by objects that
-take no time, so that shares come out larger than in a run, not smaller. Off: metrics that do nothing, no reports, no
-diagnostics. On: what a run has: the metrics, read as often as by heartbeats and by Prometheus, and a report to
-TensorBoard once a second. Blocks of work alternate, so that whatever else the machine does hits all kinds; the figure is the
-median over pairs of blocks of the quotient of their times. Blocks of a third kind have one measurement of the diagnostics in
-each: what one costs is spread over learner.diagnostics_period updates. Beside the time that passes stands the CPU time of all
-threads, which other work on the machine changes less. Fails where the time that passes grows by more than the limit.
+Both loops run in this process on random batches and a real game. Stand-ins for replay and the coordinator take no time, so that
+shares come out larger than in a run, not smaller. Off: metrics that do nothing, no reports, no diagnostics. On: as in a run,
+with metrics that are read as often as by heartbeats and Prometheus, and a report to TensorBoard once a second. Blocks of work
+alternate, so that the machine's other load affects all kinds. The figure is the median over pairs of blocks of the quotient of
+their times. A third kind of block has one measurement of the diagnostics each; its cost is spread over
+learner.diagnostics_period updates. Besides wall-clock time it prints the CPU time of all threads, which other load changes
+less. It fails if the wall-clock time grows by more than the limit.
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ OFF, ON, MEASURING = "off", "on", "on, and a measurement in each block"
 
 
 class Block(NamedTuple):
-    """How long a block took, in seconds."""
+    """The duration of a block in seconds."""
 
     wall: float
     cpu: float  # of all threads of this process
 
 
 class Share(NamedTuple):
-    """Time more than without, in parts of the time without."""
+    """Additional time, as a share of the time without."""
 
     share: float
-    low: float  # 95 % of bootstrap samples of the pairs are between the two
+    low: float  # 95 % of bootstrap samples of the pairs are between low and high
     high: float
 
     def __str__(self) -> str:
@@ -81,10 +81,10 @@ class Share(NamedTuple):
 
 
 class Loop:
-    """A role's loop that works on a block and says how long it took."""
+    """A role's loop that works on a block and returns its duration."""
 
     def __init__(self, run: Callable[[], object], begin: Callable[[int], None], readers: Readers | None) -> None:
-        """Args: run: until it is stopped. begin: has it stopped after so much work."""
+        """Args: run: runs until it is stopped. begin: makes it stop after this much work."""
         self._run, self._begin, self._readers = run, begin, readers
 
     def block(self, work: int) -> Block:
@@ -96,7 +96,7 @@ class Loop:
 
 
 class Readers:
-    """Reads metrics beside a block as a run does: every second for a heartbeat, and at times over HTTP for Prometheus."""
+    """Reads metrics beside a block as in a run: every second for a heartbeat, and at times over HTTP for Prometheus."""
 
     def __init__(self, metrics: RoleMetrics, registry: CollectorRegistry) -> None:
         server, _ = start_http_server(0, "127.0.0.1", registry)
@@ -125,7 +125,7 @@ class Readers:
 
 
 class Nothing:
-    """Metrics that do nothing: whatever is asked of them is this object again."""
+    """Metrics that do nothing: every attribute and call returns this object again."""
 
     def __getattr__(self, name: str) -> Nothing:
         return self
@@ -147,7 +147,7 @@ class QuietActor(ActorLoop):
 
 
 class Countdown:
-    """Sets `stop` once so much work is done."""
+    """Sets `stop` once the given work is done."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -164,7 +164,7 @@ class Countdown:
 
 
 class Source:
-    """Batches that are there at once."""
+    """A source that has batches at once."""
 
     is_ready, priorities_ignored = True, 0
 
@@ -186,7 +186,7 @@ class Source:
 
 
 class Stream:
-    """Replay that takes each transition at once."""
+    """A stream that takes each transition at once."""
 
     created, in_flight, moves, dropped_at_close, blocked_seconds = 0, 0, 0, 0, 0.0
     dropped = (0,)
@@ -214,7 +214,7 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     metrics = LearnerMetrics(registry) if kind != OFF else cast(LearnerMetrics, Nothing())
     spec = make_spec(config.env)
     step, source = make_update_step(config, spec), Source(config.learner.batch_size, spec, countdown)
-    ratio = Ratio(RatioSettings.of(config), received=2**40, due=2.0**60)  # as many updates as are wanted
+    ratio = Ratio(RatioSettings.of(config), received=2**40, due=2.0**60)  # any number of updates is due
     intake = cast(Any, SimpleNamespace(settle=lambda _: None, take=lambda: 0, segments=0, filled=0))
     replay = Replay("cached", ratio, Receipts(), NoMemory(), intake, (), source, fill=0)
     publisher = cast(
@@ -263,7 +263,7 @@ def actor_loop(config: Config, closing: ExitStack, kind: str) -> Loop:
 
 
 def alternate(loops: Mapping[str, Loop], work: int, pairs: int) -> dict[str, list[Block]]:
-    """The blocks of each loop, after one of each to warm up; the order turns round from one time to the next."""
+    """The blocks of each loop, after one of each as warm-up. The order reverses from one round to the next."""
     blocks: dict[str, list[Block]] = {kind: [] for kind in loops}
     for number in range(pairs + 1):
         for kind in list(loops)[:: 1 if number % 2 else -1]:
@@ -274,7 +274,7 @@ def alternate(loops: Mapping[str, Loop], work: int, pairs: int) -> dict[str, lis
 
 
 def share(more: Sequence[Block], less: Sequence[Block], clock: str) -> Share:
-    """Of pairs of blocks, the median quotient of what `clock` says."""
+    """The share from the median quotient over pairs of blocks, by `clock`."""
     quotients = np.array([getattr(a, clock) / getattr(b, clock) - 1 for a, b in zip(more, less, strict=True)])
     resampled = np.random.default_rng(0).choice(quotients, (10_000, len(quotients)))
     low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975))
@@ -282,7 +282,7 @@ def share(more: Sequence[Block], less: Sequence[Block], clock: str) -> Share:
 
 
 def learner_share(config: Config, directory: Path, updates: int, pairs: int) -> float:
-    """Measures, prints and returns what it comes to for the learner."""
+    """Measures, prints and returns the share for the learner."""
     period = config.learner.diagnostics_period
     tree = config.model_dump(mode="json")
     none, each = (build(tree, {"learner": {"diagnostics_period": every}}) for every in (None, updates))
@@ -304,7 +304,7 @@ def learner_share(config: Config, directory: Path, updates: int, pairs: int) -> 
 
 
 def actor_share(config: Config, steps: int, pairs: int) -> float:
-    """Measures, prints and returns what it comes to for an actor."""
+    """Measures, prints and returns the share for an actor."""
     with ExitStack() as closing:
         blocks = alternate({kind: actor_loop(config, closing, kind) for kind in (OFF, ON)}, steps, pairs)
     print(f"actor, {config.actors.envs_per_actor} environments, {steps} steps a block, {pairs} pairs:")
@@ -316,7 +316,7 @@ def actor_share(config: Config, steps: int, pairs: int) -> float:
 
 
 def median_ms(blocks: Sequence[Block], work: int) -> float:
-    """Milliseconds that a unit of work takes."""
+    """The median milliseconds per unit of work."""
     return float(np.median([block.wall for block in blocks])) / work * 1e3
 
 
@@ -327,7 +327,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2_000, help="agent steps in a block of the actor's")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the default preset's config")
     arguments = parser.parse_args()
-    config = load(overrides=[*arguments.overrides, "run.checkpoint_interval_seconds=1e9"])  # there is nothing to save to
+    config = load(overrides=[*arguments.overrides, "run.checkpoint_interval_seconds=1e9"])  # saves nothing
     least = -(-NUM_STATES // config.learner.batch_size)
     if arguments.updates < least:
         parser.error(f"--updates {arguments.updates}: a measurement looks at the states of the last {least} batches; give more")

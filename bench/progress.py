@@ -1,4 +1,4 @@
-"""How far a benchmark is, and when it will be done."""
+"""A benchmark's progress, and the time until it is done."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from sbrl.monitor.readable import duration
 
 LINE_SECONDS = 10.0
-Tick = Callable[[float], None]  # is told the share of a part that is done, 0 to 1
+Tick = Callable[[float], None]  # called with the share of a part that is done, 0 to 1
 
 
 def silent(share: float) -> None:
-    """Tells nobody."""
+    """A tick that does nothing."""
 
 
 class Progress:
-    """Says a line now and then, on standard error."""
+    """Prints a line now and then on standard error."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class Progress:
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: seconds: of each part, in their order, as far as one knows before."""
+        """Args: seconds: the expected time of each part, in order."""
         self._seconds, self._say, self._clock = dict(seconds), say, clock
         self._start = self._last_line = clock()
         self._done: list[str] = []
 
     def part(self, name: str) -> Tick:
-        """A part begins; those begun before are done."""
+        """Begins a part. Earlier parts count as done."""
         before = sum(self._seconds[done] for done in self._done)
         self._done.append(name)
         start, total = self._clock(), sum(self._seconds.values())
@@ -49,6 +49,6 @@ class Progress:
         return tick
 
     def _left(self, done: float, total: float) -> float:
-        """Seconds of what comes after `done` of `total`, at the pace so far."""
+        """Seconds left after `done` of `total`, at the pace so far."""
         pace = (self._clock() - self._start) / done if done else 1.0
         return (total - done) * max(1.0, pace)

@@ -1,20 +1,20 @@
-"""Do resets help at a high update-to-data ratio? One agent on a MinAtar game, with resets and without.
+"""Do resets help at a high update-to-data ratio? One agent on a MinAtar game, with and without resets.
 
     python -m bench.resets --jobs 2
 
-Everything but learner.reset_period is equal: seeds, settings, steps. Runs are `sbrl train --serial`; interrupted, the same
-command goes on where it was. Results: verdict and table here, resets.csv, resets-episodes.csv, resets.png.
+Everything except learner.reset_period is equal: seeds, settings, steps. Runs are `sbrl train --serial`. After an interruption
+the same command continues. Results: verdict and table here, resets.csv, resets-episodes.csv, resets.png.
 
 Written down before the first run. The agent is double dueling DQN with n = 3 and uniform replay (minatar-drq-eps without its
-augmentation): it has no noisy layers, whose noise a reset would restore as well, and no other regularisation that could take
-the resets' place. The game is MinAtar/SpaceInvaders, whose returns leave chance within a few thousand steps, so that 20,000
-steps with about 76,000 updates are enough to overfit the first of them. A reset follows every 20,000 updates, or 5,000 steps:
-there are three, and the last leaves 4,000 steps to recover in.
+augmentation). It has no noisy layers, because a reset would also restore their noise, and no other regularisation that could
+replace resets. The game is MinAtar/SpaceInvaders. Its returns rise above chance within a few thousand steps, so 20,000 steps
+with about 76,000 updates are enough to overfit the first ones. A reset follows every 20,000 updates, or 5,000 steps. There are
+three, and the last leaves 4,000 steps to recover.
 
-The measure is a run's mean training return over the last tenth of its steps. The verdict is about the difference of the arms'
-means and its 95 % bootstrap interval over seeds: resets help if all of it is above 0, hurt if all of it is below, and
-otherwise no difference is shown. The final agents' returns under the evaluation protocol are given beside it. Of 3 seeds such
-an interval is rough, and more likely too narrow than too wide.
+The measure is a run's mean training return over the last tenth of its steps. The verdict uses the difference of the arms' means
+and its 95 % bootstrap interval over seeds: resets help if all of it is above 0, hurt if all of it is below, and otherwise no
+difference is shown. The final agents' returns under the evaluation protocol are reported too. With 3 seeds, such an interval is
+rough, and more likely too narrow than too wide.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ SETTINGS = (
     *("learner.learning_rate=2.5e-4", "learner.adam_epsilon=3.125e-4", "learner.target_update_period=2000"),
     *(f"replay.min_size={MIN_SIZE}", "agent.epsilon_decay_steps=2000", "evaluator.episodes=50"),
 )
-SECONDS_PER_STEP = 0.018  # of a free core, roughly
-LAST_SHARE = 0.1  # of a run's steps: what the measure is over
+SECONDS_PER_STEP = 0.018  # approximately, on a free core
+LAST_SHARE = 0.1  # the measure is over this share of a run's steps
 BINS = 20  # points of a curve
 RESAMPLES = 10_000
 
 
 class Arm(NamedTuple):
-    """One side of the pair."""
+    """One arm: with or without resets."""
 
     name: str
     has_resets: bool
@@ -124,7 +124,7 @@ def read_result(arm: Arm, seed: int, directory: Path) -> Result:
 def read_curve(directory: Path, env_steps: int) -> NDArray[np.float64]:
     """Mean return of the training episodes that ended in each of BINS equal parts of a run, float64[BINS].
 
-    A part in which none ended lies on the line between its neighbours.
+    A part in which no episode ended is interpolated between its neighbours.
     """
     episodes = read_episodes(RunDirectory(directory).episodes)
     place = np.minimum(np.array([one.env_steps for one in episodes]) * BINS // (env_steps + 1), BINS - 1)
@@ -178,7 +178,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def write_tables(out: Path, results: Sequence[Result], runs: Mapping[tuple[Arm, int], BenchRun]) -> None:
-    """resets.csv, a row for each run, and resets-episodes.csv, a row for each training episode."""
+    """Writes resets.csv, with a row for each run, and resets-episodes.csv, with a row for each training episode."""
     with (out / "resets.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Result._fields)
@@ -192,8 +192,8 @@ def write_tables(out: Path, results: Sequence[Result], runs: Mapping[tuple[Arm, 
 
 
 def draw(path: Path, curves: Mapping[tuple[Arm, int], NDArray[np.float64]], env_steps: int) -> None:
-    """Each seed's training returns thin, each arm's mean over seeds thick, resets as vertical lines."""
-    from matplotlib.figure import Figure  # a second to load, and nothing before needs it
+    """Draws each seed's training returns thin, each arm's mean over seeds thick, and resets as vertical lines."""
+    from matplotlib.figure import Figure  # takes a second to import, and only this needs it
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()

@@ -1,7 +1,7 @@
-"""A benchmark's training runs, some at a time, each a process of `sbrl train --serial`; finished ones are kept.
+"""Makes a benchmark's training runs, several at a time, each as a process of `sbrl train --serial`.
 
-Each run has a directory of results and, beside it, a log whose first line is the command: a run that is complete and was made
-by the same command is not made again, so that a benchmark which was interrupted goes on where it was.
+Each run has a directory of results and, beside it, a log that begins with the command. A complete run that was made by the same
+command is not made again, so an interrupted benchmark continues where it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class BenchRun(NamedTuple):
 
     directory: Path
     arguments: tuple[str, ...]  # of `sbrl train --serial`
-    cost: float  # seconds on a free core, roughly: for the time left only
+    cost: float  # approximate seconds on a free core; used only to estimate the time left
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class BenchRun(NamedTuple):
         return (sys.executable, "-m", "sbrl.cli", "train", "--serial", "--run-dir", str(self.directory), *self.arguments)
 
     def is_finished(self) -> bool:
-        """Whether this very run is there, whole."""
+        """Whether exactly this run is there and complete."""
         if not self.log.is_file() or not read_summary(RunDirectory(self.directory).summary).get("complete"):
             return False
         with self.log.open(encoding="utf-8", errors="replace") as log:
@@ -52,10 +52,10 @@ class BenchRun(NamedTuple):
 
 
 def run_all(runs: Sequence[BenchRun], jobs: int) -> None:
-    """Makes all runs that are not finished, `jobs` at a time, and says how far they are and how long they will take.
+    """Makes all unfinished runs, `jobs` at a time, and prints progress and the time left.
 
     Raises:
-        RunError: runs failed; the others were made nevertheless.
+        RunError: runs failed. The others were made nevertheless.
     """
     waiting = {run.name: run for run in runs if not run.is_finished()}
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before, {jobs} at a time", flush=True)
@@ -77,7 +77,7 @@ def run_all(runs: Sequence[BenchRun], jobs: int) -> None:
 
 
 def random_returns(env_id: str, episodes: int, seed: int) -> list[float]:
-    """Returns of full episodes of an agent that acts at random: the baseline that every threshold is to be seen against."""
+    """Returns of full episodes of a random agent: the baseline for every threshold."""
     envs = make_envs(Env(id=env_id), 1, seed)
     generator = np.random.default_rng(seed)
     returns: list[float] = []
@@ -96,8 +96,8 @@ def random_returns(env_id: str, episodes: int, seed: int) -> list[float]:
 
 
 def _cleared(run: BenchRun) -> Task:
-    """A run that begins from nothing; what an interrupted one left is deleted."""
-    if RunDirectory(run.directory).config.is_file():  # a run of ours, nobody's thesis
+    """The task of a run from its beginning. Deletes the files of an interrupted run."""
+    if RunDirectory(run.directory).config.is_file():  # only if it is a run directory, not somebody's other files
         shutil.rmtree(run.directory)
     run.log.unlink(missing_ok=True)
     return Task(run.name, run.command, run.log)

@@ -1,9 +1,9 @@
-"""Batches a second from one shard and the memory each leaves behind, beside the textbook loop.
+"""Batches per second from one shard, and the memory that each leaves behind, beside the textbook loop.
 
     python -m bench.sampler --batches 5000
 
-Both draw batches of Atari frames from the same real shard, in turn. The textbook loop is that of
-Reverb's examples: `TrajectoryDataset(...).batch(n).as_numpy_iterator()`. The exit code is 1 if SBRL's leaves anything behind.
+Both draw batches of Atari frames from the same real shard, in turns. The textbook loop is from Reverb's examples:
+`TrajectoryDataset(...).batch(n).as_numpy_iterator()`. The exit code is 1 if SBRL's loop leaves anything behind.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from sbrl.runtime.program import run_program
 
 ROUNDS, WARM_UP, STEPS = 3, 300, 2000
 WAIT_SECONDS = 120.0
-MOST_BLOCKS = 0.5  # of Python's allocator, that a batch may leave behind
+MOST_BLOCKS = 0.5  # blocks of Python's allocator that a batch may leave behind
 
 
 class Measured(NamedTuple):
-    """Of one loop, per batch."""
+    """One loop's figures per batch."""
 
     milliseconds: float
     blocks: float  # of Python's allocator, left behind
-    resident: float  # bytes, left behind
+    resident: float  # bytes left behind
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def serving(folder: Path, batch_size: int) -> Iterator[Config]:
-    """A shard as a program of its own, without a coordinator."""
+    """Runs a shard as a separate program, without a coordinator."""
     port, nobody = free_ports("127.0.0.1", 2)
     config = configs.build(
         {
@@ -108,7 +108,7 @@ def serving(folder: Path, batch_size: int) -> Iterator[Config]:
 
 
 def fill(config: Config, spec: EnvSpec) -> None:
-    """Waits for the shard and writes some transitions of noise."""
+    """Waits for the shard and writes transitions of noise."""
     address, shape = config.network.replay_addresses[0], SegmentShape.of(spec, config.agent.stored_steps)
     probe = QueueProbe(address, 0)
     probe.start()

@@ -1,9 +1,9 @@
-"""Segments through one real shard: transitions a second, bytes a transition, CPU, and a log's fill.
+"""Segments through one real shard: transitions per second, bytes per transition, CPU, and reading its log.
 
     python -m bench.segments --steps 200000
 
-Two writers in processes of their own write frames of Pong (a game is played first) to the shard; one reader takes them from
-its queue, then reads its log. The exit code is 1 if the fill is slower than 50 MB/s of frames on one core.
+Two writers, each in its own process, write frames of Pong (a game is played first) to the shard. One reader takes them from its
+queue, then reads its log. The exit code is 1 if reading the log is slower than 50 MB/s of frames on one core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WAIT_SECONDS = 300.0
 
 
 class Used(NamedTuple):
-    """CPU seconds of the parts, and what the kernel has carried over loopback."""
+    """CPU seconds of the parts, and the bytes that the kernel carried over loopback."""
 
     time: float
     reader: float
@@ -84,7 +84,7 @@ def play() -> NDArray[np.uint8]:
 
 
 def write(address: str, frames: NDArray[np.uint8], steps: int) -> None:
-    """Writes so many steps as fast as the shard takes them, and prints the microseconds of CPU that each took."""
+    """Writes `steps` steps as fast as the shard takes them, and prints the CPU microseconds per step."""
     writer = SegmentWriter([address], SHAPE, lambda: rows.steps)
     rows = StreamRows(SHAPE, writer)
     writer.open(0, Stream(0, int(time.time()), 0, 0))
@@ -190,12 +190,12 @@ class Counter:
 
 
 def megabytes(steps: int) -> float:
-    """Of the frames that the steps brought, each once."""
+    """Megabytes of the steps' frames, counting each frame once."""
     return steps * float(np.prod(SHAPE.frame_shape)) / 1e6
 
 
 def cpu(pid: int | None) -> float:
-    """Seconds that a process has used so far; None: this one."""
+    """CPU seconds that a process has used so far; None: this process."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 

@@ -2,10 +2,10 @@
 
     python -m bench.shard_memory --transitions 100000 --checkpoints 20
 
-The shard's own program beside a real coordinator. Its tables are filled with frames of Pong (a game is played first), then
-turned over at a steady rate, as in a run, while checkpoints are written. Pages of their files count towards a container's limit
-once they have been read twice, so they are shown beside. The exit code is 1 if the second half of the checkpoints leaves more
-than the first by over 5 %.
+Runs the shard's own program with a real coordinator. Its tables are filled with frames of Pong (a game is played first), then
+replaced at a steady rate, as in a run, while checkpoints are written. Pages of their files count towards a container's limit
+once they have been read twice, so they are shown too. The exit code is 1 if memory after the second half of the checkpoints is
+over 5 % larger than after the first half.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from sbrl.storage.run_directory import RunDirectory
 
 STREAMS = 8  # one for each game of an actor
 LOOK_SECONDS = 0.05
-START_SECONDS = 300.0  # of a busy machine
-MAX_UNCONFIRMED = 1  # segments of a stream, as actors have it
+START_SECONDS = 300.0  # on a busy machine
+MAX_UNCONFIRMED = 1  # segments of a stream, as in actors
 GROWTH = 0.05
 _MEMORY = re.compile(r"^(RssAnon|RssFile):\s+(\d+) kB", re.MULTILINE)
 
 
 class ShardReading(NamedTuple):
-    """Of one moment, in bytes."""
+    """Memory at one moment, in bytes."""
 
     checkpoints: int  # finished so far
     anonymous: int
-    files: int  # libraries, mostly
-    cached: int  # of the checkpoints' files, in the page cache
+    files: int  # mostly libraries
+    cached: int  # checkpoint files in the page cache
 
 
 def main(argv: Sequence[str]) -> int:
@@ -114,7 +114,7 @@ def shard(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[Config,
 
 
 class Writer:
-    """Writes streams to the shard, and takes what its queue serves."""
+    """Writes streams to the shard, and takes the segments that its queue serves."""
 
     def __init__(self, config: Config, frames: NDArray[np.uint8]) -> None:
         shape = SegmentShape.of(make_spec(config.env), config.agent.stored_steps)
@@ -138,7 +138,7 @@ class Writer:
         return self._steps
 
     def write(self, transitions: int) -> None:
-        """Writes about so many, at once."""
+        """Writes about this many at once."""
         for _ in range(transitions // STREAMS):
             for number, (writer, rows) in enumerate(self._streams):
                 frame = self._frames[(self._steps + 101 * number) % len(self._frames)]
@@ -148,16 +148,16 @@ class Writer:
             self._steps += 1
 
     def go_on(self, rate: int, done: threading.Event) -> None:
-        """Writes so many a second until it is done."""
+        """Writes `rate` transitions per second until `done` is set."""
         while not done.wait(STREAMS / rate):
             self.write(STREAMS)
 
 
 def looks(process_id: int, directory: Path, checkpoints: int, interval: float) -> Iterator[ShardReading]:
-    """Readings until so many more checkpoints are there.
+    """Readings until this many more checkpoints are there.
 
     Raises:
-        RunError: there is no new one in START_SECONDS and the interval.
+        RunError: there is no new one within START_SECONDS plus the interval.
     """
     first, last, deadline = newest(directory), -1, 0.0
     while (finished := newest(directory) - first) < checkpoints:
@@ -181,8 +181,8 @@ def newest(directory: Path) -> int:
 
 
 def cached(directory: Path) -> int:
-    """Bytes of the files in a folder that the page cache holds."""
-    # Files come and go while they are looked at, which neither of these minds.
+    """Bytes of a folder's files that are in the page cache."""
+    # Files come and go meanwhile. Neither of these calls fails on that.
     files = [str(Path(folder) / name) for folder, _, names in os.walk(directory) for name in names]
     told = subprocess.run(
         ["fincore", "--bytes", "--noheadings", "--output", "RES", *files], capture_output=True, text=True, check=False
@@ -191,7 +191,7 @@ def cached(directory: Path) -> int:
 
 
 def report(readings: Sequence[ShardReading], checkpoints: int) -> int:
-    """A line for each checkpoint: the least memory until it is there, the most, and its files in the page cache."""
+    """Prints a line for each checkpoint: least and most memory until it is there, and its files in the page cache."""
     print("\n| checkpoint | memory between, MB | peak, MB | libraries, MB | checkpoints in the page cache, MB |")
     print("|---|---|---|---|---|")
     before: list[float] = []

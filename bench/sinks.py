@@ -1,4 +1,4 @@
-"""Where the batches of a `ShardSampler` go in benchmarks and tests."""
+"""Sinks for the batches of a `ShardSampler` in benchmarks and tests."""
 
 from __future__ import annotations
 

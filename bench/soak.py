@@ -1,9 +1,9 @@
-"""Does memory stay flat? Every role's resident memory over hours at full speed, its slope with an interval.
+"""Does memory stay flat? Every role's resident memory over hours at full speed, as a slope with an interval.
 
     python -m bench.soak --hours 2                     # trains, samples, and analyses
-    python -m bench.soak --read rss.csv --warm-up 30   # analyses what was sampled: seconds,name,process id,bytes
+    python -m bench.soak --read rss.csv --warm-up 30   # analyses earlier samples: seconds,name,process id,bytes
 
-A shard grows by its transitions until its capacity is reached: the run's is small (--capacity), and is full when warm-up ends.
+A shard grows until its capacity is reached. Here the capacity is small (--capacity), so that shards are full when warm-up ends.
 The exit code is 1 if a role grows.
 """
 
@@ -29,7 +29,7 @@ from sbrl.runtime.program import run_program
 SAMPLE_SECONDS = 10.0
 LINE_SECONDS = 60.0
 STOP_SECONDS = 600.0
-ENDLESS = 2**40  # run.env_steps: it is stopped when its time is over
+ENDLESS = 2**40  # run.env_steps: the run is stopped when its time is over
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,10 +61,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sample_run(out: Path, hours: float, settings: Sequence[str]) -> None:
-    """Trains for so long and writes memory.csv.
+    """Trains for `hours` and writes memory.csv.
 
     Raises:
-        RunError: the run has ended by itself.
+        RunError: the run ended by itself.
     """
     directory = out / "run"
     command = [sys.executable, "-m", "sbrl.cli", "train", "--run-dir", str(directory)]
@@ -106,7 +106,7 @@ def look(directory: Path, launcher: int, elapsed: float) -> list[MemoryReading]:
 def read_csv(path: Path) -> list[MemoryReading]:
     """
     Raises:
-        UsageError: the file cannot be read, or is no such table; names the line.
+        UsageError: the file cannot be read or is not such a table. The message names the line.
     """
     readings = []
     try:
@@ -123,7 +123,7 @@ def read_csv(path: Path) -> list[MemoryReading]:
 
 
 def analyse(readings: Sequence[MemoryReading], after: float) -> list[Growth]:
-    """One growth for each role, in the order of their names.
+    """The growth of each role, sorted by name.
 
     Raises:
         UsageError: there are too few readings after warm-up.
@@ -138,7 +138,7 @@ def analyse(readings: Sequence[MemoryReading], after: float) -> list[Growth]:
 
 
 def draw(path: Path, readings: Sequence[MemoryReading], after: float) -> None:
-    from matplotlib.figure import Figure  # a second to load, and nothing before needs it
+    from matplotlib.figure import Figure  # takes a second to import, and only this needs it
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()

@@ -1,11 +1,12 @@
-"""What the learner reads of the shards a transition, and its speed, cached and remote, at several ratios.
+"""Bytes per transition from the shards to the learner, and its speed, cached and remote, at several ratios.
 
     python -m bench.traffic --seconds 20
 
-Whole runs of the real programs on MinAtar, batch 8, two shards, one actor that acts at random, so that all collect alike; each
-is measured for some seconds after its first updates, and ended. Bytes are those that the kernel says the learner's connections
-to the shards have received (`ss`): Reverb's compressed data with its headers. The answers to the learner's probes, two a second
-and shard whatever else passes, are left out: their rate is measured for as long with the actor stopped (SIGSTOP).
+Makes whole runs of the real programs on MinAtar with batch 8, two shards, and one actor that acts at random, so that all runs
+collect alike. Each is measured for some seconds after its first updates, then ended. Bytes are what the learner's connections
+to the shards received according to the kernel (`ss`): Reverb's compressed data with headers. The answers to the learner's
+constant probes, two per second and shard, are subtracted: their rate is measured for the same time with the actor stopped
+(SIGSTOP).
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from sbrl.v1.fleet_pb2 import LearnerProgress
 
 BATCH_SIZE = 8
 RATIOS = (2, 8, 64, 256)  # samples per insert
-FIRST_UPDATES = 300  # before measuring begins
+FIRST_UPDATES = 300  # before the measurement begins
 START_SECONDS, DRAIN_SECONDS, POLL_SECONDS, QUIET_SECONDS = 180.0, 900.0, 0.5, 5.0
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
 
 
 class TrafficReading(NamedTuple):
-    """Of one moment; all but the time is cumulative."""
+    """A reading at one moment. Everything except the time is cumulative."""
 
     time: float
     received: int  # transitions
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(directory: Path, sampling: str, ratio: int, seconds: int) -> str:
-    """One run; returns its row of the table."""
+    """Makes one run; returns its row of the table."""
     settings = (
         *(f"replay.sampling={sampling}", f"learner.batch_size={BATCH_SIZE}", f"learner.updates_per_step={ratio / BATCH_SIZE}"),
         *("replay.min_size=1000", "run.env_steps=10000000", "evaluator.interval_env_steps=10000000", "actors.num_actors=1"),
@@ -94,7 +95,7 @@ def measure(directory: Path, sampling: str, ratio: int, seconds: int) -> str:
 
 @contextmanager
 def running(directory: Path, settings: Sequence[str], preset: str = "minatar-dqn") -> Iterator[FleetClient]:
-    """A run in the background, and a client of its coordinator; the run is ended at the end."""
+    """Starts a run in the background, yields a client of its coordinator, and ends the run."""
     command = [sys.executable, "-m", "sbrl.cli", "train", "--preset", preset, "--run-dir", str(directory), *settings]
     with ExitStack() as closing:
         log = closing.enter_context(directory.with_suffix(".log").open("wb"))
@@ -127,14 +128,14 @@ def progress_of(client: FleetClient) -> LearnerProgress:
 
 
 def read(client: FleetClient, learner: int, addresses: Sequence[str]) -> TrafficReading:
-    """Progress is a second old at most; bytes are of now."""
+    """Takes a reading. Progress is at most a second old; bytes are current."""
     progress = progress_of(client)
     received = sum(shard.received for shard in progress.shards)
     return TrafficReading(time.monotonic(), received, progress.updates, received_bytes(learner, addresses))
 
 
 def received_bytes(process_id: int, addresses: Sequence[str]) -> int:
-    """What a process's open connections to these addresses have received."""
+    """Bytes that a process's open connections to these addresses have received."""
     shown = subprocess.run(["ss", "-tinpHO"], capture_output=True, text=True, check=True).stdout
     total = 0
     for line in shown.splitlines():
@@ -146,7 +147,7 @@ def received_bytes(process_id: int, addresses: Sequence[str]) -> int:
 
 @contextmanager
 def stopped(process_id: int) -> Iterator[None]:
-    """A process stands still meanwhile."""
+    """Stops a process within the context."""
     os.kill(process_id, signal.SIGSTOP)
     try:
         yield
@@ -155,7 +156,7 @@ def stopped(process_id: int) -> Iterator[None]:
 
 
 def wait_until_quiet(client: FleetClient) -> None:
-    """Waits until nothing has been received for some seconds, and all that is due is trained."""
+    """Waits until nothing has been received for some seconds, and all due samples are trained."""
     last, since, deadline = progress_of(client), time.monotonic(), time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < since + QUIET_SECONDS:
         if time.monotonic() > deadline:
@@ -167,7 +168,7 @@ def wait_until_quiet(client: FleetClient) -> None:
 
 
 def byte_rate(process_id: int, addresses: Sequence[str], seconds: int) -> float:
-    """Bytes a second that a process receives from these addresses."""
+    """Bytes per second that a process receives from these addresses."""
     before, start = received_bytes(process_id, addresses), time.monotonic()
     time.sleep(seconds)
     return (received_bytes(process_id, addresses) - before) / (time.monotonic() - start)

@@ -1,11 +1,11 @@
-"""The learner in a whole run beside the same update on data that is there already, in turns.
+"""The learner in a whole run beside the same update on resident data, in turns.
 
     python -m bench.whole_learner --turns 12 --seconds 5
 
-A run of the default preset trains; in every other turn all its processes are stopped (SIGSTOP) and this process makes the same
-updates from a memory of noise. What the run has more to do is receive, publish, save, report and answer; its actors work
-beside it, on the other cores. Ratios are of updates a second, and of updates a second of the learner's processor time, which
-a busy machine disturbs less.
+A run of the default preset trains. In every other turn all its processes are stopped (SIGSTOP), and this process makes the same
+updates from a memory of noise. The run's learner also has to receive, publish, save, report and answer, while its actors work
+on the other cores. Ratios are of updates per second, and of updates per second of the learner's CPU time, which a busy machine
+disturbs less.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from sbrl.monitor.observation import processes_of
 from sbrl.runtime.arguments import whole_number
 from sbrl.runtime.program import run_program
 
-FIRST_UPDATES = 300  # before measuring begins
+FIRST_UPDATES = 300  # before the measurement begins
 SETTINGS = ("replay.min_size=1000", "run.env_steps=10000000", "evaluator.interval_env_steps=10000000")
 
 
 class Work(NamedTuple):
-    """Of one side, over all its turns."""
+    """The work of one side over all its turns."""
 
     updates: int
     seconds: float
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(directory: Path, preset: str, settings: Sequence[str], turns: int, seconds: int) -> tuple[Work, Work]:
-    """The run's work, and the same update's on resident data."""
+    """The run's work, and the work of the same update on resident data."""
     with running(directory, settings, preset) as client:
         wait_for_updates(client, FIRST_UPDATES)
         config = load(directory / "run.yaml")

@@ -1,4 +1,4 @@
-"""`sbrl train` on Pong: seconds to the first update and where they go, and env steps a second from then on.
+"""`sbrl train` on Pong: seconds to the first update and where they go, then env steps per second.
 
 python -m bench.whole_run --steps 20000
 """
@@ -34,16 +34,16 @@ POLL_SECONDS = 0.05
 LIMIT_SECONDS = 900.0
 STOP_SECONDS = 60.0
 AIM_SECONDS = 8.0  # from `sbrl train` to the first update
-PEER_SHARE = 8  # of the env steps: a peer fills no replay before its first update
-PEER_ENVS = 8  # games of a peer's run: as many as an actor of ours has
+PEER_SHARE = 8  # a peer takes env steps / this: it fills no replay before its first update
+PEER_ENVS = 8  # games in a peer's run: as many as one of our actors has
 
 
 class Course(NamedTuple):
-    """How a run went, in seconds since `sbrl train` was called."""
+    """The course of a run, in seconds since `sbrl train` was called."""
 
-    marks: dict[str, float]  # when each thing was seen first, in this order
-    processor: dict[str, float]  # seconds of each process until then, which other work on the machine does not change
-    rate: float  # env steps a second, from the first update on
+    marks: dict[str, float]  # when each event was first seen, in this order
+    processor: dict[str, float]  # CPU seconds of each process until then, which other load on the machine does not change
+    rate: float  # env steps per second from the first update on
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def figures(steps: int, batch_sizes: Sequence[int], peers: bool, turns: int, tick: Tick = silent) -> list[Figure]:
-    """Of the run, at each batch size, in turns with peers that take as many steps; and of the start, at the first of them."""
+    """Figures of the run at each batch size, in turns with peers, and of its start at the first batch size."""
     found, courses = [], []
     done, total = 0, len(batch_sizes) * turns
     for size in batch_sizes:
@@ -83,7 +83,7 @@ def figures(steps: int, batch_sizes: Sequence[int], peers: bool, turns: int, tic
 
 
 def start_figures(courses: Sequence[Course]) -> list[Figure]:
-    """When each thing is seen first, in seconds; the last beside what is aimed at."""
+    """The seconds until each event is first seen; the last one beside its aim."""
     *names, last = courses[0].marks
     rows = [Figure.of_turns("run", f"start: {name}", "s", [course.marks[name] for course in courses]) for name in names]
     seconds = [course.marks[last] for course in courses]
@@ -94,10 +94,10 @@ def start_figures(courses: Sequence[Course]) -> list[Figure]:
 
 
 def watch(steps: int, overrides: Sequence[str]) -> Course:
-    """Makes a run and watches it until its steps are collected; the rest of it is left out.
+    """Makes a run and watches it until its steps are collected, then stops it.
 
     Raises:
-        RunError: it fails.
+        RunError: the run fails.
     """
     with tempfile.TemporaryDirectory(prefix="sbrl-bench-") as folder:
         run = Path(folder) / "run"
@@ -143,7 +143,7 @@ def _course(process: subprocess.Popen[bytes], run: Path, steps: int, start: floa
 
 
 def _seen(answer: GetStatusResponse, status: RunStatus, min_size: int) -> list[str]:
-    """What a run shows by now, in the order in which it comes."""
+    """The events that a run shows so far, in order."""
     roles = {member.role for member in answer.members}
     shown = [
         ("coordinator answers", True),
@@ -158,7 +158,7 @@ def _seen(answer: GetStatusResponse, status: RunStatus, min_size: int) -> list[s
 
 
 def _processor_seconds(launcher: int) -> dict[str, float]:
-    """Of the launcher and all that it has started, those that have ended by then included, by what each runs."""
+    """CPU seconds of the launcher and all its children, including ended ones, by the program that each runs."""
     seconds: dict[str, float] = {}
     top = psutil.Process(launcher)
     for process in [top, *top.children(recursive=True)]:
@@ -184,7 +184,7 @@ def _look(process: subprocess.Popen[bytes], start: float) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """In a hurry, for nothing of the run is wanted."""
+    """Stops it quickly, because nothing of the run is needed."""
     for _ in range(3):
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def export_settings(config: Config, metrics: LearnerMetrics) -> None:
-    """Exports what readings are compared with."""
+    """Exports the configured values that dashboards and alerts compare readings with."""
     metrics.batch_size.set(config.learner.batch_size)
     metrics.updates_per_step_target.set(config.learner.updates_per_step)
     metrics.samples_per_insert_target.set(config.samples_per_insert)
@@ -95,10 +95,10 @@ def learn(
     step: UpdateStep,
     spec: EnvSpec,
 ) -> None:
-    """Goes on from the newest checkpoint, trains, and saves and publishes a last time.
+    """Resumes from the newest checkpoint, trains, then saves and publishes one last time.
 
     Raises:
-        RunError: the coordinator does not know the run that the checkpoint is of.
+        RunError: the coordinator does not know the checkpoint's run.
         UsageError: replay.sampling=cached, and the memory does not fit.
     """
     export_settings(config, metrics)
@@ -185,7 +185,7 @@ def learn(
         publications.publish()
         if not publisher.close(LAST_PUBLICATION_SECONDS):
             logger.warning("the last weights were not published: the coordinator did not answer")
-        reporter.report(training.state)  # before the run is said to be complete, upon which the launcher takes the last counts
+        reporter.report(training.state)  # before the run is declared complete: the launcher then takes the last counts
         if complete:
             logger.info("the run is complete")
             try:
@@ -196,10 +196,10 @@ def learn(
 
 
 def decide_sampling(config: Config, spec: EnvSpec, device: torch.device, status: GetStatusResponse) -> str:
-    """cached or remote. What a learner of this run has chosen before stands: what shards and actors do follows from it.
+    """Returns cached or remote. An earlier learner's choice stands for the whole run: shards and actors depend on it.
 
     Raises:
-        UsageError: the config says what cannot be done.
+        UsageError: the config contradicts that choice, or asks for cached replay and the memory does not fit.
     """
     asked, before = config.replay.sampling, SAMPLING_NAMES[status.progress.sampling]
     if before and asked not in ("auto", before):
@@ -216,7 +216,7 @@ def decide_sampling(config: Config, spec: EnvSpec, device: torch.device, status:
 
 
 def tell_sampling(member: FleetMember, sampling: str) -> None:
-    """Says at once what shards and actors of a new run wait for: all that comes first here takes seconds to make."""
+    """Reports the choice at once: shards and actors of a new run wait for it, and the next steps here take seconds."""
     member.report_progress(lambda: LearnerProgress(sampling=f"SAMPLING_{sampling.upper()}"))
     try:
         member.send_heartbeat()
@@ -225,10 +225,12 @@ def tell_sampling(member: FleetMember, sampling: str) -> None:
 
 
 def check_known(state: LearnerState, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
-    """Whoever saved the checkpoint held a term: a coordinator that has given none is not the one that knew this run.
+    """Checks that the coordinator is the one that knew this run.
+
+    The learner that saved the checkpoint held a term, so the right coordinator has issued at least one.
 
     Raises:
-        RunError: it is not, and would count the run's steps from nothing.
+        RunError: the coordinator has issued no term, and would count the run's steps from zero.
     """
     if status.learner_term == 0:
         raise RunError(

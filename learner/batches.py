@@ -1,4 +1,4 @@
-"""The learner's batches from its own replay memory. Where that cannot hold the replay, see remote_batches."""
+"""Batches from the learner's own replay memory. If the replay does not fit there, see remote_batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Drawn(NamedTuple):
     """A batch with what is needed to set its priorities."""
 
     batch: Batch
-    source: Any  # the source's own name for what it has drawn
-    weights_versions: abc.Callable[[], NDArray[np.int64]]  # [B], the versions that its transitions were collected with
+    source: Any  # identifies the drawn transitions to the source
+    weights_versions: abc.Callable[[], NDArray[np.int64]]  # [B], versions of the weights that collected the transitions
 
 
 class HorizonTensors(NamedTuple):
@@ -42,11 +42,11 @@ class Batches(Protocol):
 
     @property
     def priorities_ignored(self) -> int:
-        """Priorities that were not set, for their transitions were gone or they were not finite."""
+        """Number of priorities that were not set: the transition was gone, or the priority was not finite."""
         ...
 
     def next(self, horizon: Horizon, timeout: float) -> Drawn | None:
-        """The next batch, with targets that look as far ahead as `horizon`; None if there was none within `timeout` seconds."""
+        """The next batch, with targets that look `horizon` ahead; None if no batch came within `timeout` seconds."""
         ...
 
     def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
@@ -54,12 +54,12 @@ class Batches(Protocol):
         ...
 
     def max_priority(self) -> float:
-        """The highest priority so far, at least 1: new transitions get it. Waits for the device."""
+        """The highest priority so far, at least 1. New transitions get it. Waits for the device."""
         ...
 
 
 class MemoryBatches:
-    """Batches from a memory on the learner's device: drawing one waits for nothing, and a graph may capture it."""
+    """Batches from a memory on the learner's device. Drawing never waits, and a CUDA graph can capture it."""
 
     def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int, compiler: Compiler[Any] = uncompiled) -> None:
         self._memory, self._batch_size = memory, batch_size
@@ -76,7 +76,7 @@ class MemoryBatches:
 
     @property
     def generator(self) -> torch.Generator:
-        """Draws what is sampled."""
+        """The generator that sampling draws from."""
         return self._memory.generator
 
     def next(self, horizon: Horizon | HorizonTensors, timeout: float = 0.0) -> Drawn:

@@ -1,9 +1,9 @@
-"""The fast path: updates in blocks, without a word between host and device from a block's beginning to its end.
+"""The fast path: updates in blocks. Within a block, host and device do not synchronize.
 
-One update is a function of no arguments: draw, gather, loss, backward, clip, optimizer, target, priorities, in shapes that
-never change. All that it reads and writes lies in tensors that stay where they are. On a CPU it is called K times a block,
-eagerly: that is the reference. On CUDA it is captured once and replayed K times. What needs the host falls on the edges of
-blocks: resets, copies of the target network, diagnostics, publications, checkpoints, reports, and new segments.
+One update is a function without arguments: draw, gather, loss, backward, clip, optimizer, target, priorities. Shapes never
+change, and the update reads and writes only tensors that stay at the same address. On a CPU a block calls it K times eagerly:
+that is the reference. On CUDA it is captured once and replayed K times. Work that needs the host happens between blocks:
+resets, copies of the target network, diagnostics, publications, checkpoints, reports, and new segments.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from sbrl.config import Config
 logger = logging.getLogger(__name__)
 
 BLOCK_UPDATES = 16
-BLOCK_SECONDS = 0.25  # after which a block of slow updates ends early: stopping, heartbeats and reports wait for its end
-BLOCKS_AHEAD = 2  # that the host may give the device before the first of them is done
-WARM_UP_UPDATES = 3  # before a capture, so that libraries have allocated and chosen what they want
-WAIT_SECONDS = 0.5  # longest wait for a batch from Reverb before looking at what else there is to do
+BLOCK_SECONDS = 0.25  # a block of slow updates ends early after this: stopping, heartbeats and reports wait for its end
+BLOCKS_AHEAD = 2  # blocks that the host may queue on the device before the first one is done
+WARM_UP_UPDATES = 3  # eager updates before a capture: libraries allocate workspaces and choose kernels in them
+WAIT_SECONDS = 0.5  # longest wait for a batch from Reverb before the loop turns to its other work
 
 
 class Trained(NamedTuple):
-    """Updates made in one go. The last one's tensors may be overwritten by the next block."""
+    """Updates made in one go. The next block may overwrite the tensors of the last one."""
 
     updates: int
-    drawn: Drawn  # of the last
-    result: UpdateResult  # of the last
+    drawn: Drawn  # of the last update
+    result: UpdateResult  # of the last update
 
 
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
 def untimed(name: str) -> AbstractContextManager[None]:
-    """Takes nobody's time."""
+    """A phase that is not timed."""
     return nullcontext()
 
 
@@ -56,10 +56,10 @@ class Updates(Protocol):
     """Makes updates."""
 
     def run(self, most: int, phase: Phase = untimed) -> Trained | None:
-        """Makes up to `most` >= 1 updates and counts them; None if there was no batch to be had.
+        """Makes up to `most` >= 1 updates and counts them; None if there was no batch.
 
         Args:
-            phase: takes the time of what it is told the name of: sample, update.
+            phase: times the phase that it gets the name of: sample, update.
         """
         ...
 
@@ -68,7 +68,7 @@ Update = Callable[[], tuple[Drawn, UpdateResult]]
 
 
 class SingleUpdates:
-    """One at a time, on batches that come from elsewhere."""
+    """One update at a time, on batches that come from the host."""
 
     def __init__(self, step: UpdateStep, batches: Batches, horizons: HorizonSchedule) -> None:
         self._step, self._batches, self._horizons = step, batches, horizons
@@ -85,7 +85,7 @@ class SingleUpdates:
 
 
 class Blocks:
-    """Many at a time, on batches from the memory on the device."""
+    """Many updates at a time, on batches from the memory on the device."""
 
     def __init__(
         self,
@@ -97,8 +97,8 @@ class Blocks:
     ) -> None:
         """
         Args:
-            size: K, updates of a block at most.
-            capture: makes a graph of the update; None: what the device has.
+            size: K, the most updates in a block.
+            capture: makes a graph of the update. None: a CUDA graph on CUDA, the update itself on a CPU.
         """
         self._step, self._batches, self._horizons, self._size = step, batches, horizons, size
         self._table = _HorizonTable(size, step.device)
@@ -109,7 +109,7 @@ class Blocks:
         self._pace: Callable[[], None] = _Pace() if is_cuda else lambda: None
 
     def run(self, most: int, phase: Phase = untimed) -> Trained:
-        """A block that ends at the next edge, and never after `most` updates."""
+        """Runs a block. It ends at the next edge, and after `most` updates at the latest."""
         with phase("update"):
             return self._run(most)
 
@@ -135,7 +135,7 @@ class Blocks:
         return Trained(made, drawn, result)
 
     def _run_seen(self) -> Trained:
-        """One that diagnostics look at."""
+        """Makes one update that diagnostics observe."""
         drawn = self._batches.next(self._table.next())
         result = self._step.update(drawn.batch)
         self._batches.update_priorities(drawn, result.priorities)
@@ -143,7 +143,7 @@ class Blocks:
 
 
 class _HorizonTable:
-    """The horizons of a block's updates, on the device, which counts them off."""
+    """The horizons of a block's updates. The table and the position in it are on the device."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self._n_step = torch.ones(size, dtype=torch.int64, device=device)
@@ -152,7 +152,7 @@ class _HorizonTable:
         self._held: list[Horizon] = []
 
     def fill(self, horizons: Sequence[Horizon]) -> None:
-        """Begins a block of so many updates. What is there already is not sent again."""
+        """Begins a block with one update per horizon. Horizons that are already on the device are not sent again."""
         self._position.zero_()
         if self._held[: len(horizons)] == horizons:
             return
@@ -162,7 +162,7 @@ class _HorizonTable:
         self._held = list(horizons)
 
     def next(self) -> HorizonTensors:
-        """Of the next update."""
+        """The horizon of the next update."""
         n_step, discount = (column.gather(0, self._position)[0] for column in (self._n_step, self._discount))
         self._position += 1
         return HorizonTensors(n_step, discount)
@@ -173,13 +173,13 @@ class _HorizonTable:
 
 
 class CapturedUpdate:
-    """An update as a CUDA graph: first some eager ones, which count like all others, then a capture, and replays since."""
+    """An update as a CUDA graph: some eager updates first, which count like all others, then one capture, then replays."""
 
     def __init__(self, update: Update, generators: Sequence[torch.Generator]) -> None:
         """
         Args:
-            update: reads and writes tensors that stay where they are, in shapes that never change.
-            generators: that it draws from, beside torch's global one.
+            update: reads and writes tensors that stay at the same address, in shapes that never change.
+            generators: the generators that it draws from, beside torch's global one.
         """
         self._update, self._generators = update, generators
         self._stream = torch.cuda.Stream()
@@ -188,7 +188,7 @@ class CapturedUpdate:
         self._captured: tuple[Drawn, UpdateResult]
 
     def __call__(self) -> tuple[Drawn, UpdateResult]:
-        """One update; what it returns lies where the next replay writes."""
+        """One update. The next replay overwrites the tensors that it returns."""
         if self._graph is None and self._warm_ups < WARM_UP_UPDATES:
             self._warm_ups += 1
             return self._warm_up()
@@ -210,7 +210,7 @@ class CapturedUpdate:
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
-        # The publisher's thread may be copying weights to the host meanwhile: that is its own affair.
+        # The publisher's thread may copy weights to the host meanwhile. thread_local keeps that from breaking the capture.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._captured = self._update()
         logger.info("update captured as a CUDA graph in %.1f s", time.perf_counter() - start)
@@ -218,7 +218,7 @@ class CapturedUpdate:
 
 
 class _Pace:
-    """Lets the host be some blocks ahead of the device, and no more."""
+    """Keeps the host at most BLOCKS_AHEAD blocks ahead of the device."""
 
     def __init__(self) -> None:
         self._ends: deque[torch.cuda.Event] = deque()
@@ -232,7 +232,7 @@ class _Pace:
 
 
 def make_updates(config: Config, step: UpdateStep, batches: Batches) -> Updates:
-    """Blocks where the memory is on the learner's device; one update at a time where batches come from Reverb."""
+    """Blocks if the memory is on the learner's device; single updates if batches come from Reverb."""
     horizons = HorizonSchedule.of(config)
     if isinstance(batches, MemoryBatches):
         logger.info("updates in blocks of up to %d, %s", BLOCK_UPDATES, _way(config))
@@ -242,7 +242,7 @@ def make_updates(config: Config, step: UpdateStep, batches: Batches) -> Updates:
 
 
 def _way(config: Config) -> str:
-    """Which part runs how, and why."""
+    """Says which part runs eagerly, compiled or as a graph, and why."""
     learner = config.learner
     compiled = "" if learner.compile == "off" else f", compiled (learner.compile={learner.compile}) from draw to loss and back"
     if learner.device == "cpu":

@@ -1,4 +1,4 @@
-"""The learner's checkpoints: what is in them, and which one to go on from."""
+"""The learner's checkpoints: their content, and which one to resume from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CheckpointStore:
         return list_checkpoints(self._directory)
 
     def save(self, state: LearnerState) -> Path:
-        """Writes `state`, all or nothing, then deletes what is older than the newest `keep`.
+        """Writes `state` atomically, then deletes all but the newest `keep` checkpoints.
 
         Raises:
             RunError: the file system refuses (no permission, no space).
@@ -52,7 +52,7 @@ class CheckpointStore:
         return checkpoint
 
     def load_newest(self) -> LearnerState | None:
-        """The newest checkpoint that can be read, with a warning for each that cannot; None when there is none at all.
+        """The newest readable checkpoint; None if there are no checkpoints. Warns of each one that cannot be read.
 
         Raises:
             RunError: there are checkpoints, but none can be read.
@@ -72,7 +72,7 @@ def load(checkpoint: Path) -> LearnerState:
     """Reads one checkpoint.
 
     Raises:
-        CorruptCheckpointError: a file is missing, truncated or changed, or holds something else or what is not finite.
+        CorruptCheckpointError: a file is missing, truncated or changed, or holds wrong or non-finite values.
     """
     state = read_checkpoint_json(checkpoint, _STATE)
     counters, random, received = (state.get(name) for name in ("counters", "random", "received"))

@@ -1,4 +1,4 @@
-"""When a run has nothing more to receive."""
+"""Decides when a run has nothing more to receive."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sbrl.replay.segment_reader import SegmentReader
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-DRAINED_SECONDS = 2.0  # that a queue must have been empty for: what it has just served may be on its way
-# How long a shard that is away is waited for, once all is collected. Pods of large ones take minutes to come back.
+DRAINED_SECONDS = 2.0  # a queue must have been empty for this long: segments it has just served may be on their way
+# How long to wait for a shard that is away, once everything is collected. Pods of large shards take minutes to come back.
 LOST_SHARD_SECONDS = 1800.0
 
 
 class RunEnd:
-    """Reached once all steps are collected, all actors are gone and every shard's queue has been seen empty since."""
+    """Reached once all steps are collected, all actors are gone, and every shard's queue was empty after that."""
 
     def __init__(self, watch: FleetWatch, readers: Sequence[SegmentReader], intake: Intake) -> None:
         self._watch, self._readers, self._intake = watch, readers, intake
@@ -27,7 +27,7 @@ class RunEnd:
         self._is_reached = False
 
     def is_reached(self, now: float) -> bool:
-        """Args: now: of the monotonic clock, seconds; the fleet is looked at twice a second."""
+        """Args: now: of the monotonic clock, seconds. Checks the fleet at most twice a second."""
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._is_reached = self._look(now)

@@ -1,4 +1,4 @@
-"""Fills the replay memory from the shards' logs when a learner begins, while it trains on what is there already."""
+"""Fills the replay memory from the shards' logs when a learner starts. Training runs meanwhile."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sbrl.replay.segment_reader import SegmentReader
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 0.1  # of each log: training goes on with it
-ABSENT_SECONDS = 5.0  # a shard that has not answered for so long is not waited for
+ENOUGH = 0.1  # share of each log that must be in the memory before training resumes
+ABSENT_SECONDS = 5.0  # training does not wait for a shard that has not answered within this time
 
 
 class Filling:
-    """How far the logs are read."""
+    """Tracks how much of the logs has been read."""
 
     def __init__(self, readers: Sequence[SegmentReader], intake: Intake, enough: float = ENOUGH) -> None:
         """Args: enough: the share of each log that training waits for."""
         self._readers, self._intake, self._enough = readers, intake, enough
         self._start = time.monotonic()
-        self.is_enough = False  # training may go on: a tenth of every log that could be read is in the memory
+        self.is_enough = False  # training may resume: that share of every log that could be read is in the memory
         self.is_over = False
 
     def look(self, now: float) -> None:
@@ -32,7 +32,7 @@ class Filling:
         waited = now - self._start > ABSENT_SECONDS
         counted = [reader for reader in self._readers if reader.is_up or not waited]
         self.is_enough = self.is_enough or all(reader.log_share_read >= self._enough for reader in counted)
-        # In this order: a log that is read has handed over all that it has.
+        # Before has_logged: once a log is read, all its segments are in the intake.
         read = [reader for reader in self._readers if reader.log_share_read >= 1.0]
         if self._intake.has_logged:
             return

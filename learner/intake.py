@@ -1,4 +1,4 @@
-"""Transitions on their way from the shards into replay: taken as the ratio wants them, each counted once."""
+"""Moves transitions from the shards into replay, as fast as the ratio allows, and counts each one once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from learner.ratio import Ratio
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segments import Segment, SegmentShape
 
-WAITING_SEGMENTS = 2  # of each shard and kind: more would only be staler
-PUT_SECONDS = 0.5  # how often a reader that waits looks whether it is to end
+WAITING_SEGMENTS = 2  # per shard and kind; with more, segments would only be staler
+PUT_SECONDS = 0.5  # how often a waiting reader checks whether the intake is closed
 
 
 class Store(Protocol):
-    """Where segments go: the replay memory, or nowhere where replay is sampled from Reverb."""
+    """Where segments go: the replay memory, or nowhere if replay is sampled from Reverb."""
 
     @property
     def is_full(self) -> bool:
@@ -27,7 +27,7 @@ class Store(Protocol):
         ...
 
     def prepend(self, segment: Segment) -> int:
-        """Takes a segment as the oldest one, where there is room."""
+        """Takes a segment as the oldest one, if there is room."""
         ...
 
 
@@ -37,11 +37,12 @@ class _Arrival(NamedTuple):
 
 
 class Intake:
-    """Takes what readers bring.
+    """Takes the segments that readers bring.
 
-    From a shard's queue only as long as the ratio wants more: then readers wait, the queues fill, and actors wait. From a
-    shard's log, after a restart, whatever comes: it was wanted before. A log is read newest first beside the queue, so of a
-    segment that comes twice the second one is left out, and a log's are older than all that was taken before.
+    From a shard's queue, it takes segments only while the ratio wants more. Otherwise readers wait, the queues fill, and
+    actors wait. From a shard's log, after a restart, it takes everything: these segments were wanted before. A log is read
+    newest first, beside the queue. So a segment that comes twice is dropped the second time, and a segment from a log is older
+    than all that were taken before.
     """
 
     def __init__(self, shape: SegmentShape, receipts: Receipts, ratio: Ratio, store: Store, num_shards: int) -> None:
@@ -49,28 +50,28 @@ class Intake:
         self._fresh: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._logged: queue.Queue[_Arrival] = queue.Queue(WAITING_SEGMENTS * num_shards)
         self._arrived, self._closed = threading.Event(), threading.Event()
-        # By shard, until its log is read: stream and first step of what is stored.
+        # By shard, until its log is read: stream and first step of each stored segment.
         self._held: dict[int, set[tuple[int, ...]]] = {shard: set() for shard in range(num_shards)}
         self._settled: tuple[tuple[int, int], ...] = ()
         self.segments = 0
         self.filled = 0  # transitions taken from logs
 
     def put_fresh(self, shard: int, segment: Segment) -> None:
-        """For readers of queues; waits until there is room, or `close`."""
+        """For readers of queues. Waits until there is room, or until `close`."""
         self._put(self._fresh, _Arrival(shard, segment))
 
     def put_logged(self, shard: int, segment: Segment) -> bool:
-        """For readers of logs; waits likewise, and returns whether more is wanted."""
+        """For readers of logs. Waits in the same way, and returns whether more is wanted."""
         return not self._store.is_full and self._put(self._logged, _Arrival(shard, segment))
 
     def close(self) -> None:
-        """Takes nothing any more: whoever waits to put something goes on without."""
+        """Takes nothing any more. Readers that wait to put a segment return without putting it."""
         self._closed.set()
 
     def take(self) -> int:
-        """Stores what has arrived and is wanted, without waiting; returns how many transitions were received by it."""
+        """Stores the segments that have arrived and are wanted, without waiting; returns the number of new transitions."""
         before = self._ratio.received
-        for _ in range(self._logged.maxsize):  # no more, so that training goes on while logs are read
+        for _ in range(self._logged.maxsize):  # bounded, so that training continues while logs are read
             arrival = _next_of(self._logged)
             if arrival is None:
                 break
@@ -80,13 +81,17 @@ class Intake:
         return self._ratio.received - before
 
     def wait(self, timeout: float) -> None:
-        """Waits until something arrives while nothing is there that is wanted, for up to `timeout` seconds."""
+        """If no wanted segment is there, waits up to `timeout` seconds until something arrives."""
         self._arrived.clear()
         if self._logged.empty() and (self._fresh.empty() or not self._ratio.may_receive):
             self._arrived.wait(timeout)
 
     def settle(self, ended_actors: tuple[tuple[int, int], ...]) -> None:
-        """Counts as lost what actors that are gone had collected and did not come. Args: (incarnation, transitions) of each."""
+        """Counts transitions of ended actors that never arrived as lost.
+
+        Args:
+            ended_actors: (incarnation, transitions collected) of each.
+        """
         if ended_actors == self._settled:
             return
         for incarnation, transitions in ended_actors:
@@ -99,17 +104,17 @@ class Intake:
 
     @property
     def has_logged(self) -> bool:
-        """Whether segments of logs wait to be taken."""
+        """Whether segments from logs wait to be taken."""
         return not self._logged.empty()
 
     def log_is_read(self, shard: int) -> None:
-        """A shard's log will bring nothing more: what is stored of it needs not be remembered any longer."""
+        """Forgets which of the shard's segments are stored: its log will bring nothing more."""
         self._held.pop(shard, None)
 
     def _take_fresh(self, arrival: _Arrival) -> None:
         held = self._held.get(arrival.shard)
         if held is not None and _name(arrival.segment) in held:
-            return  # its shard's log has brought it a moment ago
+            return  # it has just come from the shard's log
         steps = int(arrival.segment.valid(self._shape).sum())
         new = self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps)
         self.segments += 1

@@ -1,4 +1,4 @@
-"""The learner's loop: take what the ratio wants, make the updates that are due. All else it does is hooked to its rounds."""
+"""The learner's loop: take what the ratio wants, make the updates that are due, call the hooks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from sbrl.v1.fleet_pb2 import (
     LearnerState,
 )
 
-WAIT_SECONDS = 0.5  # longest wait for transitions before looking at what else there is to do
+WAIT_SECONDS = 0.5  # longest wait for transitions before the loop turns to its other work
 
 
 class Round(NamedTuple):
-    """What one turn of the loop came to."""
+    """The outcome of one turn of the loop."""
 
     time: float  # of the monotonic clock, seconds
     trained: Trained | None  # the updates it made, if any
     state: LearnerState
 
 
-Hook = Callable[[Round], None]  # called after each round; what it raises ends training
+Hook = Callable[[Round], None]  # called after each round; an exception from it ends training
 
 
 class Training:
-    """What a learner trains from, and the rounds in which it does."""
+    """The learner's rounds of receiving and training."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class Training:
     ) -> None:
         """
         Args:
-            updates_to_edge: at most so many updates are made before the hooks are called.
-            nothing_comes: whether there is nothing more to receive, at a time of the monotonic clock in seconds; asked once the
-                run collects no more.
-            phase: takes the time of what it is told the name of: receive, wait, sample, update.
+            updates_to_edge: the most updates to make before the hooks are called.
+            nothing_comes: whether nothing more will arrive, given the time of the monotonic clock in seconds. Called once the
+                run has stopped collecting.
+            phase: times the phase that it gets the name of: receive, wait, sample, update.
         """
         self._intake, self._ratio, self._batches = replay.intake, replay.ratio, replay.batches
         self._updates, self._filling = updates, filling
@@ -61,7 +61,7 @@ class Training:
 
     @property
     def state(self) -> LearnerState:
-        """What the learner does now."""
+        """The learner's present state."""
         if not self._filling.is_enough:
             return LEARNER_STATE_FILLING
         if self._ratio.due <= 0:
@@ -69,7 +69,7 @@ class Training:
         return LEARNER_STATE_TRAINING if self._ratio.updates_due else LEARNER_STATE_WAITING
 
     def rounds(self) -> Iterator[Round]:
-        """Trains, a round at a time, until all samples of the run are trained.
+        """Trains, one round at a time, until all samples of the run are trained.
 
         Raises:
             StaleTermError: another learner has taken over.
@@ -83,7 +83,7 @@ class Training:
             trained = None
             if self._may_train(is_ending):
                 trained = self._updates.run(min(max(1, self._ratio.updates_due), self._updates_to_edge()), self._phase)
-                if trained is not None:  # else: sampled from Reverb, which has none ready
+                if trained is not None:  # None: Reverb had no batch ready
                     self._ratio.train(trained.updates)
             elif is_ending:
                 return
@@ -101,7 +101,7 @@ class Training:
 
 
 def train(training: Training, stop: threading.Event, *hooks: Hook) -> bool:
-    """Trains, with the hooks called after each round; whether the run's samples are all trained (rather than: told to stop).
+    """Trains and calls the hooks after each round; returns True if all samples are trained, False if `stop` was set.
 
     Raises:
         StaleTermError: another learner has taken over.

@@ -1,4 +1,4 @@
-"""What a run logs against its agent steps, under which names; the sinks write it where people look."""
+"""The scalars that a run logs against agent steps, and their names. Sinks write them where people look."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 
 def diagnostic_scalars(readings: Readings) -> dict[str, float]:
-    """One measurement by name. The TD error on the newest transitions is given as its excess over that on uniform ones."""
+    """One measurement by name. The TD error on the newest transitions is given as its excess over the uniform one."""
     errors = {f"td_error_{name}": value for name, value in readings.td_errors.items()}
     if "td_error_newest" in errors:
         errors["td_error_newest_excess"] = errors.pop("td_error_newest") - errors["td_error_uniform"]
@@ -33,14 +33,14 @@ class Sink(Protocol):
     """Where scalars go."""
 
     def write(self, scalars: Mapping[str, float], env_steps: int) -> None:
-        """Args: scalars: by name, group/thing. env_steps: of the whole run; may be fewer than the last time."""
+        """Args: scalars: by name, group/thing. env_steps: of the whole run; may be lower than in the last call."""
         ...
 
     def close(self) -> None: ...
 
 
 class MetricLogger:
-    """Hands the same scalars to every sink."""
+    """Writes the same scalars to every sink."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
@@ -62,7 +62,7 @@ class MetricLogger:
         resets: int,
         horizon: Horizon,
     ) -> None:
-        """What the learner measures of itself."""
+        """Writes the learner's own measurements."""
         scalars = {
             "loss": loss,
             "spr_loss": spr_loss,
@@ -79,11 +79,11 @@ class MetricLogger:
         self._write({f"learner/{name}": value for name, value in scalars.items()}, env_steps)
 
     def diagnostics(self, readings: Readings, env_steps: int) -> None:
-        """One measurement."""
+        """Writes one measurement of the diagnostics."""
         self._write({f"diagnostics/{name}": value for name, value in diagnostic_scalars(readings).items()}, env_steps)
 
     def returns(self, status: GetStatusResponse) -> None:
-        """Training and evaluation returns, when there are new ones."""
+        """Writes training and evaluation returns if there are new ones."""
         if status.num_episodes > self._num_episodes:
             self._num_episodes = status.num_episodes
             recent = [episode.episode_return for episode in status.recent_episodes]

@@ -1,4 +1,4 @@
-"""When the learner publishes weights: every `publish_period` updates, once the last ones are delivered."""
+"""When the learner publishes weights: every `publish_period` updates, once the previous ones are delivered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from learner.publisher import Publisher
 
 
 class Publications:
-    """Hands copies of the weights to act with to the publisher, which looks at them before it sends them."""
+    """Gives copies of the acting weights to the publisher, which checks that they are finite before it sends them."""
 
     def __init__(
         self, step: UpdateStep, publisher: Publisher, period: int, phase: Phase, diverge: Callable[[str], NoReturn]
@@ -20,7 +20,7 @@ class Publications:
         """
         Args:
             period: in updates.
-            diverge: ends training, told what is not finite.
+            diverge: ends training; its argument says what is not finite.
         """
         self._step, self._publisher, self._period, self._phase, self._diverge = step, publisher, period, phase, diverge
         self._is_due = False
@@ -30,16 +30,16 @@ class Publications:
         return self._period - self._step.updates % self._period
 
     def publish(self) -> None:
-        """Takes a copy of the weights as they are."""
+        """Copies the current weights and gives them to the publisher."""
         with self._phase("publish"):
             self._publisher.publish(self._step.acting_weights(), self._step.mark, self._step.updates)
         self._is_due = False
 
     def look(self, done: Round) -> None:
-        """After a round: publishes what is due, but not before the last weights are delivered: until then newer ones are made.
+        """After a round: publishes if due, but only once the last weights are delivered. What is then sent is as new as can be.
 
         Raises:
-            FinalError: the last ones were not finite, or what they were made from was not.
+            FinalError: the last weights, or the losses or data that they were trained with, were not finite.
         """
         self._is_due |= done.trained is not None and self._step.updates % self._period == 0
         if self._is_due and self._publisher.is_idle:

@@ -29,22 +29,22 @@ class _Snapshot(NamedTuple):
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> Self:
-        """A copy; on CUDA it is on its way when this returns."""
+        """Starts a copy to the host; on CUDA the copy is still under way when this returns."""
         copies = {name: HostCopy(tensor.detach().clone()) for name, tensor in weights.items()}
         return cls(copies, HostCopy(mark.clone()), updates)
 
     def encode(self) -> bytes | None:
-        """Waits for the copies; None where they are not finite, or their mark is not."""
+        """Waits for the copies; None if they or their mark are not finite."""
         weights = {name: torch.from_numpy(copy.numpy()) for name, copy in self.weights.items()}
         return encode(weights) if all_finite([*weights.values(), torch.from_numpy(self.mark.numpy())]) else None
 
 
 class Publisher:
-    """Sends one snapshot at a time: the next one is made when that is delivered, so that it is as new as can be."""
+    """Sends one snapshot at a time. The next one is taken once that one is delivered, so it is as new as possible."""
 
     def __init__(self, client: WeightsClient, term: int) -> None:
         self._client, self._term = client, term
-        self._changed = threading.Condition()  # guards what is below
+        self._changed = threading.Condition()  # guards the fields below
         self._next: _Snapshot | None = None
         self._closing = False
         self._fenced: StaleTermError | None = None
@@ -59,21 +59,21 @@ class Publisher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last snapshot is delivered, refused or given up."""
+        """Whether the last snapshot was delivered, refused or given up."""
         with self._changed:
             return self._next is None or self._fenced is not None
 
     @property
     def is_finite(self) -> bool:
-        """False once a snapshot was not: it was not sent, nor is any after it."""
+        """False once a snapshot was not finite. That one and all later ones are not sent."""
         with self._changed:
             return self._is_finite
 
     def publish(self, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> None:
-        """Takes a copy of `weights` and returns; they are looked at, encoded and sent on another thread.
+        """Copies `weights` and returns; another thread checks, encodes and sends them.
 
         Args:
-            mark: float32[], not finite if something that the weights were made from was not.
+            mark: float32[], not finite if a loss or a batch that the weights were trained with was not.
 
         Raises:
             StaleTermError: another learner has taken over; this one must stop.
@@ -95,7 +95,7 @@ class Publisher:
             return idle and self._fenced is None and self._is_finite
 
     def close(self, timeout: float) -> bool:
-        """As `wait_idle`, and stops."""
+        """Like `wait_idle`, then stops the thread."""
         sent = self.wait_idle(timeout)
         with self._changed:
             self._closing = True
@@ -135,7 +135,7 @@ class Publisher:
                     self._changed.notify_all()
                 return False
             except channels.CoordinatorUnavailable as error:
-                logger.debug("weights not published: %s", error)  # the fleet member's heartbeats warn of the outage
+                logger.debug("weights not published: %s", error)  # debug only: heartbeats already warn of the outage
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closing, RETRY_SECONDS):
                         return False

@@ -1,4 +1,4 @@
-"""The update-to-data ratio, held by the learner, which knows what it has received and what it has trained on. Pure."""
+"""The update-to-data ratio. The learner holds it: it knows what it received and what it trained on. Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple, Self
 
 from sbrl.config import Config
 
-_MOST = 2.0**53  # up to which whole numbers are exact where `due` is one
+_MOST = 2.0**53  # `due` is a float, in which whole numbers are exact up to this
 
 
 class RatioSettings(NamedTuple):
-    """What holds from now on; a resumed run may have other numbers than before."""
+    """The settings from now on. A resumed run may have other values than before."""
 
     min_size: int  # transitions received before the first update
     samples_per_insert: float  # batch size x updates per step
     batch_size: int
-    ahead: float  # transitions that may be received beyond those that training has earned
+    ahead: float  # transitions that may be received beyond those that are trained on
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -31,12 +31,12 @@ class RatioSettings(NamedTuple):
 class Ratio:
     """Samples due and trained.
 
-        due     = sum over the transitions received after the first `min_size` of the samples per insert when each came
+        due     = sum, over transitions received after the first `min_size`, of samples_per_insert when each arrived
         update    while trained + batch_size <= due
         receive   while due - trained <= samples_per_insert * ahead, and always until `min_size`
 
-    So the learner is never ahead of the ratio, and never further behind it than `ahead` transitions while it works. A changed
-    ratio holds for what is received from then on.
+    So the learner is never ahead of the ratio, and while it works it is at most `ahead` transitions behind. A changed ratio
+    applies to transitions received from then on.
     """
 
     def __init__(self, settings: RatioSettings, received: int = 0, due: float = 0.0, trained: int = 0) -> None:
@@ -45,7 +45,7 @@ class Ratio:
 
     @classmethod
     def restored(cls, settings: RatioSettings, state: Mapping[str, float]) -> Self:
-        """From the `state` of a checkpoint. Raises ValueError where it is not what `state` makes."""
+        """Restores from the `state` in a checkpoint. Raises ValueError if `state` could not have written it."""
         try:
             received, due, trained = int(state["received"]), float(state["due"]), int(state["trained"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -60,7 +60,7 @@ class Ratio:
 
     @property
     def batch_size(self) -> int:
-        """Samples of one update."""
+        """Samples per update."""
         return self._settings.batch_size
 
     def receive(self, transitions: int) -> None:
@@ -75,7 +75,7 @@ class Ratio:
 
     @property
     def updates_due(self) -> int:
-        """Whole updates that may be made now."""
+        """Number of whole updates that may be made now."""
         return max(0, int((self.due - self.trained) // self._settings.batch_size))
 
     @property
@@ -86,7 +86,7 @@ class Ratio:
 
     @property
     def last_update_due(self) -> bool:
-        """When nothing more will come: whether one more update brings the ratio nearer to its target than it is."""
+        """If nothing more will arrive: whether one more update brings the ratio nearer to its target."""
         return self.due - self.trained >= self._settings.batch_size / 2
 
     @property

@@ -1,4 +1,4 @@
-"""The records that pass through the learner."""
+"""The records that the learner's parts exchange."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Batch(NamedTuple):
 
     s_tm1: Tensor  # [B, stack, *frame_shape], uint8 or float32: what the agent saw
     a_tm1: Tensor  # int64[B]: what it did
-    r_t: Tensor  # float32[B]: discounted sum of the next n rewards
+    r_t: Tensor  # float32[B]: the discounted sum of the next n rewards
     discount_t: Tensor  # float32[B]: discount ** n; 0 where the episode ended within these steps
     s_t: Tensor  # [B, stack, *frame_shape], uint8 or float32: what it saw n steps later
-    probability: Tensor  # float64[B]: with which each was sampled
+    probability: Tensor  # float64[B]: the probability with which each was sampled
     sequence: Sequence | None = None  # only where self-prediction is on
-    # What importance weights are relative to: the least probability in the latest batches of all shards; None: in this one.
+    # Importance weights are relative to this: the least probability in the latest batches of all shards. None: in this batch.
     least_probability: float | None = None
 
     def sum_of_numbers(self) -> Tensor:
-        """float32[]: the sum of rewards and, unless they are bytes, observations: not finite where one of them is not."""
+        """float32[]: the sum of rewards and, unless they are bytes, observations; not finite if any of them is not."""
         numbers = [self.r_t] if self.s_t.dtype == torch.uint8 else [self.r_t, self.s_tm1, self.s_t]
         return torch.stack([tensor.sum() for tensor in numbers]).sum()
 
     def to(self, device: torch.device) -> Batch:
-        """This batch on `device`; tensors that are there already stay themselves."""
+        """This batch on `device`. Tensors that are already there are not copied."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
@@ -60,15 +60,15 @@ class Batch(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """What an update trains, and what it trains towards."""
+    """The networks that an update trains, and the target network."""
 
     online: ValueNetwork
     target: ValueNetwork  # gets no gradient
-    auxiliary: nn.Module  # what is trained beside the network and not acted with: self-prediction's; often nothing
+    auxiliary: nn.Module  # trained beside the network, not used to act: self-prediction's parameters; often empty
 
 
 class HostCopy:
-    """A tensor on its way from an accelerator to the host; the host goes on meanwhile."""
+    """An asynchronous copy of a tensor from an accelerator to the host."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor  # on its device
@@ -82,23 +82,23 @@ class HostCopy:
             self._host = tensor
 
     def numpy(self) -> npt.NDArray[Any]:
-        """The values; waits for this copy, and for nothing the device was given afterwards."""
+        """The values. Waits for this copy, but not for later work of the device."""
         if self._event is not None:
             self._event.synchronize()
         return self._host.numpy()
 
 
 class UpdateResult(NamedTuple):
-    """What one update reports. Scalars stay on the device: reading one (`.item()`) waits for it, so do that for logs only."""
+    """Results of one update. Scalars stay on the device: reading one (`.item()`) waits for it, so do that for logs only."""
 
-    loss: Tensor  # float32[]: of the agent's targets; mean over the batch, importance weights included
-    spr_loss: Tensor  # float32[]: of self-prediction, between 0 and 4, in the same way but without its weight; 0 without it
+    loss: Tensor  # float32[]: the value loss; mean over the batch, with importance weights
+    spr_loss: Tensor  # float32[]: the self-prediction loss, 0 to 4; mean likewise, without agent.spr_weight; 0 if it is off
     q_tm1: Tensor  # float32[B]: the online network's value of the action taken
-    target: Tensor  # float32[B, M]: what it is trained towards: samples whose mean is the target, or it alone (M = 1)
+    target: Tensor  # float32[B, M]: the target of q_tm1: samples with that mean, or the target alone (M = 1)
     priorities: Tensor  # float64[B]: new priority of each transition
     gradient: Gradient
 
-    # Computed when asked for: a few passes over small tensors more would be felt in each update on a GPU.
+    # Computed on demand: even a few extra passes over small tensors slow each update down on a GPU.
 
     def mean_q(self) -> Tensor:
         """float32[]: mean over the batch of the online network's value of the action taken."""
@@ -110,11 +110,11 @@ class UpdateResult(NamedTuple):
 
 
 class UpdateState(NamedTuple):
-    """Everything an update changes; tensors are the live ones, not copies."""
+    """Everything that an update changes. The tensors are live, not copies."""
 
     online: dict[str, Tensor]
     target: dict[str, Tensor]
-    auxiliary: dict[str, Tensor]  # what is trained beside the network and not acted with: self-prediction's; often nothing
+    auxiliary: dict[str, Tensor]  # trained beside the network, not used to act: self-prediction's parameters; often empty
     optimizer: dict[str, Tensor]  # <moment>/<parameter>, and step/<parameter>
     updates: int
 
@@ -125,7 +125,7 @@ class LearnerState(NamedTuple):
     update: UpdateState
     counters: dict[str, int | float]  # samples_trained, max_priority, ...
     random: dict[str, Any]  # see capture_random
-    received: dict[str, Any]  # the states of Ratio and Receipts: what the network was made of, and what came for it
+    received: dict[str, Any]  # the states of Ratio and Receipts: samples trained, and transitions received
 
 
 def capture_random(**generators: np.random.Generator) -> dict[str, Any]:
@@ -139,10 +139,10 @@ def capture_random(**generators: np.random.Generator) -> dict[str, Any]:
 
 
 def restore_random(states: dict[str, Any], **generators: np.random.Generator) -> None:
-    """Sets what `capture_random` captured; the names must be the same. Devices that are gone are left out.
+    """Restores what `capture_random` captured; the names must be the same. Devices that are gone are skipped.
 
     Raises:
-        RunError: the states are no such ones, or those of another version of torch or NumPy.
+        RunError: the states are malformed, or are from another version of torch or NumPy.
     """
     try:
         torch.set_rng_state(_from_hex(states["torch"]))

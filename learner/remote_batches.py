@@ -1,4 +1,4 @@
-"""The learner's batches where its memory cannot hold the replay: sampled by Reverb, a shard at a time."""
+"""The learner's batches if its memory cannot hold the replay. Reverb samples them, each from one shard."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sbrl.config import Agent
 from sbrl.replay.items import Items, ItemShape, future_sequence, n_step_transitions, weights_versions
 from sbrl.replay.sampler import ShardSampler
 
-SHARE_BATCHES = 1000  # over about so many batches the shards' shares are measured
-PUT_SECONDS = 0.5  # how often a waiting stream looks whether it was cancelled
+SHARE_BATCHES = 1000  # the shards' shares are measured over about this many batches
+PUT_SECONDS = 0.5  # how often a waiting stream checks whether it was cancelled
 
 
 class ReverbBatches:
-    """Mixes the shards' own samples: each streams on a thread of its own into one short queue, and none waits for another."""
+    """Mixes the shards' samples. Each shard streams into one short queue, on its own thread, and none waits for another."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class ReverbBatches:
         prioritized: bool,
         max_priority: float,
     ) -> None:
-        """Args: max_priority: the highest so far, of an earlier process."""
+        """Args: max_priority: the highest priority so far, from earlier processes."""
         self._shape, self._agent, self._batch_size, self._prioritized = shape, agent, batch_size, prioritized
-        # One batch waits while one is trained on: more would only be staler.
+        # One batch waits while another is trained on. With more, batches would only be staler.
         self._queue: queue.Queue[Items] = queue.Queue(maxsize=1)
         self._stopped = threading.Event()
         self._samplers = [ShardSampler(address, k, shape, batch_size, self._put) for k, address in enumerate(addresses)]
-        self._served = np.zeros(len(addresses))  # batches of each shard, older ones counting less
-        self._least = np.full(len(addresses), np.inf)  # probability in each shard's latest batch; counts while it is up
+        self._served = np.zeros(len(addresses))  # batches from each shard; older ones count less
+        self._least = np.full(len(addresses), np.inf)  # least probability in each shard's latest batch; used while it is up
         self._max_priority = max_priority
         self._returning: tuple[Items, HostCopy] | None = None  # priorities on their way from the device
 
@@ -55,7 +55,7 @@ class ReverbBatches:
 
     @property
     def is_ready(self) -> bool:
-        return True  # `next` waits
+        return True  # `next` does the waiting
 
     @property
     def priorities_ignored(self) -> int:
@@ -76,7 +76,7 @@ class ReverbBatches:
         return Drawn(batch, items, lambda: weights_versions(items))
 
     def update_priorities(self, drawn: Drawn, priorities: Tensor) -> None:
-        """Sends the priorities of the batch before, which have left the device by now without anyone having waited for them."""
+        """Sends the priorities of the previous batch: by now they have left the device, so nothing waits for them."""
         if not self._prioritized:
             return
         if self._returning is not None:
@@ -103,9 +103,9 @@ def to_batch(items: Items, stack: int, agent: Agent, horizon: Horizon, shard_sha
     """The update's tensors from a batch of items.
 
     Args:
-        horizon: n and the discount of the moment.
-        shard_share: the part of all batches that their shard serves; an item's probability of being sampled is this times
-            its probability in the shard.
+        horizon: the present n and discount.
+        shard_share: the fraction of all batches that the items' shard serves. An item's probability of being sampled is this
+            times its probability in the shard.
     """
     transitions = n_step_transitions(items, stack, horizon.n_step, horizon.discount)
     sequence = None

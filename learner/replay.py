@@ -1,4 +1,4 @@
-"""The learner's side of replay: what it receives, counts, holds and draws from, wired from the config."""
+"""The learner's side of replay: readers, intake, counts, memory and batches, wired from the config."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class NoMemory:
-    """In a memory's place where replay is sampled from Reverb: segments are counted and forgotten."""
+    """Stands in for the memory if replay is sampled from Reverb: it keeps no segments."""
 
     size = capacity = resident_bytes = 0
     is_full = False
@@ -40,10 +40,10 @@ class NoMemory:
 
 
 def restored_accounts(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
-    """What a checkpoint says of the samples trained, of what was received, and of the highest priority.
+    """The ratio, the receipts and the highest priority from a checkpoint.
 
     Raises:
-        RunError: it says nothing that can be gone on with.
+        RunError: they are missing or damaged.
     """
     try:
         ratio = Ratio.restored(settings, state.received["ratio"])
@@ -58,7 +58,7 @@ def restored_accounts(settings: RatioSettings, state: LearnerState) -> tuple[Rat
 
 
 class Replay(NamedTuple):
-    """All of it; `start` begins to read."""
+    """All parts of it. `start` begins to read."""
 
     sampling: str  # cached or remote
     ratio: Ratio
@@ -67,17 +67,17 @@ class Replay(NamedTuple):
     intake: Intake
     readers: Sequence[SegmentReader]
     batches: Batches
-    fill: int  # number of this learner
+    fill: int  # the number of this learner
 
     @classmethod
     def of(
         cls, config: Config, spec: EnvSpec, device: torch.device, sampling: str, state: LearnerState | None, fill: int
     ) -> Self:
-        """Empty, or with the counts of a checkpoint.
+        """Makes an empty replay, with a checkpoint's counts if there is a checkpoint.
 
         Args:
             sampling: cached or remote.
-            fill: number of this learner; no earlier one of the run has had it.
+            fill: the number of this learner; no earlier learner of the run had it.
 
         Raises:
             RunError: the checkpoint's counts cannot be read.
@@ -104,7 +104,7 @@ class Replay(NamedTuple):
             batches = MemoryBatches(memory, config.agent, config.learner.batch_size, make_compiler(config.learner))
         else:
             shape = shape.without_frames()
-            from learner.remote_batches import ReverbBatches  # loads all of TensorFlow, which cached replay does not need
+            from learner.remote_batches import ReverbBatches  # imports TensorFlow, which cached replay does not need
 
             items = ItemShape.of(spec, config.agent.stored_steps)
             batches = ReverbBatches(addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority)
@@ -113,9 +113,9 @@ class Replay(NamedTuple):
         return cls(sampling, ratio, receipts, memory, intake, readers, batches, fill)
 
     def start(self) -> None:
-        """Begins to read, on threads: queues, and the logs once.
+        """Starts the threads that read the queues, and the logs once.
 
-        The run's first learner leaves the logs alone: what they have, the queues bring, and no faster than the ratio wants it.
+        The run's first learner does not read the logs: the queues bring the same segments, no faster than the ratio wants them.
         """
         for reader in self.readers:
             if self.fill > 1:
@@ -125,7 +125,7 @@ class Replay(NamedTuple):
             cast("ReverbBatches", self.batches).start()
 
     def stop(self) -> None:
-        """Asks all threads to end; may be called again."""
+        """Asks all threads to end. May be called more than once."""
         self.intake.close()
         for reader in self.readers:
             reader.stop()

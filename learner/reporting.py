@@ -1,4 +1,4 @@
-"""What the learner says of itself: its metrics, its log for people, and its progress for the coordinator."""
+"""The learner's reports: metrics, scalars for the metric logger, and progress for the coordinator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORT_SECONDS = 1.0
 
 
 class Reporter:
-    """Reads numbers off the device once a second, so not in every update."""
+    """Reads numbers from the device once a second rather than in every update."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Reporter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Takes the time of a phase of the loop."""
+        """Times a phase of the loop."""
         start = time.perf_counter()
         try:
             yield
@@ -74,12 +74,12 @@ class Reporter:
                 self._waited.inc(seconds)
 
     def note(self, done: Round) -> None:
-        """After a round: keeps its newest update, which the next report is about."""
+        """After a round: keeps its last update for the next report."""
         if done.trained is not None:
             self._drawn, self._last = done.trained.drawn, done.trained.result
 
     def progress(self) -> LearnerProgress:
-        """As it was at the last report; for the heartbeat thread, which must not see counts that change."""
+        """The progress at the last report. For the heartbeat thread, which must not read counts while they change."""
         return self._progress
 
     def _read_progress(self) -> LearnerProgress:
@@ -100,7 +100,7 @@ class Reporter:
         )
 
     def look(self, done: Round) -> None:
-        """After a round: as `report`, once a second."""
+        """After a round: calls `report` once a second."""
         if done.time - self._reported_time >= REPORT_SECONDS:
             self.report(done.state)
 
@@ -172,19 +172,19 @@ class Reporter:
         self._metric_logger.returns(self._watch.status)
 
     def require_finite(self) -> None:
-        """Before anything is saved. Raises FinalError if training has come to what is not finite."""
+        """Called before a save. Raises FinalError if a loss or the state to save is not finite."""
         if not self._step.is_finite():
             self.diverge("the loss or the network is not finite")
 
     def diverge(self, what: str) -> NoReturn:
-        """Ends training. Args: what: is not finite. Raises: FinalError, with cause and remedy."""
-        self._metrics.losses_not_finite.inc()  # the coordinator hears of it as this member leaves
+        """Ends training. Args: what: says what is not finite. Raises: FinalError, with cause and remedy."""
+        self._metrics.losses_not_finite.inc()  # the coordinator learns of it when this member leaves
         self._metrics.loss.set(math.nan)
         batch = None if self._drawn is None else self._drawn.batch
         raise divergence(what, self._step.updates, batch, self._step.data_is_finite(), self._config)
 
     def _report_sample_ages(self) -> None:
-        """Of the batch trained on last: one a second is enough."""
+        """Reports the ages in the last batch: one batch a second is enough."""
         env_steps = self._member.instructions.env_steps
         self._ages.published(self._publisher.version, env_steps)
         if self._drawn is None:

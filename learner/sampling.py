@@ -1,4 +1,4 @@
-"""What a replay memory on the learner's device may use."""
+"""How much memory a replay on the learner's device may use."""
 
 from __future__ import annotations
 

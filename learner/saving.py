@@ -1,4 +1,4 @@
-"""When the learner saves, and what: network, optimizer and what has been received, in one checkpoint."""
+"""When the learner saves, and what: one checkpoint with network, optimizer and receipts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from sbrl.telemetry.metrics import LearnerMetrics
 
 logger = logging.getLogger(__name__)
 
-STOPPED_SECONDS = 10.0  # a lease's time: a process that made no step for so long may have lost its place
-RETRY_SECONDS = 10.0  # after a checkpoint that could not be written
+STOPPED_SECONDS = 10.0  # a lease's time: a process that stood still for this long may have been replaced
+RETRY_SECONDS = 10.0  # wait after a checkpoint that could not be written
 
 
 class StopNotice:
-    """Notices that this process stood still, by a SIGSTOP say: a checkpoint then waits until the coordinator knows it still."""
+    """Notices that this process stood still, for example after a SIGSTOP.
+
+    Checkpoints then wait until the coordinator has answered a heartbeat, which shows that this learner was not replaced.
+    """
 
     def __init__(self, saver: Saver, has_exchanged_since: Callable[[float], bool]) -> None:
-        """Args: has_exchanged_since: whether a heartbeat that began after a time (monotonic clock, seconds) was answered."""
+        """Args: has_exchanged_since: whether a heartbeat sent after a time (monotonic clock, seconds) was answered."""
         self._saver, self._has_exchanged_since = saver, has_exchanged_since
         self._looked_time = time.monotonic()
 
@@ -40,7 +43,7 @@ class StopNotice:
 
 
 class Saver:
-    """Writes a checkpoint every `interval_seconds`, and when asked to."""
+    """Writes a checkpoint every `interval_seconds`, and on `save`."""
 
     def __init__(
         self,
@@ -57,8 +60,8 @@ class Saver:
         """
         Args:
             max_priority: the highest priority computed.
-            env_steps: of the run so far.
-            check: called before anything is written; raises where it must not be: StaleTermError, FinalError.
+            env_steps: agent steps of the run so far.
+            check: called before anything is written. Raises StaleTermError or FinalError if nothing may be saved.
         """
         self._store, self._interval, self._step, self._ratio, self._receipts = store, interval_seconds, step, ratio, receipts
         self._metrics, self._max_priority, self._env_steps, self._check = metrics, max_priority, env_steps, check
@@ -67,18 +70,18 @@ class Saver:
         metrics.checkpoint_age_seconds.set_function(lambda: time.monotonic() - self._saved_time)
 
     def hold_until(self, may_save: Callable[[], bool]) -> None:
-        """Saves nothing on its own before `may_save` says so: this process was stopped, and another may have its place."""
+        """Makes no periodic save until `may_save` is true: this process stood still and may have been replaced."""
         self._may_save = may_save
 
     def save_if_due(self, now: float) -> None:
-        """Saves where it is time to. What the disk refuses is logged and tried again: to stop would lose what is not saved.
+        """Saves if it is time. A failed write is logged and tried again, because stopping would lose the unsaved training.
 
         Args:
             now: of the monotonic clock, seconds.
 
         Raises:
             StaleTermError: another learner has taken over.
-            FinalError: it would hold what is not finite.
+            FinalError: the checkpoint would hold values that are not finite.
         """
         if now - self._saved_time < self._interval or now - self._failed_time < RETRY_SECONDS or not self._may_save():
             return
@@ -95,9 +98,9 @@ class Saver:
         """Writes a checkpoint.
 
         Raises:
-            StaleTermError: another learner has taken over, whose checkpoints these would mix with.
-            FinalError: it would hold what is not finite.
-            RunError: it cannot be written.
+            StaleTermError: another learner has taken over; its checkpoints must not be mixed with this one's.
+            FinalError: the checkpoint would hold values that are not finite.
+            RunError: the checkpoint cannot be written.
         """
         self._check()
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Scalars into TensorBoard's files."""
+"""Writes scalars to TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-# TensorBoard's own switch for doing without TensorFlow, which costs seconds to load and is no use for files on this machine.
+# TensorBoard's own switch for doing without TensorFlow, which takes seconds to import and is not needed for local files.
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402

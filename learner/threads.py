@@ -1,4 +1,4 @@
-"""How many CPU threads an update is worth, by measurement."""
+"""Measures how many CPU threads an update is worth."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sbrl.networks.devices import find_device
 
 logger = logging.getLogger(__name__)
 
-WARM_UP, UPDATES, MOST_SECONDS = 3, 20, 2.0  # of each number of threads
+WARM_UP, UPDATES, MOST_SECONDS = 3, 20, 2.0  # for each number of threads
 SLACK = 1.1  # another core is worth more to an actor than a tenth of an update's time
 
 
 def settle_threads(config: Config, spec: EnvSpec) -> int:
-    """learner.num_threads, or for `auto` what a measurement of some seconds says. Leaves torch set to it.
+    """Sets torch's threads to learner.num_threads; for `auto`, to the result of a measurement that takes some seconds.
 
-    Draws from torch's global generator: seed it afterwards.
+    Draws from torch's global generator, so seed that afterwards.
     """
     asked = config.learner.num_threads
     if asked != "auto":
@@ -50,12 +50,12 @@ def candidates(cores: int) -> list[int]:
 
 
 def fewest_of_the_fast(milliseconds: Mapping[int, float]) -> int:
-    """The fewest threads with which an update takes at most SLACK times the least."""
+    """The fewest threads with which an update takes at most SLACK times the shortest time."""
     return min(threads for threads, value in milliseconds.items() if value <= SLACK * min(milliseconds.values()))
 
 
 def blank_batch(config: Config, spec: EnvSpec) -> Batch:
-    """A batch of the config's shapes, on the CPU; an update takes as long on it as on a game."""
+    """A batch of the config's shapes, on the CPU. An update takes as long on it as on a game's batch."""
     size, agent = config.learner.batch_size, config.agent
     dtype = torch.uint8 if spec.frame_dtype.kind == "u" else torch.float32
     observation = torch.ones((size, *spec.observation_shape), dtype=dtype)
@@ -76,7 +76,7 @@ def blank_batch(config: Config, spec: EnvSpec) -> Batch:
 
 
 def _measure(config: Config, spec: EnvSpec) -> float:
-    """Milliseconds of an update, the median."""
+    """The median time of an update in milliseconds."""
     step, batch = UpdateStep(config, spec, find_device("cpu")), blank_batch(config, spec)
     for _ in range(WARM_UP):
         step.train(batch)

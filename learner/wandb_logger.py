@@ -1,6 +1,6 @@
-"""Scalars to Weights & Biases, where run.wandb_mode asks for it: uploaded at once, or kept for `wandb sync`.
+"""Sends scalars to Weights & Biases, as run.wandb_mode says: uploaded at once, or kept for `wandb sync`.
 
-The package is optional and loaded here only. Offline, nothing is sent anywhere.
+The package is optional and imported only here. Offline mode sends nothing anywhere.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ from sbrl.storage.atomic import replace_text
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.telemetry.weights_and_biases import check_wandb
 
-STEP = "env_steps"  # what everything is drawn against
+STEP = "env_steps"  # the x axis of every plot
 INIT_SECONDS = 60.0
-SERVICE_SECONDS = 120.0  # longest that its own service process may take to start, on a machine that is busy
-# Longest that the learner's end waits for what is not uploaded yet; it stays on disk for `wandb sync`.
+SERVICE_SECONDS = 120.0  # longest start of wandb's service process, on a busy machine
+# How long the learner's end waits for uploads at most. What is left stays on disk for `wandb sync`.
 FINISH_SECONDS = 30.0
 
 
 def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
-    """One sink, or none where run.wandb_mode is `disabled`.
+    """One sink, or none if run.wandb_mode is `disabled`.
 
-    A learner that is started again goes on with the same run on the server; offline each start leaves a folder of its own, all
-    with the same id.
+    A restarted learner continues the same run on the server. Offline, each start leaves its own folder, all with the same id.
 
     Raises:
         UsageError: the package is not installed.
-        RunError: the server does not let us in, or does not answer.
+        RunError: the server refuses the login or does not answer.
     """
     mode = config.run.wandb_mode
     if mode == "disabled":
         return []
     check_wandb(config.run)
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports of its own failures are sent in offline mode, too
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # otherwise it reports its own failures even in offline mode
     wandb = importlib.import_module("wandb")
     directory.wandb.mkdir(parents=True, exist_ok=True)
     try:
@@ -51,14 +50,14 @@ def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
             id=_run_id(directory.wandb / "run_id"),
             mode=mode,
             resume="allow" if mode == "online" else None,
-            dir=directory.path,  # it makes the folder wandb in it
+            dir=directory.path,  # wandb makes its folder `wandb` there
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(
                 silent=True,
                 console="off",
                 init_timeout=INIT_SECONDS,
                 finish_timeout=FINISH_SECONDS,
-                # Its own defaults try for minutes before init_timeout is looked at.
+                # With its own defaults it tries for minutes before init_timeout takes effect.
                 x_disable_viewer=True,
                 x_graphql_retry_max=2,
                 x_graphql_retry_wait_max_seconds=5.0,
@@ -72,7 +71,7 @@ def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
             ),
         )
     except wandb.errors.Error as error:
-        first_sentence = str(error).partition(". ")[0].rstrip(".")  # what follows is about its own settings
+        first_sentence = str(error).partition(". ")[0].rstrip(".")  # the rest is about wandb's own settings
         raise RunError(
             f"run.wandb_mode={mode}: Weights & Biases says: {' '.join(first_sentence.split())}; log in with `wandb login` or "
             f"WANDB_API_KEY, or set run.wandb_mode=offline and upload later with `wandb sync`"
@@ -83,13 +82,13 @@ def wandb_sinks(config: Config, directory: RunDirectory) -> list[Sink]:
 
 
 class WandbSink:
-    """Writes to a run of Weights & Biases that is running."""
+    """Writes to an open run of Weights & Biases."""
 
     def __init__(self, run: Any, end_service: Callable[[], None]) -> None:
         """
         Args:
-            run: a wandb.Run; this sink's own, `close` ends it.
-            end_service: ends the process that writes for it, once that has written all.
+            run: a wandb.Run that belongs to this sink; `close` ends it.
+            end_service: ends wandb's service process once it has written everything.
         """
         self._run, self._end_service = run, end_service
 
@@ -97,14 +96,14 @@ class WandbSink:
         self._run.log({STEP: env_steps, **scalars})
 
     def close(self) -> None:
-        """Waits until all is written and, online, uploaded; but no longer than FINISH_SECONDS."""
+        """Waits until everything is written and, online, uploaded, for at most FINISH_SECONDS."""
         self._run.finish()
-        if self._run.offline:  # finish() comes back a moment before the file is whole; online the rest may never be uploaded
+        if self._run.offline:  # finish() returns just before the file is complete; online the rest may never be uploaded
             self._end_service()
 
 
 def _run_id(path: Path) -> str:
-    """The id that this run directory has had from its first start on."""
+    """The id of this run directory, the same since its first start."""
     if not path.is_file():
         replace_text(path, f"{secrets.token_hex(4)}\n")
     return path.read_text(encoding="utf-8").strip()

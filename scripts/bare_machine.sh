@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Runs make in a fresh clone on a bare Debian 12, to prove that it brings all that it needs. The machine is a root file system made
-# by debootstrap, with the packages of README's apt line and nothing else, /dev/shm as small as containers have it, and a user
-# without any rights.
+# Runs make in a fresh clone on a bare Debian 12, to prove that it needs nothing else. The machine is a root file system made by
+# debootstrap, with only the packages of README's apt line, a /dev/shm as small as in containers, and a user without any rights.
 #
 #   scripts/bare_machine.sh [--root] [--again] [ARGUMENT OF MAKE...]      without arguments: setup test
 #
-# --root: make runs as root. --again: in the clone of the last time, brought up to date, with the .venv that is there.
-# The machine's settings of pip come along (scripts/pip_mounts.py), and its proxies. As root, on a machine with debootstrap, whose mirror is
-# DEBIAN_MIRROR. All of it is in build/bare: the machine (4 GB) and what was printed (output.txt).
+# --root: runs make as root. --again: reuses the last clone, brought up to date, with its .venv.
+# The host's pip settings (scripts/pip_mounts.py) and proxies apply there too. Run it as root on a machine with debootstrap,
+# which uses the mirror DEBIAN_MIRROR. Everything is in build/bare: the machine (4 GB) and the output (output.txt).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,7 +57,7 @@ chroot "$machine" chown -R "$user:$user" "$home/sbrl"
 python="$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)"
 "$python" scripts/pip_mounts.py "$folder/pip.conf" >"$folder/volumes"
 
-# In mount and process namespaces of its own, so that nothing of it stays mounted, or runs on, when it ends. Args: make's.
+# In separate mount and process namespaces, so that nothing stays mounted or keeps running when it ends. Args: make's.
 inside() {
     mount --bind "$machine" "$machine" # a root is a mount point: else nothing inside can have mounts of its own
     mount -t proc proc "$machine/proc"

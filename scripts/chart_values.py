@@ -1,4 +1,4 @@
-"""Keeps what the chart and its documentation repeat of the code and of each other the same.
+"""Updates the parts of the chart and its documentation that repeat the code or each other.
 
 - the keys of `defaults` in each role's part of deploy/values.schema.json;
 - the `run` part of deploy/values.yaml and of deploy/values.schema.json, from the config's own schema (`sbrl config schema`);
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 VALUES, SCHEMA, DOCS = ROOT / "deploy/values.yaml", ROOT / "deploy/values.schema.json", ROOT / "docs/deploy.md"
 BEGIN, END = "BEGIN {} (written by scripts/chart_values.py)", "END {}"
 WIDTH = 124
-# Whose parts of the values have all keys of `defaults`.
+# Roles whose part of the values has all keys of `defaults`.
 ROLES = ("coordinator", "replay", "learner", "actors", "evaluator", "controller", "prometheus", "check")
-LEFT_OUT = ("network",)  # of the config: laid out by the chart
+LEFT_OUT = ("network",)  # sections of the config that the chart sets
 
 
 class Value(NamedTuple):
@@ -40,7 +40,7 @@ class Value(NamedTuple):
 
 
 def run_values(schema: dict[str, Any]) -> str:
-    """The `run` part of values.yaml: every key of the config with its default and, above it, its description."""
+    """The `run` part of values.yaml: every config key with its default, and its description above it."""
     lines = ["run:"]
 
     def entry(key: str, field: dict[str, Any], indent: str) -> None:
@@ -73,12 +73,12 @@ def run_values(schema: dict[str, Any]) -> str:
 
 
 def scalar(value: object) -> str:
-    """A value as YAML in one line."""
+    """A value as one line of YAML."""
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("\n").removesuffix("\n...")
 
 
 def with_run_schema(chart: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The chart's schema with the config's as its `run` part. Only the config's definitions begin with a capital letter."""
+    """The chart's schema with the config's schema as its `run` part. Only the config's definitions are capitalized."""
     own = {name: definition for name, definition in chart["$defs"].items() if name[0].islower()}
     run = {key: value for key, value in schema.items() if key != "$defs"}
     return {**chart, "properties": {**chart["properties"], "run": run}, "$defs": {**own, **schema["$defs"]}}
@@ -134,7 +134,7 @@ def table(values: Iterator[Value]) -> str:
 
 
 def replace_between(text: str, name: str, content: str, comment: str) -> str:
-    """`text` with what stands between the two marking lines called `name` replaced."""
+    """`text` with `content` between the two marker lines called `name`."""
     begin, end = (comment.format(mark.format(name)) + "\n" for mark in (BEGIN, END))
     head, found, rest = text.partition(begin)
     _, found_end, tail = rest.partition(end)
@@ -144,7 +144,7 @@ def replace_between(text: str, name: str, content: str, comment: str) -> str:
 
 
 def fresh() -> dict[Path, str]:
-    """What each file should hold."""
+    """The up-to-date content of each file."""
     schema = json.loads(json_schema())
     values = replace_between(VALUES.read_text(encoding="utf-8"), "run", run_values(schema), "# {}")
     chart = with_role_schemas(with_run_schema(json.loads(SCHEMA.read_text(encoding="utf-8")), schema))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes a Debian 12 machine ready for `make image` and `make e2e`. It installs podman and, where debian:bookworm-slim cannot be pulled,
-# makes a stand-in of that name from Debian's archive (DEBIAN_MIRROR), so that the Dockerfile builds unchanged. Run it once, as root.
+# Makes a Debian 12 machine ready for `make image` and `make e2e`. It installs podman. If debian:bookworm-slim cannot be pulled,
+# it makes an image of that name from Debian's archive (DEBIAN_MIRROR), so that the Dockerfile builds unchanged. Run it once, as
+# root.
 set -euo pipefail
 
 mirror="${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
@@ -17,7 +18,7 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
 
-# aardvark-dns: containers of one network find each other by name; iptables: netavark calls it, and Debian only recommends it.
+# aardvark-dns lets containers of one network find each other by name. netavark calls iptables, which Debian only recommends.
 type -P podman runc iptables >/dev/null && [[ -x /usr/lib/podman/aardvark-dns ]] || install podman runc netavark aardvark-dns iptables
 
 if podman image exists "$image" || podman pull --quiet "$image"; then
@@ -34,7 +35,7 @@ deb $mirror bookworm main
 deb $mirror bookworm-updates main
 deb $security bookworm-security main
 SOURCES
-# What the slim image leaves out, too, for good: packages that are installed later bring none of it.
+# Leaves out what the slim image leaves out, also for packages that are installed later.
 cat >"$root/etc/dpkg/dpkg.cfg.d/slim" <<'EXCLUDED'
 path-exclude /usr/share/doc/*
 path-include /usr/share/doc/*/copyright

@@ -2,7 +2,7 @@
 
 `python -m scripts.dashboard_pictures`.
 
-One picture a dashboard; exits with 1 and the list of panels for which there was no data.
+One picture per dashboard. Exits with 1 and a list of panels if these have no data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WINDOW_SECONDS = 3600.0
 POINTS = 240
 COLUMNS = 24  # of Grafana's grid
 UNIT_INCHES, ASPECT, TITLE_INCHES = 0.55, 0.56, 0.5
-CHARACTERS = 230  # of a legend in the picture's width
+CHARACTERS = 230  # of legend text that fit into the picture's width
 DPI, PALETTE = 90, 160
 COLORS = {"text": "black", "green": "#3a9d4b", "red": "#c4162a", "yellow": "#e5b800", "blue": "#3274d9", "purple": "#a352cc"}
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def series_of(address: str, panel: dict[str, Any], names: dict[str, str], seconds: float, end: float) -> list[Series]:
-    """What Prometheus has for a panel in the last `seconds` before `end`."""
+    """Prometheus' series for a panel in the last `seconds` before `end`."""
     found: list[Series] = []
     for target in panel["targets"]:
         expression = target["expr"]
@@ -79,7 +79,7 @@ def series_of(address: str, panel: dict[str, Any], names: dict[str, str], second
                 legend = target["legendFormat"]
                 for label, value in result["metric"].items():
                     legend = legend.replace(f"{{{{{label}}}}}", value)
-                legend = re.sub(r"{{.*?}}", "-", legend)  # a label that these series do not have
+                legend = re.sub(r"{{.*?}}", "-", legend)  # a label that this series does not have
                 ages = [(at - end) / 60 for at, _ in points]
                 found.append(("" if legend == "__auto" else legend, ages, [value for _, value in points]))
     return found
@@ -94,7 +94,7 @@ def query_range(address: str, expression: str, seconds: float, end: float) -> li
 
 
 def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> None:
-    """The dashboard as a picture, each panel at its place in the grid."""
+    """Draws the dashboard as a picture, with each panel at its place in the grid."""
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in model["panels"])
     figure = pyplot.figure(figsize=(COLUMNS * UNIT_INCHES, height * UNIT_INCHES * ASPECT + TITLE_INCHES))
     top = 1 - TITLE_INCHES / figure.get_figheight()
@@ -107,7 +107,7 @@ def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> N
         frame.set_facecolor("#fafafa")
         for side in frame.spines.values():
             side.set_color("#d8d8d8")
-        # Inches from the frame's edges: titles above, time and legend below, the axis' numbers on the left.
+        # Inches from the frame's edges: title above, time and legend below, the axis' numbers on the left.
         inch_x, inch_y = 1 / figure.get_figwidth(), 1 / figure.get_figheight()
         edge, upper = left + 0.1 * inch_x, bottom + tall
         figure.text(edge, upper - 0.22 * inch_y, panel["title"], fontsize=8.5, weight="bold", va="center")
@@ -130,12 +130,12 @@ def draw(model: dict[str, Any], drawn: dict[int, list[Series]], path: Path) -> N
         draw_panel(axes, panel, drawn[panel["id"]])
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
-    with Image.open(path) as picture:  # a quarter of the size: few colors suffice for lines and letters
+    with Image.open(path) as picture:  # a quarter of the size: lines and letters need few colors
         picture.convert("RGB").quantize(PALETTE, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
-    """States in time, or lines."""
+    """Draws states over time, or lines."""
     axes.tick_params(labelsize=6, length=2, color="#bbbbbb")
     for side in axes.spines.values():
         side.set_visible(False)
@@ -171,7 +171,7 @@ def draw_panel(axes: Axes, panel: dict[str, Any], series: list[Series]) -> None:
 
 
 def with_gaps(series: Series) -> Series:
-    """Breaks a line where there was nothing, as Grafana does."""
+    """Breaks a line where data are missing, as Grafana does."""
     legend, ages, values = series
     step = min((later - age for age, later in pairwise(ages)), default=0.0)
     broken: list[tuple[float, float]] = []
@@ -183,14 +183,14 @@ def with_gaps(series: Series) -> Series:
 
 
 def legend_columns(panel: dict[str, Any], series: list[Series]) -> int:
-    """How many names of series have room side by side."""
+    """How many series names fit side by side."""
     longest = max((len(legend) for legend, _, _ in series), default=1)
     room: int = CHARACTERS * panel["gridPos"]["w"] // COLUMNS
     return max(1, min(4, room // (longest + 5)))
 
 
 def stat_text(panel: dict[str, Any], series: list[Series]) -> tuple[str, str]:
-    """The number of a panel as it is to be read, and its color."""
+    """A stat panel's text and color."""
     if not series:
         return "no data", "#999999"
     value = series[0][2][-1]
@@ -206,19 +206,19 @@ def stat_text(panel: dict[str, Any], series: list[Series]) -> tuple[str, str]:
 
 
 def written(number: float) -> str:
-    """A number of few digits, never with an exponent."""
+    """A number with few digits, never with an exponent."""
     return f"{number:,.0f}" if abs(number) >= 1000 or float(number).is_integer() else f"{number:.3g}"
 
 
 def mappings_of(panel: dict[str, Any]) -> dict[int, tuple[str, str]]:
-    """Text and color of each number that stands for a state."""
+    """Text and color of each number that represents a state."""
     found = panel["fieldConfig"]["defaults"]["mappings"]
     options = found[0]["options"] if found else {}
     return {int(value): (one["text"], COLORS.get(one["color"], one["color"])) for value, one in options.items()}
 
 
 def scale_of(unit: str, values: list[float]) -> tuple[float, str]:
-    """What to multiply values with, and what is then written behind them."""
+    """The factor for values of a unit, and the suffix after the number."""
     largest = max(map(abs, values), default=0.0)
     match unit:
         case "bytes":

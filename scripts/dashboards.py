@@ -1,4 +1,4 @@
-"""The Grafana dashboards of deploy/dashboards/, panel by panel: `python -m scripts.dashboards` writes them."""
+"""Writes the Grafana dashboards of deploy/dashboards/, panel by panel: `python -m scripts.dashboards`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUN = 'namespace="$namespace", release="$release"'
 
 
 def overview() -> list[list[Panel]]:
-    """For those who decide: what is reached, at what cost, and whether the run is healthy."""
+    """For decision makers: results, cost, and the run's health."""
     states = value_mappings({0: ("not running", "text"), 1: ("running", "green")})
     firing = f'max by (alertname) (ALERTS{{alertstate="firing", {RUN}}})'
     achieved = f"release:sbrl_samples_per_insert:achieved{{{RUN}}}"
@@ -88,9 +88,9 @@ def overview() -> list[list[Panel]]:
 
 
 def data_flow() -> list[list[Panel]]:
-    """Who waits for whom, and where transitions are."""
+    """Which role waits for which, and where transitions are."""
     waiting = "Near 100 % all the time: the other side is the bottleneck."
-    # One number: the state that is 1.
+    # A single number: the state with the value 1.
     states = " + ".join(
         f'{number} * max by (pod) (sbrl_learner_state{{state="{state}", {RUN}}})'
         for number, (state, _) in enumerate(STATE_COLORS.items())
@@ -211,7 +211,7 @@ def data_flow() -> list[list[Panel]]:
 
 
 def learner() -> list[list[Panel]]:
-    """Where an update's time goes, and how a small batch does."""
+    """Where an update's time goes, and the effects of a small batch."""
     phases = f"sum by (le, phase) (rate(sbrl_learner_phase_seconds_bucket{{{RUN}}}[5m]))"
     age = f"sum by (le) (rate(sbrl_learner_sample_age_env_steps_bucket{{{RUN}}}[15m]))"
     lag = f"sum by (le) (rate(sbrl_learner_policy_lag_versions_bucket{{{RUN}}}[15m]))"
@@ -309,7 +309,7 @@ def learner() -> list[list[Panel]]:
 
 
 def replay() -> list[list[Panel]]:
-    """Each shard: how full, how large, how safe."""
+    """Each shard: fill, memory and checkpoints."""
     return [
         [
             Panel(
@@ -393,7 +393,7 @@ def replay() -> list[list[Panel]]:
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """Every dashboard by the name of its file."""
+    """Every dashboard by file name."""
     return {
         "overview.json": dashboard("sbrl-overview", "SBRL / Overview", overview()),
         "data-flow.json": dashboard("sbrl-data-flow", "SBRL / Data flow", data_flow()),

@@ -2,8 +2,8 @@
 
     python -m scripts.docs_site --out build/site      # by `make docs`, in its own environment
 
-Pages link to each other as they do in the repository, where README and its like lie beside docs/. The site has one folder, so
-links are rewritten on the way. A link or a cross-reference that leads nowhere fails the build.
+In the repository, README and similar pages are beside docs/. The site has one folder, so links between pages are rewritten.
+A broken link or cross-reference fails the build.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")  # pages that do not lie in docs/
+OUTSIDE = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")  # pages outside docs/
 PACKAGES = ("sbrl", "learner", "actors", "services", "single_process", "studies")
 GENERATED = re.compile(r"_pb2(_grpc)?$")
 LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def copy_pages(pages: Path) -> None:
-    """docs/ and the pages beside it, in one folder."""
+    """Copies docs/ and the pages beside it into one folder."""
     shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("record.json"))
     (pages / "index.md").rename(pages / "all.md")
     for name in OUTSIDE:
@@ -73,20 +73,20 @@ def copy_pages(pages: Path) -> None:
 
 
 def rewritten(found: re.Match[str], page: Path, pages: Path) -> str:
-    """A link as it is on the site."""
+    """A link rewritten for the site."""
     target = found["target"]
     if "://" in target or target.startswith("mailto:"):
         return found[0]
     name = re.sub(r"^(\.\./|docs/)+", "", target)
     name = {"README.md": "index.md", "index.md": "all.md"}.get(name, name)
     there = pages / name if name != target or page.parent == pages else page.parent / target
-    if not there.is_file():  # a folder, or a file of the repository that is no page: its name alone is shown
+    if not there.is_file():  # a folder, or another file of the repository: only its name is shown
         return "](#)" if found["before"] and target == "studies" else found[0]
     return f"]({os.path.relpath(there, page.parent)}{found['anchor'] or ''})"
 
 
 def write_reference(pages: Path) -> None:
-    """A page for each package, of its modules' docstrings."""
+    """Writes a page for each package from its modules' docstrings."""
     folder = pages / "reference"
     folder.mkdir()
     for package, modules in reference_pages().items():

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes an environment beside .venv: .venv-oracles, .venv-s3 or .venv-peers, each from its constraints.
-# Losses and statistics are tested against the first, backups against the server in the second, `make bench-peers` needs the third. The
-# argument is the name; pip and the build tools are those of `make setup`. .venv-NAME/.complete is a copy of the constraints that it was
-# made from, and exists only while the environment is whole.
+# Losses and statistics are tested against the first, and backups against the server in the second. `make bench-peers` needs the
+# third. The argument is the name; pip and the build tools are those of `make setup`. .venv-NAME/.complete is a copy of the
+# environment's constraints, and exists only while the environment is complete.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ fi
 echo "$1: making $environment, about $size."
 rm -rf "$environment"
 .venv/bin/python -m venv --without-pip "$environment"
-# --target: dm-acme is published as source only, and is built with the setuptools of .venv.
+# --target: dm-acme is published only as source, and is built with the setuptools of .venv.
 if ! .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \
     --target "$environment/lib/python3.11/site-packages" --requirement "$constraints"; then
     rm -rf "$environment"

@@ -1,7 +1,7 @@
-"""Injects faults into a local run that a Prometheus watches: which alert fires, when, and what `doctor` says.
+"""Injects faults into a local run with a Prometheus: records which alert fires, when, and what `doctor` says.
 
-`make faults` takes half an hour and more and writes the table of docs/runbook.md; with --pictures the dashboards are drawn from
-the data that Prometheus has then. Exit code 1: an alert did not fire or clear, the doctor did not name the fault, or a panel is
+`make faults` takes over half an hour and writes the table of docs/runbook.md. With --pictures it also draws the dashboards from
+the data in that Prometheus. Exit code 1: an alert did not fire or clear, the doctor did not name the fault, or a panel is
 empty.
 """
 
@@ -33,11 +33,11 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNBOOK = ROOT / "docs" / "runbook.md"
-BEGIN, END = "<!-- BEGIN faults (written by scripts/faults.py) -->\n", "<!-- END faults -->\n"  # of the table in it
-ADDRESS = re.compile(r"prometheus: http://(127\.0\.0\.1:\d+)/")  # in what `sbrl train --prometheus` says
+BEGIN, END = "<!-- BEGIN faults (written by scripts/faults.py) -->\n", "<!-- END faults -->\n"  # marks of the table in RUNBOOK
+ADDRESS = re.compile(r"prometheus: http://(127\.0\.0\.1:\d+)/")  # in the output of `sbrl train --prometheus`
 POLL_SECONDS = 2.0
 START_SECONDS = 600.0
-HEALTHY_SECONDS = 300.0  # what a healthy run looks like, before the first fault
+HEALTHY_SECONDS = 300.0  # of a healthy run, before the first fault
 CLEAR_SECONDS = 1200.0
 STOP_SECONDS = 300.0
 SETTINGS = (
@@ -58,13 +58,13 @@ SETTINGS = (
 
 
 class Fault(NamedTuple):
-    """One fault: what is done to whom, and the alert that is to fire."""
+    """One fault: what is done to which process, and the alert that must fire."""
 
     title: str
     process: str
     alert: str
     limit_seconds: float
-    named: str  # what the doctor's first finding has to say
+    named: str  # text that the doctor's first finding must contain
     duty: float = 0.0  # share of each second that the process may run
 
 
@@ -85,7 +85,7 @@ ALERTS = {fault.alert for fault in FAULTS}
 
 
 class Outcome(NamedTuple):
-    """What came of a fault; times in seconds since it began, or since its end."""
+    """The outcome of a fault. Times are in seconds since its beginning or its end."""
 
     fault: Fault
     pending: float | None
@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
 
     @property
     def shortcoming(self) -> str:
-        """What is not as it should be; empty if nothing."""
+        """What went wrong; empty if nothing did."""
         if self.firing is None or self.cleared is None:
             return f"{self.fault.title}: {self.fault.alert} did not {'fire' if self.firing is None else 'clear'}"
         if self.fault.named not in self.doctor or self.doctor_code != WRONG:
@@ -129,7 +129,7 @@ class Watched:
         return next(int(member.process_id) for member in status.members if member.name == name and member.alive)
 
     def alerts(self) -> dict[str, str]:
-        """The state of each alert that is pending or firing."""
+        """The state of each pending or firing alert."""
         found: list[dict[str, Any]] = self.ask("alerts")["alerts"]
         states: dict[str, str] = {}
         for alert in found:
@@ -162,7 +162,7 @@ def main() -> None:
             print(table(outcomes[-1:]), flush=True)
         if arguments.pictures is not None:
             draw = [sys.executable, "-m", "scripts.dashboard_pictures", run.prometheus, str(arguments.pictures)]
-            drawn = subprocess.run(draw, cwd=ROOT, check=False).returncode == 0  # it says itself what it found no data for
+            drawn = subprocess.run(draw, cwd=ROOT, check=False).returncode == 0  # it prints the panels without data itself
     if arguments.document:
         document(RUNBOOK, BEGIN, table(outcomes), END)
     wrong = [outcome.shortcoming for outcome in outcomes if outcome.shortcoming]
@@ -171,7 +171,7 @@ def main() -> None:
 
 @contextmanager
 def folder_for(kept: Path | None) -> Iterator[Path]:
-    """The folder to work in: the one to be kept, or one that is deleted."""
+    """The folder to work in: `kept`, or a temporary one that is deleted."""
     if kept is None:
         with tempfile.TemporaryDirectory(prefix="sbrl-faults-") as folder:
             yield Path(folder)
@@ -182,7 +182,7 @@ def folder_for(kept: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def watched_run(folder: Path, settings: Sequence[str] = SETTINGS) -> Iterator[Watched]:
-    """A run of all roles and the Prometheus that it brings, ended together."""
+    """Starts a run of all roles with its Prometheus, and ends both together."""
     directory, output = folder / "run", folder / "run.log"
     train = [sys.executable, "-m", "sbrl.cli", "train", "--prometheus", "--run-dir", str(directory), *settings]
     with output.open("wb") as log:
@@ -203,7 +203,7 @@ def watched_run(folder: Path, settings: Sequence[str] = SETTINGS) -> Iterator[Wa
 
 
 def address_in(output: Path) -> str | None:
-    """Prometheus', in what the trainer has said."""
+    """Prometheus' address in the trainer's output."""
     found = ADDRESS.search(output.read_text(encoding="utf-8"))
     return None if found is None else found[1]
 
@@ -213,7 +213,7 @@ def is_training(status: GetStatusResponse | None) -> bool:
 
 
 def inject(run: Watched, fault: Fault) -> Outcome:
-    """Does it, waits for the alert, asks the doctor, undoes it, and waits until what has fired since is quiet."""
+    """Injects a fault, waits for its alert, asks the doctor, ends the fault, and waits until its alerts have cleared."""
     before = set(run.firing())
     process_id = run.process_id(fault.process)
     over = threading.Event()
@@ -250,7 +250,7 @@ def inject(run: Watched, fault: Fault) -> Outcome:
 
 
 def hold(process_id: int, duty: float, over: threading.Event) -> None:
-    """Stops a process, all of the time or all but a share of each second, until it is over."""
+    """Stops a process until `over` is set. It may run for the share `duty` of each second."""
     try:
         while not over.is_set():
             os.kill(process_id, signal.SIGSTOP)
@@ -268,7 +268,7 @@ def first_finding(text: str) -> str:
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None:
-    """Polls.
+    """Polls until `condition` holds.
 
     Raises:
         TimeoutError: the condition did not hold in time.
@@ -281,14 +281,14 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
 
 
 def document(page: Path, begin: str, text: str, end: str) -> None:
-    """Writes what is between two lines of a page."""
+    """Replaces the text between two lines of a page."""
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The outcomes in Markdown."""
+    """The outcomes as a Markdown table."""
     lines = [
         "| fault | alert | pending after | firing after | quiet again after | also firing | `sbrl doctor` (exit code) |",
         "|---|---|---|---|---|---|---|",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 COLUMNS = 24  # of Grafana's grid
-SCHEMA_VERSION = 39  # Grafana 11 and later read it as it is
+SCHEMA_VERSION = 39  # Grafana 11 and later read it without migration
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -30,7 +30,7 @@ def stat(title: str, query: str, unit: str = "short", **others: Any) -> Panel:
 
 
 def value_mappings(values: Mapping[int, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Texts and colors for numbers that stand for states."""
+    """Texts and colors for numbers that represent states."""
     options = {str(value): {"text": text, "color": color, "index": value} for value, (text, color) in values.items()}
     return [{"type": "value", "options": options}]
 
@@ -110,7 +110,7 @@ def _datasource() -> dict[str, Any]:
 
 
 def _variable(name: str) -> dict[str, Any]:
-    """A choice among the values of a label; releases are those of the namespace."""
+    """A variable with the values of a label; for releases, only those of the namespace."""
     selector = '{namespace="$namespace"}' if name == "release" else ""
     query = f"label_values(sbrl_build_info{selector}, {name})"
     return {

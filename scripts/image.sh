@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds both images and tries them as Kubernetes runs them. That is another user than root, nothing writable but /tmp, no network.
-# CONTAINER names the tool (podman or docker), IMAGE_ARGS more arguments of its `build`, LEARNER_TORCH_INDEX the index of the
-# learner's torch. A build with podman gets this machine's pip settings (scripts/pip_mounts.py). Called by `make image`.
+# Builds both images and tries them as Kubernetes runs them. That means a user other than root, only /tmp writable, no network.
+# CONTAINER names the tool (podman or docker), IMAGE_ARGS has more arguments for its `build`, LEARNER_TORCH_INDEX is the index
+# for the learner's torch. A build with podman gets this machine's pip settings (scripts/pip_mounts.py). Called by `make image`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,9 +14,9 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)"
 revision="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
-# The commit's time and not this one: the same commit makes the same labels.
+# The commit's time, not the present time, so that the same commit makes the same labels.
 created="$(git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)"
-# Limits that every machine can set: the tools' own are too high for one whose root may not raise limits.
+# Limits that every machine can set. The tools' defaults are too high on machines where root may not raise limits.
 limits=(--ulimit nofile=4096:4096 --ulimit nproc=4096:4096)
 build=("${limits[@]}" --network host --build-arg VERSION="$version" --build-arg REVISION="$revision" --build-arg CREATED="$created")
 if [[ "$(basename "$tool")" == podman ]]; then

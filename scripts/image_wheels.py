@@ -1,9 +1,9 @@
-"""Writes image-wheels.txt: each wheel that the images install beside torch and SBRL itself, by version and hash.
+"""Writes image-wheels.txt: version and hash of each wheel in the images, except torch and SBRL itself.
 
     python scripts/image_wheels.py
 
-pip chooses what constraints.txt names, as it would install it here, and says the hashes; nothing is installed. torch is left
-out: which build of it an image gets is chosen where the image is built.
+pip resolves constraints.txt as for an installation on this machine, and reports the hashes. Nothing is installed. torch is left
+out, because each image build chooses its own build of torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def asked_for() -> list[str]:
-    """What pyproject.toml asks for to train, without torch."""
+    """The requirements of pyproject.toml for training, without torch."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names: list[str] = project["dependencies"] + project["optional-dependencies"]["train"]
     return [name for name in names if not name.startswith("torch>")]

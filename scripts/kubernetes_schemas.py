@@ -1,8 +1,8 @@
 """Checks manifests against Kubernetes' own schemas: `helm template ... | python scripts/kubernetes_schemas.py`.
 
-Reads YAML documents from standard input and checks each against every version in .venv/tools (scripts/tools.sh), and kinds
-that are not Kubernetes' own against scripts/custom_kinds.yaml. Fields that a version does not know are errors. Exit code 1
-and a line for each thing wrong.
+Reads YAML documents from standard input. Checks each against every version in .venv/tools (scripts/tools.sh), and kinds that
+are not Kubernetes' own against scripts/custom_kinds.yaml. Fields that a version does not know are errors. Exit code 1 and a
+line for each error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def registry(version: str) -> Registry[Any]:
 
 @cache
 def validator(version: str, api_version: str, kind: str) -> Draft202012Validator | None:
-    """The validator of one kind of object; None if the version does not know it."""
+    """The validator for one kind of object; None if the version does not know it."""
     if kind in CUSTOM and CUSTOM[kind]["apiVersion"] == api_version:
         metadata = {"$ref": f"/api/{DEFINITIONS}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
         properties = {"apiVersion": True, "kind": True, "metadata": metadata, "spec": CUSTOM[kind]["spec"]}

@@ -41,7 +41,7 @@ No metric has a label for a single actor, environment or item: there are as many
 
 
 def roles() -> list[RoleMetrics]:
-    """The metrics of every role, in the order of their definition."""
+    """The metrics of every role, in order of definition."""
     found: list[Callable[[CollectorRegistry], RoleMetrics]] = [
         thing
         for thing in vars(metrics).values()
@@ -51,12 +51,12 @@ def roles() -> list[RoleMetrics]:
 
 
 def definitions() -> list[Definition]:
-    """Every metric there is, but for process_*."""
+    """All metrics except process_*."""
     return [*COMMON, *(definition for role in roles() for definition in role.definitions)]
 
 
 def document() -> str:
-    """docs/metrics.md."""
+    """The text of docs/metrics.md."""
     parts = [_HEAD, _table(COMMON)]
     for role in roles():
         name = role.definitions[0].name.split("_")[1]

@@ -1,8 +1,8 @@
-"""Prints arguments of `podman build` that give a container this machine's way to Python packages, one a line.
+"""Prints arguments for `podman build`, one per line, that give a container this machine's pip settings.
 
-A machine behind a package mirror has told pip of it (`pip config list`). The container gets the same settings in a file where
-the Dockerfile has pip look and, read-only beside it, the files and folders that they name: a folder of wheels, an index on
-disk, a bundle of certificates. Where pip has no settings nothing is printed.
+On a machine behind a package mirror, pip is configured for the mirror (`pip config list`). The container gets the same settings
+in a file where the Dockerfile makes pip look. Beside it, read-only, it gets the files and folders that they name: a folder of
+wheels, an index on disk, a bundle of certificates. If pip has no settings, nothing is printed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-# From the weakest to the strongest, as pip itself merges them: its files' [global], [install], ... and the environment's.
+# From the weakest to the strongest, in pip's own order: [global], [install], ... of its files, then environment variables.
 SECTIONS = ("global", "install", "download", ":env:")
-MOUNTED = "/dev/pip"  # /dev lies in the container's memory, so that no mount point is left in the image
+MOUNTED = "/dev/pip"  # /dev is in the container's memory, so no mount point stays in the image
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def parse(listed: str) -> dict[str, str]:
-    """The settings in `pip config list`'s output, such as: global.find-links='/wheels'."""
+    """The settings in the output of `pip config list`, such as: global.find-links='/wheels'."""
     found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
     for line in listed.splitlines():
         name, _, value = line.partition("=")
@@ -51,14 +51,14 @@ def parse(listed: str) -> dict[str, str]:
 
 
 def moved(value: str, volumes: list[Path]) -> str:
-    """A setting as it holds in the container; what it names on this machine is added to `volumes`."""
+    """A setting for use in the container. Adds the paths on this machine that it names to `volumes`."""
     words = []
     for word in value.split():
         url = urlsplit(word)
         on_disk = url.scheme == "file"
         path = Path(url2pathname(url.path)) if on_disk else Path(word)
         if (on_disk or not url.scheme) and path.is_absolute() and path.exists():
-            # Links in an index on disk lead to a folder beside it.
+            # Links in an index on disk point to a folder beside it.
             source = path.parent if on_disk else path
             if source not in volumes:
                 volumes.append(source)

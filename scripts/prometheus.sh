@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Puts prometheus and promtool into .venv/tools/bin where the machine has none. It is the distribution's own package, which apt downloads and
-# dpkg unpacks into folders of ours. That takes no root, and the system stays as it is. Called by `make test` and by the tests.
+# Puts prometheus and promtool into .venv/tools/bin if the machine has none. They come from the distribution's own package: apt
+# downloads it, and dpkg unpacks it into our own folders. That needs no root and does not change the system. Called by
+# `make test` and by the tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,10 +22,10 @@ if are_here; then exit; fi
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{state,lists/partial,cache/archives/partial}
-# Its sources and keys are the system's, all that it writes is ours. Who may not be root cannot become apt's own user either.
+# apt reads the system's sources and keys, and writes only to our folders. Without root, it cannot switch to its own user.
 apt=(apt-get --quiet=2 -o Dir::State="$work/state" -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root)
 echo "prometheus: fetching the distribution's prometheus (about 30 MB) into $bin"
-# A source that cannot be reached may be another one than that of the package.
+# An unreachable source may not be the one that has the package.
 "${apt[@]}" update >"$work/log" 2>&1 || true
 (cd "$work" && "${apt[@]}" download prometheus >>"$work/log" 2>&1) ||
     fail "which apt could not download ($(grep -m 1 '^E:' "$work/log" || tail -n 1 "$work/log"))"

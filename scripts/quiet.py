@@ -1,7 +1,7 @@
-"""Trains for an hour under a real Prometheus, and lists which alerts were pending or fired.
+"""Trains for an hour with a real Prometheus, and lists the alerts that were pending or fired.
 
-`make quiet` plays Pong with the preset's settings, two shards and two actors. None should fire. Exit code 1: an alert fired, or
-Prometheus did not see every role all the time, so that quiet means nothing.
+`make quiet` plays Pong with the preset's settings, two shards and two actors. No alert should fire. Exit code 1: an alert
+fired, or Prometheus did not see every role all the time, so that quiet would mean nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEAST_SEEN = 0.99  # of the scrapes of every target
 
 
 class Seen(NamedTuple):
-    """One alert, in minutes of a run."""
+    """How long one alert was pending and firing, in minutes."""
 
     alert: str
     pending: float
@@ -63,13 +63,13 @@ def main() -> None:
 
 
 def steps_of(run: Watched) -> int:
-    """What its actors have stepped; 0 while nobody answers."""
+    """Env steps of the run's actors; 0 while nobody answers."""
     status = run.status()
     return 0 if status is None else int(total(status, "actor.env_steps"))
 
 
 def watch(run: Watched, began: float, seconds: float) -> None:
-    """Waits, and says each minute how far it is and what fires."""
+    """Waits, and prints progress and firing alerts every minute."""
     while (gone := time.monotonic() - began) < seconds:
         firing = ", ".join(run.firing()) or "none"
         print(f"{gone / 60:.0f} of {seconds / 60:.0f} min, {steps_of(run):,} steps, firing: {firing}", flush=True)
@@ -77,7 +77,7 @@ def watch(run: Watched, began: float, seconds: float) -> None:
 
 
 def seen(run: Watched, minutes: float) -> list[Seen]:
-    """Every alert that Prometheus has a rule for."""
+    """The result for every alert that Prometheus has a rule for."""
     groups = run.ask("rules", type="alert")["groups"]
     names = [rule["name"] for group in groups for rule in group["rules"]]
     interval = {rule["name"]: group["interval"] for group in groups for rule in group["rules"]}
@@ -89,13 +89,13 @@ def seen(run: Watched, minutes: float) -> list[Seen]:
 
 
 def scraped(run: Watched, minutes: float) -> dict[str, float]:
-    """The share of the scrapes of each target in which it was up, by job and instance."""
+    """The share of scrapes in which each target was up, by job and instance."""
     found = run.ask("query", query=f"avg_over_time(up[{minutes * 60:.0f}s])")["result"]
     return {" ".join(one["metric"][key] for key in ("job", "instance")): float(one["value"][1]) for one in found}
 
 
 def table(alerts: list[Seen], targets: dict[str, float], minutes: float, steps: int, updates: int) -> str:
-    """In Markdown."""
+    """The results in Markdown."""
     fired = sum(bool(one.firing) for one in alerts)
     lines = [
         f"{minutes:.0f} minutes, {steps:,} steps, {updates:,} updates; {len(targets)} targets, each up in "

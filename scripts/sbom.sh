@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Writes a bill of materials (CycloneDX, JSON) of every Python package in .venv, or of images. With names of images as arguments it
-# is of what is in them: sbom/NAME.cdx.json. CONTAINER names the tool that has the images (podman or docker). Called by `make sbom`.
+# Writes a bill of materials (CycloneDX, JSON) of every Python package in .venv, or in images. With image names as arguments, it
+# lists the packages in these: sbom/NAME.cdx.json. CONTAINER names the tool with the images (podman or docker). Called by
+# `make sbom`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -55,9 +56,9 @@ PINS
     echo "$stamp" >"$tool/.complete"
 fi
 
-# write NAME PYTHON: the packages that this interpreter finds; the same ones give the same file.
+# write NAME PYTHON: lists the packages that this interpreter finds. The same packages give the same file.
 write() {
-    # Not by PYTHONPATH, which the other interpreter would have, too: the tool's own packages are none of its.
+    # Not by PYTHONPATH, which the other interpreter would inherit: it must not find the tool's own packages.
     .venv/bin/python -c 'import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module("cyclonedx_py", run_name="__main__")' \
         "$tool" environment --pyproject pyproject.toml --mc-type application --output-reproducible --output-file "$work/sbom.json" "$2"
     mkdir -p sbom
@@ -74,7 +75,7 @@ for image in "$@"; do
         echo "sbom: neither podman nor docker is here: name the tool that has $image with CONTAINER=..." >&2
         exit 1
     }
-    # Nothing of the image runs: its packages are copied into an environment of their own.
+    # Nothing in the image is run: its packages are copied into a separate environment.
     .venv/bin/python -m venv --without-pip "$work/env"
     packages="$work/env/lib/python3.11/site-packages"
     id="$("$container" create "$image")"

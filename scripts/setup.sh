@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes or updates .venv from constraints.txt. Called by `make setup`; PYTHON names the interpreter.
-# .venv/.complete exists only while the environment is whole, so an interrupted setup is redone from nothing.
+# .venv/.complete exists only while the environment is complete, so an interrupted setup starts again from scratch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ fail() {
 }
 
 platform="$(uname -s) $(uname -m)"
-# getconf answers this only on glibc: the wheels do not run on musl (Alpine).
+# getconf knows this name only on glibc. The wheels do not run on musl (Alpine).
 if [[ "$platform" != "Linux x86_64" ]] || ! getconf GNU_LIBC_VERSION >/dev/null 2>&1; then
     fail "SBRL runs on Linux x86_64 with glibc, this is $platform: dm-reverb has no wheel elsewhere; use a Debian 12 machine or container."
 fi

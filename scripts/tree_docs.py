@@ -1,4 +1,4 @@
-"""Writes docs/tree.md from the first sentences of the files themselves: `python -m scripts.tree_docs`."""
+"""Writes docs/tree.md from the first sentence of each file: `python -m scripts.tree_docs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "docs" / "tree.md"
-LONGEST = 110  # characters of a file's line
+LONGEST = 110  # characters in a file's line
 
 _HEAD = """\
 # The tree
@@ -20,7 +20,7 @@ touch for the usual changes.
 
 """
 
-# What cannot speak for itself; their order is the page's.
+# Lines for entries without their own text. Their order is the page's order.
 REMARKS = {
     "protos/": "the gRPC contracts; every call carries a comment that states what it promises",
     "sbrl/": "",
@@ -55,7 +55,7 @@ REMARKS = {
 
 
 def document() -> str:
-    """docs/tree.md."""
+    """The text of docs/tree.md."""
     top = dict.fromkeys(name.partition("/")[0] for name in REMARKS)
     rows = [row for name in top for row in _rows(ROOT / name, 0)]
     width = max(len(name) for name, _ in rows) + 2
@@ -63,7 +63,7 @@ def document() -> str:
 
 
 def first_sentence(path: Path) -> str:
-    """Of a module's docstring, or of the first comment of a shell script or a proto file."""
+    """The first sentence of a module's docstring, or of a shell script's or proto file's first comment."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         said = ast.get_docstring(ast.parse(text)) or ""
@@ -75,7 +75,7 @@ def first_sentence(path: Path) -> str:
 
 
 def modules() -> list[Path]:
-    """Every file that the page has a line for from its own text."""
+    """Every file whose line comes from its own text."""
     return [path for name in REMARKS if name.endswith("/") for path in sorted((ROOT / name).rglob("*")) if _speaks(path)]
 
 

@@ -1,10 +1,10 @@
-"""How often the verdict errs, and how often it finds what is there: `python -m scripts.verdict_rates`.
+"""Error rates and power of the verdict, by simulation: `python -m scripts.verdict_rates`.
 
-Simulates studies whose truth is known and judges each as `sbrl report` does, look by look. Prints a Markdown table, with the
-95 % interval (Wilson) of each rate; --document writes it into docs/report.md. The same seed gives the same table.
+Simulates studies with a known truth and judges each as `sbrl report` does, look by look. Prints a Markdown table with the 95 %
+interval (Wilson) of each rate; --document writes it into docs/report.md. The same seed gives the same table.
 
 Effects are shares of the baseline's IQM: +70 % is the paper's (Obando-Ceron et al. 2023: QR-DQN, batch 8 against 32),
-20 % is what one mis-set step of a grid costs (Fu et al. 2025). A score's standard deviation over seeds is 25 % of its mean.
+20 % is the cost of one mis-set step of a grid (Fu et al. 2025). A score's standard deviation over seeds is 25 % of its mean.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from sbrl.runtime.program import run_program
 from studies.statistics.aggregates import Floats
 from studies.verdict import Answer, Rule, judge, overall
 
-DEVIATION = 0.25  # over seeds, of the mean
+DEVIATION = 0.25  # standard deviation over seeds, as a share of the mean
 BETWEEN_HORIZONS = 0.7  # correlation of a run's scores at two horizons
 BEGIN, END = "<!-- verdict rates: python -m scripts.verdict_rates --document -->", "<!-- end of verdict rates -->"
 DOCUMENT = Path("docs/report.md")
 
 
 class Setup(NamedTuple):
-    """A study."""
+    """A simulated study."""
 
-    scores: str  # how a run's score is distributed
+    scores: str  # distribution of a run's score
     seeds: int
     looks: tuple[int, ...]
     arms: int = 1
@@ -41,24 +41,24 @@ class Setup(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What is true of the first arm; all others are as the baseline."""
+    """The true effect of the first arm. All other arms equal the baseline."""
 
     gain: float  # of the mean
-    horizons: str = "both"  # or "last": at the last horizon only
-    spread: float = 1.0  # factor of the standard deviation
+    horizons: str = "both"  # or "last": only at the last horizon
+    spread: float = 1.0  # factor for the standard deviation
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of studies."""
+    """Shares of studies by verdict."""
 
     adopt: float  # any arm
     keep: float  # all arms
-    seeds: float  # mean number of them at the decision, or at the end
+    seeds: float  # mean number of seeds at the decision, or at the end
 
 
 def simulate(setup: Setup, effect: Effect, studies: int, permutations: int = 999, seed: int = 0) -> Rates:
-    """Judges so many studies. Each stops at the look that adopts an arm or keeps none, as a user may."""
+    """Judges `studies` studies. Each stops at the look that adopts an arm or keeps none, as a user may."""
     generator = np.random.default_rng(seed)
     rule = Rule(planned_seeds=setup.seeds, looks=setup.looks)
     verdicts, used = [], []
@@ -77,12 +77,12 @@ def simulate(setup: Setup, effect: Effect, studies: int, permutations: int = 999
 
 
 def _draw(generator: np.random.Generator, setup: Setup, effect: Effect) -> Floats:
-    """Scores at two horizons: float64[2, S, E], of mean 1 in every environment without an effect."""
+    """Scores at two horizons: float64[2, S, E], with mean 1 in every environment if there is no effect."""
     shape = (setup.seeds, setup.environments)
     shared, own = generator.normal(size=shape), generator.normal(size=(2, *shape))
     normal = np.sqrt(BETWEEN_HORIZONS) * shared + np.sqrt(1 - BETWEEN_HORIZONS) * own
     width = DEVIATION * effect.spread
-    if setup.scores == "skewed":  # lognormal of mean 1
+    if setup.scores == "skewed":  # lognormal with mean 1
         sigma = np.sqrt(np.log(1 + width**2))
         scores = np.exp(sigma * normal - sigma**2 / 2)
     elif setup.scores == "some fail":  # one run in five learns nothing

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it by itself in a fresh environment, and trains with it. The environment has the extra `train`, no
-# constraints and no checkout; CartPole is trained from an empty folder. Called by `make wheel`; 2 GB of packages, a few minutes.
+# Builds the wheel, installs it alone in a fresh environment, and trains with it. The environment has the extra `train`, but no
+# constraints and no checkout. It trains CartPole from an empty folder. Called by `make wheel`; 2 GB of packages, a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

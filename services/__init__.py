@@ -1,1 +1,1 @@
-"""The other roles, a package each, which import sbrl and never each other."""
+"""The other roles, one package each. They import sbrl, and never each other."""

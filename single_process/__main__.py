@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
             f"run.wandb_mode={config.run.wandb_mode}: --serial keeps no logs but its results; leave out one of the two"
         )
     directory.check_new()
-    # What would end the run is found out before anything is made.
+    # First, so that a broken environment ends the run before anything is written.
     spec = probe(config.env)
     check_network(config, spec)
     find_device(config.learner.device)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def train(config: Config, directory: RunDirectory, view: View) -> None:
-    """Runs, evaluates and leaves the results of a run with all roles, but for the video and TensorBoard."""
+    """Trains and evaluates. Leaves the same results as a run with all roles, except the video and TensorBoard."""
     start, start_cpu, meter, next_show = time.monotonic(), time.process_time(), ProgressMeter(config), 0.0
 
     def show(status: Callable[[], GetStatusResponse]) -> None:
@@ -95,11 +95,11 @@ def train(config: Config, directory: RunDirectory, view: View) -> None:
 
 
 def evaluate(config: Config, directory: RunDirectory) -> Evaluation:
-    """The evaluation protocol on the checkpoint just written."""
+    """Runs the evaluation protocol on the checkpoint just written."""
     agent = load_agent(directory, updates=None)
     seed = evaluation_seed(config.run.seed)
     result = evaluate_weights(config, agent.weights, seed, threading.Event(), lambda _return, _length: None)
-    assert result is not None  # nobody sets the event
+    assert result is not None  # nothing sets the event
     return make_evaluation(
         result,
         weights_version=0,

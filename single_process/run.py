@@ -1,4 +1,4 @@
-"""A whole run in one process, in turn: act once everywhere, then make the updates that the ratio allows."""
+"""A whole run in one process. In turn, it acts once in every environment and makes the updates that are due."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NOT_FINITE = "the network is not finite"
 
 
 class SerialRun:
-    """Bit-reproducible from run.seed on one machine: one thread, everything in turn, no Reverb."""
+    """A run that is bit-reproducible from run.seed on one machine: one thread, everything in turn, no Reverb."""
 
     def __init__(self, config: Config, directory: RunDirectory) -> None:
         self._config, self._directory = config, directory
@@ -88,10 +88,10 @@ class SerialRun:
         self.episodes: list[Episode] = []
 
     def run(self, on_progress: Callable[[Callable[[], GetStatusResponse]], None]) -> None:
-        """Collects run.env_steps and trains all samples they allow; hands `status` to `on_progress` after every round.
+        """Collects run.env_steps and trains all samples that they allow. Passes `status` to `on_progress` after every round.
 
         Raises:
-            FinalError: an environment's values, or what training has come to, are not finite.
+            FinalError: an environment's values, a loss or the network are not finite.
         """
         while self._collector.env_steps < self._config.run.env_steps:
             self._collector.step(epsilons(self._config, self._collector.env_steps, actor=0), self._version)
@@ -110,7 +110,7 @@ class SerialRun:
         """Writes a checkpoint, which `sbrl eval` and `sbrl play` read.
 
         Raises:
-            FinalError: it would hold what is not finite.
+            FinalError: the checkpoint would hold values that are not finite.
         """
         if not self._step.is_finite():
             self._diverge(NOT_FINITE, batch=None)
@@ -123,7 +123,7 @@ class SerialRun:
         return store.save(LearnerState(self._step.state(), counters, capture_random(), received={}))
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of all losses, in order, and of the final weights: equal for two runs with one seed."""
+        """SHA-256 of all losses, in order, and of the final weights. Equal for two runs with the same seed."""
         return {
             "losses_sha256": self._losses.hexdigest(),
             "weights_sha256": hashlib.sha256(encode(self._step.state().online)).hexdigest(),
@@ -136,7 +136,7 @@ class SerialRun:
         return {name: value for name, value in scalars.items() if math.isfinite(value)}
 
     def status(self) -> GetStatusResponse:
-        """How the run stands, as the coordinator of a distributed run would say it."""
+        """The run's status, in the form of a distributed run's coordinator."""
         return GetStatusResponse(
             members=[Member(role="replay", name="replay-0", alive=True, gauges={"transitions": self._memory.size})],
             totals={
@@ -171,11 +171,11 @@ class SerialRun:
 
     @property
     def _version(self) -> int:
-        """The weights acted with: published every publish_period updates, as the learner does."""
+        """The version of the acting weights: published every publish_period updates, as by the learner."""
         return 1 + self._step.updates // self._config.learner.publish_period
 
     def _update(self) -> None:
-        """One at a time, as the reference that blocks are held to."""
+        """Makes one update, as the reference that blocks are compared with."""
         trained = self._updates.run(1)
         result, batch = trained.result, trained.drawn.batch
         if not math.isfinite(result.priorities.sum().item() + result.loss.item() + result.spr_loss.item()):
@@ -183,7 +183,7 @@ class SerialRun:
         self._ratio.train()
         self._losses.update(np.float32(result.loss.item()).tobytes())
         if self._step.updates % self._config.learner.publish_period == 0:
-            if not all_finite(self._acting_weights.values()).item():  # the rest of the state is looked at as it is saved
+            if not all_finite(self._acting_weights.values()).item():  # the rest of the state is checked before it is saved
                 self._diverge(NOT_FINITE, batch)
             self._policy.load(self._acting_weights)
 

@@ -1,4 +1,4 @@
-"""One environment's stream into the replay memory of a serial run, without the network between them."""
+"""One environment's stream into the replay memory of a serial run, without a network between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrl.replay.segments import PADDING, SEGMENT_STEPS, Row, Segment, SegmentSh
 
 
 class SerialStream:
-    """A `actors.collector.Stream`: a step is in the memory as soon as its n_max rows are there, or its episode has ended."""
+    """An `actors.collector.Stream`. A step is in the memory as soon as its n_max rows are there or its episode has ended."""
 
     def __init__(self, memory: ReplayMemory, env: int) -> None:
         self._memory = memory
@@ -21,7 +21,7 @@ class SerialStream:
         self._stream = Stream(actor=0, incarnation=1, env=env, stream=0)
         self._growing: deque[_GrowingSegment] = deque()  # oldest first
         self._written = 0  # rows
-        self.created = 0  # transitions, those evicted since included
+        self.created = 0  # transitions, including those evicted since
 
     def begin(self, observation: NDArray[Any]) -> None:
         self._rows.begin(observation)
@@ -33,7 +33,7 @@ class SerialStream:
         self._rows.end()
 
     def row(self, row: Row) -> None:
-        """Puts a row where it belongs: at the end of one segment, mostly, and near the beginning of the next."""
+        """Adds a row to every growing segment that has it: usually one, near a boundary also the next one."""
         shape = self._memory.shape
         if self._written % shape.steps == 0:
             self._growing.append(_GrowingSegment(shape, self._stream))
@@ -44,11 +44,11 @@ class SerialStream:
             self._growing.popleft()
 
     def segment(self) -> None:
-        """A complete segment is in the memory already."""
+        """Nothing to do: a complete segment is already in the memory."""
 
 
 class _GrowingSegment:
-    """A segment whose rows come one by one; those to come are padding."""
+    """A segment that gets its rows one by one. Missing rows are padding."""
 
     def __init__(self, shape: SegmentShape, stream: Stream) -> None:
         columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in shape.columns().items()}
@@ -57,16 +57,16 @@ class _GrowingSegment:
         self._shape, self._segment = shape, Segment(**columns)
         self._valid: NDArray[np.bool_] = np.zeros(shape.steps, np.bool_)
         self._written = 0
-        self._closed = shape.anchors.start  # what follows the rows before is known
+        self._closed = shape.anchors.start  # for rows before this one, all that follows is known
         self._slot: int | None = None
-        self._stored = 0  # rows that the memory has
+        self._stored = 0  # rows that are in the memory
 
     @property
     def is_complete(self) -> bool:
         return self._written == self._shape.rows
 
     def write(self, row: Row, memory: ReplayMemory) -> int:
-        """Takes the next row, and brings the transitions that it completes into the memory; returns how many."""
+        """Takes the next row, and writes the transitions that it completes to the memory; returns their number."""
         shape, segment, at = self._shape, self._segment, self._written
         segment.frame[at], segment.action[at], segment.reward[at] = row.frame, row.action, row.reward
         segment.discount[at], segment.weights_version[at] = row.discount, row.weights_version
@@ -92,11 +92,11 @@ class _GrowingSegment:
 
 
 def segment_steps(capacity: int, num_envs: int, stack: int, n_max: int) -> int:
-    """L, smaller where the replay is: a segment that grows must not be the oldest, and evicted.
+    """L, smaller for a small replay, so that a growing segment is never the oldest one and evicted.
 
-    It grows for L + stack - 1 + n_max rows at most. Meanwhile the other environments may write stack + 1 times as many, if
-    their episodes have one step. All of that, and a segment each, is to fit into half of the capacity. A segment of one step
-    is complete as it comes, and needs no such room.
+    A segment grows for at most L + stack - 1 + n_max rows. Meanwhile, the other environments may write stack + 1 times as many
+    rows, if their episodes have one step. All of that, and one segment each, must fit into half of the capacity. A segment of
+    one step is complete at once, and needs no such room.
     """
     overlap = stack - 1 + n_max
     return max(1, min(SEGMENT_STEPS, (capacity // (2 * num_envs) - (stack + 1) * overlap) // (stack + 2)))

@@ -1,1 +1,1 @@
-"""Comparisons over seeds: designs, runner, statistics, verdict, report. Imports sbrl; starts runs as a user does."""
+"""Comparisons over seeds: designs, runner, statistics, verdict, report. Imports sbrl, and starts runs as a user does."""

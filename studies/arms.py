@@ -1,4 +1,4 @@
-"""What the arms of a study come to: every run with its whole config, before anything is run."""
+"""Expands a study's arms into runs, each with its whole config, before anything is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from studies.records import Purpose, folder_of, hash_of, name_of_folder
 BETA2 = "learner.adam_beta2"
 BATCH_SIZE = "learner.batch_size"
 UPDATES_PER_STEP = "learner.updates_per_step"
-# Counted in updates: held in env steps where an arm makes more or fewer updates per step.
+# Counted in updates. Kept constant in env steps if an arm makes more or fewer updates per step.
 PERIODS = (
     "learner.target_update_period",
     "learner.publish_period",
@@ -29,10 +29,10 @@ TARGET_RATE = "learner.target_update_rate"
 
 
 class Arm(NamedTuple):
-    """One arm, with all that sets it apart from the study's own settings."""
+    """One arm, with everything that differs from the study's own settings."""
 
     name: str
-    settings: Settings  # dotted
+    settings: Settings  # by dotted key
 
 
 class Variant(NamedTuple):
@@ -41,22 +41,22 @@ class Variant(NamedTuple):
     name: str  # learner.learning_rate=0.0001
     key: str
     value: float
-    factor: float  # of the arm's own value
+    factor: float  # times the arm's own value
 
 
 class PlannedRun(NamedTuple):
-    """One run that a study consists of."""
+    """One run of a study."""
 
     arm: str
     environment: str
     seed: int
     purpose: Purpose
-    variant: str  # a Variant's name; empty for a test run
+    variant: str  # the Variant's name; empty for a test run
     config: Config
 
     @property
     def folder(self) -> Path:
-        """Its place in a folder of results."""
+        """Its folder within the results."""
         return folder_of(self.arm, self.variant, self.environment, self.seed)
 
     @property
@@ -69,16 +69,17 @@ class PlannedRun(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """How many it makes, to half a batch."""
+        """Number of updates that it makes, to half a batch."""
         learner = self.config.learner
         return round((self.config.run.env_steps - self.config.min_replay_size) * learner.updates_per_step)
 
 
 def arms_of(study: Study) -> tuple[Arm, ...]:
-    """All arms, in the order of the file: grids and axes unfolded, `by batch` and periods resolved.
+    """All arms in the order of the file, with grids and axes unfolded, and `by batch` and periods resolved.
 
     Raises:
-        UsageError: a key or value that no run takes, two arms of one name or one setting, or one that an axis decides.
+        UsageError: no run takes a key or value, two arms have the same name or settings, or an arm sets a key that an axis
+            decides.
     """
     base = _config(study, {}, study.environments[0], seed=0)
     arms = [arm for spec in study.arms for named in _unfold(spec) for arm in _on_axes(named, spec.axes or study.axes, base)]
@@ -100,10 +101,10 @@ _REMEDIES = {
 
 
 def comparisons_of(study: Study, arms: Sequence[Arm]) -> tuple[Comparison, ...]:
-    """The study's comparisons, with candidates named.
+    """The study's comparisons, with all candidates named.
 
     Raises:
-        UsageError: an arm that there is not, or one that is compared with itself.
+        UsageError: an arm does not exist, or is compared with itself.
     """
     names = [arm.name for arm in arms]
     for comparison in study.comparisons:
@@ -122,7 +123,7 @@ def config_of(study: Study, arm: Arm, environment: str, seed: int) -> Config:
     """The config of a run of an arm, as it will be recorded.
 
     Raises:
-        UsageError: a key or value that no run takes; names the arm.
+        UsageError: no run takes a key or value. The message names the arm.
     """
     try:
         config = _config(study, arm.settings, environment, seed)
@@ -139,10 +140,10 @@ def config_of(study: Study, arm: Arm, environment: str, seed: int) -> Config:
 
 
 def variants_of(study: Study, arm: Arm) -> tuple[Variant, ...]:
-    """What the arm's tuning tries, in the order of the factors; nothing where there is no tuning.
+    """The values that the arm's tuning tries, in the order of the factors; empty without tuning.
 
     Raises:
-        UsageError: the key is none that has a number.
+        UsageError: the key does not exist, is not a number, or is one that axes and periods depend on.
     """
     if study.tuning is None:
         return ()
@@ -156,13 +157,13 @@ def variants_of(study: Study, arm: Arm) -> tuple[Variant, ...]:
         )
     variants = []
     for factor in study.tuning.factors:
-        value = type(own)(float(f"{own * factor:.6g}"))  # as people would write it
+        value = type(own)(float(f"{own * factor:.6g}"))  # rounded, as people would write it
         variants.append(Variant(f"{key}={plain(value)}", key, value, factor))
     return tuple(variants)
 
 
 def tuning_runs(study: Study, arms: Iterable[Arm]) -> list[PlannedRun]:
-    """All runs that choose the arms' settings. Raises UsageError as `config_of` and `variants_of`."""
+    """All runs that choose the arms' settings. Raises UsageError like `config_of` and `variants_of`."""
     return [
         PlannedRun(
             arm.name, environment, seed, "tune", variant.name, config_of(study, with_variant(arm, variant), environment, seed)
@@ -175,13 +176,13 @@ def tuning_runs(study: Study, arms: Iterable[Arm]) -> list[PlannedRun]:
 
 
 def compared_runs(study: Study, arms: Iterable[Arm], chosen: Mapping[str, Variant]) -> list[PlannedRun]:
-    """All runs that are compared, seed by seed, so that an interrupted study has whole pairs.
+    """All runs that are compared, seed by seed, so that an interrupted study has complete pairs.
 
     Args:
-        chosen: by arm, what its tuning has chosen; an arm that has none there keeps its own value.
+        chosen: by arm, the variant that its tuning chose. An arm without one keeps its own value.
 
     Raises:
-        UsageError: as `config_of`.
+        UsageError: like `config_of`.
     """
     tuned = [with_variant(arm, chosen[arm.name]) if arm.name in chosen else arm for arm in arms]
     return [
@@ -198,7 +199,7 @@ def with_variant(arm: Arm, variant: Variant) -> Arm:
 
 
 def value_of(config: Config, key: str) -> Any:
-    """The value of a dotted key. Raises UsageError where there is none."""
+    """The value of a dotted key. Raises UsageError if the key does not exist."""
     section, _, name = key.partition(".")
     found: Any = getattr(config, section, None)
     if not name or name not in getattr(type(found), "model_fields", {}):
@@ -234,7 +235,7 @@ def _word(value: object) -> str:
 
 
 def _on_axes(arm: Arm, axes: Sequence[Axis], base: Config) -> Iterator[Arm]:
-    """The arm on each axis; one whose batch size is the study's own is the same on both."""
+    """The arm on each axis. An arm with the study's own batch size is the same on both."""
     batch_size = arm.settings.get(BATCH_SIZE, base.learner.batch_size)
     for axis in axes:
         if axis == "fixed updates per step" or (batch_size == base.learner.batch_size and len(axes) == 1):
@@ -262,15 +263,15 @@ def _resolve(study: Study, arm: Arm, base: Config) -> Settings:
         settings[BETA2] = base.learner.adam_beta2 ** (learner.batch_size / base.learner.batch_size)
     if study.periods == "env steps":
         held = held_periods(base, learner.updates_per_step / base.learner.updates_per_step)
-        settings = {**held, **settings}  # what an arm sets itself stands
+        settings = {**held, **settings}  # the arm's own settings take precedence
     return settings
 
 
 def held_periods(base: Config, factor: float) -> Settings:
-    """Periods counted in updates that are as long in env steps as those of `base`, with `factor` times its updates per step.
+    """Periods, counted in updates, that stay as long in env steps as in `base` at `factor` times its updates per step.
 
-    A moving average (target_update_rate below 1) keeps its period, and takes rate' = 1 - (1 - rate) ** (1 / factor): so much is
-    left after as many env steps.
+    A moving average (target_update_rate below 1) keeps its period and gets the rate 1 - (1 - rate) ** (1 / factor). So the same
+    share is left after the same number of env steps.
     """
     if factor == 1:
         return {}

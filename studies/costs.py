@@ -1,4 +1,4 @@
-"""What runs take, and what they give for it."""
+"""The cost of runs, and the score that it buys."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HOUR, GIGABYTE = 3600.0, 1e9
 
 @dataclass(frozen=True)
 class Prices:
-    """In USD."""
+    """Prices in USD."""
 
     core_hour: float
     gpu_hour: float
     gigabyte: float
 
     def of(self, costs: Costs) -> float | None:
-        """What a run costs; None: it is not known what it took. Bytes that nobody measured cost nothing."""
+        """The price of a run; None if its core or GPU time is not known. Bytes that were not measured cost nothing."""
         if costs.core_seconds is None or costs.gpu_seconds is None:
             return None
         hours = (self.core_hour * costs.core_seconds + self.gpu_hour * costs.gpu_seconds) / HOUR
@@ -40,7 +40,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Means over an arm's runs; None: not every run says it."""
+    """Means over an arm's runs; None if a run lacks the value."""
 
     wall_seconds: float | None
     updates_per_second: float | None
@@ -68,7 +68,7 @@ def load_prices(path: Path | None) -> Prices:
     """Prices from a CSV file with the columns resource, unit, price; by default studies/data/prices.csv.
 
     Raises:
-        UsageError: the file cannot be read, lacks a resource, or has a price that is no number from 0 on.
+        UsageError: the file cannot be read, lacks a resource, or has a price that is negative or not a number.
     """
     try:
         source = path if path is not None else resources.files("studies").joinpath("data/prices.csv")
@@ -94,7 +94,7 @@ def load_prices(path: Path | None) -> Prices:
 
 
 def arm_cost(runs: Sequence[RunRecord], score: float, prices: Prices) -> ArmCost:
-    """Args: runs: whole ones of one arm; score: their IQM at the last horizon."""
+    """Args: runs: complete runs of one arm; score: their IQM at the last horizon."""
     rates = [run.counts.updates / run.costs.wall_seconds if run.costs.wall_seconds else None for run in runs]
     return ArmCost(
         wall_seconds=_mean(run.costs.wall_seconds for run in runs),
@@ -109,17 +109,17 @@ def arm_cost(runs: Sequence[RunRecord], score: float, prices: Prices) -> ArmCost
 
 
 def total_money(records: Iterable[RunRecord], prices: Prices) -> float | None:
-    """What a whole study cost, tuning and failed runs included; None: not every run says what it took."""
+    """The price of a whole study, including tuning and failed runs; None if a run's price is not known."""
     found = [prices.of(record.costs) for record in records]
     known = [value for value in found if value is not None]
     return sum(known) if len(known) == len(found) else None
 
 
 def break_even(steps: Floats, candidate: Floats, baseline: Floats) -> float | None:
-    """The share of the steps after which the candidate's curve has reached the baseline's end; None: it never does.
+    """The share of the steps after which the candidate's curve reaches the baseline's end; None if it never does.
 
     Args:
-        steps: float64[T]; candidate, baseline: float64[T], IQM at each; both are made monotone first.
+        steps: float64[T]; candidate, baseline: float64[T], the IQM at each step. Both are made monotone first.
     """
     if len(steps) == 0:
         return None

@@ -1,6 +1,6 @@
-"""The study file: what is compared with what, on which environments, seeds and horizons. `sbrl study schema` prints its schema.
+"""The study file: arms, comparisons, environments, seeds and horizons. `sbrl study schema` prints its schema.
 
-Field docstrings are the reference, as in `sbrl.config.sections`. What the arms come to is in `studies.arms`.
+Field docstrings are the reference, as in `sbrl.config.sections`. `studies.arms` expands the arms.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sbrl.yaml_text import read_yaml_text
 from studies.records import ScoreKind
 
 LIBRARY = Path(__file__).parent / "library"
-TUNE_SEEDS_FROM = 1_000  # where seeds that are given by their number begin; those of tests begin at 0
+TUNE_SEEDS_FROM = 1_000  # the first tuning seed if only their number is given; test seeds start at 0
 GIVEN_BY_STUDY = {"run.env_steps": "horizons", "run.seed": "seeds", "env.id": "environments"}
-BY_BATCH = "by batch"  # as a value of learner.adam_beta2: see `studies.arms`
+BY_BATCH = "by batch"  # a value of learner.adam_beta2: see `studies.arms`
 
 Axis = Literal["fixed updates per step", "fixed samples per insert"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ,._=+-]*$", max_length=80)]
@@ -32,14 +32,14 @@ Settings = dict[str, JsonValue]
 
 
 class Seeds(Section):
-    """Seeds are the unit of replication: a number of them, or a list."""
+    """Seeds, the unit of replication: a number of them, or a list."""
 
     test: Annotated[int, Field(ge=0, le=1000)] | tuple[Seed, ...] = 5
-    """Of the runs that are compared; every arm has the same ones, so that differences are paired by seed. A number N means 0 to
+    """Seeds of the compared runs. Every arm has the same ones, so that differences are paired by seed. A number N means 0 to
     N - 1."""
     tune: Annotated[int, Field(ge=0, le=1000)] | tuple[Seed, ...] = 0
-    """Of the runs that choose a setting, none of which may be a test seed: what was chosen on a seed looks better on it. A
-    number N means 1000 to 999 + N."""
+    """Seeds of the runs that choose a setting. None may be a test seed, because a setting looks better on the seeds that it was
+    chosen on. A number N means 1000 to 999 + N."""
 
     @property
     def for_test(self) -> tuple[int, ...]:
@@ -69,15 +69,15 @@ class ArmSpec(Section):
     """One arm, or a grid of them: settings on top of the study's."""
 
     name: Name | None = None
-    """What the arm is called; needed unless there is a grid, which names its arms by their values (batch_size=8 n_step=3) and
-    puts this before."""
+    """The arm's name. Required unless there is a grid: a grid names its arms by their values (batch_size=8 n_step=3) and puts
+    this name before them."""
     settings: Settings = Field({})
-    """Any config keys, dotted: learner.batch_size: 8. learner.adam_beta2 may be `by batch`: beta2 ** (B' / B) with B the
-    batch of the study's own settings, so that Adam's second moment remembers as many samples."""
+    """Any config keys, dotted: learner.batch_size: 8. learner.adam_beta2 may be `by batch`: beta2 ** (B' / B), where B is the
+    batch of the study's own settings. So Adam's second moment remembers the same number of samples."""
     grid: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field({})
     """Config keys, each with a list of values: an arm for every combination."""
     axes: tuple[Axis, ...] | None = Field(None, min_length=1)
-    """In place of the study's axes."""
+    """Replaces the study's axes."""
 
     @model_validator(mode="after")
     def _has_a_name(self) -> ArmSpec:
@@ -92,33 +92,33 @@ class ArmSpec(Section):
 
 
 class Comparison(Section):
-    """Which arms are held against which."""
+    """Which arms are compared with which."""
 
     baseline: str
-    """The arm that stays unless another is shown to be better."""
+    """The arm that stays unless another one is shown to be better."""
     candidates: tuple[str, ...] = ()
-    """Arms that could take its place; none named: all others."""
+    """Arms that could replace it. If none are named: all others."""
     looks: tuple[Annotated[int, Field(ge=5)], ...] = ()
-    """Numbers of test seeds at which it may be decided, rising, the last all of them: the study may stop at the first that
-    decides. None: one look, when all seeds are in. Looks are to be written down before the first run; each spends a part of the
-    5 % (`studies.verdict`)."""
+    """Numbers of test seeds at which the comparison may be decided, rising; the last is the number of all seeds. The study may
+    stop at the first look that decides. None: one look, when all seeds are in. Write looks down before the first run: each
+    spends a part of the 5 % (`studies.verdict`)."""
     smallest_gain: float = Field(0.05, ge=0, lt=10)
-    """The smallest gain worth having, as a share of the baseline's IQM: where a larger one is excluded, the baseline stays."""
+    """The smallest gain worth having, as a share of the baseline's IQM. If a larger gain is excluded, the baseline stays."""
 
 
 class Tuning(Section):
-    """A setting that each arm chooses for itself before it is tested, on the tuning seeds: for each arm as many runs."""
+    """A setting that each arm chooses on the tuning seeds before its test, with equally many runs for every arm."""
 
     key: str = "learner.learning_rate"
     """The config key that is tuned."""
     factors: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.25, 0.5, 1.0, 2.0), min_length=2)
-    """What the arm's own value is multiplied by; each is tried on every environment with every tuning seed."""
+    """Factors for the arm's own value. Each is tried on every environment with every tuning seed."""
     environments: tuple[str, ...] = ()
-    """Those of the study's that are tuned on, to save; the value that is chosen holds on all. None named: all."""
+    """The study's environments to tune on, to save time. The chosen value applies to all. If none are named: all."""
 
 
 class Between(Section):
-    """Numbers between two, on a log scale."""
+    """A range of numbers on a log scale."""
 
     low: float = Field(gt=0)
     high: float = Field(gt=0)
@@ -131,62 +131,64 @@ class Between(Section):
 
 
 class Search(Section):
-    """What `sbrl tune` looks through, jointly, on the tuning seeds."""
+    """What `sbrl tune` searches jointly, on the tuning seeds."""
 
     space: dict[str, Between | Annotated[list[JsonValue], Field(min_length=1)]] = Field({})
-    """Config keys, each with a list of values, or with the `low` and `high` of numbers on a log scale (learner.adam_beta2: of
+    """Config keys, each with a list of values, or with `low` and `high` of a range on a log scale (learner.adam_beta2: of
     1 - beta2). None: batch size {1/4, 1/2, 1, 2} and updates per step {1/2, 1, 2} times the study's own, its learning rate by
     up to 8 either way, and beta2 from 0.9 to 0.9999."""
     objective: Literal["mean", "median"] = "mean"
-    """Of a trial's scores over seeds and environments, at the last horizon; scores as `scales.csv` scales them."""
+    """Mean or median over seeds of a trial's scores at the last horizon, as `scales.csv` scales them."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """Optuna's: what it has learned decides what is tried next, or chance does."""
+    """Optuna's sampler: chooses the next trial from earlier results (tpe) or at random."""
     pruner: Literal["median", "none"] = "median"
-    """Optuna's: a trial whose first seeds do worse than the median of those before gets no further ones; none: all get all."""
+    """Optuna's pruner. median: stops a trial whose first seeds do worse than the median of earlier trials. none: every trial
+    gets all seeds."""
 
 
 class Study(Section):
     """A study file."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
-    """Of the folders that its runs and results lie in by default."""
+    """Name of the study, and of its default folders for runs and results."""
     question: str = Field(min_length=1)
-    """What the study is to answer, in a sentence: the head of its report."""
+    """The question that the study answers, in one sentence: the title of its report."""
     preset: str = DEFAULT_PRESET
     """Settings to start from: see `sbrl presets`."""
     settings: Settings = Field({})
     """Config keys of all arms, dotted, on top of the preset."""
     run_as: Literal["one process", "all roles"] = "one process"
-    """one process: each run is `sbrl train --serial`, bit-reproducible, on one core, and faster where networks are small; one
-    that is interrupted starts again. all roles: each run is `sbrl train`, with its shards and actors, and is resumed."""
+    """one process: each run is `sbrl train --serial`: bit-reproducible, on one core, and faster with small networks. If it is
+    interrupted, it starts again. all roles: each run is `sbrl train`, with shards and actors. If it is interrupted, it
+    resumes."""
     environments: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Gymnasium ids; every arm is run on each."""
     seeds: Seeds = Seeds()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    """Env steps at which arms are compared, rising; the last is how long a run is. Optima shift with the horizon, so a verdict
-    needs two or more."""
+    """Env steps at which arms are compared, rising; the last is the length of a run. Optima shift with the horizon, so a
+    verdict needs two or more."""
     score: ScoreKind = "training"
-    """training: the mean return of the last 100 training episodes by the horizon. evaluation: that of the evaluation protocol
-    at the horizon."""
+    """training: the mean return of the last 100 training episodes by the horizon. evaluation: the mean return of the evaluation
+    protocol at the horizon."""
     axes: tuple[Axis, ...] = Field(("fixed updates per step",), min_length=1)
-    """What is held while the batch size changes. fixed updates per step: as many updates, of fewer samples. fixed samples per
-    insert: updates per step x batch size as in the study's own settings, so more updates. With both, an arm whose batch size is
-    another than the study's is two arms."""
+    """What stays constant while the batch size changes. fixed updates per step: the same number of updates, of fewer samples.
+    fixed samples per insert: updates per step x batch size as in the study's own settings, so more updates. With both, an arm
+    with another batch size than the study's becomes two arms."""
     periods: Literal["env steps", "updates"] = "env steps"
-    """What stays as it is where an arm makes more or fewer updates per step than the study's own settings. env steps: the
-    target network, publications, resets, annealing and diagnostics follow as often in env steps (as Dopamine counts), so
-    their periods in updates are scaled; a moving average's rate is made to fit. updates: none is changed."""
+    """Which periods stay constant if an arm makes more or fewer updates per step than the study's own settings. env steps: the
+    periods of target network, publications, resets, annealing and diagnostics stay constant in env steps (as Dopamine counts),
+    so their numbers of updates are scaled; a moving average's rate is adjusted. updates: nothing is changed."""
     arms: tuple[ArmSpec, ...] = Field(min_length=1)
     comparisons: tuple[Comparison, ...] = ()
-    """What the verdict is about; none where a study only maps out a grid."""
+    """The comparisons that get a verdict; none if a study only maps a grid."""
     tuning: Tuning | None = None
     search: Search = Search()
-    """Of `sbrl tune`; `sbrl study run` does not read it."""
+    """Settings of `sbrl tune`; `sbrl study run` does not read them."""
     budget_core_hours: float | None = Field(None, gt=0)
-    """What the study may cost; `sbrl study plan` says whether it does."""
+    """The study's budget. `sbrl study plan` says whether the study keeps to it."""
     spread: float | None = Field(None, gt=0)
-    """Standard deviation of a score over seeds as a share of its mean, where it is known or guessed: what the plan's detectable
-    difference is made of if there are no results yet."""
+    """Standard deviation of a score over seeds as a share of its mean, known or guessed. Without results, the plan computes the
+    detectable difference from it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
@@ -230,12 +232,12 @@ class Study(Section):
 
     @property
     def tuned_on(self) -> tuple[str, ...]:
-        """The environments of tuning runs; none where there is no tuning."""
+        """The environments of tuning runs; none without tuning."""
         return () if self.tuning is None else self.tuning.environments or self.environments
 
     @property
     def env_steps(self) -> int:
-        """How long a run is."""
+        """The length of a run."""
         return self.horizons[-1]
 
 
@@ -251,7 +253,7 @@ def load_study(source: str | Path) -> Study:
     """Reads a study file, or a ready study by its name.
 
     Raises:
-        UsageError: there is none, it is no YAML mapping, or a line for each thing wrong.
+        UsageError: there is none, or it is not a YAML mapping; otherwise one line for each error in it.
     """
     path = find_study(source)
     try:
@@ -264,7 +266,7 @@ def load_study(source: str | Path) -> Study:
 
 
 def parse_study(tree: Any, name: str) -> Study:
-    """The study in a YAML tree. Args: name: of where it is from, for messages. Raises UsageError as `load_study` does."""
+    """The study in a YAML tree. Args: name: of its source, for messages. Raises UsageError like `load_study`."""
     if not isinstance(tree, dict):
         raise UsageError(f"study {name} must be a mapping such as 'name: pilot', not a {type(tree).__name__}")
     try:
@@ -274,7 +276,7 @@ def parse_study(tree: Any, name: str) -> Study:
 
 
 def find_study(source: str | Path) -> Path:
-    """A study file, or that of a ready study. Raises UsageError where there is neither."""
+    """The path of a study file or of a ready study. Raises UsageError if there is neither."""
     path = Path(source)
     if path.exists():
         return path
@@ -285,7 +287,7 @@ def find_study(source: str | Path) -> Path:
 
 
 def list_library() -> list[ListedStudy]:
-    """The ready studies, by name."""
+    """The ready studies, sorted by name."""
     return [
         ListedStudy(path.stem, path, " ".join(read_yaml_text(path.read_text(encoding="utf-8"))["question"].split()))
         for path in sorted(LIBRARY.glob("*.yaml"))

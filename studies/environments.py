@@ -1,10 +1,10 @@
-"""Environments of ready studies beside Gymnasium's own.
+"""Environments that ready studies use beside Gymnasium's own.
 
-Registered on import: `studies.environments:NAME`.
+Registered on import as `studies.environments:NAME`.
 
 ScaledMountainCar-v0 has observations in [-1, 1] and episodes of 600 steps. PublishedMountainCar-v0 and PublishedAcrobot-v1
-are what Ceron and Castro 2021 trained on: Acrobot's velocities are divided by 5, and where an episode is cut it ends in a
-terminal state, as Dopamine had it then, so that nothing is bootstrapped there.
+are the environments of Ceron and Castro 2021: Acrobot's velocities are divided by 5, and a truncated episode ends in a terminal
+state, as in Dopamine at that time, so that nothing is bootstrapped there.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import RescaleObservation, TimeLimit, TransformObservation
 
 MOUNTAIN_CAR_STEPS, ACROBOT_STEPS = 600, 500
-ACROBOT_UNITS = np.array([1, 1, 1, 1, 5, 5], np.float32)  # of the observation's sines, cosines and two velocities
+ACROBOT_UNITS = np.array([1, 1, 1, 1, 5, 5], np.float32)  # for the observation's sines, cosines and two velocities
 
 Environment = gymnasium.Env[Any, Any]
 
 
 class CutIsTheEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An episode that is cut ends in a terminal state."""
+    """A truncated episode ends in a terminal state."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
@@ -37,7 +37,7 @@ def published_mountain_car(**arguments: Any) -> Environment:
 
 
 def published_acrobot(**arguments: Any) -> Environment:
-    """Sines and cosines as they are, velocities in units of 5 rad/s."""
+    """Sines and cosines unchanged, velocities in units of 5 rad/s."""
     env = AcrobotEnv(**arguments)
     space = env.observation_space
     assert isinstance(space, Box)

@@ -1,7 +1,7 @@
-"""The runs that a question is answered from, and what is wrong with them.
+"""The runs that answer a question, and the problems with them.
 
-What cannot be right is refused. What makes an answer doubtful is a finding: it stands in the report, and where it touches a
-comparison nothing is adopted. Nothing is filled in or averaged away: a seed counts where every arm that is compared has a whole
+Impossible records are refused. Anything that makes an answer doubtful is a finding: it goes into the report, and a comparison
+that it affects adopts nothing. Nothing is filled in or averaged away: a seed counts only if every compared arm has a complete
 run of it on every environment.
 """
 
@@ -21,33 +21,33 @@ from studies.scales import Scale, scale_of
 from studies.statistics.aggregates import Floats
 from studies.verdict import MIN_SEEDS
 
-SHOWN = 4  # of many in a message
-SPI_TOLERANCE = 0.02  # of samples per insert, realized beside what the settings ask for
+SHOWN = 4  # names listed in a message; the rest are counted
+SPI_TOLERANCE = 0.02  # relative difference of samples per insert between a run and its settings
 
 Place = tuple[str, str, int]  # arm, environment, seed
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that whoever reads the report must know."""
+    """Something that a reader of the report must know."""
 
     text: str
-    arms: frozenset[str] = frozenset()  # no verdict adopts one of these, or against one of these
-    withholds: bool = False  # from all arms
+    arms: frozenset[str] = frozenset()  # no verdict adopts one of these, or replaces one of these
+    withholds: bool = False  # no verdict adopts any arm
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Test runs that are whole, and all else that was found."""
+    """The complete test runs, all records, and the findings."""
 
     question: Question
     runs: Mapping[Place, RunRecord]
-    records: tuple[RunRecord, ...]  # all of them, tuning and failed ones too
+    records: tuple[RunRecord, ...]  # all of them, including tuning and failed runs
     scales: Mapping[str, Scale]  # by environment
     findings: tuple[Finding, ...]
 
     def whole_seeds(self, arms: Iterable[str]) -> tuple[int, ...]:
-        """Those of which each of these arms has a run on every environment, in the order of the question."""
+        """The seeds of which each of these arms has a complete run on every environment, in the question's order."""
         arms = tuple(arms)
         return tuple(
             seed
@@ -56,7 +56,7 @@ class Evidence:
         )
 
     def scores(self, arm: str, seeds: Sequence[int]) -> Floats:
-        """On the environments' scales: float64[H, S, E]."""
+        """Scores on the environments' scales: float64[H, S, E]."""
         return np.array(
             [
                 [
@@ -69,11 +69,11 @@ class Evidence:
         ).reshape(len(self.question.horizons), len(seeds), len(self.environments))
 
     def returns(self, arm: str, environment: str, seeds: Sequence[int], horizon: int) -> Floats:
-        """As they are: float64[S]."""
+        """Unscaled scores: float64[S]."""
         return np.array([self.runs[arm, environment, seed].scores[horizon] for seed in seeds], np.float64)
 
     def curves(self, arm: str, seeds: Sequence[int]) -> tuple[Floats, Floats]:
-        """Env steps float64[T], and training returns as they are float64[S, E, T], as far as all runs of all arms go."""
+        """Env steps float64[T] that all runs of all arms have, and unscaled training returns float64[S, E, T]."""
         steps = self._common_steps()
         table = [[dict(self.runs[arm, name, seed].returns) for name in self.environments] for seed in seeds]
         values = [[[curve[step] for step in steps] for curve in row] for row in table]
@@ -91,8 +91,8 @@ class Evidence:
 def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
     """
     Raises:
-        UsageError: what cannot be right: a number that is not finite, two runs for one seed, one arm with two settings, scores
-            of two kinds, no horizon that all have, no whole run.
+        UsageError: the records cannot be right: a number that is not finite, two runs for one seed, one arm with two settings,
+            scores of two kinds, no common horizon, no complete run.
     """
     for record in records:
         _refuse_bad_numbers(record)

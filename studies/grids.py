@@ -1,4 +1,4 @@
-"""What a grid of arms says beside which is best: what mis-set values cost, how the best follows the ratio."""
+"""What else a grid of arms shows: the cost of mis-set values, and how the best value depends on the ratio."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from studies.statistics.scaling import PowerLaw, common_threshold, data_to_thres
 from studies.statistics.sensitivity import Sensitivity, sensitivity
 
 KEYS = (BATCH_SIZE, LEARNING_RATE)
-FOLLOWERS = frozenset({*PERIODS, TARGET_RATE})  # that follow from the updates per step: see `studies.design.Study.periods`
+FOLLOWERS = frozenset({*PERIODS, TARGET_RATE})  # keys that follow from updates per step: see `studies.design.Study.periods`
 
-Settings = Mapping[str, str]  # keys in which arms differ, with their values as JSON
+Settings = Mapping[str, str]  # keys in which arms differ, with values as JSON
 
 
 class KeySensitivity(NamedTuple):
-    """What is lost at half and at twice the best value of a key, all else being as `rest` says, at the last horizon."""
+    """The loss at half and at twice the best value of a key, at the last horizon, with all other keys as in `rest`."""
 
     key: str
     rest: str
@@ -32,7 +32,7 @@ class KeySensitivity(NamedTuple):
 
 
 class KeyLaw(NamedTuple):
-    """The best value of a key against the updates per step on one environment."""
+    """The best value of a key as a function of updates per step, on one environment."""
 
     key: str
     environment: str
@@ -42,7 +42,10 @@ class KeyLaw(NamedTuple):
 
 
 def sensitivities(evidence: Evidence) -> list[KeySensitivity]:
-    """Of each key that arms have half or twice the best value of, all else equal; over seeds that are whole in all of them."""
+    """The sensitivity to each key of which some arms have half or twice the best value, all else equal.
+
+    Uses the seeds that are complete in all of these arms.
+    """
     arms = _differing_settings(evidence)
     found = []
     for key in KEYS:
@@ -63,9 +66,9 @@ def sensitivities(evidence: Evidence) -> list[KeySensitivity]:
 
 
 def power_laws(evidence: Evidence) -> tuple[list[KeyLaw], list[str]]:
-    """For each key and environment with a whole grid over the updates per step, and why there is none where there is not.
+    """The law of each key and environment with a complete grid over updates per step, and reasons for failed fits.
 
-    Where several arms share a value of the key and the updates per step, the one whose median seed needs least data counts.
+    If several arms share a value of the key and of updates per step, the one whose median seed needs least data counts.
     """
     arms = _differing_settings(evidence)
     laws: list[KeyLaw] = []
@@ -112,7 +115,7 @@ def _law(
 def _best_runs(
     updates: float, cells: Mapping[tuple[float, float], Sequence[str]], returns: Mapping[str, Floats]
 ) -> list[float]:
-    """The highest return of each seed's monotone fit, of the best arm with so many updates per step."""
+    """The highest return of each seed's monotone fit, for the best arm with this number of updates per step."""
     found = [
         [float(optimize.isotonic_regression(curve).x[-1]) for curve in returns[arm]]
         for cell, names in cells.items()
@@ -127,7 +130,7 @@ def _needed(steps: Floats, returns: Floats, threshold: float) -> Floats:
 
 
 def _differing_settings(evidence: Evidence) -> dict[str, Settings]:
-    """Of each arm with a whole run, the settings that arms differ in, but for those that follow from others."""
+    """By arm with a complete run: the settings in which arms differ, without those that follow from others."""
     own: dict[str, Settings] = {}
     for (arm, _, _), run in evidence.runs.items():
         own.setdefault(arm, own_settings(run))

@@ -1,4 +1,4 @@
-"""One run of a study: the command that makes it, and the record that is kept of it."""
+"""One run of a study: the command that makes it, and its record."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from studies.records import RECORD, RunRecord, load_record, record_of_run_direct
 
 
 class Places(NamedTuple):
-    """Where a study keeps what."""
+    """A study's folders."""
 
-    results: Path  # small records: can be committed, and taken to another machine
-    work: Path  # run directories and logs: a run's is deleted once it is recorded
+    results: Path  # small records, which can be committed, or moved to another machine
+    work: Path  # run directories and logs; a run directory is deleted once the run is recorded
 
     def run_directory(self, run: PlannedRun) -> Path:
         return self.work / "runs" / run.folder
@@ -34,7 +34,7 @@ class Places(NamedTuple):
 
 
 class Maker:
-    """Makes the runs of one study, each as often as it is told to."""
+    """Makes and records the runs of one study."""
 
     def __init__(self, study: Study, places: Places, *, keep_runs: bool = False) -> None:
         """Args: keep_runs: run directories are not deleted."""
@@ -45,7 +45,7 @@ class Maker:
         return load_record(folder) if (folder / RECORD).exists() else None
 
     def task(self, run: PlannedRun) -> Task:
-        """The run's command, from where it was cut off if it can go on from there."""
+        """The run's command. It resumes an interrupted run if that is possible."""
         directory, arguments = self._places.run_directory(run), ["train", "--run-dir", str(self._places.run_directory(run))]
         if self._study.run_as == "all roles" and self._holds(directory, run) and _is_resumable(directory):
             arguments.append("--resume")
@@ -59,21 +59,21 @@ class Maker:
         return Task(run.name, (sys.executable, "-m", "sbrl.cli", *arguments), self._places.log(run))
 
     def _holds(self, directory: Path, run: PlannedRun) -> bool:
-        """Whether a run directory is of this very run."""
+        """Whether a run directory belongs to exactly this run."""
         try:
             return settings_of(configs.load(RunDirectory(directory).config)) == settings_of(run.config)
-        except UsageError:  # none there, or cut off as it was written
+        except UsageError:  # there is none, or it was only partly written
             return False
 
     def record_finished(self, run: PlannedRun) -> bool:
-        """Records a run that was finished but not recorded when an earlier session ended."""
+        """Records a run that finished before, but was not recorded because the study was interrupted."""
         directory = self._places.run_directory(run)
         if not read_summary(RunDirectory(directory).summary).get("complete") or not self._holds(directory, run):
             return False
         return not self.record(run, Ended(0, 0.0), resumed=True)
 
     def record(self, run: PlannedRun, end: Ended, resumed: bool) -> str:
-        """Records a run that has ended, and deletes its directory; returns why it failed, or nothing."""
+        """Records a run that has ended, and deletes its directory; returns why it failed, or an empty text."""
         directory = self._places.run_directory(run)
         if end.code != 0:
             return last_words(self._places.log(run)) or f"it ended with exit code {end.code}"
@@ -86,7 +86,7 @@ class Maker:
                 variant=run.variant,
                 horizons=self._study.horizons,
                 score=self._study.score,
-                core_seconds=None if resumed else end.core_seconds,  # of its last session only
+                core_seconds=None if resumed else end.core_seconds,  # covers only the time since the last resume
             )
         except SbrlError as error:
             return str(error)
@@ -100,12 +100,12 @@ class Maker:
         return ""
 
     def record_failed(self, run: PlannedRun, reason: str) -> None:
-        """Records a run that has come to nothing."""
+        """Records a failed run."""
         write_record(self._places.results, failed_record(self._study, run, reason))
 
 
 def failed_record(study: Study, run: PlannedRun, reason: str) -> RunRecord:
-    """The record of a run that has come to nothing."""
+    """The record of a failed run."""
     return RunRecord(
         study=study.name,
         arm=run.arm,
@@ -128,7 +128,7 @@ def failed_record(study: Study, run: PlannedRun, reason: str) -> RunRecord:
 
 
 def difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
-    """What settings differ in, as a message says it."""
+    """The differences between two settings, for a message."""
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [f"{key} {before.get(key)!r}, now {after.get(key)!r}" for key in keys[:3]]
     return ", ".join([*parts, *([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])])

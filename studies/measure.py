@@ -1,4 +1,4 @@
-"""What a run takes on this machine, from a short one of the same settings."""
+"""Estimates a run's cost on this machine from a short run with the same settings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from studies.pool import Ended, Pool, Task, last_words
 from studies.records import settings_of
 
 FIRST_STEPS = 400  # env steps of the first try
-ENOUGH_SECONDS = 5.0  # of training, to go by
-# What a run's time does not depend on, or hardly. Two runs that differ in nothing else are measured as one.
+ENOUGH_SECONDS = 5.0  # of training, for an estimate
+# Keys that hardly affect a run's time. Runs that differ only in these are measured once.
 COSTLESS = frozenset(
     {
         *("run.seed", "learner.learning_rate", "learner.adam_beta2", "learner.adam_epsilon", "learner.weight_decay"),
@@ -40,15 +40,15 @@ COSTLESS = frozenset(
 
 
 class RunCost(NamedTuple):
-    """What one run takes."""
+    """The cost of one run."""
 
-    seconds: float  # wall-clock, with its start and its evaluation, one at a time
+    seconds: float  # wall-clock, with start and evaluation, one run at a time
     core_seconds: float
-    bytes: int  # of its run directory, while it is at work
+    bytes: int  # of its run directory, while it runs
 
 
 class Measurement(NamedTuple):
-    """A short run: what a step and the rest of a run took."""
+    """A short run: the time of a step, and of the rest of the run."""
 
     env_steps: int
     training_seconds: float
@@ -57,9 +57,9 @@ class Measurement(NamedTuple):
     bytes: int
 
     def cost(self, run: PlannedRun) -> RunCost:
-        """Of a whole run: its steps cost as much each, start and evaluation as much in all.
+        """The cost of a whole run, with the same time per step, and the same time for start and evaluation.
 
-        A run that is longer before its first update than the short one is overestimated.
+        It overestimates a run that collects longer before its first update than the short run did.
         """
         longer = run.config.run.env_steps / self.env_steps
         training = self.training_seconds * longer
@@ -68,19 +68,19 @@ class Measurement(NamedTuple):
 
 
 def cost_key(config: Config) -> str:
-    """Equal for configs whose runs take as long."""
+    """A key that is equal for configs with equally long runs."""
     return json.dumps({key: value for key, value in settings_of(config).items() if key not in COSTLESS}, sort_keys=True)
 
 
 def measure_all(runs: Iterable[PlannedRun], serial: bool, folder: Path) -> dict[str, Measurement]:
-    """By cost key, a measurement of each kind of run.
+    """A measurement of each kind of run, by cost key.
 
     Args:
-        serial: whether runs are in one process.
-        folder: for what the short runs leave: emptied, and deleted.
+        serial: whether each run is one process.
+        folder: for the files of the short runs; emptied before, and deleted after.
 
     Raises:
-        RunError: a run of the study cannot be: what it said, and the run's name.
+        RunError: a short run failed. The message has its error and the run's name.
     """
     kinds: dict[str, PlannedRun] = {}
     for run in runs:
@@ -93,7 +93,7 @@ def measure_all(runs: Iterable[PlannedRun], serial: bool, folder: Path) -> dict[
 
 
 def measure(run: PlannedRun, serial: bool, folder: Path) -> Measurement:
-    """Measures one kind of run, of as many env steps as ENOUGH_SECONDS take. Raises as `measure_all`."""
+    """Measures one kind of run, over as many env steps as ENOUGH_SECONDS take. Raises like `measure_all`."""
     longest = run.config.run.env_steps
     first = _try(run, serial, folder / "first", min(FIRST_STEPS, longest))
     if first.training_seconds >= ENOUGH_SECONDS or first.env_steps == longest:

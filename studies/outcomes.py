@@ -1,4 +1,4 @@
-"""A comparison's answer: the verdict's rule applied to the evidence, and why it is withheld where it is."""
+"""A comparison's answer: applies the verdict's rule to the evidence, and gives reasons if it is withheld."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from studies.verdict import LAST_HORIZONS, Answer, CandidateResult, Rule, best_a
 
 @dataclass(frozen=True)
 class Beside:
-    """A candidate beside the baseline at one horizon; all but p over every seed that is whole."""
+    """A candidate beside the baseline at one horizon; all values but p are over every complete seed."""
 
     horizon: int
     candidate: float  # IQM on the common scale
     baseline: float
-    difference: Interval | None  # of IQMs, paired by seed; None: fewer than two seeds
+    difference: Interval | None  # of IQMs, paired by seed; None with fewer than two seeds
     improvement: Interval | None  # probability of improvement
-    p_better: float | None  # None: no look was reached
+    p_better: float | None  # None if no look was reached
     p_no_gain: float | None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a comparison."""
+    """The outcome of a comparison."""
 
     comparison: Comparison
     answer: Answer
     adopted: str | None
     reasons: tuple[str, ...]  # for not deciding
-    seeds: tuple[int, ...]  # that are whole in all arms of the comparison
-    looked_at: int  # seeds at the last look that was reached; 0: none
+    seeds: tuple[int, ...]  # the seeds that are complete in all arms of the comparison
+    looked_at: int  # number of seeds at the last look reached; 0 if none was
     looks: tuple[int, ...]
-    results: Mapping[str, CandidateResult]  # empty: no look was reached
-    beside: Mapping[str, tuple[Beside, ...]]  # by candidate, at each horizon
+    results: Mapping[str, CandidateResult]  # empty if no look was reached
+    beside: Mapping[str, tuple[Beside, ...]]  # by candidate, one per horizon
     deviation: float | None  # of a score over seeds, pooled over arms and environments, at the last horizon
-    detectable: float | None  # smallest difference that as many seeds as are planned show with a power of 0.8
-    seeds_wanted: int | None  # that would show the difference seen with the foremost candidate; None: too many, or none
+    detectable: float | None  # smallest difference that the planned seeds show with a power of 0.8
+    seeds_wanted: int | None  # that would show the foremost candidate's observed difference; None: too many, or no difference
 
     @property
     def foremost(self) -> str:
-        """The candidate to adopt, else that with the highest IQM at the last horizon."""
+        """The candidate to adopt, else the one with the highest IQM at the last horizon."""
         return self.adopted or _foremost(self.beside)
 
 

@@ -1,4 +1,4 @@
-"""`sbrl study plan`: what a study will cost on this machine, and what difference its seeds can show."""
+"""`sbrl study plan`: the study's cost on this machine, and the difference that its seeds can show."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from studies.measure import RunCost, cost_key, measure_all
 from studies.records import RunRecord, load_records
 from studies.statistics.power import detectable_difference
 
-RECORD_BYTES = 10_000  # of one run's small record
+RECORD_BYTES = 10_000  # size of one run's record
 POWER = 0.8
 ALPHA = 0.05
 
 
 def plan_study(study: Study, places: Places, jobs: int, measured: bool, console: Console) -> bool:
-    """Prints arms, costs and the detectable difference; returns whether the study keeps to its budget, as far as that is known.
+    """Prints arms, costs and the detectable difference; returns False if the study is known to exceed its budget.
 
     Raises:
-        UsageError: the study's runs cannot be.
+        UsageError: the study's runs are not valid.
         RunError: a short run failed.
     """
     arms = arms_of(study)
@@ -55,10 +55,10 @@ def plan_study(study: Study, places: Places, jobs: int, measured: bool, console:
 
 
 def spread_of(records: Sequence[RunRecord], horizon: int) -> float | None:
-    """Standard deviation over seeds as a share of the mean, the root mean square over arms and environments; None: not known.
+    """Standard deviation over seeds as a share of the mean: root mean square over arms and environments; None if unknown.
 
     Args:
-        records: of test runs; others, failed ones and single seeds are not read.
+        records: test runs count; tuning runs, failed runs and single seeds are ignored.
     """
     groups: dict[tuple[str, str], list[float]] = {}
     for record in records:
@@ -90,7 +90,7 @@ def _arms_table(study: Study, arms: Sequence[Arm]) -> Table:
 
 
 def _power(study: Study, arms: Sequence[Arm], records: Sequence[RunRecord]) -> str:
-    """What difference the comparisons can show."""
+    """The text on the difference that the comparisons can show."""
     seeds, comparisons = len(study.seeds.for_test), comparisons_of(study, arms)
     if not comparisons:
         return "nothing is compared: there is no comparison that a difference could be shown in"

@@ -1,4 +1,4 @@
-"""Commands, N at a time, each in a session of its own: ended ones go to the caller, a stop ends the rest."""
+"""Runs commands, N at a time, each in its own process session. A stop ends those that are running."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sbrl.runtime.stop_signals import StopRequest
 from sbrl.telemetry.logs import ERROR_MARK
 
 LOOK_SECONDS = 0.2
-COMMAND_MARK = "$ "  # what the line of a log begins with that says which command follows
-STOP_SECONDS = 35.0  # `sbrl train` saves all it has in 25
+COMMAND_MARK = "$ "  # begins the line of a log that names the command that follows
+STOP_SECONDS = 35.0  # `sbrl train` takes up to 25 to save
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Task:
 
     name: str
     command: tuple[str, ...]
-    log: Path  # its output is appended
+    log: Path  # its output is appended here
 
 
 class Ended(NamedTuple):
     """How a command ended."""
 
-    code: int  # exit code; -N: by signal N
-    core_seconds: float  # of CPU, its own children's included
+    code: int  # exit code; -N: ended by signal N
+    core_seconds: float  # CPU time, including its children
 
 
 class Pool:
-    """Runs tasks; at most `jobs` at a time."""
+    """Runs tasks, at most `jobs` at a time."""
 
     def __init__(self, jobs: int, stop: StopRequest, keep_open: Sequence[int] = ()) -> None:
-        """Args: keep_open: file descriptors that tasks inherit, such as a lock that is to last as long as any of them."""
+        """Args: keep_open: file descriptors that tasks inherit, such as a lock that must last as long as any of them."""
         self._jobs, self._stop, self._keep_open = jobs, stop, keep_open
         self._running: dict[Task, subprocess.Popen[bytes]] = {}
 
@@ -51,12 +51,12 @@ class Pool:
         ended: Callable[[Task, Ended], Task | None],
         look: Callable[[Sequence[Task]], None],
     ) -> bool:
-        """Runs all tasks, or those that it gets to before a stop; returns whether all have ended.
+        """Runs all tasks, or as many as it can before a stop; returns whether all have ended.
 
         Args:
-            tasks: each is asked for when there is room for it.
-            ended: told of each task that has ended by itself; may return another, which comes next.
-            look: called now and then with those at work.
+            tasks: iterated lazily; the next task is taken when there is room for it.
+            ended: called with each task that has ended by itself. It may return another task, which comes next.
+            look: called now and then with the running tasks.
         """
         waiting, again = iter(tasks), deque[Task]()
         try:
@@ -89,7 +89,7 @@ class Pool:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},  # the kernel ends it with us, however we end
                 pass_fds=self._keep_open,
-                start_new_session=True,  # Ctrl-C is ours: we hand it on once
+                start_new_session=True,  # Ctrl-C reaches only us; we pass it on once
             )
 
     def _reap(self) -> list[tuple[Task, Ended]]:
@@ -103,7 +103,7 @@ class Pool:
         return reaped
 
     def _end_all(self) -> None:
-        """Asks what is at work to stop, and kills what has not ended in time."""
+        """Asks the running commands to stop, and kills those that do not end in time."""
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -117,7 +117,7 @@ class Pool:
 
 
 def last_words(log: Path) -> str:
-    """What the last program that wrote to a log said was wrong, or its last line."""
+    """The last error of the last command in a log, or its last line."""
     text = log.read_text(encoding="utf-8", errors="replace")
     _command, *lines = [line.strip() for line in text[text.rfind(COMMAND_MARK) :].splitlines() if line.strip()]
     errors = [line.removeprefix(ERROR_MARK) for line in lines if line.startswith(ERROR_MARK)]

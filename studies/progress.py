@@ -1,4 +1,4 @@
-"""How far a study is, from the logs of its runs, and when it will be done."""
+"""A study's progress, from the logs of its runs, and the time until it is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STEPS = re.compile(r"^([\d,]+)/([\d,]+) steps", re.MULTILINE)  # in the lines o
 
 
 class StudyProgress:
-    """Counts what this call has to do, each run by its weight: roughly what it takes, in any unit."""
+    """Counts the work of this call. Each run has a weight: roughly its cost, in any unit."""
 
     def __init__(
         self,
@@ -24,21 +24,21 @@ class StudyProgress:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: weights: by a run's name, of those that are to be made. finished_before: runs that were there already."""
+        """Args: weights: by name, of the runs to make. finished_before: number of runs that were done before."""
         self._weights, self._say, self._clock = dict(weights), say, clock
         self._finished, self._failed, self._total = finished_before, 0, finished_before + len(weights)
         self._ended = 0.0
         self._start = self._last_line = clock()
 
     def end(self, name: str, failed: bool) -> None:
-        """A run is done, for better or worse."""
+        """Counts a run as done, whether it failed or not."""
         self._ended += self._weights[name]
         self._finished += 1
         self._failed += failed
         self._show({})
 
     def look(self, at_work: Mapping[str, Path]) -> None:
-        """Says a line now and then. Args: at_work: logs by the run's name."""
+        """Prints a line now and then. Args: at_work: logs by the run's name."""
         if at_work and self._clock() - self._last_line >= LINE_SECONDS:
             self._show(at_work)
 
@@ -57,12 +57,12 @@ class StudyProgress:
 
 
 def share_done(log: Path) -> float:
-    """How much of its env steps a run's newest line says is collected, 0 to 1."""
+    """The share of env steps collected, 0 to 1, according to the newest line of a run's log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
             steps = _STEPS.findall(file.read().decode(errors="replace"))
-    except OSError:  # not begun
+    except OSError:  # the run has not started
         return 0.0
     done, total = (int(number.replace(",", "")) for number in steps[-1]) if steps else (0, 1)
     return done / total

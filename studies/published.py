@@ -1,4 +1,4 @@
-"""Dopamine's published learning curves, where the game and the agent are known."""
+"""Dopamine's published learning curves, for known games and agents."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sbrl.storage.metadata import game_of
 from studies.records import RunRecord
 from studies.statistics.aggregates import Floats
 
-AGENTS = {"dqn": "DQN", "c51": "C51", "rainbow": "Rainbow", "qr-dqn": "QR-DQN", "iqn": "IQN"}  # agent.algorithm: theirs
+AGENTS = {"dqn": "DQN", "c51": "C51", "rainbow": "Rainbow", "qr-dqn": "QR-DQN", "iqn": "IQN"}  # agent.algorithm: their name
 
 
 def published_curve(run: RunRecord) -> tuple[str, Floats, Floats] | None:
-    """What is published for a run's game, agent and network: a name, env steps float64[T] and mean returns float64[T].
+    """The published curve for a run's game, agent and network: a name, env steps float64[T] and mean returns float64[T].
 
-    Their batch is 32, their steps are training steps of 4 frames, and the mean is over 5 seeds. None: nothing is published.
+    Their batch is 32, their steps are training steps of 4 frames, and the mean is over 5 seeds. None if nothing is published.
     """
     agent = AGENTS.get(str(run.settings.get("agent.algorithm")))
     frames = run.settings.get("env.frame_skip")

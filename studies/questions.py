@@ -1,7 +1,7 @@
-"""What a report is to answer: which arms are held against which, over which environments, seeds and horizons.
+"""The question of a report: which arms are compared with which, over which environments, seeds and horizons.
 
-A study's results have it in their copy of the study file. Run directories have it in their settings: those that differ in
-nothing but seed and environment are of one arm.
+For a study's results it comes from their copy of the study file. For run directories it comes from their settings: runs that
+differ only in seed and environment belong to one arm.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from studies.tuning import TUNING
 
 LEARNING_RATE = "learner.learning_rate"
 BATCH_SIZE = "learner.batch_size"
-OWN_KEYS = frozenset({"env.id", "run.seed"})  # that runs of one arm differ in
+OWN_KEYS = frozenset({"env.id", "run.seed"})  # keys in which runs of one arm differ
 
 
 @dataclass(frozen=True)
 class Question:
-    """What was decided on before the first run, as far as that is known."""
+    """The decisions made before the first run, as far as they are known."""
 
     name: str
     text: str
@@ -35,18 +35,18 @@ class Question:
     environments: tuple[str, ...]
     seeds: tuple[int, ...]  # in the order in which they were added
     horizons: tuple[int, ...]  # env steps, rising
-    comparisons: tuple[Comparison, ...]  # with candidates named
-    studied: frozenset[str]  # config keys that arms may differ in
-    tuned: bool  # each arm's learning rate was tuned, at one budget, on other seeds
-    planned: bool  # there is a study file
-    at_edge: tuple[str, ...] = ()  # arms whose tuning chose the lowest or highest value that was tried
+    comparisons: tuple[Comparison, ...]  # with all candidates named
+    studied: frozenset[str]  # config keys in which arms may differ
+    tuned: bool  # whether each arm's learning rate was tuned, with equal budgets, on other seeds
+    planned: bool  # whether there is a study file
+    at_edge: tuple[str, ...] = ()  # arms whose tuning chose the lowest or highest value it tried
 
 
 def read_evidence(paths: Sequence[Path]) -> tuple[Question, list[RunRecord]]:
     """The question and the records of a folder of a study's results, or of run directories.
 
     Raises:
-        UsageError: there are no runs, a file is damaged, or paths are of both kinds.
+        UsageError: there are no runs, a file is damaged, or the paths mix both kinds.
     """
     runs = [path for path in paths if RunDirectory(path).config.is_file()]
     if runs and len(runs) < len(paths):
@@ -67,7 +67,7 @@ def read_evidence(paths: Sequence[Path]) -> tuple[Question, list[RunRecord]]:
 
 
 def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
-    """What a study file asks. Raises UsageError as `studies.design.load_study` does."""
+    """The question of a study file. Raises UsageError like `studies.design.load_study`."""
     study = load_study(file)
     arms = arms_of(study)
     studied = {key for arm in arms for key in arm.settings} | ({study.tuning.key} if study.tuning else set())
@@ -87,7 +87,7 @@ def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
 
 
 def arms_at_edge(results: Path) -> tuple[str, ...]:
-    """Arms whose tuning chose a value at the edge, as a folder of results says. Raises UsageError: tuning.json is damaged."""
+    """Arms whose tuning chose a value at the edge, from a folder of results. Raises UsageError if tuning.json is damaged."""
     path = results / TUNING
     if not path.exists():
         return ()
@@ -99,7 +99,7 @@ def arms_at_edge(results: Path) -> tuple[str, ...]:
 
 
 def question_of_records(records: Sequence[RunRecord]) -> Question:
-    """What runs ask that nobody planned: the arm with the largest batch is the baseline, all seeds are one look."""
+    """The question of unplanned runs: the arm with the largest batch is the baseline, and there is one look, at all seeds."""
     tests = [record for record in records if record.purpose == "test"]
     arms = tuple(dict.fromkeys(record.arm for record in tests))
     scored = [set(record.scores) for record in tests if record.status == "complete"]
@@ -122,10 +122,10 @@ def question_of_records(records: Sequence[RunRecord]) -> Question:
 def asked_otherwise(
     question: Question, baseline: str | None, studied: Iterable[str], looks: Sequence[int], smallest_gain: float | None
 ) -> Question:
-    """The question with what the command line says in place of what is planned.
+    """The question with the command line's choices instead of the planned ones.
 
     Raises:
-        UsageError: there is no such arm, or looks do not rise.
+        UsageError: an arm does not exist, or looks do not rise.
     """
     comparisons = question.comparisons
     if baseline is not None:
@@ -146,12 +146,12 @@ def asked_otherwise(
 
 
 def own_settings(record: RunRecord) -> dict[str, str]:
-    """A run's settings but for seed and environment, as text, so that they can be compared and sorted."""
+    """A run's settings without seed and environment, as text, so that they can be compared and sorted."""
     return {key: json.dumps(value, sort_keys=True) for key, value in record.settings.items() if key not in OWN_KEYS}
 
 
 def _records_of_runs(runs: Sequence[Path]) -> list[RunRecord]:
-    """Runs as records, each with its arm's name; scored at the end of the shortest of them, and half-way."""
+    """Runs as records, each with its arm's name, scored at the end of the shortest run and half-way to it."""
     env_steps = min(configs.load(RunDirectory(run).config).run.env_steps for run in runs)
     horizons = (env_steps // 2, env_steps) if env_steps > 1 else (env_steps,)
     records = [record_of_run_directory(run, horizons=horizons) for run in runs]
@@ -161,7 +161,7 @@ def _records_of_runs(runs: Sequence[Path]) -> list[RunRecord]:
 
 
 def _name(record: RunRecord, keys: Iterable[str]) -> str:
-    """What sets a run apart, in short: batch_size=8 n_step=3."""
+    """A short name from the keys that distinguish a run: batch_size=8 n_step=3."""
     words = (f"{key.rpartition('.')[2]}={_word(record.settings.get(key))}" for key in sorted(keys))
     return " ".join(words) or "all runs"
 

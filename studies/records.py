@@ -1,11 +1,11 @@
-"""What a study keeps of a run: a folder of a few KB, JSON and CSV, that another machine can go on with.
+"""A study's record of a run: a folder of a few KB of JSON and CSV, with which another machine can continue.
 
     RESULTS/<arm>/<environment>/seed-N/record.json      settings, scores, counts, costs, where it was made
                                        returns.csv      env_steps, mean_return: the learning curve
                                        evaluations.csv  env_steps, mean_return
-    RESULTS/tuning/<arm>/<variant>/<environment>/seed-N/ the same, of a run that tries a value
+    RESULTS/tuning/<arm>/<variant>/<environment>/seed-N/ the same, for a run that tries a value
 
-`record_of_run_directory` makes the same of any run directory, of a study or not.
+`record_of_run_directory` makes a record of any run directory, whether it belongs to a study or not.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ RECORD = "record.json"
 RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
 COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
-BINS = 100  # of a learning curve: equal parts of run.env_steps
-# Keys that came later than the first records, with the values that those had.
+BINS = 100  # points of a learning curve, one for each of these equal parts of run.env_steps
+# Keys that are newer than the first records, with the values that apply to those.
 LATER_KEYS = {
     "replay.recency_horizon": None,
     "agent.options": None,
     "agent.initial_weights": "variance-scaling",
     "env.reward_noise": 0.0,
 }
-SCORE_EPISODES = 100  # training episodes that a score is the mean of
+SCORE_EPISODES = 100  # a score is the mean of this many training episodes
 
 Points = tuple[tuple[int, float], ...]
 Purpose = Literal["test", "tune"]
@@ -60,17 +60,17 @@ class Counts:
     env_steps: int = 0
     updates: int = 0
     samples_trained: int = 0
-    samples_per_insert: float | None = None  # realized; None: nothing was trained
+    samples_per_insert: float | None = None  # as measured; None if nothing was trained
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run took, of training alone where not said otherwise; None: not measured."""
+    """The cost of a run, of training alone unless noted; None if not measured."""
 
     wall_seconds: float | None = None
-    core_seconds: float | None = None  # of CPU, all processes; of `sbrl train` with its evaluator
-    gpu_seconds: float | None = None  # wall-clock seconds that a GPU was held
-    bytes_moved: float | None = None  # between processes, as payload: see `studies.traffic`
+    core_seconds: float | None = None  # CPU time of all processes; for `sbrl train` with the evaluator
+    gpu_seconds: float | None = None  # wall-clock seconds during which a GPU was held
+    bytes_moved: float | None = None  # payload between processes: see `studies.traffic`
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,17 @@ class RunRecord:
     environment: str  # env.id
     seed: int
     purpose: Purpose  # tune: the run chose a setting, so it must not count as evidence
-    settings: dict[str, object]  # every config key, dotted, as resolved; but for network.*, which is the machine's
-    returns: Points  # (env steps at the part's end, mean return of the training episodes that ended in it): BINS equal parts
+    settings: dict[str, object]  # every dotted config key with its resolved value, except network.*, which is the machine's
+    returns: Points  # (env steps at the end of each of BINS equal parts, mean return of training episodes that ended in it)
     evaluations: Points  # (env steps, mean return of full episodes under the evaluation protocol)
     scores: dict[int, float]  # horizon in env steps -> score, see `score_at`
     config_hash: str  # see `hash_of`
     version: str  # of sbrl
-    commit: str  # of the checkout, with -dirty if it was changed
+    commit: str  # of the checkout, with -dirty if it had changes
     hardware: str
     status: Literal["complete", "failed"]
     reason: str = ""  # why it failed
-    variant: str = ""  # of a tuning run: the values that it tries, such as learner.learning_rate=0.0001
+    variant: str = ""  # the value that a tuning run tries, such as learner.learning_rate=0.0001
     score: ScoreKind = "training"
     counts: Counts = field(default_factory=Counts)
     costs: Costs = field(default_factory=Costs)
@@ -100,7 +100,7 @@ class RunRecord:
 
     @property
     def folder(self) -> Path:
-        """Where it lies in a folder of results."""
+        """Its folder within the results."""
         return folder_of(self.arm, self.variant, self.environment, self.seed)
 
 
@@ -115,18 +115,18 @@ def record_of_run_directory(
     score: ScoreKind = "training",
     core_seconds: float | None = None,
 ) -> RunRecord:
-    """The record of a run directory, whoever made it.
+    """The record of any run directory.
 
-    A run that is not complete, or has no score at a horizon, is a failed one, whose reason says what it lacks.
+    A run that is incomplete or lacks a score at a horizon counts as failed. Its reason says what is missing.
 
     Args:
-        arm: by default the folder's name.
-        horizons: env steps to have scores at; by default run.env_steps.
-        core_seconds: where whoever started the run has measured them; by default what the run says of itself.
+        arm: the arm's name; by default the folder's name.
+        horizons: env steps to score; by default run.env_steps.
+        core_seconds: CPU time, if the starter of the run measured it; by default the run's own measurement.
 
     Raises:
         UsageError: there is no run here.
-        RunError: a table of the run cannot be read, or holds what is no finite number.
+        RunError: a table of the run cannot be read, or has a value that is not a finite number.
     """
     run = RunDirectory(directory)
     if not run.config.is_file():
@@ -175,13 +175,13 @@ def record_of_run_directory(
 
 
 def score_at(horizon: int, kind: ScoreKind, episodes: Sequence[Episode], evaluations: Points) -> float | None:
-    """A run's score when it had collected `horizon` env steps; None: it had none yet.
+    """A run's score at `horizon` env steps; None if it had none yet.
 
     training: the mean return of the last 100 training episodes that had ended by then (Machado et al. 2018).
     evaluation: the mean return of the last evaluation by then.
 
     Args:
-        episodes, evaluations: in the order of their env steps.
+        episodes, evaluations: ordered by env steps.
     """
     if kind == "evaluation":
         by_then = [value for env_steps, value in evaluations if env_steps <= horizon]
@@ -193,8 +193,8 @@ def score_at(horizon: int, kind: ScoreKind, episodes: Sequence[Episode], evaluat
 def returns_on_grid(episodes: Sequence[Episode], env_steps: int) -> Points:
     """The learning curve: the mean return of the training episodes that ended in each of BINS equal parts of a run.
 
-    A part in which none ended lies on the line between its neighbours. Nothing where no episode ended, or where a run has
-    fewer steps than parts.
+    A part in which no episode ended is interpolated between its neighbours. The curve is empty if no episode ended, or if the
+    run has fewer steps than parts.
     """
     if not episodes or env_steps < BINS:
         return ()
@@ -208,8 +208,8 @@ def returns_on_grid(episodes: Sequence[Episode], env_steps: int) -> Points:
 
 
 def settings_of(config: Config) -> dict[str, object]:
-    """Every key of a config, dotted, with its resolved value; env.kwargs is one. Addresses and ports are left out, and so is
-    what is unset and came later than the first records: they are to stay comparable.
+    """Every dotted key of a config with its resolved value; env.kwargs is one key. Addresses and ports are left out, and so are
+    unset keys that are newer than the first records, so that records stay comparable.
     """
     tree = config.model_dump(mode="json", exclude={"network", "schema_version"})
     settings = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
@@ -217,24 +217,24 @@ def settings_of(config: Config) -> dict[str, object]:
 
 
 def hash_of(config: Config) -> str:
-    """16 hexadecimal digits that two runs share if and only if all their settings are equal, seed and environment included."""
+    """16 hexadecimal digits. Two runs share them if and only if all their settings, with seed and environment, are equal."""
     text = json.dumps(settings_of(config), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def name_of_folder(text: str) -> str:
-    """What a folder for an arm or an environment is called: MinAtar/Breakout-v1 is MinAtar-Breakout-v1."""
+    """The folder name of an arm or an environment: MinAtar/Breakout-v1 becomes MinAtar-Breakout-v1."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "-"
 
 
 def folder_of(arm: str, variant: str, environment: str, seed: int) -> Path:
-    """A run's place in a folder of results. Args: variant: empty for a test run."""
+    """A run's folder within the results. Args: variant: empty for a test run."""
     place = Path(name_of_folder(environment), f"seed-{seed}")
     return Path("tuning", name_of_folder(arm), name_of_folder(variant), place) if variant else Path(name_of_folder(arm), place)
 
 
 def write_record(results: Path, record: RunRecord) -> Path:
-    """Writes a record into its folder of the results, and returns that. record.json comes last: it says that all is there.
+    """Writes a record and returns its folder. record.json is written last: it marks the record as complete.
 
     Raises:
         RunError: the file system refuses.
@@ -253,10 +253,11 @@ def write_record(results: Path, record: RunRecord) -> Path:
 
 
 def load_record(folder: Path) -> RunRecord:
-    """What `write_record` wrote.
+    """Reads a record that `write_record` wrote.
 
     Raises:
-        UsageError: a file is missing, damaged, of another version, or holds what is no finite number; names it.
+        UsageError: a file is missing, damaged, from another version, or has a value that is not a finite number. The message
+            names the file.
     """
     try:
         tree: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -278,10 +279,10 @@ def load_record(folder: Path) -> RunRecord:
 
 
 def load_records(folder: Path) -> list[RunRecord]:
-    """All records in a folder of results, at any depth, in the order of purpose, arm, environment and seed.
+    """All records in a folder of results, at any depth, sorted by purpose, arm, environment and seed.
 
     Raises:
-        UsageError: there is no such folder, or one of them is damaged: see `load_record`.
+        UsageError: the folder does not exist, or a record is damaged: see `load_record`.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name the results of a study, or folders of runs")
@@ -307,7 +308,7 @@ def _table(points: Points) -> bytes:
 
 
 def _read_table(path: Path) -> Points:
-    """Raises ValueError or OSError where it is no such table."""
+    """Raises ValueError or OSError if it is not such a table."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     if tuple(header) != COLUMNS:

@@ -1,7 +1,7 @@
 """`sbrl study run`: makes the runs of a study that are not in its results yet, N at a time, and records each.
 
-Nothing is kept but what is on disk: after Ctrl-C, kill -9 or on another machine the same command goes on from the records. A
-run that was cut off goes on, too, where it has all roles; one in one process starts again.
+All state is on disk: after Ctrl-C or kill -9, or on another machine, the same command continues from the records. An
+interrupted run with all roles resumes; an interrupted run in one process starts again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STUDY_COPY = "study.yaml"
 
 
 class StudyRunner:
-    """Makes a study's runs, with the lock of its folder of work held."""
+    """Makes a study's runs. The caller holds the lock of its work folder."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class StudyRunner:
     ) -> None:
         """
         Args:
-            retry_failed: runs that have failed before are made again.
+            retry_failed: runs that failed before are made again.
             keep_runs: run directories are not deleted.
         """
         self._study, self._places, self._pool, self._say = study, places, pool, say
@@ -49,14 +49,14 @@ class StudyRunner:
         comparisons_of(study, self._arms)
 
     def run(self, source: str) -> bool:
-        """Makes all runs; returns whether it got to the end, False after a stop.
+        """Makes all runs; returns True at the end, False after a stop.
 
         Args:
             source: the study file's text, which is kept beside the results.
 
         Raises:
-            UsageError: results of other settings are in the way.
-            RunError: runs have failed; all others were made nevertheless. Names them.
+            UsageError: the results have runs with other settings.
+            RunError: runs failed, although all others were made. The message names them.
         """
         tuning = tuning_runs(self._study, self._arms)
         self._check_results(tuning or compared_runs(self._study, self._arms, {}))
@@ -82,7 +82,7 @@ class StudyRunner:
         return choices
 
     def _check_results(self, runs: Sequence[PlannedRun]) -> None:
-        """Before anything is run."""
+        """Checks existing results before anything is run."""
         others = set()
         for run in runs:
             record = self._maker.recorded(run)
@@ -102,7 +102,7 @@ class StudyRunner:
         return record is not None and (record.status == "complete" or not self._retry_failed)
 
     def _make(self, runs: Sequence[PlannedRun], what: str) -> bool:
-        """Makes those that are not done; returns False after a stop."""
+        """Makes the runs that are not done; returns False after a stop."""
         if not runs:
             return True
         waiting = [run for run in runs if not self._is_done(run)]
@@ -125,7 +125,7 @@ class StudyRunner:
             progress.end(task.name, failed=bool(failure))
             return None
 
-        # Made one by one: a run's directory is cleared when its turn comes, not before.
+        # Tasks are made one by one, so that a run's directory is cleared when its turn comes, not before.
         return self._pool.work_off(
             map(self._maker.task, waiting), ended, lambda tasks: progress.look({task.name: task.log for task in tasks})
         )
@@ -144,10 +144,10 @@ class StudyRunner:
 def run_study(
     study: Study, source: str, places: Places, jobs: int, stop: StopRequest, say: Callable[[str], None], **options: bool
 ) -> bool:
-    """Makes a study's runs, `jobs` at a time; returns whether it got to the end. Args and raises: see `StudyRunner`.
+    """Makes a study's runs, `jobs` at a time; returns True at the end. Args and raises: see `StudyRunner`.
 
     Raises:
-        RunError: another process runs the study here. One that was killed is waited for until its runs have ended.
+        RunError: another process runs the study here. If that one was killed, this waits until its runs have ended.
     """
     try:
         places.results.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What counts as 0 and as 1 of an environment's returns, so that environments can be put together.
+"""Which returns of an environment count as 0 and as 1, so that environments can be combined.
 
-From studies/data/scales.csv where the environment is in it; else from the runs that are compared, of all arms alike: their
-highest score is 1, and 0 is a return of zero, or their lowest score where that is below zero.
+The scale comes from studies/data/scales.csv if the environment is there. Otherwise it comes from the compared runs of all arms:
+their highest score is 1, and 0 is a return of zero, or their lowest score if that is below zero.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def scale_of(environment: str, scores: Iterable[float]) -> Scale:
     """
     Args:
         environment: env.id.
-        scores: of all runs that are compared there, at all horizons.
+        scores: of all compared runs there, at all horizons.
     """
     game = game_of(environment)
     with resources.files("studies").joinpath("data/scales.csv").open(encoding="utf-8") as file:
@@ -45,7 +45,7 @@ def scale_of(environment: str, scores: Iterable[float]) -> Scale:
                 return Scale(float(row["low"]), float(row["high"]), SOURCES[row["source"]])
     found = sorted(scores)
     low, high = (min(found[0], 0.0), found[-1]) if found else (0.0, 1.0)
-    if low == high:  # nothing differs, so any width will do
+    if low == high:  # all scores are equal, so any width will do
         high = low + 1.0
     zero = "the lowest" if low < 0 else "a return of zero"
     return Scale(low, high, f"0 is {zero} and 1 the highest score of the runs that are compared")

@@ -1,4 +1,4 @@
-"""`sbrl study status`: how far a study is, from its records alone."""
+"""`sbrl study status`: a study's progress, from its records alone."""
 
 from __future__ import annotations
 

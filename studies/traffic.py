@@ -1,4 +1,4 @@
-"""What a run's processes sent each other, from their counters: segments and weights, in and out."""
+"""The bytes that a run's processes sent each other, from their counters: segments and weights, in and out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sbrl.replay.segments import SegmentShape
 from sbrl.storage.run_directory import RunDirectory
 
 ROW_BYTES = 16  # action, reward, discount, weights version
-STREAM_BYTES = 48  # of a segment: which it is
+STREAM_BYTES = 48  # per segment, for its identity
 
 
 def bytes_moved(run: RunDirectory, config: Config, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
-    """Bytes of payload, as arrays have them: neither compression nor headers nor the coordinator's small talk is in it.
+    """Bytes of payload, as array sizes: without compression, headers and the coordinator's small messages.
 
-    None: it is not known, for the run is an older one, has lost its weights, or sampled Reverb, which does not count items.
+    None if unknown: the run is from an older version, has lost its weights, or sampled from Reverb, which does not count items.
     """
     if "bytes_moved" in summary:  # a run in one process
         return float(summary["bytes_moved"])

@@ -1,8 +1,8 @@
-"""Which value an arm's tuning chooses, and what that cost: the same number of runs for every arm.
+"""Which value an arm's tuning chooses, and its cost: the same number of runs for every arm.
 
-On each environment a variant's score is the mean over the tuning seeds at the last horizon. Environments score on scales of
-their own, so variants are ranked on each, and the one with the best mean rank is chosen; of equal ones that which is nearest to
-the arm's own value.
+On each environment, a variant's score is the mean over the tuning seeds at the last horizon. Environments have different
+scales, so variants are ranked on each one. The variant with the best mean rank is chosen; among equals, the one nearest to the
+arm's own value.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TUNING = "tuning.json"
 
 @dataclass(frozen=True)
 class Choice:
-    """What an arm's tuning came to."""
+    """The result of an arm's tuning."""
 
     arm: str
-    chosen: str | None  # a variant's name; None: each of them has a run that failed
-    at_edge: bool  # the chosen value is the lowest or the highest that was tried: a better one may lie beyond
-    scores: dict[str, dict[str, float | None]]  # variant -> environment -> mean over seeds; None: a run of it failed
+    chosen: str | None  # a variant's name; None if every variant has a failed run
+    at_edge: bool  # whether the chosen value is the lowest or highest one tried: a better one may lie beyond
+    scores: dict[str, dict[str, float | None]]  # variant -> environment -> mean over seeds; None if one of its runs failed
     runs: int  # the budget, in runs and in env steps
     env_steps: int
 
@@ -39,7 +39,7 @@ class Choice:
 def choose(study: Study, arm: Arm, records: Sequence[RunRecord]) -> Choice:
     """
     Args:
-        records: of all tuning runs of the arm, failed ones included; others are not read.
+        records: all tuning runs of the arm, including failed ones. Other records are ignored.
     """
     variants = variants_of(study, arm)
     scores = {
@@ -60,14 +60,14 @@ def choose(study: Study, arm: Arm, records: Sequence[RunRecord]) -> Choice:
 
 
 def chosen_variants(study: Study, arms: Sequence[Arm], choices: Mapping[str, Choice]) -> dict[str, Variant]:
-    """By arm, the variant that was chosen, where one was."""
+    """By arm, the chosen variant, if there is one."""
     return {
         arm.name: variant for arm in arms for variant in variants_of(study, arm) if variant.name == choices[arm.name].chosen
     }
 
 
 def write_choices(results: Path, choices: Mapping[str, Choice]) -> None:
-    """Writes tuning.json into a folder of results. Raises RunError where the file system refuses."""
+    """Writes tuning.json into a folder of results. Raises RunError if the file system refuses."""
     tree = {name: asdict(choice) for name, choice in choices.items()}
     replace_text(results / TUNING, json.dumps(tree, indent=1, allow_nan=False) + "\n")
 

@@ -1,20 +1,20 @@
 """The verdict by a written rule: adopt, keep the larger batch, or not shown. Its error rates: `scripts/verdict_rates.py`.
 
-For each candidate and each of the last two horizons the group-sequential permutation test of `studies.statistics.sequential`
-asks two questions of the difference of IQMs, each one-sided at alpha = 5 %:
+For each candidate and each of the last two horizons, the group-sequential permutation test of `studies.statistics.sequential`
+asks two questions about the difference of IQMs, each one-sided at alpha = 5 %:
 
 - better: is the candidate's IQM higher than the baseline's?
-- no gain: is it lower than the baseline's and the smallest gain worth having together?
+- no gain: is it lower than the baseline's plus the smallest gain worth having?
 
-The answer is yes only where it is at both horizons: the larger of the two p-values counts, corrected for the number of
-candidates by Holm's procedure.
+The answer is yes only if it is yes at both horizons: the larger of the two p-values counts. Holm's procedure corrects it for
+the number of candidates.
 
     keep       no gain, whatever else
     adopt      better, and at one of the last two horizons the interval of the difference (paired by seed) is above 0
     not shown  neither
 
-An interval that reaches down to 0 at two horizons in a row is the rule for going back, too: then the larger batch is taken
-again. Two horizons need no correction for their number, for both have to agree.
+An interval that reaches down to 0 at two horizons in a row is also the rule for going back to the larger batch. Two horizons
+need no correction for their number, because both must agree.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from studies.statistics.sequential import PERMUTATIONS, holm, permuted_paths, se
 Answer = Literal["adopt", "keep", "not shown"]
 
 ALPHA = 0.05
-MIN_SEEDS = 5  # fewer leave room for a few lucky runs, and their intervals are far too narrow
+MIN_SEEDS = 5  # with fewer, a few lucky runs can decide, and intervals are far too narrow
 LAST_HORIZONS = 2
-SMALLEST_GAIN = 0.05  # of the baseline's IQM
-LEVELS = tuple(np.geomspace(0.001, 0.5, 60).round(4).tolist())  # that p-values are given in
+SMALLEST_GAIN = 0.05  # as a share of the baseline's IQM
+LEVELS = tuple(np.geomspace(0.001, 0.5, 60).round(4).tolist())  # the possible p-values
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What was decided on before the first run."""
+    """The decisions made before the first run."""
 
     planned_seeds: int
-    looks: tuple[int, ...]  # numbers of seeds at which it may be decided, rising; the last is planned_seeds
-    smallest_gain: float = SMALLEST_GAIN  # worth having, as a share of the baseline's IQM
+    looks: tuple[int, ...]  # numbers of seeds at which the comparison may be decided, rising; the last is planned_seeds
+    smallest_gain: float = SMALLEST_GAIN  # smallest gain worth having, as a share of the baseline's IQM
     alpha: float = ALPHA
 
 
@@ -55,7 +55,7 @@ class HorizonResult:
     candidate: float  # IQM
     baseline: float
     difference: Interval  # of IQMs, paired by seed
-    p_better: float  # of the sequential test, one-sided
+    p_better: float  # from the sequential test, one-sided
     p_no_gain: float
 
 
@@ -81,13 +81,13 @@ def judge(
     """Each candidate's answer.
 
     Args:
-        baseline, candidates: float64[H, S, E]: scores at each horizon, rising, of the seeds in the order in which they were
-            added, on the environments' common scale.
-        levels: that p-values are given in; alpha / 1, alpha / 2, ... are always among them.
-        seed: of permutations; the same at every look of a study.
+        baseline, candidates: float64[H, S, E]: scores on the environments' common scale, at rising horizons, with seeds in the
+            order in which they were added.
+        levels: the possible p-values; alpha / 1, alpha / 2, ... are always added.
+        seed: of the permutations; the same at every look of a study.
 
     Raises:
-        ValueError: no look has been reached, there is one horizon only, or arms have scores of different shapes.
+        ValueError: no look has been reached, there is only one horizon, or arms have scores of different shapes.
     """
     if any(scores.shape != baseline.shape for scores in candidates.values()):
         raise ValueError("all arms need scores of the same horizons, seeds and environments")
@@ -128,7 +128,7 @@ def judge(
 
 
 def should_go_back(differences: Sequence[Interval]) -> bool:
-    """Whether whoever took the candidate should take the larger batch again.
+    """Whether a user who adopted the candidate should go back to the larger batch.
 
     Args:
         differences: of IQMs, candidate minus baseline, at each checkpoint in order.
@@ -138,13 +138,13 @@ def should_go_back(differences: Sequence[Interval]) -> bool:
 
 
 def best_adopted(results: Mapping[str, CandidateResult]) -> str | None:
-    """Of the candidates to adopt the one with the highest IQM at the last horizon; None: there is none to adopt."""
+    """Of the candidates to adopt, the one with the highest IQM at the last horizon; None if there are none."""
     adopted = {name: result.horizons[-1].candidate for name, result in results.items() if result.answer == "adopt"}
     return max(adopted, key=lambda name: adopted[name]) if adopted else None
 
 
 def overall(results: Mapping[str, CandidateResult]) -> Answer:
-    """The verdict over all candidates: adopt where one is to be adopted, keep where all are without gain."""
+    """The verdict over all candidates: adopt if one is to be adopted, keep if none has a gain, else not shown."""
     answers = [result.answer for result in results.values()]
     if "adopt" in answers:
         return "adopt"
@@ -152,7 +152,7 @@ def overall(results: Mapping[str, CandidateResult]) -> Answer:
 
 
 def _answer(p_better: float, p_no_gain: float, horizons: Sequence[HorizonResult], alpha: float) -> Answer:
-    # Levels such as alpha / 3 come back from Holm's procedure multiplied by 3.
+    # Holm's procedure multiplies levels such as alpha / 3 by 3, which can round up.
     bound = alpha * (1 + 1e-9)
     if p_no_gain <= bound:
         return "keep"

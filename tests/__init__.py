@@ -1,1 +1,1 @@
-"""A folder a kind of test, and what several of them share."""
+"""Tests, one folder per kind, and helpers that several of them share."""

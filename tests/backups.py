@@ -1,4 +1,4 @@
-"""A small run directory as roles leave it, to be backed up; no role is started."""
+"""A small run directory as roles leave it, for tests of backups; no role is started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = b"weights of version 2"
 
 
 def make_run(path: Path, run_id: str = "pong-1", shards: int = 2) -> RunDirectory:
-    """Two checkpoints of the learner and of each shard, a lease and a version of weights."""
+    """Makes two checkpoints of the learner and of each shard, a lease and a version of weights."""
     run = RunDirectory(path)
     run.coordinator.mkdir(parents=True)
     run.config.write_text(f"metadata: {{run_id: {run_id}}}\n", encoding="utf-8")

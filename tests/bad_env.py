@@ -1,4 +1,4 @@
-"""An environment that returns a bad value; importing this registers one whose every 151st step is worth NaN."""
+"""An environment that returns a bad value. Importing this registers one with reward NaN at every 151st step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENV_ID = "tests.bad_env:BadReward-v0"
 
 
 class BadEnv(gymnasium.Env[Any, Any]):
-    """Episodes of `length` steps worth 1 each; step `at` of an episode (0: its reset), or of the environment, is bad."""
+    """Episodes of `length` steps with reward 1. Step `at` of an episode (0: its reset), or of the environment, is bad."""
 
     def __init__(self, what: str, value: Any, at: int, length: int, of_all: bool = False, space: Any = None) -> None:
         self._what, self._value, self._at, self._length, self._of_all = what, value, at, length, of_all
@@ -44,7 +44,7 @@ class BadEnv(gymnasium.Env[Any, Any]):
 
 
 def register(env_id: str = "Bad-v0", **settings: Any) -> str:
-    """Registers an environment of these settings under an id, in place of an earlier one, and returns the id."""
+    """Registers an environment with these settings under an id, replaces an earlier one, and returns the id."""
     gymnasium.registry.pop(env_id, None)
     gymnasium.register(env_id, entry_point="tests.bad_env:BadEnv", kwargs=settings)
     return env_id

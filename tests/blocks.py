@@ -1,4 +1,4 @@
-"""Learners that train in blocks from a filled memory, small enough to be compared bit by bit."""
+"""Learners that train in blocks from a filled memory, small enough to compare bit by bit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def make_config(agent: str, **learner: Any) -> Config:
 
 
 def segments_of(shape: SegmentShape, num_actions: int, seed: int = 0) -> Iterator[Segment]:
-    """One after the other, of noise."""
+    """An endless series of segments of noise."""
     generator = np.random.default_rng(seed)
     number = 0
     while True:
@@ -87,13 +87,13 @@ class Training(NamedTuple):
     segments: Iterator[Segment]
 
     def run(self, updates: int, size: int) -> None:
-        """So many updates, in blocks of up to `size`."""
+        """Makes this many updates, in blocks of up to `size`."""
         end = self.step.updates + updates
         while self.step.updates < end:
             self.blocks.run(min(size, end - self.step.updates))
 
     def everything(self) -> dict[str, Tensor]:
-        """All that updates change."""
+        """Everything that updates change."""
         state, priorities = self.step.state(), self.memory._priorities
         parts = {"online": state.online, "target": state.target, "auxiliary": state.auxiliary, "optimizer": state.optimizer}
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
@@ -110,7 +110,7 @@ def uncaptured(update: Update) -> Update:
 
 
 def make_training(settings: Config, spec: EnvSpec, capture: Callable[[Update], Update] | None = uncaptured) -> Training:
-    """From the same random state each time. Args: capture: None: what the device has."""
+    """Makes a training from the same random state each time. Args: capture: None: the device's default."""
     torch.set_num_threads(1)
     torch.manual_seed(11)
     step = make_update_step(settings, spec)

@@ -1,4 +1,4 @@
-"""Headless Chromium by its debugging protocol: what a page looks like, asks for and says when it is opened."""
+"""Headless Chromium through its debugging protocol: a page's picture, requests and console messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command's result; events that come meanwhile are kept."""
+        """A command's result. Events that arrive meanwhile are kept."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while (message := json.loads(self._socket.recv())).get("id") != self._number:
@@ -39,7 +39,7 @@ class Page:
         return result
 
     def open(self, address: str, width: int, height: int) -> None:
-        """Opens an address, with all events since in `events`."""
+        """Opens an address. `events` then has all events since."""
         is_phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone)
         self.events.clear()
@@ -48,7 +48,7 @@ class Page:
             self.events.append(json.loads(self._socket.recv()))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, a promise's included."""
+        """The value of a JavaScript expression; waits for promises."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -59,7 +59,7 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
     def requests(self) -> list[str]:
-        """Addresses that it has asked for since it was opened."""
+        """Addresses requested since the page was opened."""
         sent = (event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent")
         return [one["request"]["url"] for one in sent]
 

@@ -1,4 +1,4 @@
-"""A coordinator in the test's process, over real gRPC, and the requests that tests make of it."""
+"""A coordinator in the test's process, over real gRPC, and the requests that tests send it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from services.coordinator.weights_store import WeightsStore
 
 TARGET = 3000
 WAIT = 10.0
-GOOD = save({"w": np.zeros(3, np.float32)})  # weights, as they are published
+GOOD = save({"w": np.zeros(3, np.float32)})  # weights in published form
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only on request."""
 
     now = 0.0
 
@@ -62,7 +62,7 @@ def join(fleet, name, role="actor", **kwargs):
 
 
 def pass_time(clock, fleet, seconds):
-    """A second at a time, in each of which the coordinator is heard: it does not take it that it was stopped itself."""
+    """Advances the clock second by second and calls the coordinator each time, or it would think that it was stopped."""
     while seconds > 0:
         clock.now += min(1.0, seconds)
         seconds -= 1.0

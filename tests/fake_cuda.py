@@ -1,10 +1,10 @@
-"""The update of every preset on CUDA tensors that are not there: shapes, dtypes and devices, without data or a GPU.
+"""The update of every preset on fake CUDA tensors: shapes, dtypes and devices, without data or a GPU.
 
-Under torch's FakeTensorMode an operation that mixes devices fails, and so does one that a value decides about: reading a number
-back, which `.item()`, a branch on a tensor and a mask of unknown size do. A CPU build of torch wants to make CUDA the current
-device wherever a tensor says that it is there. A library of two lines lets it; that is for a whole process, so this is a
-program. Autograd's engine wants a stream of CUDA as well, and cannot be had: gradients are made up here, of the right shapes,
-and `tests/unit/test_fixed_shapes.py` has the backward pass.
+Under torch's FakeTensorMode, an operation that mixes devices fails. So does one that needs a value: `.item()`, a branch on a
+tensor, or a mask of unknown size. A CPU build of torch tries to make CUDA the current device for every CUDA tensor. A library
+of two lines allows that, but for a whole process, so this is a separate program. Autograd's engine also needs a CUDA stream,
+which cannot be faked. So gradients are made up here with the right shapes, and `tests/unit/test_fixed_shapes.py` tests the
+backward pass.
 
     python -m tests.fake_cuda GUARD.so PRESET ...       prints a line of JSON for each
 """
@@ -54,7 +54,7 @@ _to, _generator = nn.Module.to, torch.Generator
 
 
 def compile_guard(folder: Path, compiler: str) -> Path:
-    """The library."""
+    """Compiles the library and returns its path."""
     source, library, torch_folder = folder / "guard.cpp", folder / "guard.so", Path(torch.__file__).parent
     source.write_text(_GUARD, encoding="utf-8")
     flags = ["-O0", "-shared", "-fPIC", "-std=c++20", f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"]
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def refused(settings: Config, spoil: Callable[[Tensor], Tensor]) -> str:
-    """The name of the error that an update with spoilt rewards ends with."""
+    """The name of the error that an update with spoilt rewards raises."""
     with fake_cuda():
         blocks = blocks_on_cuda(settings)
         step = blocks._step
@@ -110,7 +110,7 @@ def blocks_on_cuda(settings: Config) -> Blocks:
 
 @contextlib.contextmanager
 def fake_cuda() -> Iterator[None]:
-    """While it lasts, tensors are fake, and a learner built for CUDA finds one."""
+    """Within the context, tensors are fake, and a learner that is built for CUDA finds a device."""
     with contextlib.ExitStack() as stack:
         for make in (build_network, make_self_prediction):
             stack.enter_context(mock.patch(f"learner.algorithm.update.{make.__name__}", _really(make)))
@@ -118,7 +118,7 @@ def fake_cuda() -> Iterator[None]:
         # A CPU build has neither CUDA's generators nor its events.
         stack.enter_context(mock.patch.object(torch, "Generator", _CpuGenerator))
         stack.enter_context(mock.patch("learner.block._Pace"))
-        # A copied network's tensors are of the same mode.
+        # A copied network's tensors belong to the same mode.
         stack.enter_context(mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True))
         stack.enter_context(mock.patch.object(Optimizer, "_backward", _made_up))
         stack.enter_context(FakeTensorMode())
@@ -126,21 +126,21 @@ def fake_cuda() -> Iterator[None]:
 
 
 def _made_up(optimizer: Optimizer, loss: Tensor) -> None:
-    """A gradient of each parameter."""
+    """Makes up a gradient for each parameter."""
     assert loss.grad_fn is not None
     for parameter in optimizer._parameters.values():
         parameter.grad = torch.empty_like(parameter)
 
 
 class _CpuGenerator:
-    """In a CUDA generator's place."""
+    """Replaces a CUDA generator."""
 
     def __new__(cls, device: object = "cpu") -> torch.Generator:  # type: ignore[misc]
         return _generator()
 
 
 def _really(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Modules are initialised with real numbers on the CPU."""
+    """Makes modules with real numbers on the CPU."""
 
     def call(*arguments: Any, **named: Any) -> nn.Module:
         with _disable_current_modes():
@@ -150,7 +150,7 @@ def _really(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def _move(module: nn.Module, *arguments: Any, **named: Any) -> nn.Module:
-    """To CUDA by new fake parameters; other conversions as ever."""
+    """Moves to CUDA with new fake parameters. Other conversions work as usual."""
     if arguments != (CUDA,):
         return _to(module, *arguments, **named)
     for part in module.modules():

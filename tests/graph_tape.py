@@ -1,9 +1,8 @@
-"""A CUDA graph's stand-in on a CPU: the operations of one call, done again on the very tensors that they were first done on.
+"""A stand-in for a CUDA graph on a CPU: it repeats the operations of one call on exactly the same tensors.
 
-What a graph does not follow, a tape does not: Python's numbers stay what they were, counters of the host stand still, and a
-name that is bound to another tensor goes on meaning the old one. Random numbers are drawn again, as a graph's are. A tape holds
-no tensor that its operations did not make: one that nobody else keeps is gone by the next replay, as its memory would be on a
-GPU.
+A tape has the limits of a graph: Python numbers stay as they were, counters on the host do not advance, and a name that is
+bound to another tensor still means the old one. Random numbers are drawn again, as in a graph. A tape keeps only tensors that
+its own operations made. An outside tensor that nobody else keeps is gone by the next replay, like its memory on a GPU.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ Output = TypeVar("Output")
 
 class _Operation(NamedTuple):
     function: Callable[..., Any]
-    arguments: tuple[Any, ...]  # tensors from outside as weak references
+    arguments: tuple[Any, ...]  # outside tensors as weak references
     named: Mapping[str, Any]
     outputs: list[Tensor]
 
 
 class Tape(TorchDispatchMode):
-    """Records what is done while it is entered."""
+    """Records the operations within its context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +45,7 @@ class Tape(TorchDispatchMode):
         return outputs
 
     def replay(self) -> None:
-        """Raises RuntimeError where a tensor is gone that was read."""
+        """Repeats the operations. Raises RuntimeError if a tensor that was read is gone."""
         with torch.no_grad():
             for function, arguments, named, outputs in self._operations:
                 arguments, named = tree_map(_strong, (arguments, named))
@@ -68,7 +67,7 @@ def _strong(leaf: object) -> object:
 
 
 class Taped(Generic[Output]):
-    """A function of no arguments that is recorded at its first call, and replayed from then on."""
+    """A function without arguments that is recorded at its first call, and replayed from then on."""
 
     def __init__(self, function: Callable[[], Output]) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""A learner's loop with the real update, memory, ratio and reports; what it talks to stands still."""
+"""A learner's loop with the real update, memory, ratio and reports, and with stand-ins for all remote services."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make_batch() -> Batch:
 
 
 def make_segment(first: int, steps: int = 32, incarnation: int = 1, env: int = 0, version: int = 3) -> Segment:
-    """Of one environment's only stream: frames that differ, rewards of 1."""
+    """A segment of an environment's only stream: different frames, rewards of 1."""
     columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in SHAPE.columns().items()}
     columns["frame"][:] = np.arange(first, first + SHAPE.rows)[:, None]
     columns["action"][:], columns["action"][steps:] = 1, PADDING
@@ -70,7 +70,7 @@ def make_segment(first: int, steps: int = 32, incarnation: int = 1, env: int = 0
 
 
 class FixedBatches:
-    """Gives what `batch` makes for the k-th time; keeps the priorities that it is sent."""
+    """Returns the k-th batch that `batch` makes; keeps the priorities that it gets."""
 
     is_ready, priorities_ignored = True, 0
 
@@ -90,7 +90,7 @@ class FixedBatches:
 
 
 class _Limited(NamedTuple):
-    """Makes no block that goes beyond so many updates."""
+    """Makes no block that exceeds a total number of updates."""
 
     limit: int
     step: UpdateStep
@@ -101,7 +101,7 @@ class _Limited(NamedTuple):
 
 
 class Learner:
-    """Ends its loop after so many updates."""
+    """A learner whose loop ends after a number of updates."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Learner:
         interval_seconds: float = math.inf,
         on_publish: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: batches: in place of those of its memory."""
+        """Args: batches: used instead of its memory's."""
         self._on_publish = on_publish
         self._stop = SimpleNamespace(is_set=lambda: self.step.updates >= updates)
         self.step: UpdateStep = make_update_step(config, SPEC)
@@ -165,7 +165,7 @@ class Learner:
         )
 
     def train(self) -> None:
-        """As the learner's program, with its hooks."""
+        """Trains like the learner's program, with its hooks."""
         train(
             self.training,
             cast(Any, self._stop),
@@ -184,7 +184,7 @@ class Learner:
         return True
 
     def _publish(self, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> None:
-        """As the real one, which does so on another thread."""
+        """Checks weights like the real publisher, which does that on another thread."""
         self.publisher.is_finite &= bool(all_finite([mark, *weights.values()]))
         if not self.publisher.is_finite:
             return

@@ -1,4 +1,4 @@
-"""Replay memories for tests, small enough to be looked at as a whole."""
+"""Replay memories for tests, small enough to compare as a whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shape_of(stack: int = 1, n_max: int = 1, steps: int = 4) -> SegmentShape:
 
 
 def memory_of(script: Sequence[Episode], shape: SegmentShape) -> tuple[ReplayMemory, Sample]:
-    """A memory with all transitions of the episodes, and the sample that has each of them once, in order."""
+    """A memory with all transitions of the episodes, and a sample that has each of them once, in order."""
     memory = make_memory(shape, capacity=4000)
     names = []
     for segment in segments_of(script, shape, fill_after={len(script)}):
@@ -36,7 +36,7 @@ def memory_of(script: Sequence[Episode], shape: SegmentShape) -> tuple[ReplayMem
 
 
 def sample_of(memory: ReplayMemory, names: Sequence[tuple[int, int]]) -> Sample:
-    """As if these (slot, anchor) had been sampled now."""
+    """The sample as if these (slot, anchor) had been drawn now."""
     slot, anchor = (torch.tensor(numbers) for numbers in zip(*names, strict=True))
     generation = memory._priorities.generation[slot]
     return Sample(slot, anchor, generation, torch.full((len(names),), 0.5, dtype=torch.float64), torch.tensor(memory.size))
@@ -47,7 +47,7 @@ def script_of(patterns: Sequence[tuple[bool, ...]]) -> list[Episode]:
 
 
 def numbered(number: int, count: int) -> Segment:
-    """A segment of `count` steps whose frames and actions say which it is."""
+    """A segment of `count` steps. Its frames and actions contain `number`."""
     segment = template(count)
     frame = np.tile(np.array([number, -number], np.float32), (len(segment.frame), 1))
     return segment._replace(frame=frame, stream=np.array([[*STREAM, number]], np.int64))
@@ -60,6 +60,6 @@ def template(count: int) -> Segment:
 
 
 def fill(memory: ReplayMemory, counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Appends segments of so many steps; the (slot, anchor) of each."""
+    """Appends segments with these numbers of steps; returns the (slot, anchor) of each step."""
     slots = [memory.append(numbered(number, count)) for number, count in enumerate(counts)]
     return [(slot, anchor) for slot, count in zip(slots, counts, strict=True) for anchor in range(count)]

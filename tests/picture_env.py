@@ -1,4 +1,4 @@
-"""Environments that show pictures: one that shows which button pays, and a game as Gymnasium has it, with its whole screen.
+"""Environments with pictures: one that shows which button pays, and a Gymnasium game with its whole screen.
 
 Importing this registers them.
 """
@@ -18,7 +18,7 @@ LENGTH = 8  # steps of an episode of Buttons
 
 
 class Buttons(gymnasium.Env[Any, Any]):
-    """One half of the picture is lit; the button on its side pays 1, the other nothing."""
+    """One half of the picture is lit. The button on that side pays 1, the other 0."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012  # as Gymnasium has it
 
@@ -43,7 +43,7 @@ class Buttons(gymnasium.Env[Any, Any]):
         return np.full((20, 30, 3), 255 * self._lit, np.uint8)
 
     def _next(self) -> NDArray[np.uint8]:
-        """A picture with the next side lit: left or right, or above and below where channels come first."""
+        """A picture with the next side lit: left or right, or, if channels come first, top or bottom."""
         self._lit = int(self.np_random.integers(2))
         picture = np.zeros(self._shape, np.uint8)
         middle = picture.shape[1] // 2
@@ -52,7 +52,7 @@ class Buttons(gymnasium.Env[Any, Any]):
 
 
 def screen(game: str, frameskip: int) -> gymnasium.Env[Any, Any]:
-    """The environment repeats actions itself; observations are RGB."""
+    """A game that repeats actions itself, with RGB observations."""
     return gymnasium.make(f"ALE/{game}-v5", frameskip=frameskip, repeat_action_probability=0.0)
 
 

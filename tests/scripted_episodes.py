@@ -1,6 +1,6 @@
-"""Episodes in which every frame and every reward is unique, and what a plain reference makes of them.
+"""Episodes with unique frames and rewards, and their transitions according to a plain reference.
 
-The reference knows neither windows nor rows: it walks from each step on, as the definition of an n-step return says.
+The reference uses neither windows nor rows. It walks on from each step, as in the definition of an n-step return.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from sbrl.replay.items import Items, Transitions
 from sbrl.replay.segments import PADDING
 
 NUM_ACTIONS = 18
-LONGEST = 99  # steps an episode may have, so that frames are unique
+LONGEST = 99  # most steps of an episode, so that frames are unique
 
 
 class Episode(NamedTuple):
     """One episode. Its frames are numbered: `frame(t)` is the newest one of the observation before step t."""
 
     number: int  # from 1
-    terminal: tuple[bool, ...]  # [length], whether each step led to a terminal state: the last one not where it was truncated
-    ends: tuple[int, ...]  # steps after which a window may not go on: where pieces of the episode end, the last one at its end
+    terminal: tuple[bool, ...]  # [length], whether each step led to a terminal state; False for the last if truncated
+    ends: tuple[int, ...]  # steps after which a window must end: the ends of pieces of the episode, the last one its own
 
     @property
     def length(self) -> int:
         return len(self.terminal)
 
     def frame(self, t: int) -> int:
-        """Positive from the first observation to the last; zero before."""
+        """The number of a frame: positive from the first observation to the last; zero before."""
         return 100 * self.number + t if t >= 0 else 0
 
     def reward(self, t: int) -> float:
@@ -46,7 +46,7 @@ class Episode(NamedTuple):
 
 
 def action_at(frame: int) -> int:
-    """What the scripted agent does when this is the newest frame it sees."""
+    """The scripted agent's action when this is the newest frame."""
     return frame % NUM_ACTIONS
 
 
@@ -77,7 +77,7 @@ def reference(episode: Episode, stack: int, n_step: int, discount: float) -> lis
 
 
 def columns_by_definition(episode: Episode, stack: int, n_max: int) -> list[dict[str, list[Any]]]:
-    """The columns of every item of an episode, as the docstring of sbrl.replay.items draws them; frames by number."""
+    """The columns of every item of an episode, as in the docstring of sbrl.replay.items, with frames by number."""
     items: list[dict[str, list[Any]]] = []
     for start in range(episode.length):
         end = min(end for end in episode.ends if end > start)
@@ -94,7 +94,7 @@ def columns_by_definition(episode: Episode, stack: int, n_max: int) -> list[dict
 
 
 def items_by_definition(episodes: Sequence[Episode], stack: int, n_max: int) -> Items:
-    """A batch of all items of the episodes, in order, as a shard would serve them."""
+    """A batch of all items of the episodes, in order, in the form in which a shard serves them."""
     rows = [row for episode in episodes for row in columns_by_definition(episode, stack, n_max)]
     size = len(rows)
     return Items(
@@ -111,7 +111,7 @@ def items_by_definition(episodes: Sequence[Episode], stack: int, n_max: int) -> 
 
 
 def check(got: Transitions, expected: Sequence[Expected]) -> None:
-    """Asserts that the transitions are what is expected, in this order; where a state is terminal, s_t does not matter."""
+    """Asserts that the transitions are the expected ones, in this order. s_t is ignored if it is terminal."""
     assert len(got.a_tm1) == len(expected)
     np.testing.assert_array_equal(numbers_of(got.s_tm1), [wanted.s_tm1 for wanted in expected])
     np.testing.assert_array_equal(got.a_tm1, [wanted.a_tm1 for wanted in expected])
@@ -141,7 +141,7 @@ def with_pieces(number: int, terminal: Sequence[bool], piece_steps: int) -> Epis
 
 @st.composite
 def terminals(draw: st.DrawFn, longest: int) -> tuple[bool, ...]:
-    """Where an episode has terminal states: sometimes on its way (lives lost), at its end unless it is truncated."""
+    """The terminal states of an episode: sometimes in the middle (lives lost), and at the end unless it is truncated."""
     length = draw(st.integers(1, longest))
     on_the_way = draw(st.sets(st.integers(0, length - 1), max_size=2))
     is_terminated = draw(st.booleans())

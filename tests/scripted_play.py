@@ -1,4 +1,4 @@
-"""What an actor plays in tests: environments whose episodes are scripted, and an agent that follows the script."""
+"""Environments with scripted episodes, and an agent that follows the script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sbrl.envs.spec import EnvSpec, StepResult
 from tests.scripted_episodes import NUM_ACTIONS, Episode, action_at, frame_of, numbers_of
 
-VERSION = 9  # of the weights acted with
+VERSION = 9  # of the acting weights
 
 
 def spec_of(stack: int) -> EnvSpec:
@@ -20,7 +20,7 @@ def spec_of(stack: int) -> EnvSpec:
 
 
 class ScriptedEnvs:
-    """Environments whose episodes are scripted: environment e plays script[e], one episode after the other."""
+    """Environments with scripted episodes: environment e plays script[e], one episode after the other."""
 
     def __init__(self, script: Sequence[Sequence[Episode]], stack: int) -> None:
         self.spec = spec_of(stack)
@@ -54,14 +54,14 @@ class ScriptedEnvs:
 
 
 class ScriptedPolicy:
-    """Acts by the newest frame it sees."""
+    """Chooses its action by the newest frame."""
 
     def act(self, observation: NDArray[Any], epsilon: float | NDArray[np.float64]) -> NDArray[np.int64]:
         return np.array([action_at(number) for number in numbers_of(observation[:, -1]).astype(int)], np.int64)
 
 
 def scripts(patterns: Sequence[Sequence[tuple[bool, ...]]], steps: int) -> list[list[Episode]]:
-    """What each environment plays in `steps` steps: these episodes over and over, the last one cut off there."""
+    """The episodes of each environment in `steps` steps: these over and over, with the last one cut off there."""
     played: list[list[Episode]] = []
     number = itertools.count(1)
     for env_patterns in patterns:
@@ -77,7 +77,7 @@ def scripts(patterns: Sequence[Sequence[tuple[bool, ...]]], steps: int) -> list[
 
 
 def whole(episodes: Sequence[Episode]) -> list[Episode]:
-    """What the environment is given to play: it does not know that it will be cut off, and has one more episode ready."""
+    """The script for the environment: it does not know of the cut, and has one more episode ready."""
     last = episodes[-1]
     goes_on = last._replace(terminal=(*last.terminal, False)) if not last.terminal[-1] else last
     return [*episodes[:-1], goes_on, Episode(999, (False,), (1,))]

@@ -1,4 +1,4 @@
-"""Segments of scripted episodes: what a writer sends, without a shard."""
+"""Segments of scripted episodes, as a writer sends them, without a shard."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SegmentSink:
 
 
 def play(rows: StreamRows, episode: Episode, stack: int) -> None:
-    """Writes an episode; each step's version of the weights is its number in the episode."""
+    """Writes an episode. Each step's weights version is its number within the episode."""
     rows.begin(np.array([frame_of(number) for number in episode.observation(0, stack)]))
     for t in range(episode.length):
         reached = frame_of(episode.frame(t + 1))
@@ -50,7 +50,7 @@ def play(rows: StreamRows, episode: Episode, stack: int) -> None:
 
 
 def segments_of(script: Sequence[Episode], shape: SegmentShape, fill_after: Collection[int]) -> list[Segment]:
-    """The segments of episodes that are numbered from 1, filled up after those in `fill_after`."""
+    """The segments of episodes numbered from 1. The segment is filled up after each episode in `fill_after`."""
     sink = SegmentSink(shape)
     rows = StreamRows(shape, sink)
     for episode in script:

@@ -1,4 +1,4 @@
-"""Records of studies as tests need them: made of numbers, for nothing was run."""
+"""Records of studies for tests, made up from numbers without any run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_record(
     purpose: Purpose = "test",
     **changes: object,
 ) -> RunRecord:
-    """A whole run whose return rises to `score` at its end; batch size from the last word of the arm's name."""
+    """A complete run whose return rises to `score` at its end. The last word of the arm's name is its batch size."""
     batch = int(arm.split()[-1])
     steps = [HORIZONS[-1] * part // 20 for part in range(1, 21)]
     returns = tuple((step, score * min(1.0, 2 * step / HORIZONS[-1])) for step in steps)
@@ -65,7 +65,7 @@ def make_records(
     environments: Sequence[str] = (ENVIRONMENT,),
     spread: float = 0.1,
 ) -> list[RunRecord]:
-    """Runs of every arm, environment and seed, with normal scores around the arm's mean; the same ones every time."""
+    """Runs of every arm, environment and seed, with normal scores around the arm's mean. The same every time."""
     generator = np.random.default_rng(0)
     return [
         make_record(arm, seed, float(mean + spread * generator.normal()), environment)
@@ -78,7 +78,7 @@ def make_records(
 def make_question(
     arms: Sequence[str] = ("batch 32", "batch 8"), seeds: Sequence[int] = range(5), environments: Sequence[str] = (ENVIRONMENT,)
 ) -> Question:
-    """The first arm is the baseline; its learning rate was tuned, and all was planned."""
+    """A planned question. The first arm is the baseline, and its learning rate was tuned."""
     return Question(
         name="synthetic",
         text="Does batch 8 help?",

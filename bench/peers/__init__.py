@@ -1,1 +1,1 @@
-"""Other libraries at the same work: Dopamine, SB3, Tianshou, CleanRL."""
+"""Other libraries doing the same work: Dopamine, SB3, Tianshou, CleanRL."""

@@ -1,8 +1,8 @@
-"""QR-DQN as CleanRL would have it, in one file.
+"""QR-DQN in the style of CleanRL, in one file.
 
 SB3's replay buffer, autograd through all pairs of quantiles, Adam.
 
-Runs in .venv-peers. CleanRL itself has DQN and C51 only.
+Runs in .venv-peers. CleanRL itself has only DQN and C51.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_network() -> nn.Module:
 
 
 def cleanrl_updates(batch_size: int, learning_rate: float, adam_epsilon: float, threads: int) -> Callable[[int], None]:
-    """From a buffer of noise."""
+    """Makes updates from a buffer of noise."""
     torch.set_num_threads(threads)
     online = make_network()
     target = copy.deepcopy(online)

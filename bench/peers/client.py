@@ -1,4 +1,4 @@
-"""Starts a peer library in a process of .venv-peers, tells it to work, and reads how long it took."""
+"""Starts a peer library in a process of .venv-peers, makes it work, and reads the time that it took."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sbrl.errors import RunError, UsageError
 ROOT = Path(__file__).parents[2]
 FOLDER, CONSTRAINTS = ROOT / ".venv-peers", ROOT / "constraints-peers.txt"
 
-# By the name that a figure has them under: what bench.peers.server calls them.
+# The name of each in figures, and its name in bench.peers.server.
 UPDATES = {
     "SB3-contrib QR-DQN": "sb3_updates",
     "Tianshou QR-DQN": "tianshou_updates",
@@ -28,16 +28,16 @@ RUNS = {"SB3-contrib QR-DQN": "sb3_run"}
 
 
 class Peer(NamedTuple):
-    """One process."""
+    """A peer's process."""
 
     name: str
     process: subprocess.Popen[str]
 
     def seconds(self, work: int) -> float:
-        """Has it make so many updates, batches or env steps; returns how long that took.
+        """Makes it do this many updates, batches or env steps; returns the seconds that it took.
 
         Raises:
-            RunError: it has ended.
+            RunError: the process has ended.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -54,7 +54,7 @@ class Peer(NamedTuple):
 def check_ready() -> None:
     """
     Raises:
-        UsageError: there is no .venv-peers here, or not the one that constraints-peers.txt asks for.
+        UsageError: there is no .venv-peers here, or it does not match constraints-peers.txt.
     """
     if not CONSTRAINTS.exists():
         raise UsageError(
@@ -69,11 +69,11 @@ def check_ready() -> None:
 
 @contextmanager
 def started(peers: Mapping[str, str], settings: Mapping[str, Any], threads: int = 1) -> Iterator[Sequence[Peer]]:
-    """Processes of the peers named, all ready to work; nothing where there are none.
+    """Processes of the named peers, all ready to work; empty without names.
 
     Args:
-        settings: what each is made with.
-        threads: that each computes on.
+        settings: arguments for each.
+        threads: number of compute threads of each.
     """
     several = "true" if threads > 1 else "false"
     environment = {
@@ -81,7 +81,7 @@ def started(peers: Mapping[str, str], settings: Mapping[str, Any], threads: int 
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
         "OMP_WAIT_POLICY": "PASSIVE",
         "JAX_PLATFORMS": "cpu",
-        # All that JAX computes with, as torch's threads are.
+        # JAX must use the same number of threads as torch.
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={several} intra_op_parallelism_threads={threads}",
         "PYTHONPATH": str(ROOT),
     }
@@ -97,15 +97,15 @@ def started(peers: Mapping[str, str], settings: Mapping[str, Any], threads: int 
                 text=True,
             )
             stack.callback(process.wait)
-            stack.enter_context(process)  # closes its input, upon which it ends
+            stack.enter_context(process)  # closes its input, which ends it
             found.append(Peer(name, process))
-        for peer in found:  # which get ready beside each other
+        for peer in found:  # they get ready in parallel
             peer.seconds(1)
         yield found
 
 
 def timed(peers: Sequence[Peer], work: int) -> dict[str, float]:
-    """Work a second of each, one after the other."""
+    """Work per second of each, one after the other."""
     rates = {}
     for peer in peers:
         start = time.perf_counter()

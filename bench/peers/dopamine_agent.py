@@ -1,6 +1,7 @@
-"""The update of Dopamine's JAX QR-DQN, compiled by XLA, on batches that are there already. Runs in .venv-peers.
+"""The update of Dopamine's JAX QR-DQN, compiled by XLA, on batches in memory. Runs in .venv-peers.
 
-Dopamine's network pads its convolutions, which makes its dense layer 2.5 times as large: here they are as all others have them.
+Dopamine's network pads its convolutions, which makes its dense layer 2.5 times as large. Here they are unpadded, as in the
+other libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NUM_ACTIONS, NUM_QUANTILES, NUM_BATCHES = 6, 200, 8
 
 
 class Output(NamedTuple):
-    """By the names that Dopamine reads."""
+    """The network's outputs under the names that Dopamine reads."""
 
     logits: Any
     q_values: Any

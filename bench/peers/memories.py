@@ -1,4 +1,4 @@
-"""Prioritized replay of others: sample, gather and set priorities of a batch, at the same capacity. Runs in .venv-peers."""
+"""Other libraries' prioritized replay: sample, gather, set priorities, at equal capacity. Runs in .venv-peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def tianshou_memory(batch_size: int, capacity: int, filled: int, threads: int) -> Callable[[int], None]:
-    """Tianshou's prioritized buffer, whose segment tree Numba compiles; stacks are gathered from rows."""
+    """Tianshou's prioritized buffer, with a segment tree compiled by Numba. Stacks are gathered from rows."""
     from tianshou.data import Batch, PrioritizedReplayBuffer
 
     torch.set_num_threads(threads)
@@ -32,7 +32,7 @@ def tianshou_memory(batch_size: int, capacity: int, filled: int, threads: int) -
 
 
 def sum_tree_memory(batch_size: int, capacity: int, filled: int, threads: int) -> Callable[[int], None]:
-    """A sum tree as most programs have it, searched level by level for all of a batch at once; stacks gathered from rows."""
+    """A typical sum tree, searched level by level for a whole batch at once. Stacks are gathered from rows."""
     tree = SumTree(capacity)
     generator = np.random.default_rng(0)
     frames = generator.integers(256, size=(filled + 8, 84, 84), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""QR-DQN of SB3-contrib: its own updates from its own replay buffer, and its own training on Pong. Runs in .venv-peers."""
+"""QR-DQN of SB3-contrib: updates from its own replay buffer, and its training on Pong. Runs in .venv-peers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WARM_UP = 1_000
 
 
 class NoGame(gymnasium.Env[Any, Any]):
-    """Has the spaces of Atari."""
+    """An environment with only the spaces of Atari."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
     action_space = gymnasium.spaces.Discrete(6)
 
 
 def sb3_updates(batch_size: int, learning_rate: float, adam_epsilon: float, threads: int) -> Callable[[int], None]:
-    """From a buffer of noise."""
+    """Makes updates from a buffer of noise."""
     torch.set_num_threads(threads)
     agent = _agent(NoGame(), batch_size, learning_rate, adam_epsilon, buffer_size=1000)
     assert agent.replay_buffer is not None
@@ -39,7 +39,7 @@ def sb3_updates(batch_size: int, learning_rate: float, adam_epsilon: float, thre
 
 
 def sb3_run(batch_size: int, learning_rate: float, adam_epsilon: float, envs: int, threads: int) -> Callable[[int], None]:
-    """On Pong with sticky actions, 0.25 updates per step, `envs` games in turns: goes on by so many env steps."""
+    """Trains on Pong with sticky actions, 0.25 updates per step and `envs` games in turns, by a number of env steps."""
     torch.set_num_threads(threads)
     gymnasium.register_envs(ale_py)
     games = make_atari_env(

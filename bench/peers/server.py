@@ -1,4 +1,4 @@
-"""A peer's process: works as much as each line of its input says, and answers with the seconds that took.
+"""A peer's process: does the amount of work in each line of its input, and answers with the seconds it took.
 
 .venv-peers/bin/python -m bench.peers.server TASK SETTINGS_AS_JSON
 """
@@ -25,7 +25,7 @@ TASKS = {
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not come between answers
+    os.dup2(2, 1)  # a library's own output must not get between the answers
     task, settings = sys.argv[1], json.loads(sys.argv[2])
     module = importlib.import_module(f"bench.peers.{TASKS[task]}")
     work: Callable[[int], None] = getattr(module, task)(**settings)

@@ -14,14 +14,14 @@ from tianshou.env.atari.atari_network import QRDQNet
 
 
 class Scaled(QRDQNet):
-    """Takes frames as they are, which Tianshou's examples scale in the environment."""
+    """Takes unscaled frames; Tianshou's examples scale them in the environment."""
 
     def forward(self, obs, state=None, info=None):  # type: ignore[no-untyped-def]
         return super().forward(torch.as_tensor(obs).float() / 255, state, info)
 
 
 def tianshou_updates(batch_size: int, learning_rate: float, adam_epsilon: float, threads: int) -> Callable[[int], None]:
-    """From a buffer of noise."""
+    """Makes updates from a buffer of noise."""
     torch.set_num_threads(threads)
     network = Scaled(c=4, h=84, w=84, action_shape=6, num_quantiles=200)
     policy = QRDQNPolicy(model=network, action_space=gymnasium.spaces.Discrete(6))

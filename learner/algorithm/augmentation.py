@@ -1,4 +1,4 @@
-"""Random changes to the images of a batch, drawn from torch's global generator of the device the batch is on."""
+"""Random changes to a batch's images, drawn from torch's global generator of the batch's device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Augmentation = Callable[[Tensor], Tensor]  # [B, stack, *frame_shape] -> the sam
 
 
 def make_augmentation(settings: Learner) -> Augmentation:
-    """What learner.random_shift and learner.intensity_jitter ask for, in this order; nothing by default."""
+    """The augmentation that learner.random_shift and then learner.intensity_jitter ask for. Both are off by default."""
 
     def augment(images: Tensor) -> Tensor:
         if settings.random_shift:
@@ -27,7 +27,7 @@ def make_augmentation(settings: Learner) -> Augmentation:
 
 
 def augment_batch(batch: Batch, augment: Augmentation) -> Batch:
-    """All observations of `batch` changed, each in its own way."""
+    """Augments every observation of `batch` independently."""
     sequence = batch.sequence
     if sequence is not None:
         future = augment(sequence.observation.flatten(0, 1)).unflatten(0, sequence.observation.shape[:2])
@@ -36,16 +36,16 @@ def augment_batch(batch: Batch, augment: Augmentation) -> Batch:
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
-    """DrQ's augmentation (Yarats et al. 2021): pad by repeating the border, crop at random to the old size.
+    """DrQ's augmentation (Yarats et al. 2021): pad by repeating the border, then crop at random to the old size.
 
-    Every image is shifted on its own, by -pixels .. pixels along each axis; all planes of its stack alike.
+    Each image has its own shift of -pixels .. pixels along each axis. All planes of its stack share it.
 
     Args:
         images: [B, ..., height, width], any dtype.
     """
     (batch_size, *_), (height, width) = images.shape, images.shape[-2:]
     shift = torch.randint(-pixels, pixels + 1, (2, batch_size, 1), device=images.device)
-    # Where a pixel comes from; beyond the border, from the border: that is the padding.
+    # The source of each pixel. The clamp to the border is the padding.
     row = (torch.arange(height, device=images.device) + shift[0]).clamp(0, height - 1)
     column = (torch.arange(width, device=images.device) + shift[1]).clamp(0, width - 1)
     source = (row[:, :, None] * width + column[:, None, :]).reshape(batch_size, 1, -1)
@@ -60,7 +60,7 @@ def intensity_jitter(images: Tensor, scale: float) -> Tensor:
         images: [B, ...], any dtype.
 
     Returns:
-        float32, in the range of `images` but for the factor.
+        float32, in the range of `images` times the factor.
     """
     noise = torch.randn(len(images), *[1] * (images.dim() - 1), device=images.device)
     return images * (1 + scale * noise.clamp(-2, 2))

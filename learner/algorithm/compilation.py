@@ -1,4 +1,4 @@
-"""What torch.compile makes of the update's parts, where learner.compile asks for it."""
+"""Compiles the update's parts with torch.compile if learner.compile asks for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sbrl.errors import UsageError
 Part = TypeVar("Part", bound=Callable[..., Any])
 Compiler = Callable[[Part], Part]
 
-# Its own graphs would be graphs within the block's. Random numbers as in eager mode, so that both draw the same.
+# No CUDA graphs of its own: they would be nested in the block's. Random numbers as in eager mode, so that both draw the same.
 _OPTIONS = {"triton.cudagraphs": False, "fallback_random": True}
 
 
@@ -24,7 +24,7 @@ def uncompiled(part: Part) -> Part:
 
 
 def make_compiler(settings: Learner) -> Compiler[Any]:
-    """What learner.compile asks for. A part that cannot be compiled whole fails at its first call, and is not run in pieces.
+    """The compiler that learner.compile asks for. A part that cannot be compiled as a whole fails at its first call.
 
     Raises:
         UsageError: the machine has no C++ compiler, which torch.compile needs on a CPU.

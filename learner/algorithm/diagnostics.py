@@ -1,12 +1,13 @@
-"""What small batches do to training, measured now and then on the network in training, without changing it.
+"""Measures what small batches do to training, at intervals, on the network in training, without changing it.
 
-A measurement has two parts. Beside each of `WINDOW` updates in a row the gradient of a frozen copy of the networks is taken on
-that update's batch, fresh from replay: many small batches at the same parameters, which are also one big batch, and of whose
-norms the noise scale is made. Around the last of these updates the network looks at `NUM_STATES` states of recent batches: the
-greedy actions that changed are the churn; how often each unit fires and how many directions the features span is seen after it.
-The frozen copy's TD error is also taken on probes: the newest transitions, ones from all of replay, and ones held out.
+A measurement has two parts. The first runs beside `WINDOW` updates in a row: it takes the gradient of a frozen copy of the
+networks on each update's batch. These are many small batches at the same parameters, and together one big batch. The noise
+scale follows from their gradient norms. The second runs around the last of these updates, on `NUM_STATES` states of recent
+batches. The share of greedy actions that the update changes is the churn. After the update it also measures each unit's
+activity and the number of directions that the features span. The frozen copy also gives the TD error on probes: the newest
+transitions, transitions from all of replay, and held-out ones.
 
-Training stays as it is to the bit: networks are copied or only read, random numbers are drawn from a state that is put back.
+Training stays the same to the bit: networks are copied or only read, and the random state is restored after each draw.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from sbrl.networks.network import ValueNetwork
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 16  # small batches that make one big batch
-AVERAGE_DECAY = 0.9  # of the moving averages, a measurement: the last ten or so count
-NUM_STATES = 512  # that churn, dormant units and rank are of; as many as the features of most networks have directions
-CHUNK = 64  # states in one pass: what the activations of wide networks have memory for
+WINDOW = 16  # small batches that make up one big batch
+AVERAGE_DECAY = 0.9  # of the moving averages, per measurement: about the last ten count
+NUM_STATES = 512  # for churn, dormant units and rank; as many as most networks have features
+CHUNK = 64  # states in one pass, so that the activations of wide networks fit into memory
 DORMANT_TAU = 0.025
 RANK_DELTA = 0.01
-_ACTION_SEED = 0  # of IQN's quantile fractions: the same ones before and after an update, or they alone would change actions
+_ACTION_SEED = 0  # for IQN's quantile fractions: if they differed before and after an update, they would change actions
 
 
 Probes = Callable[[int], Mapping[str, Batch]]  # the updates made so far -> batches by name: newest, uniform, held_out
@@ -58,7 +59,7 @@ def no_probes(updates: int) -> Mapping[str, Batch]:
 class Readings(NamedTuple):
     """One measurement."""
 
-    updates: int  # made by then
+    updates: int  # made so far
     gradient: GradientMoments  # means over recent measurements
     policy_churn_ratio: float
     dormant_units_ratio: float
@@ -68,7 +69,7 @@ class Readings(NamedTuple):
 
 
 class Diagnostics:
-    """Measures every `period` updates; call `before_update` and `after_update` around each of those that it has to see."""
+    """Measures every `period` updates. Call `before_update` and `after_update` around each update that it must see."""
 
     def __init__(
         self,
@@ -80,13 +81,13 @@ class Diagnostics:
     ) -> None:
         """
         Args:
-            networks: the live ones. Read only.
-            objective: what an update minimises, a scalar; may draw from torch's global generators, and new noise into the
-                networks it is given.
-            td_error: the mean |target - value| of a batch, a scalar; as `objective` in all else.
+            networks: the live networks. Read only.
+            objective: the scalar that an update minimises. It may draw from torch's global generators, and may draw new noise
+                into the networks that it gets.
+            td_error: the mean |target - value| of a batch, a scalar. What holds for `objective` holds here.
         """
         self._period, self._batch_size, self._networks, self._objective = period, batch_size, networks, objective
-        self._states: deque[Tensor] = deque(maxlen=-(-NUM_STATES // batch_size))  # of the last batches, as they were sampled
+        self._states: deque[Tensor] = deque(maxlen=-(-NUM_STATES // batch_size))  # of the last batches, not augmented
         self._window: _GradientWindow | None = None
         self._average = GradientAverage()
         self._actions_before: Tensor | None = None
@@ -103,7 +104,7 @@ class Diagnostics:
         self._probes = probes
 
     def unseen_updates(self, updates: int) -> int:
-        """How many of the updates that follow the first `updates` need not be seen."""
+        """Number of updates after the first `updates` that diagnostics need not see."""
         if self._window is not None:
             return 0
         due = -(-updates // self._period) * self._period
@@ -130,21 +131,21 @@ class Diagnostics:
     def after_update(self, updates: int, batch: Batch) -> None:
         """
         Args:
-            updates: made, this one included; its resets are still to come.
+            updates: made, with this one. Its resets have not happened yet.
         """
         if self._window is not None and self._actions_before is not None:
             start = time.perf_counter()
             self._measure(updates, self._window, self._actions_before)
             self._window = self._actions_before = None
             self.seconds += time.perf_counter() - start
-        self._states.append(batch.s_tm1)  # only now: the states that are looked at are not those just trained on
+        self._states.append(batch.s_tm1)  # last, so that the measured states are not those just trained on
 
     def counters(self) -> dict[str, float]:
-        """What a checkpoint keeps: the averages, which many measurements have gone into."""
+        """The values for a checkpoint: the averages over many measurements."""
         return {f"gradient_average_{name}": value for name, value in self._average._asdict().items()}
 
     def restore(self, counters: Mapping[str, float]) -> None:
-        """Goes on from a checkpoint's counters, which may be of a run without diagnostics."""
+        """Resumes from a checkpoint's counters. The checkpoint may be from a run without diagnostics."""
         names = {name: f"gradient_average_{name}" for name in GradientAverage._fields}
         if all(name in counters for name in names.values()):
             self._average = GradientAverage(**{field: float(counters[name]) for field, name in names.items()})
@@ -214,7 +215,7 @@ def make_diagnostics(
     objective: Callable[[Networks, Batch], Tensor],
     td_error: Callable[[Networks, Batch], Tensor],
 ) -> Diagnostics | NoDiagnostics:
-    """What learner.diagnostics_period asks for."""
+    """The diagnostics that learner.diagnostics_period asks for."""
     learner = config.learner
     if learner.diagnostics_period is None:
         return NoDiagnostics()
@@ -222,10 +223,10 @@ def make_diagnostics(
 
 
 class _GradientWindow:
-    """Gradients of several batches at the same parameters: those that the networks had when it was made.
+    """Gradients of several batches at the same parameters: those of the networks when the window was made.
 
-    Those of the live networks' own updates would cost nothing, but would be of other parameters each, and each step makes the
-    next gradient a little less like the last: the signal would be underestimated.
+    The gradients of the live updates would cost nothing, but each is at other parameters. Each step makes the next gradient a
+    little less like the last one, so they would underestimate the signal.
     """
 
     def __init__(self, networks: Networks, objective: Callable[[Networks, Batch], Tensor]) -> None:
@@ -248,7 +249,7 @@ class _GradientWindow:
             self._sum = gradients
 
     def moments(self, batch_size: int) -> GradientMoments:
-        """Of the batches added; waits for the device."""
+        """The moments over the added batches. Waits for the device."""
         num = len(self._squared)
         small_squared = torch.stack(self._squared).mean().item()
         big_squared = _squared_norm(self._sum).item() / num**2
@@ -256,28 +257,28 @@ class _GradientWindow:
 
 
 class _Activations:
-    """What a network's layers put out, chunk by chunk."""
+    """Outputs of a network's layers, chunk by chunk."""
 
     def __init__(self) -> None:
-        self.features: list[Tensor] = []  # float[CHUNK, F], what goes into the output layer
+        self.features: list[Tensor] = []  # float[CHUNK, F], the inputs of the output layer
         self.activity: dict[nn.Module, list[Tensor]] = {}  # float[units] for each chunk, by layer
 
     def layers(self) -> list[Tensor]:
-        """The mean activity of each layer's units; all chunks are of one size."""
+        """The mean activity of each layer's units. All chunks have the same size."""
         return [torch.stack(chunks).mean(dim=0) for chunks in self.activity.values()]
 
     def on_relu(self, layer: nn.Module, _inputs: object, output: Tensor) -> None:
         self.activity.setdefault(layer, []).append(unit_activity(output))
 
     def on_output(self, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        # IQN's has features for each quantile fraction: as the output layer is linear, values are made of their mean.
+        # IQN has features for each quantile fraction. The output layer is linear, so values depend on their mean.
         (features,) = inputs
         self.features.append(features if features.dim() == 2 else features.mean(dim=1))
 
 
 @contextlib.contextmanager
 def _activations(network: ValueNetwork) -> Iterator[_Activations]:
-    """Sees the outputs of all ReLU layers, and the inputs of the output layer, while the context lasts."""
+    """Within the context, records the outputs of all ReLU layers and the inputs of the output layer."""
     seen = _Activations()
     with contextlib.ExitStack() as hooks:
         for module in network.modules():
@@ -288,7 +289,7 @@ def _activations(network: ValueNetwork) -> Iterator[_Activations]:
 
 
 def _greedy_actions(network: ValueNetwork, chunks: list[Tensor]) -> Tensor:
-    """int64[N]: of the network's mean weights where it is noisy, and at the same quantile fractions each time for IQN."""
+    """int64[N]: greedy actions, with the mean weights of noisy networks and always the same quantile fractions for IQN."""
     training = network.training
     network.eval()
     try:
@@ -300,11 +301,11 @@ def _greedy_actions(network: ValueNetwork, chunks: list[Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def _random_state_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Puts the states of torch's global generators of the CPU and of `device` back; until then they begin at `seed`, if any."""
+    """Restores torch's global generators of the CPU and of `device` at the end. Within, they start at `seed`, if given."""
     on_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         if seed is not None:
-            # Not torch.manual_seed, which seeds those of all devices.
+            # Not torch.manual_seed, which seeds the generators of all devices.
             torch.default_generator.manual_seed(seed)
             if on_cuda:
                 torch.cuda.default_generators[device.index].manual_seed(seed)

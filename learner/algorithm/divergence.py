@@ -1,4 +1,4 @@
-"""What a learner says when its numbers are not finite any more. Pure: no loop, no I/O."""
+"""The error that a learner raises when its numbers are no longer finite. Pure: no loop, no I/O."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from learner.records import Batch
 from sbrl.config import Config
 from sbrl.errors import FinalError
 
-LARGE = 1e4  # rewards or observations beyond it are a likelier cause than the learning rate
+LARGE = 1e4  # rewards or observations above this are a likelier cause than the learning rate
 
 
 def divergence(what: str, updates: int, batch: Batch | None, data_is_finite: bool, config: Config) -> FinalError:
     """The error that ends training, with its likeliest cause and the remedy.
 
     Args:
-        what: is not finite: "the loss is nan".
+        what: says what is not finite: "the loss is nan".
         updates: made so far.
-        batch: trained on last, None before the first: it shows how large the data are.
-        data_is_finite: all rewards and observations trained on were.
+        batch: the last one trained on, None before the first. It shows how large the data are.
+        data_is_finite: whether all rewards and observations trained on were finite.
     """
     saved = "nothing of that is saved or published: --resume goes on from the last checkpoint, which is finite"
     if not data_is_finite:

@@ -1,4 +1,4 @@
-"""The mathematics of the diagnostics: what gradients, actions and activations say of how training goes. Pure."""
+"""The mathematics of the diagnostics: measures of gradients, actions and activations. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAN = float("nan")
 
 
 class GradientMoments(NamedTuple):
-    """What a batch's gradient is made of: B transitions have the gradient G plus noise of variance Sigma / B."""
+    """Signal and noise of a batch's gradient: for B transitions it is G plus noise of variance Sigma / B."""
 
     signal: float  # |G|^2, squared norm of the gradient over all of replay
     noise: float  # tr(Sigma), variance of one transition's gradient, summed over parameters
@@ -22,18 +22,18 @@ class GradientMoments(NamedTuple):
     def noise_scale(self) -> float:
         """B_simple = tr(Sigma) / |G|^2, in transitions (McCandlish et al. 2018, equation 2.9).
 
-        NaN where the noise hides the signal: its estimate, which has no bias, can come out at zero or below.
+        NaN if the noise hides the signal: the signal's estimate is unbiased, so it can be zero or negative.
         """
         return self.noise / self.signal if self.signal > 0 else NAN
 
 
 def gradient_moments(small_squared: float, big_squared: float, small: int, big: int) -> GradientMoments:
-    """Estimates without bias from the gradients of two batch sizes (McCandlish et al. 2018, appendix A.1, equations A.2, A.3).
+    """Unbiased estimates from the gradients of two batch sizes (McCandlish et al. 2018, appendix A.1, equations A.2, A.3).
 
     Args:
         small_squared: E|G_small|^2, a mean over batches of `small` transitions.
-        big_squared: |G_big|^2 of a batch of `big` transitions, such as all small ones together.
-        small, big: transitions, 1 <= small < big.
+        big_squared: |G_big|^2 of a batch of `big` transitions, such as all small batches together.
+        small, big: transitions per batch, 1 <= small < big.
     """
     signal = (big * big_squared - small * small_squared) / (big - small)
     noise = (small_squared - big_squared) / (1 / small - 1 / big)
@@ -41,9 +41,9 @@ def gradient_moments(small_squared: float, big_squared: float, small: int, big: 
 
 
 class GradientAverage(NamedTuple):
-    """Exponential moving averages of both moments, before their ratio is taken, as the appendix recommends.
+    """Exponential moving averages of both moments. As the appendix recommends, the ratio is taken of the averages.
 
-    A single estimate of the signal is mostly noise, and a ratio's mean is not the ratio of the means.
+    A single estimate of the signal is mostly noise, and the mean of ratios is not the ratio of the means.
     """
 
     signal: float = 0.0  # sums of decay ** age * estimate
@@ -51,7 +51,7 @@ class GradientAverage(NamedTuple):
     weight: float = 0.0  # sum of decay ** age
 
     def add(self, moments: GradientMoments, decay: float) -> GradientAverage:
-        """With one more measurement; one that is not finite is left out, for it would never be got rid of."""
+        """Adds one more measurement. Skips one that is not finite, because it would stay in the average for ever."""
         if not (math.isfinite(moments.signal) and math.isfinite(moments.noise)):
             return self
         return GradientAverage(
@@ -92,15 +92,15 @@ def unit_activity(activation: Tensor) -> Tensor:
 
 
 def dormant_ratio(layers: Sequence[Tensor], tau: float) -> float:
-    """Share of units, over all layers together, that are tau-dormant (Sokar et al. 2023, equation 1 and definition 3.1).
+    """Share of all layers' units that are tau-dormant (Sokar et al. 2023, equation 1 and definition 3.1).
 
-    A unit is dormant if its activity is at most `tau` times the mean over its layer; in a layer without any all are.
+    A unit is dormant if its activity is at most `tau` times its layer's mean. In a layer without activity, all are dormant.
 
     Args:
         layers: the `unit_activity` of each layer, float[units].
 
     Returns:
-        NaN where activity is not finite.
+        NaN if activity is not finite.
     """
     if not all(activity.isfinite().all() for activity in layers):
         return NAN
@@ -109,9 +109,9 @@ def dormant_ratio(layers: Sequence[Tensor], tau: float) -> float:
 
 
 def effective_rank(features: Tensor, delta: float) -> float:
-    """srank: the least k such that the k largest singular values have a share of 1 - delta in the sum of all.
+    """srank: the least k such that the k largest singular values make up a share of 1 - delta of the sum of all.
 
-    Kumar et al. 2021, "Implicit Under-Parameterization", equation 1. NaN where features are not finite.
+    Kumar et al. 2021, "Implicit Under-Parameterization", equation 1. NaN if features are not finite.
 
     Args:
         features: float[N, F], a row for each state.
@@ -122,5 +122,5 @@ def effective_rank(features: Tensor, delta: float) -> float:
     total = values.sum()
     if total == 0:
         return 0
-    # Those before the first k whose share is large enough; that one itself makes it k.
+    # Counts the values of k whose share is too small; the next k is the result.
     return int((values.cumsum(0) < (1 - delta) * total).sum().item()) + 1

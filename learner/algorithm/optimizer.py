@@ -1,4 +1,4 @@
-"""Adam or AdamW over named parameters, with gradient clipping; its state is saved, restored, partly forgotten."""
+"""Adam or AdamW over named parameters, with gradient clipping; state can be saved, restored and partly reset."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 
 from sbrl.config import Learner
 
-BETA1 = 0.9  # decay of Adam's average of gradients (Kingma and Ba 2015)
+BETA1 = 0.9  # decay of Adam's first moment (Kingma and Ba 2015)
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 class Gradient(NamedTuple):
-    """Of one update, as it was used: on the device, and not read back before it is asked for."""
+    """The gradient that an update used. It stays on the device until it is read."""
 
-    tensors: tuple[Tensor, ...]  # float32, of each parameter that has one; after clipping
+    tensors: tuple[Tensor, ...]  # float32, of each parameter that has a gradient; after clipping
     norm_before_clipping: Tensor | None  # float32[]; None without clipping
 
     def norm(self) -> Tensor:
-        """float32[]: its Euclidean norm before clipping; without clipping all of it is read."""
+        """float32[]: the Euclidean norm before clipping. Without clipping it is computed here, from all tensors."""
         return nn.utils.get_total_norm(self.tensors) if self.norm_before_clipping is None else self.norm_before_clipping
 
 
 class Optimizer:
-    """Minimises a loss; moments are named <moment>/<parameter>, so that a checkpoint holds them as tensors by name."""
+    """Minimises a loss. Moments are named <moment>/<parameter>, so that a checkpoint can hold them as tensors by name."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], undecayed: Collection[str], settings: Learner) -> None:
         """
         Args:
             parameters: By name, all on one device.
-            undecayed: Names of those without weight decay.
-            settings: Read are learning_rate, adam_beta2, adam_epsilon, weight_decay and max_gradient_norm.
+            undecayed: Names of the parameters without weight decay.
+            settings: Uses learning_rate, adam_beta2, adam_epsilon, weight_decay and max_gradient_norm.
         """
         self._parameters = dict(parameters)
         self._max_norm = settings.max_gradient_norm
@@ -41,8 +41,8 @@ class Optimizer:
             {"params": [parameter for name, parameter in parameters.items() if name not in undecayed]},
             {"params": [parameter for name, parameter in parameters.items() if name in undecayed], "weight_decay": 0.0},
         ]
-        # AdamW without decay is Adam. Fused: one pass over parameters, gradients and moments in place of ten; on a CPU a third
-        # of the time.
+        # AdamW without decay is Adam. Fused: one pass over parameters, gradients and moments instead of ten, which takes a
+        # third of the time on a CPU.
         self._adam = torch.optim.AdamW(
             groups,
             lr=settings.learning_rate,
@@ -53,7 +53,7 @@ class Optimizer:
             capturable=next(iter(parameters.values())).is_cuda,  # a graph counts steps on the device
         )
         for parameter in parameters.values():
-            # Adam makes this at its first step; made here, it can be restored before that.
+            # Adam makes this state at its first step. Made here, it can be restored before that.
             self._adam.state[parameter] = {
                 "step": torch.zeros((), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
@@ -61,7 +61,7 @@ class Optimizer:
             }
 
     def minimise(self, loss: Tensor) -> Gradient:
-        """One step down the gradient of `loss`, a scalar; waits for nothing."""
+        """Takes one step down the gradient of `loss`, a scalar. Does not wait for the device."""
         self._backward(loss)
         norm = None
         if self._max_norm is not None:
@@ -74,7 +74,7 @@ class Optimizer:
         loss.backward()
 
     def moments(self) -> dict[str, Tensor]:
-        """All there is to save; the tensors are the live ones."""
+        """The state to save. The tensors are live."""
         return {
             f"{moment}/{name}": tensor
             for name, parameter in self._parameters.items()
@@ -82,14 +82,14 @@ class Optimizer:
         }
 
     def forget(self, names: Collection[str]) -> None:
-        """Sets these parameters' moments, and the steps their bias correction counts, back to zero."""
+        """Resets these parameters' moments, and the step counts of their bias correction, to zero."""
         for name in names:
             for tensor in self._adam.state[self._parameters[name]].values():
                 tensor.zero_()
 
 
 def undecayed_parameters(module: nn.Module) -> set[str]:
-    """Names of the biases and of all parameters of normalisation layers: weight decay would only take their use away."""
+    """Names of the biases and of all parameters of normalisation layers. Weight decay would defeat their purpose."""
     names = {name for name, parameter in module.named_parameters() if parameter.dim() < 2}
     for prefix, part in module.named_modules():
         if isinstance(part, _NORMS):

@@ -1,4 +1,4 @@
-"""What learner.precision asks for."""
+"""Sets the precision that learner.precision asks for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def configure_precision(settings: Learner) -> None:
-    """Settings of the process; says so where what is asked for will be slow."""
+    """Configures the process, and warns if the chosen precision will be slow."""
     if settings.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     if settings.precision == "bfloat16" and settings.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
@@ -21,8 +21,8 @@ def configure_precision(settings: Learner) -> None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context of the networks' passes. Weights stay float32."""
+    """The context for the networks' passes. Weights stay float32."""
     if precision != "bfloat16":
         return nullcontext()
-    # The cache of cast weights lives as long as the context: as long as one update, which a graph may then hold.
+    # The cache of cast weights lives as long as the context: one update. So a CUDA graph of the update can hold it.
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -13,12 +13,12 @@ from learner.algorithm.schedules import ResetSchedule
 
 logger = logging.getLogger(__name__)
 
-# What is shrunk and perturbed, by the beginning of its name. The rest (dense layer, head, SPR's predictor) starts again.
+# Prefixes of the parameters that are shrunk and perturbed. The rest (dense layer, head, SPR's predictor) is initialised again.
 SHRUNK = ("torso.encoder.", "transition.")
 
 
 class Resets:
-    """Resets the networks when the schedule says so. It has no state: what happens follows from the number of updates."""
+    """Resets the networks on schedule. It has no state: everything follows from the number of updates."""
 
     def __init__(
         self,
@@ -31,17 +31,18 @@ class Resets:
     ) -> None:
         """
         Args:
-            keep: Part of its old value that a shrunk parameter keeps.
-            fresh: Number of the reset, from 1 -> new initial values of all parameters, the same whenever it is asked.
-            learned: What the optimizer trains: the online network, and what is trained beside it.
+            keep: Fraction of the old value that a shrunk parameter keeps.
+            fresh: Number of the reset, from 1 -> new initial values of all parameters, the same at each call.
+            learned: The modules that the optimizer trains: the online network and the auxiliary module.
         """
         self.schedule, self._keep, self._fresh = schedule, keep, fresh
         self._learned, self._target, self._optimizer = learned, target, optimizer
 
     def after_update(self, updates: int) -> None:
-        """Resets if it is due after so many updates: both networks alike, or the target would teach what was just forgotten.
+        """Resets if a reset is due after this number of updates.
 
-        New parameters get new moments of the optimizer; shrunk ones keep theirs.
+        Both networks are reset, or the target would teach what was just forgotten. New parameters get new optimizer moments;
+        shrunk parameters keep theirs.
         """
         if not self.schedule.is_due(updates):
             return
@@ -56,7 +57,7 @@ class Resets:
 
 
 def reset(module: nn.Module, fresh: Mapping[str, Tensor], keep: float) -> list[str]:
-    """Moves the parameters whose names begin with one of SHRUNK to keep * old + (1 - keep) * fresh, sets the others to fresh.
+    """Moves parameters with a prefix in SHRUNK to keep * old + (1 - keep) * fresh, and sets the others to fresh.
 
     Returns:
         the names of the others.

@@ -1,4 +1,4 @@
-"""What follows from the number of updates alone: when to reset, and the n and the discount of targets. Pure."""
+"""Schedules that depend only on the number of updates: resets, and n and discount of targets. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sbrl.config import Agent, Config
 class ResetSchedule(NamedTuple):
     """Resets follow updates `period`, 2 * `period`, ... up to `limit` resets."""
 
-    period: int  # updates between two
-    limit: float  # infinity where there is no end to them
+    period: int  # updates between two resets
+    limit: float  # infinity if there is no limit
 
     @classmethod
     def of(cls, config: Config) -> ResetSchedule:
         """Every learner.reset_period updates while the run has collected less than learner.no_resets_after_env_steps.
 
-        Env steps are those at which the ratio allows an update, replay.min_size + updates / learner.updates_per_step, rather
-        than those collected at that moment: so resets are the same whatever the speeds of actors and learner.
+        The env steps of an update are those at which the ratio allows it, replay.min_size + updates / learner.updates_per_step,
+        not those collected at that moment. So resets do not depend on the speeds of actors and learner.
         """
         learner = config.learner
         if learner.reset_period is None:
@@ -32,15 +32,15 @@ class ResetSchedule(NamedTuple):
         return cls(learner.reset_period, limit=max(0, first_refused - 1))
 
     def resets(self, updates: int) -> int:
-        """Resets made by the time of so many updates, one that follows the last of them included."""
+        """Resets made after this number of updates, including one that follows the last update."""
         return int(min(updates // self.period, self.limit))
 
     def is_due(self, updates: int) -> bool:
-        """Whether a reset follows the update that makes it so many."""
+        """Whether a reset follows the update with this number."""
         return self.resets(updates) > self.resets(updates - 1)
 
     def updates_to_next(self, updates: int) -> int:
-        """How many updates, at least one, lead from so many to the next that a reset follows; sys.maxsize if none does."""
+        """Updates, at least one, up to and with the next one that a reset follows; sys.maxsize if there is none."""
         if self.resets(updates) >= self.limit:
             return sys.maxsize
         return self.period - updates % self.period
@@ -54,14 +54,14 @@ class Horizon(NamedTuple):
     """How far a target looks ahead."""
 
     n_step: int
-    discount: float  # of one step
+    discount: float  # per step
 
 
 class HorizonSchedule(NamedTuple):
-    """n and the discount, annealed from their initial values over agent.anneal_updates, at the start and after each reset.
+    """n and discount, annealed from their initial values over agent.anneal_updates, at the start and after each reset.
 
-    As in BBF (Schwarzer et al. 2023) both move exponentially: with p the part of the anneal that is done, log n and
-    log(1 - discount) are interpolated linearly, and n is rounded.
+    As in BBF (Schwarzer et al. 2023), both change exponentially: log n and log(1 - discount) are interpolated linearly over the
+    anneal, and n is rounded.
     """
 
     agent: Agent
@@ -72,7 +72,7 @@ class HorizonSchedule(NamedTuple):
         return cls(config.agent, ResetSchedule.of(config))
 
     def at(self, updates: int) -> Horizon:
-        """For the update that follows so many."""
+        """The horizon of the update that follows `updates` updates."""
         agent = self.agent
         done = min(1.0, self.resets.updates_since(updates) / agent.anneal_updates)
         n_step, discount = agent.n_step, agent.discount
@@ -84,5 +84,5 @@ class HorizonSchedule(NamedTuple):
 
 
 def _interpolate(start: float, end: float, done: float) -> float:
-    """From `start` to `end`, linear in the logarithm."""
+    """Interpolates from `start` to `end`, linearly in the logarithm."""
     return start * math.exp(done * math.log(end / start))

@@ -1,8 +1,8 @@
 """Self-predictive representations (SPR, Schwarzer et al. 2021), in the form of SR-SPR and BBF.
 
-From the latent of s_tm1 a convolutional transition model predicts the latents 1 .. K steps later, given the actions taken. The
-torso's projection and a linear predictor make a vector of each, which shall point where the target network's projection puts
-the observation that was really seen then. The original's prediction of the present observation is left out, as in BBF.
+A convolutional transition model predicts the latents 1 .. K steps after s_tm1 from its latent and the actions taken. The
+torso's projection and a linear predictor turn each one into a vector. The loss pulls its direction towards that of the target
+network's projection of the observation seen at that step. As in BBF, there is no prediction of the present observation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sbrl.networks.torsos import Torso, renormalize
 
 
 class SelfPrediction(nn.Module):
-    """What is learned beside the network, and the loss. B: batch size, K: jumps, D: units of the dense layer."""
+    """The modules trained beside the network, and the loss. B: batch size, K: jumps, D: units of the dense layer."""
 
     def __init__(self, torso: Torso, num_actions: int) -> None:
         """
         Args:
-            torso: The online network's; only its sizes are read.
+            torso: The online network's torso; only its sizes are used.
         """
         super().__init__()
         channels, _, _ = torso.latent_shape
@@ -41,9 +41,9 @@ class SelfPrediction(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, latent: Tensor, online: Torso, target: Torso, batch: Batch) -> Tensor:
-        """The loss of each sample, float32[B]; its gradient reaches the online torso and this module, not the target.
+        """The loss of each sample, float32[B]. Its gradient reaches the online torso and this module, but not the target.
 
-        Noisy layers take part with their mean weights, as in BBF.
+        Noisy layers use their mean weights, as in BBF.
 
         Args:
             latent: online.encode(batch.s_tm1).
@@ -75,7 +75,7 @@ class NoSelfPrediction(nn.Module):
 
 
 class TransitionModel(nn.Module):
-    """Predicts the next latent: two 3x3 convolutions on the latent and a plane for each action, all 1 for the one taken."""
+    """Predicts the next latent: two 3x3 convolutions on the latent and one plane per action, all 1 for the one taken."""
 
     def __init__(self, channels: int, num_actions: int) -> None:
         super().__init__()
@@ -87,19 +87,19 @@ class TransitionModel(nn.Module):
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """latent float32[B, C, H, W], action int64[B] -> latent of the same shape, in [0, 1]."""
-        # As torch's one_hot, which reads the actions back to check them.
+        # Not torch's one_hot, which copies the actions to the host to check them.
         planes = (action[:, None] == torch.arange(self._num_actions, device=action.device)).to(latent.dtype)
         planes = planes[:, :, None, None].expand(-1, -1, *latent.shape[2:])
         return renormalize(self.layers(torch.cat((latent, planes), dim=1)))
 
 
 def self_prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Squared distance of the vectors scaled to length 1, which is 2 - 2 cos of the angle between them; mean over jumps.
+    """Squared distance of the vectors scaled to length 1, which is 2 - 2 cos(angle between them); mean over jumps.
 
     Args:
         predictions: float[B, K, D].
         targets: float[B, K, D].
-        valid: bool[B, K]; the others count as 0.
+        valid: bool[B, K]; invalid jumps count as 0.
 
     Returns:
         float[B], between 0 and 4.
@@ -109,12 +109,12 @@ def self_prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor) ->
 
 
 def make_self_prediction(agent: Agent, torso: Torso, num_actions: int, seed: int) -> SelfPrediction | NoSelfPrediction:
-    """On the CPU, with parameters that depend on nothing but the seed; of no parameters where agent.spr_weight is 0."""
+    """Makes it on the CPU, with parameters that depend only on the seed. Without parameters if agent.spr_weight is 0."""
     if agent.spr_weight == 0:
         return NoSelfPrediction()
-    # A stream of its own: the network is drawn from the seed itself.
+    # A separate random stream: the network is drawn from the seed itself.
     generator = torch.Generator().manual_seed(seed + 2**32)
-    # The meta device draws no random numbers, so that torch's global generator stays where it is.
+    # The meta device draws no random numbers, so torch's global generator does not advance.
     with torch.device("meta"):
         made = SelfPrediction(torso, num_actions)
     made.to_empty(device="cpu")
@@ -124,7 +124,7 @@ def make_self_prediction(agent: Agent, torso: Torso, num_actions: int, seed: int
 
 @contextmanager
 def _mean_weights(torso: Torso) -> Iterator[None]:
-    """Leaves noise out."""
+    """Within the context, noisy layers use their mean weights."""
     training = torso.training
     torso.eval()
     try:

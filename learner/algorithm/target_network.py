@@ -1,4 +1,4 @@
-"""How the target network follows the online one."""
+"""How the target network follows the online network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sbrl.config import Learner
 
 
 class TargetUpdate:
-    """target <- (1 - rate) * target + rate * online, every `period` updates; a rate of 1 copies."""
+    """target <- (1 - rate) * target + rate * online, every `period` updates. A rate of 1 copies."""
 
     def __init__(self, online: nn.Module, target: nn.Module, settings: Learner) -> None:
         weights = online.state_dict()
@@ -18,7 +18,7 @@ class TargetUpdate:
         self.period = settings.target_update_period
 
     def move(self) -> None:
-        """Changes the target network; waits for nothing."""
+        """Changes the target network. Does not wait for the device."""
         target, online = zip(*self._pairs, strict=True)
-        # With weight 1 this is the online network to the bit.
+        # With weight 1, the result equals the online network to the bit.
         torch._foreach_lerp_(target, online, self._rate)

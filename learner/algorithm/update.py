@@ -1,4 +1,4 @@
-"""The update step: one batch in, changed parameters and new priorities out."""
+"""The update step: takes one batch, changes the parameters and returns new priorities."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from sbrl.seeds import reset_seed
 
 
 class _Evaluation(NamedTuple):
-    """Of one batch: what an update minimises, and what becomes of the batch's priorities."""
+    """The losses and new priorities of one batch."""
 
-    loss: Tensor  # float32[]: mean over the batch, importance weights included
-    spr_loss: Tensor  # float32[], in the same way
-    total: Tensor  # float32[]: of both
+    loss: Tensor  # float32[]: mean over the batch, with importance weights
+    spr_loss: Tensor  # float32[], likewise
+    total: Tensor  # float32[]: the sum of both that an update minimises
     q_tm1: Tensor  # float32[B]
     target: Tensor  # float32[B, M]
     priorities: Tensor  # float64[B]
@@ -48,16 +48,16 @@ class _Evaluation(NamedTuple):
 
 
 class UpdateStep:
-    """Composed of what the config asks for: loss, augmentation, self-prediction, optimizer, target update and resets."""
+    """An update composed as the config says: loss, augmentation, self-prediction, optimizer, target update and resets."""
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, compiler: Compiler[Any] = uncompiled) -> None:
         """Makes the networks, with parameters from run.seed.
 
         Args:
-            compiler: of the part from the batch to its loss.
+            compiler: compiles the part from the batch to its loss.
 
         Raises:
-            UsageError: agent.torso cannot take the environment's observations, or what is to be done to them.
+            UsageError: agent.torso cannot process the environment's observations or the configured changes to them.
         """
         check_network(config, spec)
         agent, learner = config.agent, config.learner
@@ -91,7 +91,7 @@ class UpdateStep:
         )
         self._evaluate = compiler(self._evaluate_and_mark)
         self._updates = 0
-        # 0 as long as every loss was finite, and every batch; NaN from then on.
+        # Each is 0 until a loss (or a batch) is not finite, and NaN from then on.
         self._loss_blemish, self._data_blemish = torch.zeros((), device=device), torch.zeros((), device=device)
         state = self.state()  # whose tensors stay where they are
         parts = (state.online, state.target, state.auxiliary, state.optimizer)
@@ -104,11 +104,11 @@ class UpdateStep:
 
     @property
     def updates(self) -> int:
-        """Updates made, those before a restore included."""
+        """Updates made, including those before a restore."""
         return self._updates
 
     def update(self, batch: Batch) -> UpdateResult:
-        """One update, seen by diagnostics and counted, on `batch` from any device; on CUDA returns before that is done."""
+        """Makes and counts one update that diagnostics see, on `batch` from any device. On CUDA, returns before it is done."""
         batch = batch.to(self._device)
         self.diagnostics.before_update(self._updates, batch)
         result = self.train(batch)
@@ -117,9 +117,10 @@ class UpdateStep:
         return result
 
     def train(self, batch: Batch) -> UpdateResult:
-        """The update itself, of shapes that follow from the batch's: no word to or from the host, and nothing is counted there.
+        """The update itself. It does not synchronize with the host and counts nothing there.
 
-        Draws random numbers (noise, augmentation, quantile fractions) from torch's global generator.
+        All shapes follow from the batch's. Draws random numbers (noise, augmentation, quantile fractions) from torch's global
+        generator.
 
         Args:
             batch: on the networks' device.
@@ -138,38 +139,38 @@ class UpdateStep:
         )
 
     def advance(self, updates: int) -> None:
-        """Counts `updates`, no more than `updates_to_edge` said, and does what is due after them."""
+        """Counts `updates`, at most `updates_to_edge`, and does what is due after them."""
         self._updates += updates
-        # A pass over all parameters that seldom changes any is not for every update: only a period of 1 is part of it.
+        # Only a period of 1 is part of the update. With a longer one, most passes over all parameters would change nothing.
         if self._target_update.period > 1 and self._updates % self._target_update.period == 0:
             self._target_update.move()
         self._resets.after_update(self._updates)
 
     def updates_to_edge(self) -> int:
-        """How many updates `train` may make before `advance` is called; 0 if the next one is to be seen: `update` is for it."""
+        """Number of `train` calls before `advance` is due; 0 if diagnostics must see the next update: call `update`."""
         unseen, period = self.diagnostics.unseen_updates(self._updates), self._target_update.period
         to_target = period - self._updates % period if period > 1 else unseen
         return min(unseen, to_target, self._resets.schedule.updates_to_next(self._updates))
 
     def is_finite(self) -> bool:
-        """Whether all losses were finite and all that `state` holds is. Waits for the device: not part of every update."""
+        """Whether all losses were finite and all of `state` is. Waits for the device, so do not call it in every update."""
         return bool(all_finite(self._kept).item())
 
     @property
     def mark(self) -> Tensor:
-        """float32[], the live one: NaN once a loss or a batch was not finite, 0 before."""
+        """float32[]: NaN once a loss or a batch was not finite, 0 before."""
         return self._loss_blemish + self._data_blemish
 
     def data_is_finite(self) -> bool:
-        """Whether all rewards and observations trained on were finite; waits for the device."""
+        """Whether all rewards and observations trained on were finite. Waits for the device."""
         return bool(all_finite([self._data_blemish]).item())
 
     def acting_weights(self) -> dict[str, Tensor]:
-        """The weights to act with, the live ones: the online network's, or the target's with agent.act_with_target."""
+        """The live weights to act with: the online network's, or with agent.act_with_target the target network's."""
         return (self._target if self._config.agent.act_with_target else self._online).state_dict()
 
     def state(self) -> UpdateState:
-        """What to save. The tensors are live: encode them before the next update."""
+        """The state to save. The tensors are live: encode them before the next update."""
         return UpdateState(
             online=self._online.state_dict(),
             target=self._target.state_dict(),
@@ -179,10 +180,10 @@ class UpdateStep:
         )
 
     def restore(self, state: UpdateState) -> None:
-        """Goes on from `state`.
+        """Resumes from `state`.
 
         Raises:
-            RunError: the state is of another network.
+            RunError: the state is from another network.
         """
         mine = self.state()
         copy_tensors(mine.online, state.online, "the checkpoint's online weights")
@@ -192,15 +193,15 @@ class UpdateStep:
         self._updates = state.updates
 
     def _evaluate_and_mark(self, batch: Batch) -> _Evaluation:
-        """Of the networks that learn; what is not finite leaves its mark."""
+        """Evaluates the live networks, and marks a loss or batch that is not finite."""
         evaluation = self._objective(self._networks, batch)
-        # 0 times what is not finite is NaN: nothing waits for the device.
+        # 0 times a value that is not finite is NaN. This needs no wait for the device.
         self._loss_blemish.add_(evaluation.total.detach(), alpha=0)
         self._data_blemish.add_(batch.sum_of_numbers(), alpha=0)
         return evaluation
 
     def _objective(self, networks: Networks, batch: Batch) -> _Evaluation:
-        """What an update of `networks` on `batch` minimises, with new noise, augmentation and quantile fractions."""
+        """Evaluates `networks` on `batch`, with new noise, augmentation and quantile fractions."""
         with autocast(self._config.learner.precision, self._device):
             return self._evaluation(networks, batch)
 
@@ -226,7 +227,7 @@ class UpdateStep:
         return network, make_self_prediction(self._config.agent, network.torso, self._spec.num_actions, seed)
 
     def _fresh(self, number: int) -> Mapping[str, Tensor]:
-        """New initial values of all parameters for the reset of this number."""
+        """New initial values of all parameters for the reset with this number."""
         network, auxiliary = self._make_modules(reset_seed(self._config.run.seed, number))
         return {**network.state_dict(), **auxiliary.state_dict()}
 
@@ -240,17 +241,17 @@ def make_update_step(config: Config, spec: EnvSpec) -> UpdateStep:
     """An update step with fresh parameters from run.seed on learner.device.
 
     Raises:
-        UsageError: CUDA was asked for and is absent; or agent.torso cannot take the environment's observations, or what is to
-            be done to them.
+        UsageError: CUDA was asked for and is absent, or agent.torso cannot process the environment's observations or the
+            configured changes to them.
     """
     device = find_device(config.learner.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # where streams, graphs and events are made that are told no device
+        torch.cuda.set_device(device)  # streams, graphs and events without an explicit device are made there
     return UpdateStep(config, spec, device, make_compiler(config.learner))
 
 
 def configure_torch(num_threads: int) -> None:
-    """Settings of the process, and of the calling thread: call it once, in the thread that updates."""
+    """Configures the process and the calling thread. Call it once, in the thread that updates."""
     torch.set_num_threads(num_threads)
-    # Adam's moments decay into denormal numbers, which a CPU handles many times slower than others.
+    # Adam's moments decay into denormal numbers, which are many times slower on a CPU.
     torch.set_flush_denormal(True)

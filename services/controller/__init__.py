@@ -1,1 +1,1 @@
-"""Scales the actors of a release on Kubernetes. Imports sbrl alone."""
+"""Scales the actors of a release on Kubernetes. Imports only sbrl."""

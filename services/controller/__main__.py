@@ -1,4 +1,4 @@
-"""The controller: scales the actors so that the learner neither waits for transitions nor leaves actors idle."""
+"""The controller: scales the actors so that the learner does not wait for transitions and actors are not idle."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def make_spec(arguments: argparse.Namespace) -> ScalingSpec:
     """The spec that the command line describes.
 
     Raises:
-        UsageError: it contradicts itself.
+        UsageError: the spec contradicts itself.
     """
     spec = ScalingSpec(**{name: getattr(arguments, name) for name in ScalingSpec._fields})
     check(spec)
@@ -110,7 +110,7 @@ def make_spec(arguments: argparse.Namespace) -> ScalingSpec:
 
 
 def make_election(arguments: argparse.Namespace, cluster: Cluster) -> Election:
-    # A dry run writes nothing, so not a lease either: it only says what it would do, however many there are.
+    # A dry run writes nothing, not even a lease: each one only says what it would do, however many run.
     if arguments.lease is None or arguments.dry_run:
         return Unopposed()
     return LeaseElection(cluster, arguments.lease, arguments.name)

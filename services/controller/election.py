@@ -1,4 +1,4 @@
-"""Which of several controllers acts: the holder of a Lease, as client-go's leader election has it."""
+"""Leader election among controllers: the holder of a Lease acts, as in client-go's leader election."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from sbrl.cluster.kube import ApiConflict, ApiUnavailable, Cluster, LeaseRecord
 from sbrl.errors import RunError
 
 LEASE_SECONDS = 30
-# A holder that could not renew its lease stops acting this part of it before others may take it.
+# A holder trusts its lease for this fraction of its duration. So if it cannot renew, it stops before others may take over.
 TRUSTED_PART = 2 / 3
 
 _log = logging.getLogger(__name__)
 
 
 class Election(Protocol):
-    """Says whether this process is the one that acts."""
+    """Decides whether this process is the one that acts."""
 
     @property
     def is_leader(self) -> bool: ...
 
     def campaign(self) -> None:
-        """Takes, or renews, the leadership if it can; to be called every few seconds."""
+        """Takes or renews the leadership if it can. Call it every few seconds."""
         ...
 
     def resign(self) -> None:
-        """Lets another one take over at once."""
+        """Lets another controller take over at once."""
         ...
 
 
 class Unopposed:
-    """The election of a controller that is the only one."""
+    """The election of a single controller: it always leads."""
 
     is_leader = True
 
@@ -48,7 +48,7 @@ class Unopposed:
 class LeaseElection:
     """Leadership by a Lease that its holder renews.
 
-    Clocks of different machines are never compared: a lease has ended when *this* process has seen it unchanged for so long.
+    Clocks of different machines are never compared: a lease ends when *this* process has seen it unchanged for its duration.
     """
 
     def __init__(
@@ -62,25 +62,26 @@ class LeaseElection:
     ) -> None:
         """
         Args:
-            identity: of this process, unique among the controllers.
+            identity: the name of this process, unique among the controllers.
         """
         self._cluster, self._name, self._identity = cluster, name, identity
         self._clock, self._seconds = clock, seconds
-        self._seen: LeaseRecord | None = None  # another one's, as it was first seen
+        self._seen: LeaseRecord | None = None  # another holder's lease, when it was first seen in this state
         self._seen_time = 0.0
         self._trusted_until = -1.0
         self._leading = False
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process holds the lease, and nobody else can have taken it."""
+        """Whether this process holds the lease and no other process can have taken it."""
         return self._leading and self._clock() < self._trusted_until
 
     def campaign(self) -> None:
         """Takes the lease if it is free, renews it if it is held.
 
         Raises:
-            RunError: the API server refuses it. That it does not answer is no error: what is held is trusted for a while.
+            RunError: the API server refuses it. It is no error if the server does not answer: a held lease is trusted for a
+                while.
         """
         start = self._clock()
         try:
@@ -96,7 +97,7 @@ class LeaseElection:
             self._trusted_until = start + TRUSTED_PART * self._seconds
 
     def resign(self) -> None:
-        """Gives the lease up, if it is held."""
+        """Gives up the lease if this process holds it."""
         leading, self._leading = self._leading, False
         if not leading:
             return
@@ -116,7 +117,7 @@ class LeaseElection:
         return now - self._seen_time >= current.duration_seconds
 
     def _write(self, current: LeaseRecord | None) -> bool:
-        """Writes this process into the lease; False if another one was quicker."""
+        """Writes this process into the lease; False if another process was quicker."""
         now = datetime.now(UTC)
         held = current is not None and current.holder == self._identity
         record = LeaseRecord(

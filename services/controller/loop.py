@@ -1,4 +1,4 @@
-"""The controller's loop: look at the fleet, decide, and have the Deployment follow. All effects are here and in `kube`."""
+"""The controller's loop: observe the fleet, decide, scale the Deployment. All effects are here and in `kube`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from services.controller.reconcile import (
     reconcile,
 )
 
-PATCH_ATTEMPTS = 5  # at a Deployment that something else writes at the same moment
-WARNING_SECONDS = 3600.0  # between two events that say the same; a cluster keeps an event for an hour
-# What each change is called in events.
+PATCH_ATTEMPTS = 5  # at patching a Deployment that something else writes at the same moment
+WARNING_SECONDS = 3600.0  # between two equal events; a cluster keeps an event for an hour
+# The name of each change in events.
 REASONS = {Reason.UP: "ScaledUp", Reason.DOWN: "ScaledDown", Reason.BOUNDS: "ScaledToBounds", Reason.DONE: "ScaledToZero"}
 
 _log = logging.getLogger(__name__)
 
 
 class ControllerLoop:
-    """Looks every few seconds until `stop` is set. What it uses is made, and closed, by its caller."""
+    """Looks at the fleet every few seconds until `stop` is set. The caller makes and closes everything that it uses."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class ControllerLoop:
     ) -> None:
         """
         Args:
-            deployment: of the actors.
-            name: of this process, for events.
-            dry_run: only say what would be done.
+            deployment: the name of the actors' Deployment.
+            name: the name of this process, for events.
+            dry_run: only log what would be done.
         """
         self._config, self._spec, self._cluster, self._deployment = config, spec, cluster, deployment
         self._fleet, self._election, self._metrics, self._stop = fleet, election, metrics, stop
@@ -69,7 +69,7 @@ class ControllerLoop:
         self._absent = False
 
     def run(self, on_answer: Callable[[], None]) -> None:
-        """Runs until `stop` is set; `on_answer` is called after each look that the API server has answered.
+        """Runs until `stop` is set. Calls `on_answer` after each round in which the API server answered.
 
         Raises:
             RunError: the API server refuses what the controller needs.
@@ -85,7 +85,7 @@ class ControllerLoop:
         self._election.resign()
 
     def look(self) -> Decision:
-        """One round: the decision that was made, and carried out where this process leads.
+        """One round: makes a decision, carries it out if this process leads, and returns it.
 
         Raises:
             ApiUnavailable: the API server does not answer; nothing was decided.
@@ -108,21 +108,21 @@ class ControllerLoop:
             status = self._fleet.status()
         except CoordinatorUnavailable as error:
             self._metrics.coordinator_failures.inc()
-            if not self._absent:  # once an outage
+            if not self._absent:  # once per outage
                 _log.warning("%s; nothing is scaled until it answers", error)
             self._absent = True
             return no_answer(self._clock(), actors_wanted, "the coordinator does not answer")
         if self._absent:
             _log.info("the coordinator is back")
         self._absent = False
-        # What follows from run.env_steps is what the run began with, which the coordinator knows.
+        # The coordinator's config: values derived from run.env_steps stay as they were when the run began.
         return read(status, config_of(status) or self._config, self._clock(), actors_wanted)
 
     def _carry_out(self, scale: Scale, decision: Decision) -> None:
-        """Has the Deployment follow, unless someone else has asked for another number meanwhile; says so in an event."""
+        """Scales the Deployment and posts an event, unless someone else has set another number meanwhile."""
         before = scale.replicas
         for _ in range(PATCH_ATTEMPTS):
-            if not self._election.is_leader:  # the calls before this one may have taken long
+            if not self._election.is_leader:  # the calls before may have taken long
                 return
             try:
                 self._cluster.set_scale(self._deployment, decision.actors, scale.resource_version)
@@ -143,8 +143,8 @@ class ControllerLoop:
         self._post(scale.uid, REASONS[decision.why], message, warning=False)
 
     def _say(self, scale: Scale, decision: Decision) -> None:
-        """Logs what is new about a decision."""
-        # Numbers in a reason are never the same twice: that they have moved on is no news.
+        """Logs a decision if it is new."""
+        # The numbers in a reason change every time, so they do not make it new.
         new = (decision.why, decision.actors, re.sub(r"[\d.,%]+", "", decision.reason))
         if new == self._said:
             return
@@ -157,7 +157,7 @@ class ControllerLoop:
         _log.info("leaving the number of actors at %d: %s", scale.replicas, decision.reason)
 
     def _warn(self, scale: Scale, decision: Decision) -> None:
-        """Posts an event on a shortage that no change can mend."""
+        """Posts an event if the learner starves and no more actors are allowed."""
         if decision.why is not Reason.LIMITED or self._dry_run or not self._election.is_leader:
             return
         if self._warned_time is None or self._clock() - self._warned_time >= WARNING_SECONDS:
@@ -165,7 +165,7 @@ class ControllerLoop:
             self._post(scale.uid, "ScaleLimited", decision.reason, warning=True)
 
     def _post(self, uid: str, reason: str, message: str, warning: bool) -> None:
-        """Posts an event; one that cannot be posted is logged: the change it tells of stands."""
+        """Posts an event. A failure is only logged, because the change itself stands."""
         try:
             self._cluster.post_event(self._deployment, uid, reason, message, self._name, warning)
         except RunError as error:

@@ -1,12 +1,12 @@
-"""How many actors the run needs, from how full its queues are and who waits for whom. Pure: values in, a decision out.
+"""Computes how many actors the run needs, from how full its queues are and who waits for whom. Pure.
 
-One number is estimated: the *demand*, how many actors at full speed would collect exactly what the learner trains on,
+It estimates one number, the *demand*: how many actors at full speed would collect exactly what the learner trains on,
 
-    demand = live actors x (1 - part of their time that actors are blocked) / (1 - part of its time that the learner waits)
+    demand = live actors x (1 - fraction of time that actors are blocked) / (1 - fraction of time that the learner waits)
 
-for in balance actors collect what the learner trains on (full queues see to that). The *load* is demand / actors: above 1
-the learner starves, well below 1 actors stand idle. The fleet is sized so that its load is `target_load`, the least that holds
-the ratio with a little to spare for noise, and is left alone while the load lies between `low_load` and `high_load`.
+because in balance actors collect what the learner trains on (full queues ensure that). The *load* is demand / actors: above 1
+the learner starves, well below 1 actors are idle. The fleet is sized for a load of `target_load`: the fewest actors that hold
+the ratio, with a small margin for noise. It is not changed while the load is between `low_load` and `high_load`.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from sbrl.coordination.fleet import RunState
 from sbrl.errors import UsageError, plain
 from sbrl.monitor.load import LoadReading, Measured, measure, span
 
-MAX_GAP_SECONDS = 30.0  # two readings further apart do not belong together: too much can have happened in between
-LIVE_TOLERANCE = 0.05  # part of the fleet that may come and go, or be missing, without spoiling an estimate
-# A learner that waits all the time says that more actors are needed, not how many.
+MAX_GAP_SECONDS = 30.0  # a longer gap between two readings breaks a measurement: too much can have happened in between
+LIVE_TOLERANCE = 0.05  # fraction of the fleet that may come and go, or be missing, without spoiling an estimate
+# A learner that waits all the time shows that more actors are needed, but not how many.
 MAX_LOAD = 20.0
-# Mean fill of the queues below which the learner takes whatever comes, and above which actors wait.
+# Mean fill of the queues below which the learner takes segments as they arrive, and above which actors wait.
 QUEUES_EMPTY, QUEUES_FULL = 0.1, 0.9
-# A larger part of its time than this no role spends on fetching batches or on having items confirmed, if it is well.
+# No healthy role spends a larger fraction of its time than this on fetching batches or waiting for confirmations.
 MAX_IDLE = 0.5
-# Going back down to where the learner has just starved takes a demand so much lower that noise is out of the question.
+# To shrink back to a size at which the learner just starved, the new size must be below this fraction of it: not just noise.
 CLEARLY_LESS = 0.75
 
 
 class ScalingSpec(NamedTuple):
-    """What the fleet is held to. Loads: see this module's docstring."""
+    """Bounds and thresholds for the fleet's size. Loads: see this module's docstring."""
 
     min_actors: int = 1
     max_actors: int = 64
-    target_load: float = 0.93  # what a change aims at
-    low_load: float = 0.85  # below it, actors go
-    high_load: float = 1.05  # above it, actors are added: the learner waits about 5 % of its time
-    urgent_load: float = 1.25  # above it they are added sooner: the learner waits 20 % of its time
-    settle_seconds: float = 60.0  # after anything changed, before measuring: pods start, the queues find their level
+    target_load: float = 0.93  # the load that a change aims at
+    low_load: float = 0.85  # below this, actors are removed
+    high_load: float = 1.05  # above this, actors are added: the learner waits about 5 % of its time
+    urgent_load: float = 1.25  # above this, they are added sooner: the learner waits 20 % of its time
+    settle_seconds: float = 60.0  # from any change to the first reading used: pods start, the queues find their level
     window_seconds: float = 300.0  # measured before a change
-    urgent_window_seconds: float = 60.0  # measured before an urgent one: an idle learner costs more than idle actors
-    max_growth: float = 1.0  # part of the fleet that may be added at once (at least one actor)
-    max_shrink: float = 0.5  # part of the fleet that may go at once (at least one actor)
-    memory_seconds: float = 1800.0  # how long a size at which the learner starved is not gone back to
+    urgent_window_seconds: float = 60.0  # measured before an urgent change: an idle learner costs more than idle actors
+    max_growth: float = 1.0  # largest fraction of the fleet to add at once (at least one actor)
+    max_shrink: float = 0.5  # largest fraction of the fleet to remove at once (at least one actor)
+    memory_seconds: float = 1800.0  # for this long the fleet does not return to a size at which the learner starved
 
 
 class Memory(NamedTuple):
-    """What is known from before the readings."""
+    """Knowledge from before the readings."""
 
-    idle_blocked: float = 0.0  # part of their time that actors are blocked while queues have room: confirming segments
-    idle_waiting: float = 0.0  # part of its time that the learner waits though transitions abound: fetching batches
-    starved_time: float = -math.inf  # when the learner starved last
-    starved_actors: int = 0  # and how many actors there were
+    idle_blocked: float = 0.0  # fraction of time that actors are blocked although queues have room: confirming segments
+    idle_waiting: float = 0.0  # fraction of time that the learner waits although queues are full: fetching batches
+    starved_time: float = -math.inf  # when the learner last starved
+    starved_actors: int = 0  # and how many actors there were then
 
 
 class Observed(NamedTuple):
-    """All that a decision depends on."""
+    """Everything that a decision depends on."""
 
-    readings: tuple[LoadReading, ...]  # at least one; oldest first, the newest is the present
-    memory: Memory = Memory()  # as the last decision left it
+    readings: tuple[LoadReading, ...]  # at least one, oldest first; the last one is the present
+    memory: Memory = Memory()  # from the last decision
 
 
 class Reason(enum.Enum):
-    """What a decision comes from; the values are labels in metrics."""
+    """The reasons for a decision. The values are labels in metrics."""
 
     UP = "learner_starved"
     DOWN = "actors_blocked"
@@ -74,24 +74,24 @@ class Reason(enum.Enum):
     DONE = "run_done"
     BALANCED = "balanced"
     LIMITED = "at_max_actors"  # the learner starves, and no more actors are allowed
-    HOLD = "hold"  # cannot be judged now
+    HOLD = "hold"  # the fleet cannot be judged now
 
 
 class Decision(NamedTuple):
-    """How many actors there are to be, and why."""
+    """How many actors there should be, and why."""
 
     actors: int
     why: Reason
-    reason: str  # a sentence's part: "the learner waited 31% of the last 60 s for transitions"
-    memory: Memory  # to be handed back with the next observation
-    measured: Measured | None = None  # the newest; None where nothing can be said
+    reason: str  # part of a sentence: "the learner waited 31% of the last 60 s for transitions"
+    memory: Memory  # to pass in with the next observation
+    measured: Measured | None = None  # the newest measurement; None if there is none
     load: float | None = None
 
 
 def check(spec: ScalingSpec) -> None:
     """
     Raises:
-        UsageError: the spec contradicts itself; says how.
+        UsageError: the spec contradicts itself. The message says how.
     """
     rules = [
         (1 <= spec.min_actors <= spec.max_actors, "1 <= min_actors <= max_actors, else there is no size to choose"),
@@ -116,15 +116,15 @@ def check(spec: ScalingSpec) -> None:
 
 
 def history_seconds(spec: ScalingSpec) -> float:
-    """How far back readings are needed."""
+    """How many seconds of readings a decision needs."""
     return spec.settle_seconds + spec.window_seconds + MAX_GAP_SECONDS
 
 
 def reconcile(observed: Observed, spec: ScalingSpec) -> Decision:
-    """How many actors there are to be.
+    """Decides how many actors there should be.
 
-    - Always within `spec.min_actors` and `spec.max_actors`, unless nothing is known (it stays) or the run is done (none).
-    - At most one change in `settle_seconds` + a window, up by at most `max_growth`, down by at most `max_shrink` of the fleet.
+    - Always within `spec.min_actors` and `spec.max_actors`, unless nothing is known (no change) or the run is done (none).
+    - At most one change per `settle_seconds` + a window, up by at most `max_growth`, down by at most `max_shrink` of the fleet.
     - No change while the fleet cannot be judged: no learner, a shard gone, the replay filling, actors starting or crashing.
     """
     now, memory = observed.readings[-1], observed.memory
@@ -144,7 +144,7 @@ def reconcile(observed: Observed, spec: ScalingSpec) -> Decision:
 
 
 def _judge(calm: Sequence[LoadReading], memory: Memory, spec: ScalingSpec, now: LoadReading) -> Decision:
-    """The decision for a running fleet within its bounds, from readings that nothing disturbed."""
+    """The decision for a running fleet within its bounds, from undisturbed readings."""
     wanted = now.actors_wanted
     recent, full = measure(calm, spec.urgent_window_seconds), measure(calm, spec.window_seconds)
     if recent is None:
@@ -190,9 +190,9 @@ def _judge(calm: Sequence[LoadReading], memory: Memory, spec: ScalingSpec, now: 
 
 
 def undisturbed(readings: Sequence[LoadReading], settle_seconds: float) -> Sequence[LoadReading]:
-    """The newest readings between which nothing changed that would spoil a measurement, without the first `settle_seconds`.
+    """The newest readings without a disturbance between them, except the first `settle_seconds`.
 
-    What changes one: another number of actors wanted, another learner, an obstacle, a gap.
+    A disturbance is: another number of wanted actors, another learner, another run state, an obstacle, a gap.
     """
     first = len(readings) - 1
     while first > 0 and _continues(readings[first - 1], readings[first]):
@@ -202,7 +202,10 @@ def undisturbed(readings: Sequence[LoadReading], settle_seconds: float) -> Seque
 
 
 def learn(memory: Memory, measured: Measured) -> Memory:
-    """What each side spends waiting for other things than the other side: what is left while the queues hold nothing back."""
+    """Learns the time that each side waits for other reasons than the other side.
+
+    That is the actors' waiting while the queues are empty, and the learner's while they are full.
+    """
     blocked, waiting = measured.actors_blocked, measured.learner_waiting
     open_for_inserts, open_for_samples = measured.queue_fill < QUEUES_EMPTY, measured.queue_fill > QUEUES_FULL
     return memory._replace(
@@ -212,9 +215,9 @@ def learn(memory: Memory, measured: Measured) -> Memory:
 
 
 def load(measured: Measured, memory: Memory) -> float:
-    """The fleet's load: the learner's demand, in parts of what the actors could collect. See this module's docstring."""
+    """The fleet's load: demand / actors. See this module's docstring."""
     held = max(0.0, (measured.actors_blocked - memory.idle_blocked) / (1.0 - memory.idle_blocked))
-    # While queues are empty the learner waits for nothing but transitions, whatever else it may have waited for before.
+    # While queues are empty, all of the learner's waiting is for transitions.
     idle = 0.0 if measured.queue_fill < QUEUES_EMPTY else memory.idle_waiting
     lacking = max(0.0, (measured.learner_waiting - idle) / (1.0 - idle))
     return min(MAX_LOAD, (1.0 - held) / max(1e-9, 1.0 - lacking))
@@ -231,18 +234,18 @@ def _continues(before: LoadReading, after: LoadReading) -> bool:
 
 
 def _size(demand: float, spec: ScalingSpec) -> int:
-    """The least actors whose load is no more than the target. The small number keeps 93.0000001 % from costing an actor."""
+    """The fewest actors with a load of at most the target. The 1e-6 keeps rounding errors from costing an actor."""
     return max(1, math.ceil(demand / spec.target_load - 1e-6))
 
 
 def _not_back(target: int, memory: Memory, spec: ScalingSpec, now: float) -> int:
-    """`target`, or one more than the size at which the learner starved a while ago, unless it is clearly less."""
+    """`target`, but at least one more than the size at which the learner recently starved, unless it is clearly less."""
     recently = now - memory.starved_time <= spec.memory_seconds
     return max(target, memory.starved_actors + 1) if recently and target > CLEARLY_LESS * memory.starved_actors else target
 
 
 def _unsteady(readings: Sequence[LoadReading], since: float) -> str:
-    """Reason the fleet's size is no basis for an estimate; "" if it is."""
+    """The reason why the fleet's size is too unsteady for an estimate; "" if it is steady."""
     live = [reading.actors_live for reading in readings if reading.time >= since]
     low, high = min(live), max(live)
     return f"actors come and go: {low} to {high} of them were there" if high - low > LIVE_TOLERANCE * high else ""

@@ -1,1 +1,1 @@
-"""The coordinator: leases, allowance of steps, weights, episode log, durable store. Imports sbrl alone."""
+"""The coordinator: leases, allowance of steps, weights, episode log, durable store. Imports only sbrl."""

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         bound = coordinator.start(host, port)
         export_settings(coordinator.config, metrics)
         export_disk(registry, arguments.run_dir)
-        # Its own member, so that the fleet's list has the addresses of its health and metrics too.
+        # The coordinator is also a member, so that the fleet's list has its health and metrics addresses too.
         member = FleetMember.of_role(channels.reachable_address(host, bound), "coordinator", arguments.name, metrics, runtime)
         member.start()
         runtime.serving()
@@ -47,21 +47,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def settled_config(path: Path, before: str) -> Config:
-    """The run's config: what follows from run.env_steps, and is not set, stays what it was when the run began.
+    """The run's config. Values derived from run.env_steps, if not set, stay as they were when the run began.
 
     Args:
-        path: of the config as it is given now.
-        before: the one that the run went by before, as YAML; empty: it begins.
+        path: the file of the config that is given now.
+        before: the config that the run used before, as YAML; empty for a new run.
 
     Raises:
-        UsageError: either cannot be read.
+        UsageError: one of them cannot be read.
     """
     given = configs.read_yaml(path)
     return configs.build(given) if not before else configs.keep_derived(given, configs.parse(before, "the run's config"))
 
 
 def export_settings(config: Config, metrics: CoordinatorMetrics) -> None:
-    """Exports what alerts and tools compare readings with."""
+    """Exports the configured values that alerts and tools compare readings with."""
     metrics.target_env_steps.set(config.run.env_steps)
     metrics.min_replay_size.set(config.min_replay_size)
     metrics.samples_per_insert_target.set(config.samples_per_insert)

@@ -1,4 +1,4 @@
-"""The fleet's leases, counters and instructions: kept in memory for speed and in the store for ever."""
+"""The fleet's leases, counters and instructions, in memory for speed and in the store for durability."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.coordinator.refusal import Refused, invalid
 from services.coordinator.store import Store
 
 LEASE_SECONDS = 10.0
-# Whole numbers up to here are exact as doubles, which counters travel as.
+# Counters are sent as doubles, in which whole numbers are exact up to this.
 MAX_COUNT = 2.0**53
 _FINISHED_TARGET = "finished_env_steps"
 
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """Who is there, what they have counted, and what each is to do. Safe to call from many threads.
+    """Members, their counters, and their instructions. Thread-safe.
 
-    Memory is changed first and then written: counters are cumulative, so a write that failed is repaired by the next heartbeat.
+    Each change is made in memory first and then written. Counters are cumulative, so the next heartbeat repairs a failed write.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Fleet:
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Goes on with the stored fleet: leases that had not ended start again, since no heartbeat could arrive meanwhile.
+        """Resumes with the stored fleet. Leases that had not ended restart, since no heartbeat could arrive meanwhile.
 
         Args:
-            config: the run's, as YAML, for whoever asks how the run stands.
+            config: the run's config as YAML, for clients that ask for the run's status.
         """
         self._store = store
         self._target = target_env_steps
@@ -55,13 +55,13 @@ class Fleet:
         self._lock = threading.Lock()
         self._totals = store.totals()
         self._progress = store.progress()
-        # A run that was finished and is now to collect more steps is running again.
+        # A finished run that now has to collect more steps is running again.
         self._finished = store.number(_FINISHED_TARGET) == self._target
         self._leases = Leases(store, lease_seconds, clock)
         for role in ROLES:
             metrics.live_members.labels(role).set_function(partial(self._count_live, role))
             for counter in (metrics.leases_expired, metrics.rejoins):
-                counter.labels(role)  # there from the start, so that rates see the first one
+                counter.labels(role)  # exported from the start, so that a rate includes the first increment
         for state in RunState:
             metrics.run_state.labels(state.name.lower()).set_function(partial(self._is_state, state))
         metrics.env_steps.set_function(lambda: float(self.env_steps))
@@ -81,7 +81,7 @@ class Fleet:
         return int(self._totals.get(("actor", STEPS_COUNTER), 0.0))
 
     def join(self, request: fleet_pb2.JoinRequest) -> fleet_pb2.JoinResponse:
-        """Gives a lease, ending an earlier one of the same role and name; or says which process has that.
+        """Gives a lease and ends an earlier one with the same role and name. If another process holds that, says which.
 
         Raises:
             Refused: INVALID_ARGUMENT, the role is unknown or the name is empty; ALREADY_EXISTS, another learner is alive.
@@ -115,7 +115,7 @@ class Fleet:
         )
 
     def heartbeat(self, request: fleet_pb2.HeartbeatRequest) -> fleet_pb2.HeartbeatResponse:
-        """Renews a lease, takes its counters and gives instructions.
+        """Renews a lease, takes its counters and returns instructions.
 
         Raises:
             Refused: NOT_FOUND, the lease has ended; INVALID_ARGUMENT, a counter is negative or not finite; FAILED_PRECONDITION,
@@ -131,18 +131,18 @@ class Fleet:
             lease.gauges = dict(request.gauges)
             self._take_progress(lease, request)
             instructions = self._instructions(lease.role, lease)
-            # The member may act on the limit it held when it sent this until it has the answer, which may be lost.
+            # Until it has the answer, which may be lost, the member may act on the limit in its request.
             lease.step_limit = max(request.step_limit, lease.env_steps + instructions.step_allowance)
             self._leases.save(lease)
         self._metrics.heartbeats.inc()
         return instructions
 
     def leave(self, request: fleet_pb2.HeartbeatRequest) -> None:
-        """Ends a lease with its last counters; one that has ended already only has them counted.
+        """Ends a lease with its last counters. If it has already ended, only counts them.
 
         Raises:
-            Refused: NOT_FOUND, the incarnation was never given, or the run has gone back behind it; INVALID_ARGUMENT,
-                a counter is negative or not finite; FAILED_PRECONDITION, a learner that has been replaced.
+            Refused: NOT_FOUND, the incarnation was never given, or the run was restored to an older state;
+                INVALID_ARGUMENT, a counter is negative or not finite; FAILED_PRECONDITION, a learner that has been replaced.
         """
         _check(request)
         with self._lock:
@@ -158,13 +158,13 @@ class Fleet:
             self._leases.save(lease)
 
     def finish(self) -> None:
-        """Ends the run, durably: the state is FINISHED until the run is given another number of steps."""
+        """Ends the run durably: the state is FINISHED until run.env_steps changes."""
         with self._lock:
             self._store.set_number(_FINISHED_TARGET, self._target)
             self._finished = True
 
     def status(self) -> fleet_pb2.GetStatusResponse:
-        """Members, totals and state; the rest of the response is left unset."""
+        """A response with members, totals, state, progress and config; the rest is left unset."""
         with self._lock:
             self._sweep()
             return fleet_pb2.GetStatusResponse(
@@ -176,7 +176,7 @@ class Fleet:
             )
 
     def _check_only_learner(self, request: fleet_pb2.JoinRequest) -> None:
-        """A learner of another name than the live one's waits: to let it in would be to throw away what that has not saved."""
+        """Refuses a learner with another name than the live one's: letting it in would lose the live one's unsaved work."""
         if request.role != "learner":
             return
         for lease in self._leases.live_of("learner"):
@@ -191,14 +191,14 @@ class Fleet:
             return math.nan if self._progress is None else float(read(self._progress))
 
     def _take_progress(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
-        """Keeps what a learner that holds the term says of the run's network."""
+        """Keeps the progress that a learner with a term reports."""
         if lease.role == "learner" and request.term and request.HasField("progress"):
             self._progress = fleet_pb2.LearnerProgress()
             self._progress.CopyFrom(request.progress)
             self._store.set_progress(self._progress)
 
     def _check_term(self, lease: Lease, request: fleet_pb2.HeartbeatRequest) -> None:
-        """Raises Refused for a learner that has been replaced: what it has trained since is no part of the run's network."""
+        """Raises Refused for a replaced learner: what it trained since then is not part of the run's network."""
         if lease.role == "learner" and request.term and request.term != self._store.number("term"):
             self._metrics.reports_fenced.inc()
             raise Refused(
@@ -215,7 +215,7 @@ class Fleet:
         return RunState.COLLECTED if self.env_steps >= self._target else RunState.RUNNING
 
     def _instructions(self, role: str, lease: Lease | None) -> fleet_pb2.HeartbeatResponse:
-        """What a member is to do. Args: lease: its own; None: it is to be given one."""
+        """The instructions for a member. Args: lease: the member's; None if it is about to get one."""
         state, env_steps, allowance = self._state(), self.env_steps, 0
         if role == "actor" and state is RunState.RUNNING:
             allowance = step_allowance(self._target - env_steps, *self._leases.reserved_by_others(lease))
@@ -229,7 +229,7 @@ class Fleet:
         )
 
     def _count(self, lease: Lease, counters: Mapping[str, float]) -> None:
-        """Takes a lease's cumulative counters; lower values are of a heartbeat that was overtaken, and change nothing."""
+        """Takes a lease's cumulative counters. Ignores lower values, which are from a heartbeat that arrived late."""
         for name, value in counters.items():
             increase = value - lease.counters.get(name, 0.0)
             if increase >= 0:
@@ -267,17 +267,17 @@ class Fleet:
 
 
 def _is_anothers(lease: Lease, request: fleet_pb2.JoinRequest) -> bool:
-    """Whether a lease that holds is of another process than the one that asks, which does not know that one to be gone."""
+    """Whether another process holds the lease, and the requester does not claim to replace it."""
     return lease.alive and request.process != lease.record.process and request.replaces != lease.record.incarnation
 
 
 def received(progress: fleet_pb2.LearnerProgress) -> int:
-    """Transitions that the learner has received, from all shards."""
+    """Transitions that the learner has received from all shards."""
     return sum(shard.received for shard in progress.shards)
 
 
 def lost(progress: fleet_pb2.LearnerProgress) -> int:
-    """Transitions that are missing and have not come after all."""
+    """Transitions that are missing and were not recovered later."""
     return progress.lost_with_actors + sum(shard.lost - shard.recovered for shard in progress.shards)
 
 

@@ -1,4 +1,4 @@
-"""The fleet's leases: who holds which place in its role, what each last said, and which have ended. Not thread-safe."""
+"""The fleet's leases: who holds which index, their last reports, and which have ended. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from services.coordinator.allowance import reserved
 from services.coordinator.refusal import Refused
 from services.coordinator.store import LeaseRecord, Store
 
-# A member that is gone for so long is no longer listed; its counts stay in the totals for ever.
+# A member that has been gone for this long is no longer listed. Its counts stay in the totals for ever.
 FORGET_SECONDS = 3600.0
 
 
 @dataclass
 class Lease:
-    """One member's place, for as long as it sends heartbeats."""
+    """One member's place, which it keeps as long as it sends heartbeats."""
 
-    record: LeaseRecord  # as it was given
-    seen: float  # of its last heartbeat, by the clock
+    record: LeaseRecord  # as it was when the lease was given
+    seen: float  # time of its last heartbeat, by the clock
     alive: bool
     counters: dict[str, float]
     step_limit: int
@@ -43,7 +43,7 @@ class Leases:
     """The newest lease of each member, in memory and in the store."""
 
     def __init__(self, store: Store, lease_seconds: float, clock: Callable[[], float]) -> None:
-        """Restores the stored ones: those that had not ended start again, since no heartbeat could arrive meanwhile."""
+        """Restores the stored leases. Those that had not ended restart, since no heartbeat could arrive meanwhile."""
         self._store, self._lease_seconds, self._clock = store, lease_seconds, clock
         now, wall_now = clock(), time.time()
         self._next_sweep = now
@@ -53,14 +53,14 @@ class Leases:
             lease = Lease(record, seen, not record.ended, store.counters(record.incarnation), record.step_limit)
             self._newest[record.role, record.name] = lease
         self._live = {lease.record.incarnation: lease for lease in self._newest.values() if lease.alive}
-        # Steps that live actors may still take, by incarnation, and their sum: its cost must not grow with the fleet.
+        # Steps that live actors may still take, by incarnation, and their sum, so that its cost does not grow with the fleet.
         self._reserved: dict[int, int] = {}
         self._reserved_sum = 0
         for lease in self._live.values():
             self._reserve(lease)
 
     def reserved_by_others(self, lease: Lease | None) -> tuple[int, int]:
-        """(live actors but this one, steps that these may still take all together)."""
+        """(number of other live actors, steps that these may still take in total)."""
         own = None if lease is None else self._reserved.get(lease.record.incarnation)
         return len(self._reserved) - (own is not None), self._reserved_sum - (own or 0)
 
@@ -68,11 +68,11 @@ class Leases:
         return [lease for lease in self._live.values() if lease.role == role]
 
     def listed(self) -> list[Lease]:
-        """The newest of each member, ended ones too until they are forgotten."""
+        """The newest lease of each member, including ended ones until they are forgotten."""
         return list(self._newest.values())
 
     def newest(self, role: str, name: str) -> Lease | None:
-        """The newest of one member, alive or not."""
+        """The newest lease of one member, alive or not."""
         return self._newest.get((role, name))
 
     def held(self, incarnation: int) -> Lease:
@@ -100,7 +100,7 @@ class Leases:
         return Lease(record, 0.0, alive=False, counters=self._store.counters(incarnation), step_limit=record.step_limit)
 
     def give(self, request: fleet_pb2.JoinRequest, position: int, step_limit: int, earlier: Lease | None) -> Lease:
-        """A new lease for a member, durable; `earlier` was the same member's."""
+        """Gives a member a new, durable lease. `earlier` is the same member's previous lease."""
         now = time.time()
         record = LeaseRecord(
             incarnation=0,
@@ -133,38 +133,39 @@ class Leases:
             self._reserved_sum += steps
 
     def _origin(self, earlier_incarnation: int) -> int:
-        """The first lease of the process that held a lease before; 0: it held none."""
+        """The first lease of a process that held `earlier_incarnation`; 0 if it held none."""
         record = self._store.lease(earlier_incarnation) if earlier_incarnation else None
         return 0 if record is None else record.origin
 
     def free_index(self, request: fleet_pb2.JoinRequest, earlier: Lease | None) -> int:
-        """The index asked for, else the one held before, else the lowest; always one that no live member of the role holds."""
+        """The requested index, else the previous one, else the lowest; never one that a live member of the role holds."""
         taken = {lease.record.position for lease in self.live_of(request.role)}
         asked = (request.index,) if request.HasField("index") else ()
         held = (earlier.record.position,) if earlier is not None else ()
         return next(index for index in itertools.chain(asked, held, itertools.count()) if index not in taken)
 
     def end(self, lease: Lease) -> None:
-        """Takes the place from its member; `save` makes it known to the store."""
+        """Ends the lease in memory; `save` writes that to the store."""
         lease.alive = False
         lease.gauges = {}
         self._live.pop(lease.record.incarnation, None)
 
     def save(self, lease: Lease) -> None:
-        """Writes a lease that has changed."""
+        """Writes a changed lease."""
         self._reserve(lease)
         self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
 
     def expired(self) -> list[Lease]:
-        """Live leases that were not renewed; forgets members long gone. Looks a few times within a lease, not at every call.
+        """Live leases that were not renewed. Forgets members that are long gone.
 
-        To be called at least once a second: after a longer silence all leases start again.
+        Checks about twenty times within a lease, not at every call. Call it at least once a second: after a silence of more
+        than half a lease, all leases restart.
         """
         now = self._clock()
         if now < self._next_sweep:
             return []
         if now - self._next_sweep > self._lease_seconds / 2:
-            # It sends itself a heartbeat every second: it was stopped, and nobody could be heard meanwhile.
+            # The coordinator sends itself a heartbeat every second. So it was stopped, and could not hear anyone meanwhile.
             for lease in self._live.values():
                 lease.seen = now
         self._next_sweep = now + self._lease_seconds / 20

@@ -1,4 +1,4 @@
-"""Requests that cannot be carried out, as gRPC statuses in place of tracebacks."""
+"""Answers requests that cannot be carried out with gRPC statuses instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """A request is answered with a status and a message for its sender."""
+    """The request is answered with a status and a message for its sender."""
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -25,13 +25,13 @@ def invalid(message: str) -> Refused:
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-# A lease has ended, no weights are there yet; a second learner waits for its turn, and asks every second.
+# Ordinary events: a lease has ended, no weights are there yet, or a second learner waits for its turn and asks every second.
 _ORDINARY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS})
 
 
 @contextmanager
 def statuses(context: grpc.ServicerContext) -> Iterator[None]:
-    """Ends the call with the status of a refusal, or with UNAVAILABLE (try again) when the disk cannot be written."""
+    """Ends the call with the status of a refusal, or with UNAVAILABLE (try again) if the disk cannot be written."""
     try:
         yield
     except Refused as refusal:

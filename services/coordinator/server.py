@@ -1,4 +1,4 @@
-"""The coordinator's gRPC server: the services of protos/sbrl/v1 over its stores. Bad requests get the status stated there."""
+"""The coordinator's gRPC server: the services of protos/sbrl/v1, which state the status of each bad request."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from services.coordinator.weights_store import StoredWeights, WeightsStore
 
 MAX_WEIGHTS_BYTES = 1 << 30
 RECENT_EPISODES = 100
-LARGEST_REAL = 1e150  # of the log: squares of such numbers can still be added up
+LARGEST_REAL = 1e150  # largest number in the log: squares of such numbers can still be added up
 THREADS = 32
-# Slow readers of weights may hold so many of the threads; the others are always there for heartbeats.
+# Slow readers of weights may hold this many threads. The others are always free for heartbeats.
 MAX_TRANSFERS = 16
-# There is one learner, and a second one that takes over from it: more than these are stuck, or mean ill.
+# There is one learner, and perhaps a second one that takes over from it. More publications are stuck, or malicious.
 MAX_PUBLICATIONS, PUBLICATION_SECONDS = 4, 60.0
 
 _CONFIG = "config"
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Coordinator:
-    """The whole coordinator over one directory; what it knows survives kill -9."""
+    """The whole coordinator, with its state in one directory. The state survives kill -9."""
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class Coordinator:
     ) -> None:
         """
         Args:
-            directory: made if need be.
+            directory: made if necessary.
             target_env_steps: run.env_steps.
-            settle: the config that the run went by before, as YAML, empty for a new one -> the one that it goes by now.
+            settle: the run's previous config as YAML, empty for a new run -> the run's present config.
 
         Raises:
-            UsageError: the token or certificate that the environment names cannot be read.
+            UsageError: the token or certificate that the environment variables name cannot be read.
         """
         self._directory = directory
         self._target_env_steps = target_env_steps
@@ -68,7 +68,7 @@ class Coordinator:
         self._server = channels.make_server(THREADS, "coordinator", self._credentials)
 
     def start(self, host: str, port: int) -> int:
-        """Takes the port (0: any free one), reads the state, serves, and returns the port.
+        """Binds the port (0: any free one), reads the state, serves, and returns the port.
 
         Raises:
             RunError: the port is taken, or the directory is in use, damaged or cannot be written.
@@ -91,13 +91,13 @@ class Coordinator:
         return bound
 
     def stop(self, grace: float) -> None:
-        """After `start`: takes no more calls, lets those in flight end for up to `grace` seconds, and closes the state."""
+        """After `start`: accepts no more calls, waits up to `grace` seconds for those in flight, and closes the state."""
         self._server.stop(grace).wait()
         self._store.close()
 
 
 def add_services(server: grpc.Server, store: Store, weights: WeightsStore, fleet: Fleet, metrics: CoordinatorMetrics) -> None:
-    """Adds the three services to a server and lets the metrics follow what they serve."""
+    """Adds the three services to a server, and connects the metrics to their state."""
     weights_pb2_grpc.add_WeightsServicer_to_server(_WeightsService(store, weights, metrics), server)
     fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(store, weights, fleet), server)
     episodes_pb2_grpc.add_LogServicer_to_server(_LogService(store, metrics), server)
@@ -144,7 +144,7 @@ class _WeightsService(weights_pb2_grpc.WeightsServicer):
 
     @contextmanager
     def _publication(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """One of the few that may be in flight, for so long and no longer; ends the call where there is none left."""
+        """Takes one of the few slots for publications, for a limited time; ends the call if none is free."""
         if not self._publications.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_PUBLICATIONS} others are publishing: try again")
         time_limit = threading.Timer(PUBLICATION_SECONDS, context.cancel)
@@ -269,7 +269,7 @@ def _receive(requests: Iterator[weights_pb2.PublishRequest]) -> tuple[weights_pb
     """The header and the bytes of a publication.
 
     Raises:
-        Refused: no header comes first, or the size or a chunk's size is not what was agreed.
+        Refused: the header does not come first, or the total size or a chunk's size is wrong.
     """
     first = next(requests, None)
     if first is None or not first.HasField("header"):
@@ -296,7 +296,7 @@ def _require(newest: StoredWeights | None) -> StoredWeights:
 
 
 def _wrong_number(record: Message) -> str | None:
-    """Which number of a record cannot be kept, and why; None if all can."""
+    """Which number of a record cannot be stored, and why; None if all can."""
     for descriptor, value in record.ListFields():
         most = LARGEST_REAL if isinstance(value, float) else MAX_INTEGER
         if not abs(value) <= most:

@@ -1,7 +1,7 @@
-"""What the coordinator must not forget, in one SQLite file: leases, counters, versions of weights, the log.
+"""The coordinator's durable state in one SQLite file: leases, counters, versions of weights, the log.
 
-A killed process loses no committed transaction. Heartbeats are not forced to disk: a power failure may cost the last counts;
-what a caller acts on for ever (an incarnation, a term, a version, a log entry) is durable before it is answered.
+A killed process loses no committed transaction. Heartbeats are not forced to disk, so a power failure may lose the last counts.
+Anything that a caller relies on for ever (an incarnation, a term, a version, a log entry) is durable before the answer.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ CREATE TABLE weights (
   version INTEGER PRIMARY KEY, term INTEGER NOT NULL, updates INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
   crc32 INTEGER NOT NULL, published_time REAL NOT NULL);
 """
-# Schema 3 is 4 with another word for the term.
+# Schema 3 is schema 4 with another word for the term.
 _FROM_SCHEMA_3 = """
 ALTER TABLE weights RENAME COLUMN epoch TO term;
 UPDATE numbers SET name = 'term' WHERE name = 'epoch';
 """
-# The log: two tables, whose columns are the messages' fields, and what is unique in them.
+# The log's two tables: the message whose fields are the columns, and the columns that are unique together.
 _LOG = {"episodes": (Episode, "incarnation, number"), "evaluations": (Evaluation, "weights_version, seed")}
 _EPISODE_FIELDS = tuple(field.name for field in Episode.DESCRIPTOR.fields)
 _EVALUATION_FIELDS = tuple(field.name for field in Evaluation.DESCRIPTOR.fields)
 
 
 class LeaseRecord(NamedTuple):
-    """A lease as it was last written."""
+    """A lease as last written."""
 
     incarnation: int
     role: str
     name: str
-    position: int  # the index within its role ("index" is a word of SQL and of tuples)
+    position: int  # the index within its role ("index" is a keyword of SQL and a method of tuples)
     joined_time: float  # Unix seconds
     metrics_address: str
     health_address: str
@@ -63,7 +63,7 @@ class LeaseRecord(NamedTuple):
     seen_time: float  # Unix seconds of the last heartbeat
     step_limit: int  # env_steps that the actor may reach
     ended: bool
-    origin: int  # the first lease of the same process: its own incarnation, unless that lost a lease before
+    origin: int  # the incarnation of the process's first lease: this one's, unless the process lost a lease before
     process: str  # see sbrl.coordination.process_identity
 
 
@@ -82,20 +82,20 @@ class WeightsRecord(NamedTuple):
 
 
 class Store:
-    """One connection, shared by the server's threads; every method is one transaction."""
+    """One connection, shared by the server's threads. Every method is one transaction."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, or makes it, and holds it until `close`.
+        """Opens or creates the file, and holds it until `close`.
 
         Raises:
-            RunError: it is held by another coordinator, is damaged, of another schema, or cannot be written.
+            RunError: another coordinator holds the file, or it is damaged, has another schema or cannot be written.
         """
         self._lock = threading.Lock()
-        self._is_durable: bool | None = None  # whether transactions wait for the disk now
+        self._is_durable: bool | None = None  # whether transactions wait for the disk at present
         try:
             self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
             try:
-                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # released by the system when the process dies
+                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # the system releases it when the process dies
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._create_tables(path)
             except (sqlite3.DatabaseError, RunError):
@@ -117,7 +117,7 @@ class Store:
     # Leases and counters
 
     def add_lease(self, record: LeaseRecord, replaced: int | None) -> int:
-        """Adds a lease, ending the one it replaces, and returns its incarnation (the record's own is ignored). Durable."""
+        """Adds a lease, ends the one it replaces, and returns its incarnation (the record's is ignored). Durable."""
         with self._transaction(durable=True) as execute:
             if replaced is not None:
                 execute("UPDATE leases SET ended = 1 WHERE incarnation = ?", (replaced,))
@@ -129,7 +129,7 @@ class Store:
             return int(added)
 
     def record(self, incarnation: int, counters: Mapping[str, float], step_limit: int, seen_time: float, ended: bool) -> None:
-        """Writes what is known of a lease after a heartbeat or its end."""
+        """Writes a lease's state after a heartbeat or after its end."""
         with self._transaction() as execute:
             execute(
                 "UPDATE leases SET step_limit = ?, seen_time = ?, ended = ?, counters = ? WHERE incarnation = ?",
@@ -144,7 +144,7 @@ class Store:
         return None if row is None else LeaseRecord(*row)
 
     def newest_leases(self, since: float) -> list[LeaseRecord]:
-        """The newest lease of each role and name that has not ended or was seen after `since` (Unix seconds)."""
+        """The newest lease of each role and name, if it has not ended or was seen after `since` (Unix seconds)."""
         query = f"""SELECT {_LEASE_COLUMNS} FROM leases WHERE (ended = 0 OR seen_time > ?)
                    AND incarnation IN (SELECT MAX(incarnation) FROM leases GROUP BY role, name) ORDER BY incarnation"""
         with self._lock:
@@ -157,7 +157,7 @@ class Store:
         return {} if row is None else dict(json.loads(row[0]))
 
     def totals(self) -> dict[tuple[str, str], float]:
-        """The sum over all incarnations by (role, counter)."""
+        """The sums over all incarnations, by (role, counter)."""
         query = "SELECT role, key, SUM(json_each.value) FROM leases, json_each(leases.counters) GROUP BY 1, 2"
         with self._lock:
             return {(role, name): value for role, name, value in self._connection.execute(query)}
@@ -187,23 +187,23 @@ class Store:
         with self._transaction(durable=True) as execute:
             execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (name, value))
 
-    # The learner's progress, and what it must know of actors
+    # The learner's progress, and the ended actors that it must know of
 
     def progress(self) -> LearnerProgress | None:
-        """The newest that a learner has reported; None before the first."""
+        """The newest progress that a learner has reported; None before the first."""
         with self._lock:
             row = self._connection.execute("SELECT message FROM progress").fetchone()
         return None if row is None else LearnerProgress.FromString(row[0])
 
     def set_progress(self, progress: LearnerProgress) -> None:
-        """Keeps a report in place of the one before."""
+        """Replaces the stored progress."""
         with self._transaction() as execute:
             execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (progress.SerializeToString(),))
 
     def ended_actors(self, since: float) -> list[EndedActor]:
-        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with what they collected in all.
+        """Actors whose last lease has ended and was seen after `since` (Unix seconds), with all that they collected.
 
-        An actor is a process, named by its first incarnation, as in the streams that it writes.
+        Here an actor is a process, identified by its first incarnation, as in the streams that it writes.
         """
         query = f"""SELECT origin, COALESCE(SUM(json_extract(counters, '$.{STEPS_COUNTER}')), 0)
                            - COALESCE(SUM(json_extract(counters, '$.{CUT_COUNTER}')), 0) FROM leases
@@ -216,7 +216,7 @@ class Store:
     # Weights
 
     def acquire_term(self, holder: str) -> int:
-        """Raises the term by one, notes who holds it and returns it. Durable."""
+        """Raises the term by one, stores its holder, and returns it. Durable."""
         with self._transaction(durable=True) as execute:
             term = self._number("term") + 1
             execute("INSERT OR REPLACE INTO numbers VALUES ('term', ?)", (term,))
@@ -229,7 +229,7 @@ class Store:
         return self.text("learner_holder")
 
     def add_weights(self, record: WeightsRecord, previous: int) -> bool:
-        """Adds a version and forgets all others but `previous`; False, and nothing done, if its term is stale. Durable."""
+        """Adds a version and deletes all others but `previous`. Does nothing and returns False on a stale term. Durable."""
         with self._transaction(durable=True) as execute:
             if record.term != self._number("term"):
                 return False
@@ -255,7 +255,7 @@ class Store:
             self._num_episodes += added
 
     def append_evaluation(self, evaluation: Evaluation) -> None:
-        """Appends an evaluation, in place of one with the same weights version and seed. Durable."""
+        """Appends an evaluation, or replaces the one with the same weights version and seed. Durable."""
         updates = ", ".join(f"{field} = excluded.{field}" for field in _EVALUATION_FIELDS)
         statement = f"""INSERT INTO evaluations ({", ".join(_EVALUATION_FIELDS)}) VALUES ({_places(_EVALUATION_FIELDS)})
                         ON CONFLICT (weights_version, seed) DO UPDATE SET {updates}"""
@@ -264,7 +264,7 @@ class Store:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes in the log."""
+        """Number of episodes in the log."""
         with self._lock:
             return self._num_episodes
 
@@ -290,7 +290,7 @@ class Store:
         return [_evaluation(row) for row in rows]
 
     def last_evaluation(self) -> Evaluation | None:
-        """The last one of `evaluations`, read alone; None before the first."""
+        """The last of `evaluations`, without reading the others; None before the first."""
         query = f"SELECT {', '.join(_EVALUATION_FIELDS)} FROM evaluations ORDER BY row DESC LIMIT 1"
         with self._lock:
             row = self._connection.execute(query).fetchone()
@@ -325,7 +325,7 @@ class Store:
                 f"{path} has schema {version}, this version of sbrl uses {SCHEMA_VERSION}: "
                 f"start a new run directory, or use the sbrl version that wrote it"
             )
-        for table, (kind, _) in _LOG.items():  # fields that the messages have got since are zero, as in messages
+        for table, (kind, _) in _LOG.items():  # fields added to the messages later become 0, as in the messages
             there = {name for _, name, *_ in self._connection.execute(f"PRAGMA table_info({table})")}
             for name, column in _columns(kind).items():
                 if name not in there:
@@ -333,7 +333,7 @@ class Store:
 
 
 def _columns(kind: type[Message]) -> dict[str, str]:
-    """The columns of a message of numbers, by the names of its fields, as SQL declares them."""
+    """SQL column declarations for a message of numbers, by field name."""
     real = {field.name: isinstance(field.default_value, float) for field in kind.DESCRIPTOR.fields}
     return {name: f"{name} {'REAL' if is_real else 'INTEGER'} NOT NULL DEFAULT 0" for name, is_real in real.items()}
 

@@ -1,4 +1,4 @@
-"""The newest network weights: in memory for those who fetch, and the last two versions on disk."""
+"""The newest network weights, in memory for clients that fetch them, and the last two versions on disk."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class StoredWeights(NamedTuple):
 
     @property
     def age_seconds(self) -> float:
-        """Since the publication; what the process before had counted of it is by the time of day."""
+        """Seconds since the publication. After a restart, the part before it is measured by the time of day."""
         return time.monotonic() - self.published
 
 
 class WeightsStore:
-    """Files weights-<version>.safetensors in one directory; a version exists once the store's record of it is committed."""
+    """Files weights-<version>.safetensors in one directory. A version exists once the store has committed its record."""
 
     def __init__(self, directory: Path, store: Store) -> None:
-        """Takes up the newest version that is intact, and says so where that is not the newest of all."""
+        """Loads the newest intact version, and warns if newer ones are damaged."""
         self._directory = directory
         self._store = store
         self._publishing = threading.Lock()
@@ -51,10 +51,10 @@ class WeightsStore:
         return self._newest
 
     def publish(self, data: bytes, term: int, updates: int, crc32: int) -> WeightsRecord:
-        """Makes the bytes the newest version; they are durable when this returns.
+        """Makes the bytes the newest version. They are durable when this returns.
 
         Raises:
-            Refused: the term is stale, the checksum differs, or the bytes are no safetensors; nothing is changed.
+            Refused: the term is stale, the checksum differs, or the bytes are not safetensors. Nothing is changed then.
         """
         if zlib.crc32(data) != crc32:
             raise invalid("the weights' checksum differs from the header's: they were damaged on the way, send them again")
@@ -67,13 +67,13 @@ class WeightsStore:
         with self._publishing:
             if term != self._store.number("term"):
                 raise _stale(term)
-            known = self._store.weights()  # an unreadable newest version counts too: versions never go back
+            known = self._store.weights()  # an unreadable newest version counts too: version numbers never go back
             version = known[0].version + 1 if known else 1
             record = WeightsRecord(version, term, updates, len(data), crc32, time.time())
             path = self._path(version)
             write_durably(path, data)
             previous = self._newest.record.version if self._newest else 0
-            if not self._store.add_weights(record, previous):  # a newer learner came while the file was written
+            if not self._store.add_weights(record, previous):  # a newer learner took over while the file was written
                 path.unlink()
                 raise _stale(term)
             self._newest = StoredWeights(record, data, time.monotonic())
@@ -97,7 +97,7 @@ class WeightsStore:
         return None
 
     def _remove_others(self, kept: set[int]) -> None:
-        """Removes what is no kept version: older ones, and what a kill left half-written."""
+        """Removes all other files: older versions, and files that a kill left half-written."""
         paths = {self._path(version) for version in kept}
         for path in self._directory.glob(_PATTERN):
             if path not in paths:

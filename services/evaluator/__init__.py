@@ -1,1 +1,1 @@
-"""The evaluation protocol, during a run and on a checkpoint; videos. Imports sbrl alone."""
+"""The evaluation protocol, during a run and on a checkpoint; videos. Imports only sbrl."""

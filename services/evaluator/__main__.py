@@ -1,4 +1,4 @@
-"""The evaluator: runs the frozen evaluation protocol on the newest weights while a run goes on."""
+"""The evaluator: runs the frozen evaluation protocol on the newest weights during a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.evaluator.loop import EvaluatorLoop
 
 def main(argv: Sequence[str]) -> None:
     arguments, config = load_role(role_arguments("evaluator", __doc__ or ""), argv, needs_shards=False)
-    spec_for_role(config.env)  # one that does not work is found out now, not when the first evaluation is due
+    spec_for_role(config.env)  # a broken environment fails now, not when the first evaluation is due
     give_back_large_blocks()
     use_one_thread()
     registry = make_registry("evaluator")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def watch_run(config: Config, runtime: RoleRuntime, member: FleetMember, metrics: EvaluatorMetrics) -> None:
-    """Builds the evaluator's parts, runs its loop and closes what it built."""
+    """Builds the evaluator's parts, runs its loop, and closes them."""
     address = config.network.coordinator_address
     with contextlib.closing(WeightsClient(address)) as weights, contextlib.closing(LogClient(address)) as log:
         loop = EvaluatorLoop(config, member, weights, log, metrics, runtime.stop)

@@ -1,4 +1,4 @@
-"""The agent in a run directory: the arguments that choose it, its config and a learner checkpoint's network."""
+"""The agent in a run directory: the arguments that choose it, its config and the network of a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from sbrl.storage.run_directory import RunDirectory
 
 
 class TrainedAgent(NamedTuple):
-    """A run's config and what one of its checkpoints holds of the agent."""
+    """A run's config and the agent in one of its checkpoints."""
 
     config: Config
-    weights: Weights  # of the network that it acts with, online or target
-    updates: int  # gradient updates made when it was taken
+    weights: Weights  # of the acting network, online or target
+    updates: int  # gradient updates made by then
     env_steps: int  # agent steps of the run, as far as the learner knew
 
 
 def agent_arguments(command: str, description: str) -> argparse.ArgumentParser:
-    """The arguments of programs that take the agent of a run directory."""
+    """The arguments of programs that use the agent of a run directory."""
     parser = Parser(prog=f"sbrl {command}", description=description)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run directory of `sbrl train`")
     parser.add_argument(
@@ -49,10 +49,10 @@ def agent_arguments(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def load_agent(run_directory: RunDirectory, updates: int | None, overrides: Iterable[str] = ()) -> TrainedAgent:
-    """Reads the checkpoint of `updates`, or the newest that can be read, with a warning for each that cannot.
+    """Reads the checkpoint of `updates`, or the newest readable one, with a warning for each that cannot be read.
 
     Args:
-        overrides: key=value, on top of the run's config.
+        overrides: key=value, applied to the run's config.
 
     Raises:
         UsageError: no run directory, a config that cannot be read, a bad override.

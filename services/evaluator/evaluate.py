@@ -1,4 +1,4 @@
-"""`sbrl eval`: the evaluation protocol on a checkpoint of a run directory; prints every episode's return."""
+"""`sbrl eval`: runs the evaluation protocol on a checkpoint of a run; prints every episode's return."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     arguments = parser.parse_args(argv)
     use_one_thread()
-    # The config checks the number, in its own words.
+    # The config checks the number and words the error.
     overrides = [] if arguments.episodes is None else [f"evaluator.episodes={arguments.episodes}"]
     agent = load_agent(RunDirectory(arguments.run_dir), arguments.checkpoint, overrides)
     settings = agent.config.evaluator
@@ -40,18 +40,18 @@ def main(argv: Sequence[str]) -> None:
     )
     with progress_bar(settings.episodes) as advance:
         result = evaluate_weights(agent.config, agent.weights, seed, threading.Event(), lambda _return, _length: advance())
-    assert result is not None  # nobody sets the event: Ctrl-C and SIGTERM end this program as they end any other
+    assert result is not None  # nothing sets the event: Ctrl-C and SIGTERM end this program directly
     evaluation = make_evaluation(
         result, weights_version=0, updates=agent.updates, env_steps=agent.env_steps, epsilon=settings.epsilon, seed=seed
     )
-    if arguments.json is not None:  # first: whoever reads the rest may have gone
+    if arguments.json is not None:  # first, because the reader of standard output may be gone
         write_json(arguments.json, evaluation)
     print(report(result, evaluation))
 
 
 @contextmanager
 def progress_bar(episodes: int) -> Iterator[Callable[[], None]]:
-    """On a terminal a bar with the time left, on standard error; yields what to call after each episode."""
+    """On a terminal, shows a bar with the time left on standard error. Yields a function to call after each episode."""
     console = Console(stderr=True)
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes, ETA"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -60,7 +60,7 @@ def progress_bar(episodes: int) -> Iterator[Callable[[], None]]:
 
 
 def report(result: EvaluationResult, evaluation: Evaluation) -> str:
-    """Every episode, then the mean and the spread."""
+    """The printed result: every episode, then mean and spread."""
     lines = [
         f"episode {number}: return {plain(episode_return)} in {length:,} steps"
         for number, (episode_return, length) in enumerate(zip(result.returns, result.lengths, strict=True), start=1)
@@ -76,7 +76,7 @@ def report(result: EvaluationResult, evaluation: Evaluation) -> str:
 
 
 def write_json(path: Path, evaluation: Evaluation) -> None:
-    """Writes exactly the fields of sbrl.v1.Evaluation. Raises RunError when the file system refuses."""
+    """Writes exactly the fields of sbrl.v1.Evaluation. Raises RunError if the file system refuses."""
     try:
         path.write_text(json.dumps(row_of(evaluation), indent=2) + "\n", encoding="utf-8")
     except OSError as error:

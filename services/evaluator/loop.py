@@ -1,4 +1,4 @@
-"""The evaluator's loop: wait for the run to go on, fetch the newest weights, evaluate, log."""
+"""The evaluator's loop: wait until an evaluation is due, fetch the newest weights, evaluate, log."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sbrl.telemetry.metrics import EvaluatorMetrics
 from sbrl.v1.episodes_pb2 import Evaluation
 from services.evaluator.protocol import evaluate_weights, make_evaluation
 
-WAIT_SECONDS = 1.0  # for new instructions, before looking again whether to stop
-# Shorter than the clients' own deadlines: what waits for these calls is a process that was told to stop.
+WAIT_SECONDS = 1.0  # wait for new instructions before checking again whether to stop
+# Shorter than the clients' default deadlines, so that a process that must stop does not wait long for these calls.
 FETCH_SECONDS = 10.0
 LOG_SECONDS = 5.0
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class EvaluatorLoop:
-    """Runs until the run is finished or `stop` is set. Everything it uses is made, and closed, by its caller."""
+    """Runs until the run is finished or `stop` is set. The caller makes and closes everything that it uses."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class EvaluatorLoop:
         self._config, self._member, self._weights, self._log = config, member, weights, log
         self._metrics, self._stop = metrics, stop
         self._seed = evaluation_seed(config.run.seed)
-        self._due: int | None = None  # env_steps at which to evaluate next; None: the log is still to be asked
-        self._version = 0  # of the weights evaluated last
-        self._published_time: float | None = None  # of the same, by the monotonic clock; None before the first
+        self._due: int | None = None  # env_steps of the next evaluation; None until the log has been read
+        self._version = 0  # of the last evaluated weights
+        self._published_time: float | None = None  # of the same weights, by the monotonic clock; None before the first
 
     def run(self) -> None:
         """Evaluates every `evaluator.interval_env_steps` until the run is finished."""
@@ -57,14 +57,14 @@ class EvaluatorLoop:
             try:
                 fetched = self._fetch_if_due(instructions.env_steps)
             except CoordinatorUnavailable as error:
-                _log.debug("nothing to evaluate: %s", error)  # the fleet member's heartbeats warn of the outage
+                _log.debug("nothing to evaluate: %s", error)  # debug only: heartbeats already warn of the outage
                 self._wait("coordinator")
                 continue
             if fetched is not None:
                 self._evaluate(fetched, instructions.env_steps)
 
     def _fetch_if_due(self, env_steps: int) -> FetchedWeights | None:
-        """New weights when an evaluation is due; otherwise waits a moment for that and returns None."""
+        """New weights if an evaluation is due; otherwise waits a moment and returns None."""
         if self._due is None:
             self._go_on_from(self._log.read_evaluations(LOG_SECONDS))
             return None
@@ -77,12 +77,12 @@ class EvaluatorLoop:
         return fetched
 
     def _go_on_from(self, evaluations: list[Evaluation]) -> None:
-        """Sets what is due next after those that earlier processes logged."""
+        """Schedules the next evaluation after those that earlier processes logged."""
         self._version = max([evaluation.weights_version for evaluation in evaluations], default=0)
         self._schedule(max([evaluation.env_steps for evaluation in evaluations], default=0))
 
     def _schedule(self, env_steps: int) -> None:
-        """The next evaluation is at the first multiple of the interval above; multiples that were missed are not made up."""
+        """Schedules the next evaluation at the next multiple of the interval. Missed multiples are not made up."""
         interval = self._config.evaluator.interval_env_steps
         self._due = (env_steps // interval + 1) * interval
 
@@ -95,7 +95,7 @@ class EvaluatorLoop:
             result = evaluate_weights(self._config, decode(fetched.data), self._seed, self._stop, self._on_episode)
         except FinalError:
             raise
-        except RunError as error:  # the next ones may do better
+        except RunError as error:  # the next weights may be usable
             _log.error("weights version %d is not evaluated: %s", fetched.version, error)
             self._schedule(env_steps)
             return
@@ -120,7 +120,7 @@ class EvaluatorLoop:
         self._schedule(env_steps)
 
     def _append(self, evaluation: Evaluation) -> None:
-        """Logs the evaluation, however long the coordinator is away, unless told to stop."""
+        """Logs the evaluation. Waits for the coordinator as long as it is away, unless `stop` is set."""
         while True:
             try:
                 self._log.append_evaluation(evaluation, LOG_SECONDS)

@@ -21,17 +21,17 @@ from services.evaluator.agent import agent_arguments, load_agent
 from services.evaluator.protocol import Policy
 from services.evaluator.video import check_format, write_video
 
-STEPS_PER_FRAME = 2  # of the agent; more frames would make the file larger and show little more
-MAX_STEPS = 1500  # of the agent: 100 s of an Atari game, about 1 to 4 MB
+STEPS_PER_FRAME = 2  # agent steps; more frames would make the file larger and show little more
+MAX_STEPS = 1500  # agent steps: 100 s of an Atari game, about 1 to 4 MB
 
 
 class Playback(NamedTuple):
-    """What was seen of an episode, or of its beginning."""
+    """A recorded episode, or its beginning."""
 
-    frames: list[npt.NDArray[np.uint8]]  # [height, width, 3] each, of every STEPS_PER_FRAME-th step
-    episode_return: float  # unclipped, of the steps played
+    frames: list[npt.NDArray[np.uint8]]  # [height, width, 3] each, one for every STEPS_PER_FRAME-th step
+    episode_return: float  # unclipped, over the steps played
     length: int  # agent steps
-    complete: bool  # the episode ended; False: it was cut off at the most steps asked for
+    complete: bool  # whether the episode ended; False: cut off at max_steps
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     use_one_thread()
     run_directory = RunDirectory(arguments.run_dir)
-    # The config checks the number, in its own words.
+    # The config checks the number and words the error.
     overrides = [] if arguments.epsilon is None else [f"evaluator.epsilon={arguments.epsilon}"]
     config, weights, updates, _ = load_agent(run_directory, arguments.checkpoint, overrides)
     output = arguments.output or run_directory.video

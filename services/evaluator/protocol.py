@@ -1,4 +1,4 @@
-"""The frozen evaluation protocol: full episodes, a small epsilon, unclipped returns, a share an environment."""
+"""The frozen evaluation protocol: full episodes, small epsilon, unclipped returns, fixed share per environment."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Policy(Protocol):
 
 
 class EvaluationResult(NamedTuple):
-    """The episodes of one evaluation, by environment and then in the order they were played."""
+    """The episodes of one evaluation, by environment and then in order of play."""
 
-    returns: npt.NDArray[np.float64]  # [episodes], unclipped; without those that were cut
+    returns: npt.NDArray[np.float64]  # [episodes], unclipped; without cut episodes
     lengths: npt.NDArray[np.int64]  # [episodes], agent steps
     cut: int  # episodes that ended at a bad value of the environment (env.on_bad_value=drop_episode)
 
@@ -43,16 +43,16 @@ def evaluate(
 ) -> EvaluationResult | None:
     """Plays `episodes` full episodes; None if `stop` was set before the last one ended.
 
-    How many episodes an environment plays is fixed beforehand. Taking the first ones to end of all environments would favour
-    short ones, which are often the bad ones. One that is cut at a bad value of the environment is not played again, or an
-    environment that always comes to one would be played for ever.
+    The number of episodes per environment is fixed beforehand. Taking the first episodes to end over all environments would
+    favour short ones, which are often bad ones. An episode that is cut at a bad value of the environment is not repeated, or
+    an environment that always returns one would be played for ever.
 
     Args:
-        envs: New ones, not reset yet. Those that have played their share go on beside the others, uncounted.
-        on_episode: Called with return and length when an episode that counts has ended.
+        envs: New environments, not reset yet. Those that have played their share continue beside the others, uncounted.
+        on_episode: Called with return and length when a counted episode has ended.
 
     Raises:
-        RunError: all of them were cut.
+        RunError: all episodes were cut.
     """
     shares = fixed_shares(episodes, envs.num_envs)
     played: list[list[tuple[float, int] | None]] = [[] for _ in shares]  # return and length; None: cut
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def fixed_shares(episodes: int, num_envs: int) -> list[int]:
-    """How many of the episodes each environment plays: as even as can be, the first ones one more."""
+    """How many episodes each environment plays: as even as possible; the first ones may play one more."""
     each, rest = divmod(episodes, num_envs)
     return [each + (env < rest) for env in range(num_envs)]
 
@@ -98,13 +98,13 @@ def evaluate_weights(
     stop: threading.Event,
     on_episode: Callable[[float, int], None],
 ) -> EvaluationResult | None:
-    """The protocol as `config.evaluator` sets it, on weights of the config's network; the same from the same seed.
+    """Runs the protocol as `config.evaluator` sets it, on weights of the config's network. Deterministic for a seed.
 
-    Noisy layers act with their mean weights. torch's global generator is seeded, for IQN draws from it.
+    Noisy layers act with their mean weights. torch's global generator is seeded, because IQN draws from it.
 
     Raises:
         UsageError: the environment cannot be made.
-        RunError: the weights are of another network, or not finite; no episode ended without a bad value.
+        RunError: the weights are from another network or not finite, or every episode was cut at a bad value.
     """
     settings = config.evaluator
     envs = make_envs(config.env, min(settings.num_envs, settings.episodes), seed)
@@ -120,7 +120,7 @@ def evaluate_weights(
 def make_evaluation(
     result: EvaluationResult, *, weights_version: int, updates: int, env_steps: int, epsilon: float, seed: int
 ) -> Evaluation:
-    """The record for the log, timed now; the standard deviation is that of these episodes (not an estimate for more)."""
+    """The record for the log, with the present time. The standard deviation is of these episodes, not an estimate for more."""
     return Evaluation(
         weights_version=weights_version,
         updates=updates,

@@ -1,4 +1,4 @@
-"""Video files of RGB frames: GIF everywhere, MP4 where ffmpeg's Python package is installed."""
+"""Video files of RGB frames: GIF always, MP4 if ffmpeg's Python package is installed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image
 
 from sbrl.errors import RunError, UsageError
 
-LEAST_HEIGHT = 400  # pixels; what is lower (an Atari screen: 210, MinAtar: 10) is enlarged by a whole factor
+LEAST_HEIGHT = 400  # pixels; smaller frames (Atari: 210, MinAtar: 10) are enlarged by a whole factor
 GIF_COLOURS = 256
-PALETTE_FRAMES = 64  # frames, spread over the video, that the common palette is made from
+PALETTE_FRAMES = 64  # frames, spread over the video, for the common palette
 
 
 def check_format(path: Path) -> None:
-    """Says before anything is played whether a video can be written to `path`.
+    """Checks, before anything is played, that a video can be written to `path`.
 
     Raises:
-        UsageError: neither .gif nor .mp4, a package is missing, or there is no such folder.
+        UsageError: the ending is neither .gif nor .mp4, a package is missing, or the folder does not exist.
     """
     if path.suffix not in (".gif", ".mp4"):
         raise UsageError(f"--output {path}: must end in .gif or .mp4")
@@ -33,7 +33,7 @@ def check_format(path: Path) -> None:
 
 
 def write_video(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float) -> None:
-    """Writes frames uint8[height, width, 3] to be shown at `fps` a second, in the format of the path's ending.
+    """Writes frames, uint8[height, width, 3], at `fps` frames per second, in the format of the path's ending.
 
     Raises:
         RunError: the file system refuses.
@@ -49,7 +49,7 @@ def write_video(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float)
 
 
 def _write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float, scale: int) -> None:
-    # One palette for all frames: Pillow then stores of each frame only the rectangle that changed.
+    # One palette for all frames, so that Pillow stores only the changed rectangle of each frame.
     sample = np.concatenate(frames[:: -(-len(frames) // PALETTE_FRAMES)])
     palette = Image.fromarray(sample).quantize(GIF_COLOURS)
     height, width, _ = frames[0].shape
@@ -59,5 +59,5 @@ def _write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float, 
         .resize((scale * width, scale * height), Image.Resampling.NEAREST)
         for frame in frames
     )
-    hundredths = max(2, round(100 / fps))  # a GIF's unit of time; browsers slow down below two
+    hundredths = max(2, round(100 / fps))  # a GIF's unit of time; below 2, browsers play slower
     first.save(path, save_all=True, append_images=rest, duration=10 * hundredths, loop=0, optimize=False)

@@ -1,1 +1,1 @@
-"""The program of one replay shard. Imports sbrl alone."""
+"""The program of one replay shard. Imports only sbrl."""

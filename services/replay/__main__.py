@@ -1,4 +1,4 @@
-"""The replay role: one shard, a Reverb server that keeps what actors collect, serves the learner, and saves."""
+"""The replay role: one shard, a Reverb server that keeps transitions, serves the learner, and saves."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from services.replay.watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
-MIN_TRANSITIONS = 1000  # fewer in the log say little of what one occupies
-SILENT_SECONDS = 60.0  # a server that has not answered for so long is taken to hang: this process ends and is started again
-# One pass of the main loop, a checkpoint included, that takes longer hangs. 10 GB on a slow disk take minutes; a save that
-# goes on must never be ended for being slow.
+MIN_TRANSITIONS = 1000  # with fewer in the log, the measured bytes per transition mean little
+SILENT_SECONDS = 60.0  # a server that has not answered for this long hangs: this process ends and is started again
+# A pass of the main loop, including a checkpoint, hangs if it takes longer. 10 GB on a slow disk take minutes, and a slow save
+# must never be aborted.
 HANGS_SECONDS = 900.0
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
                 return
             resident_before = resident_bytes()
             server = ShardServer(config, spec, shard, sampling, port, directory)
-            give_back_freed()  # what reading a checkpoint took
+            give_back_freed()  # memory that reading a checkpoint took
             reporter = ShardReporter(server, metrics, resident_before)
             saver = ShardSaver(server, metrics, config.replay)
             reporter.try_report()
@@ -70,23 +70,23 @@ def main(argv: Sequence[str]) -> None:
                 reporter.try_report()
                 if saver.is_due:
                     saver.save()
-                    reporter.has_answered()  # it was busy with that, and asked nothing else
+                    reporter.has_answered()  # the server was busy with the checkpoint, and nothing else was asked
             watchdog.pass_begins()
             saver.save()
             reporter.try_report()
         finally:
             member.leave()
-        # The server ends with the process: stopped, it would confirm to writers what it has not inserted yet.
+        # Not stopped: it ends with the process. A stopping server would confirm segments that it has not inserted yet.
 
 
 def ordinal(name: str) -> int:
-    """The number a name ends with, as a StatefulSet's pods' do (sbrl-replay-3); 0 if it ends with none."""
+    """The number at the end of a name, as in the pods of a StatefulSet (sbrl-replay-3); 0 if there is none."""
     digits = re.search(r"\d+$", name)
     return int(digits[0]) if digits else 0
 
 
 class ShardReporter:
-    """A shard's server together with its metrics."""
+    """Reports the state of a shard's server as metrics."""
 
     def __init__(self, server: ShardServer, metrics: ReplayMetrics, resident_before: int) -> None:
         """Args: resident_before: memory of the process before the tables were made, in bytes."""
@@ -114,14 +114,14 @@ class ShardReporter:
             metrics.bytes_per_transition.set(max(0, resident - self._resident_before) / info.transitions)
 
     def has_answered(self) -> None:
-        """The time that the server may be silent begins now."""
+        """Restarts the time that the server may be silent."""
         self._last_answer = time.monotonic()
 
     def try_report(self) -> None:
-        """As `report`; a server that is busy (with a checkpoint, say) is asked again later.
+        """Like `report`, but tolerates a busy server (for example during a checkpoint), which is asked again later.
 
         Raises:
-            RunError: it has not answered for a minute.
+            RunError: the server has not answered for a minute.
         """
         try:
             self.report()
@@ -133,7 +133,7 @@ class ShardReporter:
 
 
 class ShardSaver:
-    """Writes the shard's checkpoints, each to this shard's own disk when it is time, whatever others do."""
+    """Writes the shard's periodic checkpoints to its own disk, independently of other shards."""
 
     def __init__(self, server: ShardServer, metrics: ReplayMetrics, config: Replay) -> None:
         self._server, self._metrics, self._config = server, metrics, config
@@ -146,13 +146,13 @@ class ShardSaver:
         return time.monotonic() - self._tried_time >= self._config.checkpoint_interval_seconds
 
     def save(self) -> bool:
-        """Writes a checkpoint; one that fails is counted and logged, and the shard goes on with the one before."""
+        """Writes a checkpoint. A failure is counted and logged, and the shard keeps the previous checkpoint."""
         start = self._tried_time = time.monotonic()
         checkpoints = self._server.checkpoints
         try:
             checkpoints.prune(
                 self._config.keep_checkpoints
-            )  # first, so that at most one beyond those that are kept is ever there
+            )  # first, so that there is never more than one checkpoint beyond those kept
             path = self._server.checkpoint()
             checkpoints.prune(self._config.keep_checkpoints)
         except (RuntimeError, OSError, ValueError, RunError) as error:
@@ -160,7 +160,7 @@ class ShardSaver:
             logger.error("checkpoint failed: %s", error)
             return False
         finally:
-            give_back_freed()  # Reverb has made a copy of every item's description, among memory that stays in use
+            give_back_freed()  # Reverb has copied every item's description, in between memory that stays in use
         self._saved_time = time.monotonic()
         self._metrics.checkpoints.inc()
         self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)

@@ -1,4 +1,4 @@
-"""Ends a shard's process whose main loop hangs, where no time limit can be given to what it waits for."""
+"""Ends a shard's process if its main loop hangs in a call that takes no time limit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class Watchdog:
     """A daemon thread that ends the process when one pass of the loop takes too long.
 
-    Reverb's checkpoint has no time limit, and one that hangs holds the main thread inside native code, where no exception
-    reaches it; the thread that sends heartbeats goes on meanwhile, so that nobody else would notice.
+    Reverb's checkpoint has no time limit. If it hangs, the main thread is inside native code, where no exception reaches it.
+    The heartbeat thread continues meanwhile, so nobody else would notice.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class Watchdog:
     ) -> None:
         """
         Args:
-            limit_seconds: that one pass may take.
-            end: Called once with the exit code that has the process started again; by default it does not return.
+            limit_seconds: the longest time for one pass.
+            end: Called once with the exit code that makes the process start again; the default does not return.
         """
         self._limit, self._end, self._clock = limit_seconds, end, clock
         self._watched = threading.get_ident()
@@ -39,18 +39,18 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begins to watch the thread that made this; its first pass begins now."""
+        """Begins to watch the thread that constructed this. Its first pass begins now."""
         self.pass_begins()
         self._thread.start()
 
     def pass_begins(self) -> None:
-        """Says that the pass before is done."""
+        """Marks the end of the previous pass."""
         self._deadline = self._clock() + self._limit
 
     def _watch(self) -> None:
         never = threading.Event()
         while (left := self._deadline - self._clock()) > 0:
-            never.wait(left)  # a pass that begins meanwhile only moves the deadline: it is seen at the end of this wait
+            never.wait(left)  # a new pass only moves the deadline; the loop sees that at the end of this wait
         stack = traceback.extract_stack(sys._current_frames()[self._watched])
         logger.error(
             "hangs: one pass of the main loop has taken more than %g s, in %s (%s:%d): ending, to be started again",

@@ -1,1 +1,1 @@
-"""Studies on Kubernetes: one Job, a pod a run."""
+"""Studies on Kubernetes: one Job, with one pod per run."""

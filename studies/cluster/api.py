@@ -1,4 +1,4 @@
-"""The few calls to Kubernetes that studies make, through the one door to it."""
+"""The few calls to Kubernetes that studies make, all through sbrl.cluster."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from studies.cluster.manifests import STUDY_LABEL
 
 __all__ = ["ApiConflict", "Cluster", "add_cluster_arguments", "connect", "create", "jobs", "logs"]
 
-SECONDS = 30.0  # of one call
-PAGE = 500  # pods an answer
+SECONDS = 30.0  # for one call
+PAGE = 500  # pods per answer
 
 
 def create(cluster: Cluster, manifest: dict[str, Any]) -> None:
     """Creates a ConfigMap or a Job.
 
     Raises:
-        ApiConflict: there is one of that name.
+        ApiConflict: one with that name exists.
         RunError: the API server refuses it, or does not answer.
     """
     core, batch = cluster.core, client.BatchV1Api(cluster.api)
@@ -40,7 +40,7 @@ def jobs(cluster: Cluster, study: str) -> list[dict[str, Any]]:
 
 
 def logs(cluster: Cluster, study: str) -> Iterator[tuple[str, str]]:
-    """(name, log) of each pod of a study that has done its work. Raises RunError."""
+    """(name, log) of each finished pod of a study. Raises RunError."""
     following = ""
     while True:
         with api_errors("list", "pods", cluster.namespace):

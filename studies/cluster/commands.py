@@ -50,7 +50,7 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def submit(arguments: argparse.Namespace, places: Places, say: Say) -> int:
-    """Submits the runs that are missing: those that tune first, and once these are collected, those that test."""
+    """Submits the missing runs: first those that tune, and once these are collected, those that test."""
     study, source = load_study(arguments.study), find_study(arguments.study).read_text(encoding="utf-8")
     _check(arguments)
     runs, chosen = missing(study, places, arguments.retry_failed)
@@ -63,7 +63,7 @@ def submit(arguments: argparse.Namespace, places: Places, say: Say) -> int:
         return 0
     with contextlib.closing(_connect(arguments)) as cluster:
         config_map, job = manifests(study, source, runs, chosen, _placement(arguments, cluster.namespace))
-        with contextlib.suppress(api.ApiConflict):  # of a submission that was cut off: it is the same, for its name is
+        with contextlib.suppress(api.ApiConflict):  # from an interrupted submission: the same name means the same content
             api.create(cluster, config_map)
         try:
             api.create(cluster, job)
@@ -78,7 +78,7 @@ def submit(arguments: argparse.Namespace, places: Places, say: Say) -> int:
 
 
 def missing(study: Study, places: Places, retry_failed: bool) -> tuple[list[PlannedRun], dict[str, str]]:
-    """(the runs to be made next, by arm the variant that its tuning has chosen)."""
+    """(the runs to make next, by arm the variant that its tuning chose)."""
     maker, arms = Maker(study, places), arms_of(study)
 
     def left(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -99,7 +99,7 @@ def missing(study: Study, places: Places, retry_failed: bool) -> tuple[list[Plan
 
 
 def collect(arguments: argparse.Namespace, places: Places, say: Say) -> int:
-    """Brings the records of pods that are done into the results; exit code 1 where a pod's log has none."""
+    """Copies the records of finished pods into the results; exit code 1 if a pod's log has none."""
     study = load_study(arguments.study)
     known = {run.folder: run.hash for run in _all_runs(study)}
     fresh, empty = 0, []
@@ -128,7 +128,7 @@ def collect(arguments: argparse.Namespace, places: Places, say: Say) -> int:
 
 
 def cluster_status(arguments: argparse.Namespace, console: Console) -> int:
-    """Shows the study's jobs; exit code 1 while one is not complete."""
+    """Shows the study's jobs; exit code 1 if one is not complete."""
     study = load_study(arguments.study)
     with contextlib.closing(_connect(arguments)) as cluster:
         found = api.jobs(cluster, study.name)

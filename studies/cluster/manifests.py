@@ -1,4 +1,4 @@
-"""A study on Kubernetes: one Indexed Job, a pod a run, and a ConfigMap that says which index is which run. Pure."""
+"""A study on Kubernetes: one Indexed Job with a pod per run, and a ConfigMap that maps indexes to runs. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STUDY_LABEL, COMPONENT = "sbrl.dev/study", "study"
 MOUNT, WORK = "/etc/sbrl/study", "/var/lib/sbrl/study"
 STUDY_FILE, SUBMISSION = "study.yaml", "submission.json"
 LARGEST_CONFIG_MAP = 1_000_000  # bytes; the API server refuses more than 1 MiB
-RETRIES = 2  # of a pod that ends by anything but an eviction: a run that fails is no failed pod
-USER = 10001  # of the image
+RETRIES = 2  # of a pod that ends for another reason than an eviction; a failed run does not fail its pod
+USER = 10001  # the image's user
 
 
 class Placement(NamedTuple):
-    """What pods are given, and where they may run."""
+    """The pods' queue and storage, and the nodes that they may run on."""
 
     image: str
     namespace: str
@@ -30,12 +30,12 @@ class Placement(NamedTuple):
     memory: str = "2Gi"
     gpus: int = 0
     queue: str = ""  # Kueue's LocalQueue; empty: none
-    claim: str = ""  # a PersistentVolumeClaim for what runs have, so that an evicted one is resumed; empty: it starts again
-    spot: str = ""  # key=value: nodes with that label, whose taint of that name is tolerated; empty: any node
+    claim: str = ""  # a PersistentVolumeClaim for run directories, so that an evicted run resumes; empty: it starts again
+    spot: str = ""  # key=value: only nodes with that label; their taint with that key is tolerated; empty: any node
 
 
 def job_name(study: Study, runs: Sequence[PlannedRun]) -> str:
-    """Of one set of runs: the same for the same ones, so that they are not submitted twice."""
+    """The Job's name for a set of runs. Equal sets have equal names, so that they are not submitted twice."""
     digest = hashlib.sha256("\n".join(f"{run.name} {run.hash}" for run in runs).encode()).hexdigest()[:8]
     return f"sbrl-study-{study.name.replace('.', '-')[:40].strip('-')}-{digest}"
 
@@ -51,7 +51,7 @@ def manifests(
         chosen: by arm, the variant that its tuning chose.
 
     Raises:
-        UsageError: there are more runs than a ConfigMap can name.
+        UsageError: there are more runs than a ConfigMap can hold.
     """
     name = job_name(study, runs)
     submission = json.dumps({"purpose": runs[0].purpose, "chosen": chosen, "runs": [run.name for run in runs]})
@@ -84,7 +84,7 @@ def manifests(
             "completions": len(runs),
             "parallelism": min(placement.parallelism, len(runs)),
             "backoffLimitPerIndex": RETRIES,
-            # A node that is taken away is nobody's fault: the pod comes again, however often.
+            # The loss of a node does not count as a failure: the pod is made again, however often.
             "podFailurePolicy": {
                 "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
             },
@@ -115,7 +115,7 @@ def _pod(name: str, placement: Placement) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 60,  # a run of all roles saves what it has in 35
+        "terminationGracePeriodSeconds": 60,  # a run of all roles takes up to 35 to save
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,

@@ -1,4 +1,4 @@
-"""A study's pod: makes the run of its index and prints the record, which `sbrl study collect` reads in the log."""
+"""A study's pod: makes the run of its index and prints the record for `sbrl study collect`, which reads the log."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from studies.pool import Ended, Pool, Task
 from studies.records import EVALUATIONS, RECORD, RETURNS
 
 MARK = "SBRL-RECORD "
-FILES = (RETURNS, EVALUATIONS, RECORD)  # the record last: it says that all is there
+FILES = (RETURNS, EVALUATIONS, RECORD)  # the record last: it marks the others as complete
 ATTEMPTS = 2
 
 
 def make_run(mounted: Path, index: int, work: Path, stop: StopRequest, say: Callable[[str], None]) -> bool:
-    """Makes the run, unless its record is there already, and says its record; returns False after a stop.
+    """Makes the run, unless its record exists, and prints the record; returns False after a stop.
 
     Args:
-        mounted: the ConfigMap.
-        work: a folder that pods may share; each has a part of its own.
+        mounted: the mounted ConfigMap.
+        work: a folder that pods may share; each one uses its own part.
 
     Raises:
-        UsageError: the study or the index is not as submitted.
+        UsageError: the study or the index does not match the submission.
     """
     study = load_study(mounted / STUDY_FILE)
     run = run_of(study, (mounted / SUBMISSION).read_text(encoding="utf-8"), index)
@@ -66,7 +66,7 @@ def make_run(mounted: Path, index: int, work: Path, stop: StopRequest, say: Call
 
 
 def run_of(study: Study, submission: str, index: int) -> PlannedRun:
-    """The run of an index. Raises UsageError where there is none."""
+    """The run of an index. Raises UsageError if there is none."""
     tree = json.loads(submission)
     arms = arms_of(study)
     if tree["purpose"] == "tune":
@@ -81,13 +81,13 @@ def run_of(study: Study, submission: str, index: int) -> PlannedRun:
 
 
 def packed(folder: Path) -> str:
-    """A record in a line of a log."""
+    """A record as one line of a log."""
     files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
     return MARK + base64.b64encode(zlib.compress(json.dumps(files).encode(), 9)).decode()
 
 
 def unpacked(log: Iterable[str]) -> dict[str, str] | None:
-    """The files of the last record in a log; None: there is none, or it is not whole."""
+    """The files of the last record in a log; None if there is none, or it is incomplete."""
     lines = [line.removeprefix(MARK) for line in log if line.startswith(MARK)]
     if not lines:
         return None

@@ -1,1 +1,1 @@
-"""What a study found, as HTML, Markdown and CSV. Imports studies and sbrl."""
+"""A study's report, as HTML, Markdown and CSV. Imports studies and sbrl."""

@@ -1,4 +1,4 @@
-"""`sbrl report`: what runs show, on one page."""
+"""`sbrl report`: the results of runs on one page."""
 
 from __future__ import annotations
 

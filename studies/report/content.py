@@ -1,4 +1,4 @@
-"""From evidence to a report: what stands in it, in which order."""
+"""Makes a report from evidence: its parts and their order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reaches = dict[str, float | None]
 
 
 def make_report(evidence: Evidence, prices: Prices, command: str) -> Report:
-    """Args: command: that makes this report again."""
+    """Args: command: the command that makes this report again."""
     question = evidence.question
     outcomes = tuple(answer(evidence, comparison) for comparison in question.comparisons)
     costs = {arm: _cost(evidence, arm, prices) for arm in question.arms if _runs(evidence, arm)}
@@ -90,7 +90,7 @@ def _cost(evidence: Evidence, arm: str, prices: Prices) -> ArmCost:
 
 
 def mean_curves(evidence: Evidence, arms: Sequence[str], seeds: Sequence[int]) -> tuple[Floats, dict[str, Floats]]:
-    """Env steps float64[T], and by arm the IQM on the common scale float64[T]."""
+    """Env steps float64[T], and each arm's IQM on the common scale, float64[T]."""
     found = {}
     steps = np.zeros(0)
     for arm in arms:

@@ -1,4 +1,4 @@
-"""The report's figures, as SVG for the page and PNG beside it. The same input gives the same bytes."""
+"""The report's figures, as SVG for the page and as PNG files. The same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from studies.report.page import Picture
 from studies.statistics.aggregates import Floats
 from studies.statistics.intervals import Interval
 
-# As wide as a phone's page is in CSS pixels, so that text is as large as the page's there.
+# The width of a phone's page in CSS pixels, so that text in figures is there as large as the page's.
 WIDTH, HEIGHT = 5.2, 3.3  # inches of 72 points
-# Okabe and Ito's colours, told apart by the colour-blind; with dashes, for those who print in grey.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; with dashes, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 STYLE: Any = {  # matplotlib types each key by itself
     "svg.hashsalt": "sbrl",
-    "svg.fonttype": "none",  # text stays text: it can be read aloud and searched
+    "svg.fonttype": "none",  # text stays text, for screen readers and search
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -36,7 +36,7 @@ STYLE: Any = {  # matplotlib types each key by itself
 
 
 def draw(name: str, title: str, description: str, paint: Callable[[Axes], None], height: float = HEIGHT) -> Picture:
-    """Args: paint: draws on the axes."""
+    """Makes a picture. Args: paint: draws on the axes."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         paint(figure.add_subplot())
@@ -53,11 +53,11 @@ def curves(
     ylabel: str,
     reference: tuple[str, Floats, Floats] | None = None,
 ) -> None:
-    """Lines with bands, one an arm.
+    """Draws a line with a band for each arm.
 
     Args:
-        arms: by name where its points are, float64[T], and their intervals, or bare values float64[T] where there is one seed.
-        reference: a published curve: what it is, its steps and its returns.
+        arms: by name, the x values float64[T], and intervals, or plain values float64[T] if there is only one seed.
+        reference: a published curve: its name, steps and returns.
     """
     end = max(float(steps[-1]) for steps, _ in arms.values())
     for index, (name, (steps, points)) in enumerate(arms.items()):
@@ -74,13 +74,13 @@ def curves(
     axes.set_xlim(0, end)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    if end >= 1000:  # env steps; 0.005 hours are not "5m"
+    if end >= 1000:  # env steps, not hours: 0.005 hours must not become "5m"
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(loc="best", fontsize=8)
 
 
 def profiles(axes: Axes, thresholds: Floats, arms: Mapping[str, Sequence[Interval]]) -> None:
-    """Performance profiles: the share of runs above each score."""
+    """Draws performance profiles: the share of runs above each score."""
     curves(
         axes,
         {name: (thresholds, points) for name, points in arms.items()},
@@ -93,7 +93,7 @@ def profiles(axes: Axes, thresholds: Floats, arms: Mapping[str, Sequence[Interva
 
 
 def differences(axes: Axes, rows: Sequence[tuple[str, Interval]], xlabel: str) -> None:
-    """A forest plot: one interval a row, with a line at no difference."""
+    """Draws a forest plot: one interval per row, with a line at zero difference."""
     for place, (_, one) in enumerate(rows):
         axes.plot([one.low, one.high], [place, place], color=COLOURS[0], linewidth=2)
         axes.plot(one.estimate, place, "o", color=COLOURS[0], markersize=5)
@@ -104,7 +104,7 @@ def differences(axes: Axes, rows: Sequence[tuple[str, Interval]], xlabel: str) -
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG that goes into a page: without a head, as wide as there is room, with ids that no other figure has."""
+    """An SVG for use within a page: without XML header, as wide as the page allows, with ids unique to this figure."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written as."""
+"""The parts of a report, independent of the output format."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first column names the row."""
+    """A table. Its first column names the row."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    folded: bool = False  # shown only to those who ask
+    folded: bool = False  # collapsed until the reader opens it
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Picture:
 
     name: str  # of its file, without suffix
     title: str
-    description: str  # what it shows, in words: for those who cannot see it
+    description: str  # alternative text for readers who cannot see it
     svg: str
     png: bytes
 
@@ -36,12 +36,12 @@ class Section:
     bullets: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    checklist: bool = False  # bullets are boxes to tick
+    checklist: bool = False  # bullets are checkboxes
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The head of the report, for one comparison."""
+    """The verdict on one comparison, at the top of the report."""
 
     answer: str  # adopt, keep, not shown
     title: str
@@ -55,11 +55,11 @@ class Report:
     title: str
     verdicts: tuple[Verdict, ...]
     sections: tuple[Section, ...]
-    tables: dict[str, Table] = field(default_factory=dict)  # by file name: what is written as CSV, unrounded
+    tables: dict[str, Table] = field(default_factory=dict)  # by file name: tables for CSV, unrounded
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as people read it; a dash where there is none."""
+    """A number in readable form; a dash if there is none."""
     if value is None:
         return "-"
     if abs(value) >= 1000:

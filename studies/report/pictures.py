@@ -1,4 +1,4 @@
-"""Which figures a report has."""
+"""Chooses the figures of a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from studies.statistics.intervals import Interval, bootstrap, curve_intervals, i
 
 CURVE_RESAMPLES = 500
 THRESHOLDS = 41
-MOST_ENVIRONMENTS = 6  # with a figure each; of more, the table has them
+MOST_ENVIRONMENTS = 6  # one figure each; if there are more, only the table shows them
 
 
 def scaled(evidence: Evidence, returns: Floats) -> Floats:
@@ -28,7 +28,7 @@ def scaled(evidence: Evidence, returns: Floats) -> Floats:
 
 
 def of_comparison(evidence: Evidence, outcome: Outcome) -> tuple[Picture, ...]:
-    """Curves, then what needs two seeds: profiles and differences."""
+    """Curves, then profiles and differences, which need two seeds."""
     comparison = outcome.comparison
     arms = (comparison.baseline, *comparison.candidates)
     found = list(_curves(evidence, arms, outcome.seeds, _slug(comparison.baseline)))
@@ -39,7 +39,7 @@ def of_comparison(evidence: Evidence, outcome: Outcome) -> tuple[Picture, ...]:
 
 
 def of_arms(evidence: Evidence) -> tuple[Picture, ...]:
-    """Curves of all arms, where none is compared with another."""
+    """Curves of all arms, for a study without comparisons."""
     arms = tuple(arm for arm in evidence.question.arms if evidence.whole_seeds([arm]))
     seeds = evidence.whole_seeds(arms)
     return _curves(evidence, arms, seeds, "arms") if seeds else ()
@@ -76,7 +76,7 @@ def _curve(
 ) -> Picture:
     ends = "; ".join(f"{arm} ends at {number(float(np.array(points)[-1].flat[0]))}" for arm, points in arms.items())
     band = f"Bands: 95 % intervals over {seeds} seeds." if seeds > 1 else "One seed: no interval."
-    if published is not None and published[1][0] > steps[-1]:  # it begins after ours ends
+    if published is not None and published[1][0] > steps[-1]:  # the published curve begins after ours ends
         published = None
     reference = f" Dotted with squares: {published[0]}, batch 32, mean of 5 seeds." if published else ""
     return figures.draw(
@@ -90,7 +90,7 @@ def _curve(
 
 
 def over_time(evidence: Evidence, arms: Sequence[str], hours: Mapping[str, float]) -> tuple[Picture, ...]:
-    """The IQM on the common scale against wall-clock time; nothing where an arm's time is not known.
+    """The IQM on the common scale against wall-clock time; nothing if an arm's time is not known.
 
     Args:
         hours: of a run, by arm.

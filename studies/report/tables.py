@@ -1,4 +1,4 @@
-"""The report's tables, and the same unrounded for CSV."""
+"""The report's tables, rounded for the page and unrounded for CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from studies.report.page import Table, interval, number
 from studies.statistics.aggregates import iqm, rank_correlation
 from studies.statistics.intervals import Interval, bootstrap
 
-ARMS_TO_CORRELATE = 4  # arms: a rank correlation of fewer is chance
+ARMS_TO_CORRELATE = 4  # a rank correlation of fewer arms is chance
 COST_COLUMNS: tuple[tuple[str, Callable[[ArmCost], float | None]], ...] = (
     ("wall-clock s a run", lambda cost: cost.wall_seconds),
     ("updates/s", lambda cost: cost.updates_per_second),
@@ -60,7 +60,7 @@ def results(outcome: Outcome) -> Table:
 
 
 def overview(evidence: Evidence) -> Table:
-    """Every arm at every horizon, where none is compared with another."""
+    """Every arm at every horizon, for a study without comparisons."""
     rows = []
     for arm in evidence.question.arms:
         seeds = evidence.whole_seeds([arm])
@@ -73,13 +73,13 @@ def overview(evidence: Evidence) -> Table:
 
 
 def costs(found: Mapping[str, ArmCost]) -> Table:
-    """What a run of each arm takes, and what it gives for it."""
+    """The cost of a run of each arm, and its score."""
     rows = tuple((arm, *(number(value(cost)) for _, value in COST_COLUMNS)) for arm, cost in found.items())
     return Table("Means over an arm's runs", ("arm", *(name for name, _ in COST_COLUMNS)), rows)
 
 
 def diagnostics(evidence: Evidence) -> tuple[Table, ...]:
-    """Each arm's diagnostics, and how they go with its score; nothing where no run has one."""
+    """Each arm's diagnostics, and their correlation with its score; nothing if no run has diagnostics."""
     names = sorted({name for run in evidence.runs.values() for name in run.diagnostics})
     if not names:
         return ()
@@ -97,7 +97,7 @@ def diagnostics(evidence: Evidence) -> tuple[Table, ...]:
 
 
 def _with_score(evidence: Evidence, name: str) -> Interval | None:
-    """Over all arms and the seeds that are whole in them; None where a run lacks the diagnostic, or there are too few."""
+    """The correlation over all arms and their complete seeds; None if a run lacks the diagnostic or there are too few."""
     arms, environments = evidence.question.arms, evidence.environments
     seeds = evidence.whole_seeds(arms)
     places = [[[evidence.runs[arm, place, seed] for place in environments] for arm in arms] for seed in seeds]
@@ -109,7 +109,7 @@ def _with_score(evidence: Evidence, name: str) -> Interval | None:
 
 
 def sensitivities(found: Sequence[KeySensitivity]) -> Table:
-    """What a value off by a factor of two loses."""
+    """The loss at a value that is off by a factor of two."""
     rows = tuple(
         (one.key, one.rest, number(one.found.best), _interval(one.found.below), _interval(one.found.above)) for one in found
     )
@@ -117,7 +117,7 @@ def sensitivities(found: Sequence[KeySensitivity]) -> Table:
 
 
 def laws(found: Sequence[KeyLaw]) -> Table:
-    """The best value against the updates per step."""
+    """The best value as a function of updates per step."""
     rows = tuple(
         (
             one.key,
@@ -134,13 +134,13 @@ def laws(found: Sequence[KeyLaw]) -> Table:
 
 
 def scales(evidence: Evidence) -> Table:
-    """What counts as 0 and as 1."""
+    """The returns that count as 0 and as 1."""
     rows = tuple((name, number(one.low, 4), number(one.high, 4), one.source) for name, one in evidence.scales.items())
     return Table("The common scale", ("environment", "return that is 0", "return that is 1", "where from"), rows)
 
 
 def settings(evidence: Evidence) -> tuple[Table, ...]:
-    """What arms differ in, and what is the same in all."""
+    """The settings in which arms differ, and those that all share."""
     first = {
         arm: next((run for (name, _, _), run in evidence.runs.items() if name == arm), None) for arm in evidence.question.arms
     }
@@ -158,7 +158,7 @@ def settings(evidence: Evidence) -> tuple[Table, ...]:
 
 
 def runs(evidence: Evidence) -> Table:
-    """Every run, failed and tuning ones too."""
+    """Every run, including failed and tuning runs."""
     last = evidence.question.horizons[-1] if evidence.question.horizons else 0
     rows = tuple(
         (
@@ -193,7 +193,7 @@ def runs(evidence: Evidence) -> Table:
 
 
 def runs_csv(evidence: Evidence) -> Table:
-    """One row a run, every setting a column."""
+    """One row per run, with a column for every setting."""
     horizons, keys = evidence.question.horizons, sorted({key for one in evidence.records for key in one.settings})
     plain = (
         "study",
@@ -270,7 +270,7 @@ def curves_csv(evidence: Evidence) -> Table:
 
 
 def costs_csv(found: Mapping[str, ArmCost]) -> Table:
-    """One row an arm."""
+    """One row per arm."""
     names = [one.name for one in fields(ArmCost)]
     rows = tuple((arm, *(_exact(getattr(cost, name)) for name in names)) for arm, cost in found.items())
     return Table("costs", ("arm", *names), rows)
@@ -284,7 +284,7 @@ def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=min(1, len(values) - 1)))
-    # Of equal values nothing but rounding is left.
+    # The deviation of equal values is only rounding.
     return number(mean) + (f" ± {number(deviation, 2)}" if deviation > 1e-12 * abs(mean) else "")
 
 

@@ -1,4 +1,4 @@
-"""The verdict in three sentences, and the words around it."""
+"""The verdict in three sentences, and the other texts of a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from studies.verdict import ALPHA, LAST_HORIZONS, MIN_SEEDS
 
 
 def verdict_of(outcome: Outcome, costs: Mapping[str, ArmCost], reaches: Mapping[str, float | None]) -> Verdict:
-    """Args: reaches: by arm, the share of the steps after which it has reached the baseline's end."""
+    """Args: reaches: by arm, the share of the steps after which it reaches the baseline's end; None if never."""
     baseline = outcome.comparison.baseline
     shown = outcome.foremost
     excluded = tuple(name for name, result in outcome.results.items() if result.answer == "keep")
@@ -34,7 +34,7 @@ def verdict_of(outcome: Outcome, costs: Mapping[str, ArmCost], reaches: Mapping[
 
 
 def limits(evidence: Evidence, outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
-    """What the evidence cannot say."""
+    """The limits of the evidence."""
     question = evidence.question
     found = [
         f"It is about {listed(question.environments)} and runs of {question.horizons[-1]:,} env steps: on another task, or in "
@@ -63,7 +63,7 @@ def limits(evidence: Evidence, outcomes: tuple[Outcome, ...]) -> tuple[str, ...]
 
 
 def checklist(outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
-    """Before a pilot moves to production."""
+    """The steps to take before a pilot moves to production."""
     changed = [outcome for outcome in outcomes if outcome.answer == "adopt"]
     if not changed:
         return (

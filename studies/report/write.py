@@ -1,4 +1,4 @@
-"""A report as files: one HTML page that needs nothing else, Markdown with pictures beside it, CSV."""
+"""Writes a report: one self-contained HTML page, Markdown with pictures beside it, and CSV."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`sbrl tune`: a joint search of settings by Optuna."""
+"""`sbrl tune`: a joint search of settings with Optuna."""

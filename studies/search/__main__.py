@@ -78,7 +78,7 @@ def make_parser() -> Parser:
 
 
 def tune(study: Study, arguments: argparse.Namespace) -> int:
-    """Searches, and leaves the table and the best arm in the results. Returns the exit code."""
+    """Searches, and writes the table and the best arm to the results. Returns the exit code."""
     import optuna
 
     from studies.search.space import space_of
@@ -105,7 +105,7 @@ def tune(study: Study, arguments: argparse.Namespace) -> int:
 
 
 def report(study: Study, space: Space, ended: Sequence[FrozenTrial], places: Places) -> None:
-    """Prints the best trials; writes trials.csv and best.yaml, where one is complete."""
+    """Prints the best trials; writes trials.csv, and best.yaml if a trial is complete."""
     from optuna.trial import TrialState
 
     from studies.search.space import at_edges

@@ -1,4 +1,4 @@
-"""What a search looks through: from a study's `search` to what Optuna is asked, and back to settings."""
+"""The search space: from a study's `search` to Optuna's suggestions, and back to settings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from studies.arms import BATCH_SIZE, BETA2, UPDATES_PER_STEP, Arm, config_of, va
 from studies.design import BY_BATCH, GIVEN_BY_STUDY, Between, Settings, Study
 
 LEARNING_RATE = "learner.learning_rate"
-EDGE = 0.05  # of a range's width on its log scale
+EDGE = 0.05  # as a fraction of a range's width on its log scale
 
 
 class Choices(NamedTuple):
-    """One of these."""
+    """One value of a list."""
 
     values: tuple[bool | int | float | str | None, ...]
 
 
 class Range(NamedTuple):
-    """A number, log-uniform. Of beta2 it is 1 - beta2 that lies between the two: its memory is 1 / (1 - beta2) updates."""
+    """A log-uniform number. For beta2, the range is of 1 - beta2, because its memory is 1 / (1 - beta2) updates."""
 
     low: float
     high: float
@@ -33,10 +33,10 @@ Space = Mapping[str, Choices | Range]
 
 
 def space_of(study: Study) -> Space:
-    """What is searched, around the study's own settings.
+    """The search space around the study's own settings.
 
     Raises:
-        UsageError: a key or a value that no run takes, or that the study gives by another part.
+        UsageError: no run takes a key or value, or another part of the study sets it.
     """
     base = config_of(study, Arm("of the search", {}), study.environments[0], seed=0)
     space = _given(study) if study.search.space else _default(base.learner)
@@ -52,7 +52,7 @@ def space_of(study: Study) -> Space:
 
 
 def ask(space: Space, trial: optuna.trial.Trial) -> Settings:
-    """A trial's settings: what Optuna suggests, as a study file has it."""
+    """A trial's settings: Optuna's suggestions in the form of a study file."""
     suggested: Settings = {}
     for key, part in space.items():
         if isinstance(part, Choices):
@@ -63,7 +63,7 @@ def ask(space: Space, trial: optuna.trial.Trial) -> Settings:
 
 
 def at_edges(space: Space, settings: Mapping[str, object]) -> list[str]:
-    """The keys whose value is at an end of what was looked through: a better one may lie beyond."""
+    """The keys with a value at the edge of the search space: a better value may lie beyond."""
     found = []
     for key, part in space.items():
         value = settings[key]
@@ -80,7 +80,7 @@ def at_edges(space: Space, settings: Mapping[str, object]) -> list[str]:
 
 
 def _number(key: str, drawn: float) -> float:
-    """A number of a range as the config has it, and as people would write it: three digits."""
+    """The config's value for a number drawn from a range, rounded to three digits."""
     rounded = float(f"{drawn:.3g}")
     return float(f"{1 - rounded:.8g}") if key == BETA2 else rounded
 

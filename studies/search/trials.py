@@ -1,8 +1,8 @@
-"""`sbrl tune`: trials of a search, each of several seeds, N runs at a time, through Optuna's storage.
+"""`sbrl tune`: trials of a search, each with several seeds, N runs at a time, through Optuna's storage.
 
-A trial's runs are made one after another, seed by seed; after each the objective so far is what the pruner judges. Several
-trials are at work at a time. All is on disk: Optuna's storage has the trials, the results have a record of each run. After
-Ctrl-C or kill -9 the same command goes on with the trials that it had begun. Other processes may share the storage.
+A trial's runs are made one after another, seed by seed. After each seed, the pruner judges the objective so far. Several trials
+run at the same time. All state is on disk: Optuna's storage has the trials, the results have a record of each run. After Ctrl-C
+or kill -9, the same command continues the trials that it had begun. Other processes may share the storage.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from studies.scales import scale_of
 from studies.search.space import Space, ask, space_of
 
 ATTEMPTS = 2
-HOPELESS = 3  # trials that failed with none that worked: the next one would, too
+HOPELESS = 3  # after this many failed trials and no successful one, the next would fail too
 SETTINGS, WORKER, SCORES, REASON, SEARCH = "settings", "worker", "scores", "reason", "search"  # Optuna's user attributes
 
 
 def open_search(study: Study, storage: str, space: Space) -> optuna.Study:
-    """Optuna's study of that name in the storage, made if it is not there.
+    """Optuna's study with the study's name in the storage, made if it does not exist.
 
     Raises:
-        UsageError: the storage cannot be opened, or holds another search of that name.
+        UsageError: the storage cannot be opened, or has another search with that name.
     """
     seed = study.seeds.for_tuning[0]
     if study.search.sampler == "tpe":
@@ -74,7 +74,7 @@ def open_search(study: Study, storage: str, space: Space) -> optuna.Study:
 
 
 def description(study: Study, space: Space) -> str:
-    """Equal for searches whose trials can be compared."""
+    """A text that is equal for searches with comparable trials."""
     parts = {key: [type(part).__name__, *part] for key, part in space.items()}
     tree = study.model_dump(
         mode="json", include={"preset", "settings", "run_as", "environments", "horizons", "score", "periods"}
@@ -89,20 +89,20 @@ class Trials:
     def __init__(
         self, study: Study, places: Places, search: optuna.Study, pool: Pool, say: Callable[[str], None], worker: str
     ) -> None:
-        """Args: worker: names this process's place of work, so that it finds the trials again that it had begun."""
+        """Args: worker: a stable name of this process, by which it finds the trials that it had begun."""
         self._study, self._places, self._search, self._pool, self._say = study, places, search, pool, say
         self._worker, self._space, self._maker = worker, space_of(study), Maker(study, places)
-        self._trial_of: dict[str, Trial] = {}  # by a run's name, of those at work
+        self._trial_of: dict[str, Trial] = {}  # of the running runs, by run name
         self._run_of: dict[str, PlannedRun] = {}
         self._attempts: dict[str, int] = {}
-        self._before = self._total = 0  # trials
+        self._before = self._total = 0  # numbers of trials
         self._start = self._last_line = 0.0
 
     def run(self, trials: int) -> bool:
-        """Makes trials until the storage has so many; returns whether it got to the end, False after a stop.
+        """Makes trials until the storage has this many; returns True at the end, False after a stop.
 
         Raises:
-            RunError: the first trials all failed; says why.
+            RunError: the first trials all failed. The message says why.
         """
         all_of_them = self._search.get_trials(deepcopy=False)
         begun = [one for one in all_of_them if one.state == TrialState.RUNNING and one.user_attrs.get(WORKER) == self._worker]
@@ -112,11 +112,11 @@ class Trials:
         return self._pool.work_off(self._first_tasks(begun), self._run_ended, lambda _tasks: self._look())
 
     def ended(self) -> list[FrozenTrial]:
-        """Trials that are over, in order: complete, pruned or failed."""
+        """Finished trials in order: complete, pruned or failed."""
         return [one for one in self._search.get_trials(deepcopy=False) if one.state.is_finished()]
 
     def _look(self) -> None:
-        """Says a line now and then."""
+        """Prints a line now and then."""
         if time.monotonic() - self._last_line >= LINE_SECONDS:
             self._show()
 
@@ -128,7 +128,7 @@ class Trials:
         self._say(f"{done}/{self._total} trials are done, {duration(elapsed)} so far, {eta}; at work: {len(self._run_of)} runs")
 
     def _first_tasks(self, begun: Sequence[FrozenTrial]) -> Iterator[Task]:
-        """The first run of each trial; those of new ones are asked for when there is room, so that all is known that can be."""
+        """The first run of each trial. A new trial is asked for only when there is room, so that it can use all results."""
         for frozen in begun:
             if (task := self._next_task(Trial(self._search, frozen._trial_id))) is not None:
                 yield task
@@ -140,8 +140,8 @@ class Trials:
                 yield task
 
     def _next_task(self, trial: Trial) -> Task | None:
-        """The trial's next run; None: it is over, and Optuna has been told."""
-        if SETTINGS not in trial.user_attrs:  # killed as it was asked for
+        """The trial's next run; None if the trial is over. In that case Optuna has its result."""
+        if SETTINGS not in trial.user_attrs:  # killed before its settings were stored
             self._end(trial, TrialState.FAIL, "it was cut off before its settings were chosen")
             return None
         records: list[RunRecord] = []
@@ -167,10 +167,10 @@ class Trials:
 
     def _is_hopeless(self, trial: Trial, records: Sequence[RunRecord]) -> bool:
         seeds, environments = self._study.seeds.for_tuning, len(self._study.environments)
-        if len(records) % environments or len(records) == len(seeds) * environments:  # a seed is judged on all environments
+        if len(records) % environments or len(records) == len(seeds) * environments:  # judge after each whole seed but the last
             return False
         step = len(records) // environments
-        if step not in self._search.get_trials(deepcopy=False)[trial.number].intermediate_values:  # before a kill
+        if step not in self._search.get_trials(deepcopy=False)[trial.number].intermediate_values:  # reported before a kill
             trial.report(objective(self._study, records), step)
         return bool(trial.should_prune())
 
@@ -200,7 +200,7 @@ class Trials:
 
 
 def runs_of(study: Study, number: int, settings: Settings) -> list[PlannedRun]:
-    """A trial's runs, seed by seed, with periods held as the study says."""
+    """A trial's runs, seed by seed, with periods scaled as the study says."""
     spec = ArmSpec(name=f"trial {number}", settings=settings, axes=("fixed updates per step",))
     (arm,) = arms_of(study.model_copy(update={"arms": (spec,)}))
     return [
@@ -211,7 +211,7 @@ def runs_of(study: Study, number: int, settings: Settings) -> list[PlannedRun]:
 
 
 def objective(study: Study, records: Sequence[RunRecord]) -> float:
-    """Mean or median over seeds of the mean over environments; several environments are put on their scales first."""
+    """Mean or median over seeds of the mean over environments. With several environments, scores are scaled first."""
     scaled = [
         float(scale_of(record.environment, []).apply(np.array(record.scores[study.env_steps])))
         if len(study.environments) > 1

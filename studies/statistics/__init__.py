@@ -1,1 +1,1 @@
-"""Aggregates, intervals, power, sequential tests: NumPy and SciPy alone."""
+"""Aggregates, intervals, power, sequential tests. Imports only NumPy and SciPy."""

@@ -1,7 +1,7 @@
-"""Scores of many runs as one number.
+"""Combines the scores of many runs into one number.
 
 The unit of replication is the seed, never the episode. Scores are float64[..., S, E]: S seeds, E environments, each already on
-its environment's scale, so that environments can be put together. Functions take any leading axes, as resamples have them.
+its environment's scale, so that environments can be combined. Functions accept any leading axes, such as resamples.
 
 Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
 """
@@ -14,14 +14,14 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 
-TRIM = 0.25  # of the runs on either side
+TRIM = 0.25  # share of the runs left out at either end
 
 
 def iqm(scores: Floats) -> Floats:
     """Interquartile mean over all runs of all environments: float64[..., S, E] -> float64[...].
 
-    int(S * E / 4) runs are left out at either end. This is scipy.stats.trim_mean, without the checks that take most of its time
-    and would take most of a permutation test's.
+    It leaves out int(S * E / 4) runs at either end. This is scipy.stats.trim_mean without its checks, which would take most of
+    a permutation test's time.
     """
     flat = scores.reshape(*scores.shape[:-2], -1)
     cut = int(TRIM * flat.shape[-1])
@@ -36,7 +36,7 @@ def mean(scores: Floats) -> Floats:
 
 
 def probability_of_improvement(x: Floats, y: Floats) -> Floats:
-    """How often a run of x is better than one of y, ties counted half: mean over environments of P(X > Y) + P(X = Y) / 2.
+    """How often a run of x beats one of y; ties count half: the mean over environments of P(X > Y) + P(X = Y) / 2.
 
     This is the Mann-Whitney statistic U / (S_x S_y), and equation 2 of the source.
 
@@ -51,13 +51,13 @@ def probability_of_improvement(x: Floats, y: Floats) -> Floats:
 
 
 def rank_correlation(x: Floats, y: Floats) -> Floats:
-    """Spearman's rank correlation over arms of the means over seeds: whether what is high in x is high in y.
+    """Spearman's rank correlation over arms of the means over seeds: whether arms with a high x have a high y.
 
     Args:
-        x, y: float64[..., S, A]: A arms in the place of environments.
+        x, y: float64[..., S, A]: A arms instead of environments.
 
     Returns:
-        float64[...], from -1 to 1; 0 where all arms are the same in x or in y.
+        float64[...], from -1 to 1; 0 if all arms are equal in x or in y.
     """
     ranks = [stats.rankdata(values.mean(-2), axis=-1) for values in (x, y)]
     x_rank, y_rank = (rank - rank.mean(-1, keepdims=True) for rank in ranks)

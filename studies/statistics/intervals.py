@@ -1,7 +1,7 @@
-"""Intervals by the stratified bootstrap: seeds are drawn again within each environment, environments stay.
+"""Intervals from the stratified bootstrap: seeds are resampled within each environment, environments are fixed.
 
-Source: Agarwal et al. 2021; percentile intervals, as rliable has them. With few seeds they are too narrow (with 5, a 95 %
-interval of a mean holds it in about 85 % of studies), so the verdict rests on permutation tests (`sequential`), not on these.
+Source: Agarwal et al. 2021; percentile intervals, as in rliable. With few seeds they are too narrow: with 5, a 95 % interval of
+a mean contains it in about 85 % of studies. So the verdict uses permutation tests (`sequential`), not these intervals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """An estimate with the bounds of its interval."""
+    """An estimate with its interval."""
 
     estimate: float
     low: float
@@ -33,16 +33,16 @@ def bootstrap(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
-    """The statistic of some samples of runs, with its interval.
+    """A statistic of samples of runs, with its interval.
 
     Args:
-        statistic: takes as many arrays as there are samples, float64[..., S, E], and returns float64[...].
+        statistic: takes one array per sample, float64[..., S, E], and returns float64[...].
         samples: float64[S, E] each.
-        paired: the samples are of the same seeds, row by row, and a seed is drawn for all of them together.
-        seed: of the resampling: the same input gives the same interval.
+        paired: whether the samples have the same seeds, row by row. Then each drawn seed is drawn in all of them.
+        seed: of the resampling. The same input gives the same interval.
 
     Raises:
-        ValueError: a sample has fewer than two seeds, which says nothing about others; or pairs do not match.
+        ValueError: a sample has fewer than two seeds, which say nothing about others; or pairs do not match.
     """
     if min(len(sample) for sample in samples) < 2:
         raise ValueError("an interval needs two seeds or more")

@@ -1,8 +1,8 @@
-"""How the best batch and learning rate follow from the updates per step: power laws with intervals.
+"""How the best batch and learning rate depend on updates per step: power laws with intervals.
 
-Source: Rybkin et al. 2025 (arXiv 2502.04327): returns made monotone by isotonic regression, the data that each setting needs to
-reach a threshold, seeds drawn again, the log-mean of the winners, a fit on log error. For two parameters the last is a linear
-regression of logarithms, which needs no optimizer.
+Source: Rybkin et al. 2025 (arXiv 2502.04327). The steps: make returns monotone by isotonic regression, find the data that each
+setting needs to reach a threshold, resample seeds, take the log-mean of the winners, and fit on the log error. With two
+parameters, that fit is a linear regression of logarithms and needs no optimizer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import optimize
 from studies.statistics.aggregates import Floats
 from studies.statistics.intervals import CONFIDENCE, Interval
 
-RESAMPLES = 100  # as the source
+RESAMPLES = 100  # as in the source
 
 
 class PowerLaw(NamedTuple):
@@ -28,10 +28,10 @@ class PowerLaw(NamedTuple):
 
 
 def data_to_threshold(env_steps: Floats, returns: Floats, threshold: float) -> float:
-    """The env steps after which a monotone fit of returns first reaches a threshold; infinity: it never does.
+    """The env steps after which a monotone fit of returns first reaches a threshold; infinity if it never does.
 
     Args:
-        env_steps, returns: float64[T]: a learning curve. Between two points the fit is a line.
+        env_steps, returns: float64[T]: a learning curve. The fit is linear between two points.
     """
     fit = np.asarray(optimize.isotonic_regression(returns).x)
     reached = np.flatnonzero(fit >= threshold)
@@ -45,7 +45,7 @@ def data_to_threshold(env_steps: Floats, returns: Floats, threshold: float) -> f
 
 
 def common_threshold(best_returns: Sequence[float], share: float = 0.8) -> float:
-    """The highest return that this share of runs reached. Args: best_returns: of each run, the highest of its monotone fit."""
+    """The highest return that this share of runs reached. Args: best_returns: the highest of each run's monotone fit."""
     return float(np.quantile(best_returns, 1 - share, method="lower"))
 
 
@@ -54,18 +54,18 @@ def fit_best(
 ) -> PowerLaw:
     """Fits the best value of a setting as a power of x.
 
-    For each resample of the seeds the winner at each x is the value whose median seed needs least data: a median, for a seed
-    that never reaches the threshold needs infinitely much. A resample in which no value takes half of its seeds there has no
-    winner, and another is drawn.
+    For each resample of the seeds, the winner at each x is the value whose median seed needs least data. It is a median because
+    a seed that never reaches the threshold needs infinite data. If no value takes half of a resample's seeds to the threshold,
+    that resample has no winner, and another one is drawn.
 
     Args:
         x: float[X], such as updates per step.
-        values: float[V], those tried, such as batch sizes.
-        needed: float64[X, V, S], env steps to the threshold; infinite where a seed has not reached it.
+        values: float[V], the values tried, such as batch sizes.
+        needed: float64[X, V, S], env steps to the threshold; infinite if a seed did not reach it.
 
     Raises:
-        ValueError: fewer than two x, values or seeds, numbers that are not above 0, or an x at which no value takes half of the
-            seeds to the threshold.
+        ValueError: fewer than two x, values or seeds, numbers that are not positive, or an x at which no value takes half of
+            the seeds to the threshold.
     """
     if min(len(x), len(values), needed.shape[2]) < 2 or min(*x, *values) <= 0:
         raise ValueError("a power law needs two x, two values and two seeds or more, all x and values above 0")

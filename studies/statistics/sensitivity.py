@@ -1,7 +1,7 @@
-"""How much is lost by a learning rate or a batch that is off by some factor.
+"""The loss from a learning rate or a batch size that is off by some factor.
 
-The best value and what is lost beside it are never of the same seeds: the best is chosen on all seeds but one, and the loss is
-read off that one. Else the winner's luck would count as a loss of its neighbours.
+The best value and the loss beside it never come from the same seeds: the best is chosen on all seeds but one, and the loss is
+measured on that one. Otherwise the winner's luck would count as a loss of its neighbours.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from studies.statistics.intervals import Interval, bootstrap
 
 
 class Sensitivity(NamedTuple):
-    """What is lost beside the best value of a setting, on the scale of the scores; None: the grid has no such value."""
+    """The loss beside the best value of a setting, on the scale of the scores; None if the grid has no such value."""
 
-    best: float  # of all seeds together
+    best: float  # over all seeds together
     below: Interval | None  # at best / factor
     above: Interval | None  # at best x factor
 

@@ -1,1 +1,1 @@
-"""Runs under kills, hangs and cuts, and what is promised of them; `make chaos` takes longer."""
+"""Tests of the promises for runs under kills, hangs and cuts. `make chaos` runs them for longer."""

@@ -1,10 +1,10 @@
 """Trains under faults, and checks that nothing but time is lost: `python -m tests.chaos --minutes 30 --kills 20`.
 
-A real `sbrl train` of an environment whose observations are unique is run with every link between its roles through a proxy.
-Each role is killed with SIGKILL --kills times, stopped for --hold-seconds, cut off for as long, and each shard's links are
-slowed to a tenth, in a random order over --minutes or more. Then the run is stopped and resumed, and all its processes are
-killed at once and it is resumed, --resumptions times. A twin without faults is trained first. Tables and CSV files go to --out;
-the exit code is 1 if a promise was broken.
+Runs a real `sbrl train` on an environment with unique observations. Every link between its roles goes through a proxy. Each
+role is killed with SIGKILL --kills times, stopped for --hold-seconds, and cut off for the same time. Each shard's links are
+slowed to a tenth. The order is random, over at least --minutes. Then, --resumptions times each, the run is stopped and resumed,
+and all its processes are killed at once and it is resumed. A twin without faults is trained first. Tables and CSV files go to
+--out. The exit code is 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.chaos.markers import environment
 from tests.chaos.session import SETTINGS, Session
 from tests.smoke.conftest import LocalRun
 
-EPISODES = 1000  # the last ones, whose returns are compared with the twin's
+EPISODES = 1000  # the last episodes, whose returns are compared with the twin's
 TWIN_SECONDS = 3600.0
 
 
 class FaultPlan(NamedTuple):
-    """How much is done."""
+    """The number of faults of each kind."""
 
     minutes: float
     kills: int
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     out: Path = arguments.out or Path("runs") / f"chaos-{time.strftime('%Y%m%d-%H%M%S')}"
     plan = FaultPlan(arguments.minutes, arguments.kills, arguments.hold_seconds, arguments.resumptions, arguments.checks)
-    configs.load(overrides=[*SETTINGS, *arguments.settings])  # what is wrong with them is said now
+    configs.load(overrides=[*SETTINGS, *arguments.settings])  # so that bad settings fail now
     twin = train_twin(out / "twin", arguments)
     session = Session(out / "faults", arguments.seed, arguments.shards, arguments.actors, *arguments.settings)
     injector = None
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         say("no more faults: the run is stopped, resumed and ends by itself")
         ending = session.finish()
         verdicts = judge(session, ending) + judge_course(session, injector.outcomes, session.episodes(EPISODES), twin)
-    except NotBackError as error:  # what was measured until then is worth reading
+    except NotBackError as error:  # the measurements until then are still worth reading
         print(error, flush=True)
         verdicts = [Verdict("the run goes on after every fault", str(error).partition("\n")[0], is_good=False)]
     finally:
@@ -96,10 +96,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def inject(session: Session, injector: Injector, plan: FaultPlan, chance: random.Random, tell: Callable[[str], None]) -> None:
-    """Every fault of the plan, in an order and with pauses that `chance` decides.
+    """Injects every fault of the plan. `chance` decides the order and the pauses.
 
     Raises:
-        NotBackError: a role did not return, or the run did not go on.
+        NotBackError: a role did not return, or the run did not continue.
     """
     faults = faults_of(session.roles, injector, plan, chance)
     pace = plan.minutes * 60 / len(faults) if faults else 0.0
@@ -151,7 +151,7 @@ def faults_of(
 
 
 def train_twin(directory: Path, arguments: argparse.Namespace) -> list[Episode]:
-    """The last episodes of a run that nothing happens to."""
+    """The last episodes of a run without faults."""
     say(f"training a twin without faults for {arguments.twin_steps:,} steps")
     directory.parent.mkdir(parents=True, exist_ok=True)
     settings = [*SETTINGS, f"run.seed={arguments.seed}", f"replay.num_shards={arguments.shards}"]

@@ -1,4 +1,4 @@
-"""Faults for a running run, each undone again, and how long the run then took to go on."""
+"""Injects faults into a run, undoes them, and measures how long the run then takes to continue."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from tests.chaos.watch import WORK, Watch
 from tests.smoke.conftest import LocalRun
 
 POLL_SECONDS = 0.1
-BACK_SECONDS = 120.0  # in which a role that was killed must be back: its program loads TensorFlow on a busy machine
-GO_ON_SECONDS = 60.0  # in which both kinds of work must go on for the test to go on
-STOP_SECONDS = 10.0  # the longest without any work that is promised once a role is back
+BACK_SECONDS = 120.0  # a killed role must be back within this: its program loads TensorFlow on a busy machine
+GO_ON_SECONDS = 60.0  # both kinds of work must continue within this, or the test ends
+STOP_SECONDS = 10.0  # the promise: the longest time without any work once a role is back
 SLOW_SHARE = 0.1
 
 
 class Outcome(NamedTuple):
-    """What came of a fault. All in seconds."""
+    """The outcome of a fault. All times in seconds."""
 
     kind: str
     victim: str
     at: float  # since the faults began
     lasted: float  # from the fault until it was undone, or the killed role was back
-    stall_during: float  # the longest in that time without a step, or without an update
+    stall_during: float  # the longest time within that without a step, or without an update
     until_steps: float  # from then on
     until_updates: float
-    stall: float  # the longest without a step, or without an update, from then until the next fault
-    stop: float  # the longest without either
+    stall: float  # the longest time without a step, or without an update, from then until the next fault
+    stop: float  # the longest time without either
 
 
 class NotBackError(AssertionError):
-    """A role did not return, or the run did not go on."""
+    """A role did not return, or the run did not continue."""
 
 
 class Injector:
-    """Does things to the roles of one run, one after the other."""
+    """Injects faults into the roles of one run, one after the other."""
 
     def __init__(self, run: LocalRun, watch: Watch, links: Mapping[str, Mapping[str, Link]]) -> None:
         """Args: links: role's name -> server's name -> the link between them."""
@@ -59,7 +59,7 @@ class Injector:
         return {process.name: process.process_id for process in processes_of(self._run.directory)}
 
     def kill(self, *victims: str) -> None:
-        """SIGKILL to all of them at once, and waits for their successors."""
+        """Sends SIGKILL to all of them at once, and waits for their successors."""
         with self._fault("kill -9", " and ".join(victims)):
             processes = [self._process(victim) for victim in victims]
             for process in processes:
@@ -68,7 +68,7 @@ class Injector:
                 self._wait(partial(self._is_back, victim, process), f"return of {victim}", BACK_SECONDS)
 
     def stop(self, victim: str, seconds: float) -> None:
-        """SIGSTOP for so long."""
+        """Stops a role with SIGSTOP for `seconds`."""
         process = self._process(victim)
         with self._fault("SIGSTOP", victim):
             os.kill(process, signal.SIGSTOP)
@@ -78,7 +78,7 @@ class Injector:
                 os.kill(process, signal.SIGCONT)
 
     def cut(self, victim: str, seconds: float) -> None:
-        """No byte to it or from it for so long."""
+        """Cuts all links of a role for `seconds`."""
         with self._fault("cut off", victim):
             for link in self._links_of(victim):
                 link.cut()
@@ -87,7 +87,7 @@ class Injector:
                 link.mend()
 
     def slow(self, victim: str, seconds: float, measured_seconds: float) -> None:
-        """Each of its links passes a tenth of what it passed before, for so long."""
+        """Slows each of its links to a tenth of its former rate for `seconds`."""
         links = list(self._links_of(victim))
         before = [link.bytes_passed for link in links]
         self._hold(measured_seconds)
@@ -100,11 +100,11 @@ class Injector:
                 link.mend()
 
     def pause(self, seconds: float) -> None:
-        """Lets the run go on for so long."""
+        """Lets the run continue for `seconds`."""
         self._hold(seconds)
 
     def settle(self) -> None:
-        """Ends the time that the last fault answers for."""
+        """Ends the time that is attributed to the last fault."""
         now = time.monotonic()
         for kind, victim, begin, end in self._open:
             self.outcomes.append(
@@ -170,7 +170,7 @@ class Injector:
 
 
 def kill_everything(run: LocalRun) -> None:
-    """SIGKILL for all roles and then, before it can look, the launcher: as when a machine loses its power."""
+    """Sends SIGKILL to all roles and at once to the launcher, as in a power failure."""
     processes = [process.process_id for process in processes_of(run.directory)]
     for process in (*processes, run.process_id):
         os.kill(process, signal.SIGKILL)

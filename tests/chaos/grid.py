@@ -1,9 +1,9 @@
 """Does the ratio hold with any number of shards and actors? `python -m tests.chaos.grid`
 
-Every cell has real shards (the program that pods run), the streams of actors, and the learner's readers, accounting, memory and
-way of ending. Actors are cheap: their environments are this test's own, all are threads of one process, and the learner trains
-nothing. They collect at unequal speeds, and the learner stops for breath now and then: with all the same speed there would be
-nothing to hold. The exit code is 1 if a cell breaks the ratio or the accounting, at any look or at its end.
+Every cell has real shards (the program that pods run), actors' streams, and the learner's readers, accounting, memory and end
+of run. Actors are cheap: their environments are this test's own, all are threads of one process, and the learner trains
+nothing. Actors collect at different speeds, and the learner pauses now and then: with equal speeds there would be nothing to
+hold. The exit code is 1 if a cell breaks the ratio or the accounting, at any look or at its end.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tests.chaos.markers import ENV_ID, NUM_ACTIONS, environment
 SHARDS, ACTORS = (1, 2, 4, 8, 16), (1, 4, 16)
 START_SECONDS, CELL_SECONDS = 600.0, 1800.0
 WAIT_SECONDS = 0.1
-PAUSE_SECONDS, PAUSE_EVERY = 0.5, 500  # updates: the learner publishes, saves, waits for the device
+PAUSE_SECONDS, PAUSE_EVERY = 0.5, 500  # updates: in place of publishing, saving and waiting for the device
 
 
 class Cell(NamedTuple):
@@ -66,10 +66,10 @@ class Cell(NamedTuple):
     due: float
     target: float
     achieved: float  # samples trained / (transitions received - min_size)
-    most_behind: float  # samples due and not trained, at any look
-    least_share: float  # of a shard's transitions, in parts of an equal share
+    most_behind: float  # most samples due and not trained, at any look
+    least_share: float  # the least share of transitions of a shard, as a fraction of an equal share
     seconds: float
-    broken: str  # what did not hold; empty: all did
+    broken: str  # the promise that did not hold; empty if all did
 
 
 class RandomPolicy:
@@ -98,7 +98,7 @@ class CheapActor(threading.Thread):
         )
         self._collector = Collector(envs, RandomPolicy(index), [self._stream], lambda episode: None)
         self._steps, self._slowness, self._stop_all = steps, index % 4, stop
-        self.env_steps = 0  # as an actor's own, counted before the step: what is received has been counted
+        self.env_steps = 0  # counted before the step, as in a real actor: every received step has been counted
 
     def run(self) -> None:
         while self.env_steps < self._steps and not self._stop_all.is_set():
@@ -112,7 +112,7 @@ class CheapActor(threading.Thread):
 
 
 class CellFleet:
-    """What a coordinator would say of the actors, and the learner of itself."""
+    """The status of the actors, as from a coordinator, and of the learner."""
 
     def __init__(self, config: Config, actors: Sequence[CheapActor], replay: Replay) -> None:
         self._config, self._actors, self._replay = config, actors, replay
@@ -131,7 +131,7 @@ class CellFleet:
             lost_with_actors=with_actors.lost - with_actors.recovered,
         )
         state = RunState.RUNNING if any(actor.is_alive() for actor in self._actors) else RunState.COLLECTED
-        totals = {"actor.env_steps": float(sum(actor.env_steps for actor in self._actors))}  # after the receipts
+        totals = {"actor.env_steps": float(sum(actor.env_steps for actor in self._actors))}  # read after the receipts
         return GetStatusResponse(totals=totals, state=state.wire_name, progress=progress)
 
     @property
@@ -140,7 +140,7 @@ class CellFleet:
 
 
 class Looks:
-    """What was seen of a cell until now."""
+    """The extremes seen in a cell so far."""
 
     def __init__(self, config: Config, num_actors: int) -> None:
         self._behind = config.samples_per_insert * (config.receive_ahead + SEGMENT_STEPS)
@@ -221,9 +221,9 @@ def cell_config(num_shards: int, num_actors: int, steps: int) -> Config:
 
 
 def start_replay(path: Path, num_shards: int) -> list[subprocess.Popen[bytes]]:
-    """The shards' programs, and the coordinator's, which they join.
+    """Starts the shards' programs, and the coordinator's, which they join.
 
-    Args: path: of their config; all else goes into its folder.
+    Args: path: of their config. All other files go into its folder.
     """
     programs = [("coordinator", "services.coordinator"), *((f"replay-{k}", "services.replay") for k in range(num_shards))]
     started = []
@@ -249,7 +249,7 @@ def wait_for(probes: Sequence[QueueProbe]) -> None:
 
 
 def run_cell(config: Config, probes: Sequence[QueueProbe], num_actors: int, steps: int) -> Cell:
-    """The learner's loop without an update in it."""
+    """Runs the learner's loop without updates."""
     start, stop = time.monotonic(), threading.Event()
     replay = Replay.of(config, make_spec(config.env), torch.device("cpu"), "cached", state=None, fill=1)
     actors = [CheapActor(config, probes, index, steps // num_actors, stop) for index in range(num_actors)]
@@ -306,7 +306,7 @@ def figures(config: Config, run: RunStatus, looks: Looks, num_actors: int, secon
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """Markdown: a row for each number of shards, a column for each number of actors; in brackets the most samples behind."""
+    """Markdown table: rows are numbers of shards, columns numbers of actors; brackets have the most samples behind."""
     actors = sorted({cell.actors for cell in cells})
     lines = ["| shards | " + " | ".join(f"{count} actors" for count in actors) + " |", "|---" * (1 + len(actors)) + "|"]
     for shards in sorted({cell.shards for cell in cells}):

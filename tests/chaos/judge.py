@@ -1,7 +1,7 @@
-"""What a run under faults is promised to hold, against what was seen of it; and how that is reported.
+"""Compares the promises for a run under faults with the observations, and reports the verdicts.
 
-Exact lines are counts, which hold at every look or do not. Statistical ones, of loss and returns, are one-sided, and only drawn
-where they have power.
+Exact lines are about counts, which hold at every look or not. Statistical lines, about loss and returns, are one-sided, and
+exist only where they have power.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from tests.chaos.session import Ending, Resumption, Session
 from tests.chaos.watch import Sample
 from tests.chaos.windows import Findings
 
-UPDATE_SECONDS = 5.0  # to the first update of a learner that is back, in the median
-# Two members say what they have done at different times: an actor's steps may be known later than their receipt, and the other
-# way round, by what is done in so long at most. A coordinator that was away has heard of all after so many looks.
+UPDATE_SECONDS = 5.0  # median time to the first update of a learner that is back
+# Members report at different times. So an actor's steps may be known before or after their receipt, by at most the steps of
+# this time. A coordinator that was away has heard of everything after this many looks.
 APART_SECONDS, APART_LOOKS = 3.0, 12
-# Segments of an environment that are not confirmed, or in the making, in the worst case; and those that a shard, its reader and
+# In the worst case: segments of an environment that are unconfirmed or being made; and segments that a shard, its reader and
 # the learner hold together.
 STREAM_SEGMENTS, SHARD_SEGMENTS = 4, QUEUE_SEGMENTS + 5
 ENDING = (RunState.COLLECTED, RunState.FINISHED)
-EXACT = 1e-6  # of sums of products of whole numbers and ratios
-# Readings of an undisturbed run fail once in 20,000 times or less; five times the loss is found in 5 of 6 cases with 15
-# readings on either side and in 39 of 40 with 20, ten times the loss in all (test_judge.py).
+EXACT = 1e-6  # tolerance for sums of products of whole numbers and ratios
+# Readings of an undisturbed run fail at most once in 20,000 times. A loss that is five times as large is found in 5 of 6 cases
+# with 15 readings on either side and in 39 of 40 with 20; one that is ten times as large always (test_judge.py).
 LOSS_READINGS, LEAST_LOSS_READINGS = 20, 15
-LOSS_FACTOR, LOSS_ERRORS = 1.5, 5.0  # what it may grow to, or so many standard errors of its logarithm if that is more
-# Rewards per step are the same if they are less by no more than this part, or this many standard errors if that is more: once
-# in 30,000 times they are not, by chance. Who acts at random loses half a reward a step.
+LOSS_FACTOR, LOSS_ERRORS = 1.5, 5.0  # allowed growth: this factor, or this many standard errors of its logarithm if larger
+# Rewards per step count as equal if they are lower by at most this fraction, or by this many standard errors if that is more.
+# By chance this fails once in 30,000 times. A random agent loses half a reward per step.
 RETURN_TOLERANCE, RETURN_ERRORS = 0.05, 4.0
-RECENT = 100  # episodes that the coordinator's status has
-# What can never fall, whoever is killed. (What the network was trained on can: a killed learner goes back to its checkpoint.)
+RECENT = 100  # episodes in the coordinator's status
+# Counters that can never fall, whoever is killed. (The learner's can: a killed learner goes back to its checkpoint.)
 GROWING = ("actor.env_steps", "actor.episodes", "evaluator.evaluations")
 
 
 class Verdict(NamedTuple):
-    """One thing that was checked."""
+    """The result of one check."""
 
     check: str
     found: str
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
 
 def judge(session: Session, ending: Ending) -> list[Verdict]:
-    """All that is exact, whatever the machine does besides."""
+    """All exact checks. They do not depend on the machine's other load."""
     samples, config = session.watch.samples, session.config
     return [
         judge_flight(samples, config),
@@ -71,7 +71,7 @@ def judge(session: Session, ending: Ending) -> list[Verdict]:
 def judge_course(
     session: Session, outcomes: Sequence[Outcome], episodes: Sequence[Episode], twin: Sequence[Episode]
 ) -> list[Verdict]:
-    """Times, and statistics. Args: episodes, twin: the last ones of training of the run, and of one without faults."""
+    """Times and statistics. Args: episodes, twin: the last training episodes of the run, and of one without faults."""
     return [
         *judge_stops(outcomes),
         *itertools.chain.from_iterable(judge_loss(one, session.watch.samples) for one in session.resumptions),
@@ -81,10 +81,10 @@ def judge_course(
 
 
 def judge_flight(samples: Sequence[Sample], config: Config) -> Verdict:
-    """At every look nothing is received that was not collected, and what is collected and neither received nor lost is bounded.
+    """At every look: only collected steps were received, and the number of steps in flight is bounded.
 
-    A learner that goes back to its checkpoint receives what it has forgotten a second time, which is no flight: what counts is
-    the most that was ever received or lost.
+    A learner that goes back to its checkpoint receives the forgotten steps a second time. These are not in flight, so the check
+    uses the most steps that were ever received or lost.
     """
     collected = [one.run.env_steps for one in samples]
     known = [one.run.received + one.run.lost for one in samples]
@@ -94,7 +94,7 @@ def judge_flight(samples: Sequence[Sample], config: Config) -> Verdict:
     over = max(now - (then - cut) for now, then in zip(known, later, strict=True))
     flight = _flight(samples)
     streams = (config.actors.num_actors or 1) * config.actors.envs_per_actor * STREAM_SEGMENTS
-    # Twice: an actor that was killed has left as much as its successor may have.
+    # Twice, because a killed actor leaves as many as its successor may have.
     bound = SEGMENT_STEPS * (2 * streams + config.replay.num_shards * SHARD_SEGMENTS)
     return Verdict(
         f"env_steps = received + lost + in flight, in flight at least 0 and at most {bound:,}, at every look",
@@ -105,13 +105,13 @@ def judge_flight(samples: Sequence[Sample], config: Config) -> Verdict:
 
 
 def _flight(samples: Sequence[Sample]) -> list[int]:
-    """At each look: the steps collected without the most that were received or lost until then."""
+    """At each look: the steps collected minus the most steps received or lost until then."""
     known = itertools.accumulate((one.run.received + one.run.lost for one in samples), max)
     return [one.run.env_steps - most for one, most in zip(samples, known, strict=True)]
 
 
 def _most_in(samples: Sequence[Sample], seconds: float) -> int:
-    """The most steps that became known in so long."""
+    """The most steps that became known within `seconds`."""
     most, first = 0, 0
     for last, one in enumerate(samples):
         while one.time - samples[first + 1].time > seconds and first + 1 < last:
@@ -122,7 +122,7 @@ def _most_in(samples: Sequence[Sample], seconds: float) -> int:
 
 
 def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
-    """At every look the learner is not ahead of the ratio, nor further behind than it may be."""
+    """At every look: the learner is not ahead of the ratio, and not further behind than allowed."""
     ratio = config.samples_per_insert
     off = [one.run.samples_due - ratio * max(0, one.run.received - config.min_replay_size) for one in samples]
     yield Verdict(
@@ -130,10 +130,10 @@ def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
         f"off by {max(map(abs, off)):g} at most",
         max(map(abs, off)) <= EXACT,
     )
-    # The last update of a run may take it past the target, by half a batch at most.
+    # The last update of a run may pass the target by at most half a batch.
     half = config.learner.batch_size / 2
     ahead = min(one.run.samples_due - one.run.samples_trained + (half if one.run.state in ENDING else 0.0) for one in samples)
-    # A learner that was killed has to train again what it had not saved. What else comes from the logs nobody had received.
+    # A killed learner must train unsaved updates again. The logs may also bring steps that nobody had received.
     trained = itertools.accumulate((one.run.samples_trained for one in samples), max)
     behind = [one.run.samples_due - most for one, most in zip(samples, trained, strict=True)]
     bound = ratio * (config.receive_ahead + SEGMENT_STEPS)
@@ -148,7 +148,7 @@ def judge_ratio(samples: Sequence[Sample], config: Config) -> Iterable[Verdict]:
 
 
 def judge_end(ending: Ending, config: Config) -> Iterable[Verdict]:
-    """At the end the sums are exact: nothing is in flight or was taken for new twice, the ratio holds to half a batch."""
+    """At the end, sums are exact: nothing is in flight, nothing was counted twice, the ratio holds to half a batch."""
     summary = ending.summary
     steps, received, lost, flight = (
         summary[name] for name in ("env_steps", "transitions_received", "transitions_lost", "transitions_in_flight")
@@ -192,7 +192,7 @@ def judge_growth(samples: Sequence[Sample]) -> Verdict:
 
 
 def judge_resumption(one: Resumption) -> Verdict:
-    """The run goes on from what was saved: the learner's newest checkpoint, and all that the coordinator has counted."""
+    """The run resumes from its saved state: the learner's newest checkpoint, and all of the coordinator's counts."""
     steps, steps_after = (int(status.totals["actor.env_steps"]) for status in (one.before, one.after))
     loses_nothing = one.stopped is None or (
         one.stopped["updates"] == one.saved_updates and one.stopped["env_steps"] == steps_after
@@ -208,10 +208,10 @@ def judge_resumption(one: Resumption) -> Verdict:
 
 
 def judge_stops(outcomes: Sequence[Outcome]) -> Iterable[Verdict]:
-    """One verdict for each kind of fault, and one for learners that were killed.
+    """One verdict for each kind of fault, and one for killed learners.
 
-    A run in which one side works has not stopped: a learner that was killed first makes up for the updates that it had not
-    saved, and the ratio holds actors back for so long. What each side waited for is in the table of faults.
+    A run has not stopped if one side works: a killed learner first repeats its unsaved updates, and meanwhile the ratio holds
+    the actors back. The table of faults has the waits of each side.
     """
     for kind, group in itertools.groupby(sorted(outcomes, key=lambda one: one.kind), key=lambda one: one.kind):
         stops = sorted(one.stop for one in group)
@@ -232,7 +232,7 @@ def judge_stops(outcomes: Sequence[Outcome]) -> Iterable[Verdict]:
 
 
 def judge_loss(one: Resumption, samples: Sequence[Sample]) -> Iterable[Verdict]:
-    """Compares the readings before and after a stop; nothing where too few readings could show a change."""
+    """Compares the readings before and after a stop. No verdict if there are too few readings to show a change."""
     before = readings(look.loss for look in samples if look.time < one.ended)[-LOSS_READINGS:]
     after = readings(look.loss for look in samples if look.time >= one.began)[:LOSS_READINGS]
     if min(len(before), len(after)) >= LEAST_LOSS_READINGS:
@@ -240,10 +240,10 @@ def judge_loss(one: Resumption, samples: Sequence[Sample]) -> Iterable[Verdict]:
 
 
 def compare_loss(before: Sequence[float], after: Sequence[float]) -> Verdict:
-    """The geometric mean of the readings after is not above that of the ones before.
+    """The geometric mean of the readings after a stop is not above that of the readings before.
 
-    A reading is one batch's. Most batches hold what is well predicted, some a gamble that is not, four times apart: as
-    logarithms their spread is the same at any size of the loss. A loss that gets lower is none that went wrong.
+    A reading is the loss of one batch. Most batches are well predicted; some have an unpredictable outcome and four times the
+    loss. Logarithms have the same spread at any size of the loss. A loss that falls is not a failure.
     """
     logs = [np.log(losses) for losses in (before, after)]
     variance = sum(((of - of.mean()) ** 2).sum() for of in logs) / (len(before) + len(after) - 2)
@@ -258,12 +258,12 @@ def compare_loss(before: Sequence[float], after: Sequence[float]) -> Verdict:
 
 
 def readings(losses: Iterable[float | None]) -> list[float]:
-    """Each once: the learner reads its loss once a second, and is looked at twice."""
+    """Each reading once: the learner reads its loss once a second, and samples are taken twice a second."""
     return [loss for loss, _ in itertools.groupby(losses) if loss]
 
 
 class Earned(NamedTuple):
-    """Rewards per step of some episodes. A return is mostly the luck of how long an episode is; this is skill."""
+    """Rewards per step of some episodes. They measure skill; a return depends mostly on the random length of an episode."""
 
     episodes: int
     per_step: float
@@ -281,7 +281,7 @@ class Earned(NamedTuple):
         return f"{self.per_step:.3f} over {self.episodes} episodes"
 
     def margin(self, other: Earned) -> float:
-        """How much less than here may be earned elsewhere and be taken for the same."""
+        """How much lower the other's rewards per step may be and still count as equal."""
         return max(RETURN_TOLERANCE * self.per_step, RETURN_ERRORS * math.hypot(self.error, other.error))
 
 
@@ -296,7 +296,7 @@ def judge_return(episodes: Sequence[Episode], twin: Sequence[Episode]) -> Verdic
 
 
 def judge_returns_go_on(resumptions: Sequence[Resumption], last: Sequence[Episode]) -> Iterable[Verdict]:
-    """The last hundred episodes before each stop, and before the next one."""
+    """Compares the last hundred episodes before each stop with those before the next one."""
     recent = [list(one.before.recent_episodes) for one in resumptions] + [list(last[-RECENT:])]
     yield from itertools.starmap(compare_returns, itertools.pairwise(map(Earned.of, recent)))
 
@@ -311,7 +311,7 @@ def compare_returns(before: Earned, after: Earned) -> Verdict:
 
 
 def fault_table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: for each kind of fault and role, how long until the run went on."""
+    """Markdown table: for each kind of fault and role, the time until the run continued."""
     lines = [
         "| fault | role | times | it lasted, median | longest stall meanwhile | steps again after, median / most |"
         " updates again after, median / most | longest stall after, median / most | longest stop after |",

@@ -1,10 +1,10 @@
-"""An environment whose every observation says whose it is: which environment's, of which episode, at which step.
+"""An environment whose observations identify themselves: each one names its environment, episode and step.
 
-All else (how long an episode is, how it ends, which action is right) follows from these three by a hash, so that whoever reads
-an item back from replay can say of each number in it what it must be. The right action is shown, too: an agent that learns gets
-twice the return of one that acts at random in a few hundred updates.
+Everything else (an episode's length and end, the right action) follows from these three by a hash. So a test that reads an item
+back from replay knows the correct value of every number in it. The observation also shows the right action: within a few
+hundred updates, an agent that learns gets twice the return of a random one.
 
-Role processes find it as they find any environment that is not Gymnasium's own: its id names the module that registers it.
+Role processes find it like any environment that is not Gymnasium's own: its id names the module that registers it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ENV_ID = "tests.chaos.markers:Markers-v0"
 NUM_ACTIONS = 2
 SHORTEST, LONGEST = 5, 40  # steps of an episode
 NUM_FEATURES = 4 + NUM_ACTIONS
-SCALE = 2.0**16  # features are whole numbers below it, divided by it: float32 holds them exactly
+SCALE = 2.0**16  # features are whole numbers below this, divided by it, so float32 holds them exactly
 
 
 class Markers(NamedTuple):
-    """What observations say, each an int64 array of the same shape."""
+    """The content of observations, as int64 arrays of equal shape."""
 
     tag: NDArray[np.int64]  # the environment's seed, 31 bits
     number: NDArray[np.int64]  # of the episode, from 1
@@ -56,7 +56,7 @@ def are_truncated(tag: NDArray[np.int64] | int, number: NDArray[np.int64] | int)
 
 
 def right_actions(markers: Markers) -> NDArray[np.int64]:
-    """The action that is rewarded with 1."""
+    """The actions that are rewarded with 1."""
     return (mix(*markers) % np.uint64(NUM_ACTIONS)).astype(np.int64)
 
 
@@ -69,10 +69,10 @@ def observation_of(tag: int, number: int, step: int) -> NDArray[np.float32]:
 
 
 def markers_of(observations: NDArray[np.float32]) -> Markers:
-    """What observations float32[..., NUM_FEATURES] say.
+    """Reads observations, float32[..., NUM_FEATURES].
 
     Raises:
-        ValueError: one is none of this environment's.
+        ValueError: one is not from this environment.
     """
     scaled = observations[..., :4].astype(np.float64) * SCALE
     numbers = scaled.astype(np.int64)
@@ -87,7 +87,7 @@ class MarkersEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """See the module."""
 
     def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode  # taken, for Gymnasium's own do, but nothing is drawn
+        self.render_mode = render_mode  # accepted, as by Gymnasium's own environments, but nothing is drawn
         self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
         self.action_space = spaces.Discrete(NUM_ACTIONS)
         self._tag = self._number = self._step = 0
@@ -114,7 +114,7 @@ class MarkersEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 def environment() -> dict[str, str]:
-    """The variables with which a process can import this module, and so make this environment."""
+    """The environment variables with which a process can import this module, and so make this environment."""
     repository = Path(__file__).resolve().parents[2]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(repository), os.environ.get("PYTHONPATH")]))}
 

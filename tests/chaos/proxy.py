@@ -1,4 +1,7 @@
-"""A TCP proxy whose link can be cut as a cable is (nothing passes, nothing is reset), made slow, or broken before an answer."""
+"""A TCP proxy whose links can be cut like a cable, slowed, or broken before an answer.
+
+While a link is cut, nothing passes and no connection is reset.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from collections.abc import Coroutine
 from typing import Any
 
 CHUNK_BYTES = 1 << 16
-SLICE_SECONDS = 0.05  # a slow link passes a slice's worth of bytes, then waits
-NO_LINGER = struct.pack("ii", 1, 0)  # a socket that closes so resets its connection
+SLICE_SECONDS = 0.05  # a slow link passes the bytes of one slice, then waits
+NO_LINGER = struct.pack("ii", 1, 0)  # with this, closing a socket resets its connection
 
 
 class Link:
-    """One way from a client to a server. Of any thread; the traffic runs on its `Proxies`' own.
+    """A link from a client to a server. Thread-safe; the traffic runs on the thread of its `Proxies`.
 
-    Bytes of a link that is cut wait in the two sockets' buffers, whose owners notice nothing but silence; new connections are
-    made, by the kernel, and are as silent. When the link is mended all that waited passes.
+    While a link is cut, bytes wait in the two sockets' buffers, and both ends notice only silence. The kernel still accepts new
+    connections, which are silent too. When the link is restored, everything that waited passes.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
@@ -35,19 +38,19 @@ class Link:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.address = ""
-        self.connections = 0  # ever passed on
+        self.connections = 0  # passed on so far
         self.bytes_sent = self.bytes_answered = 0  # by clients, and by the server
 
     @property
     def bytes_passed(self) -> int:
-        """Both ways."""
+        """Bytes in both directions."""
         return self.bytes_sent + self.bytes_answered
 
     def cut(self) -> None:
         self._loop.call_soon_threadsafe(self._passing.clear)
 
     def strand(self) -> None:
-        """Has the connections there are pass nothing any more, as when the machine that they lead to is gone; new ones pass."""
+        """Makes existing connections pass nothing any more, as if the other machine were gone. New connections pass."""
         self._loop.call_soon_threadsafe(self._strand)
 
     def _strand(self) -> None:
@@ -64,11 +67,11 @@ class Link:
         self._loop.call_soon_threadsafe(self._passing.set)
 
     def hold_answers(self) -> None:
-        """Passes on what clients send, and nothing of what the server says to it, until `reset`."""
+        """Passes on the clients' bytes, but holds back the server's answers, until `reset`."""
         self._loop.call_soon_threadsafe(self._answering.clear)
 
     def reset(self) -> None:
-        """Breaks the clients' connections, as a machine between that forgets them does: answers held back are lost."""
+        """Breaks the clients' connections, like a machine in between that forgets them. Held answers are lost."""
         self._loop.call_soon_threadsafe(self._reset)
 
     def _reset(self) -> None:
@@ -87,7 +90,7 @@ class Link:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # each closes its sockets while there is a loop for that
+        await asyncio.gather(*tasks, return_exceptions=True)  # each closes its sockets while the loop still runs
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -98,7 +101,7 @@ class Link:
             await passing.wait()
             try:
                 there = await asyncio.open_connection(self._host, self._port)
-            except OSError:  # nobody listens there: the client hears it as it would without a proxy
+            except OSError:  # nobody listens there: the client notices it as it would without a proxy
                 return
             self.connections += 1
             self._clients.add(writer)
@@ -109,7 +112,7 @@ class Link:
             finally:
                 self._clients.discard(writer)
                 there[1].close()
-        except* (OSError, asyncio.CancelledError):  # one of the two ends is gone: so is the other, below
+        except* (OSError, asyncio.CancelledError):  # one of the two ends is gone; the other is closed below
             pass
         finally:
             self._tasks.discard(task)
@@ -123,14 +126,14 @@ class Link:
             data = await reader.read(CHUNK_BYTES if limit is None else max(1, int(limit * SLICE_SECONDS)))
             if is_answer and data:
                 await self._answering.wait()
-            await passing.wait()  # read before the cut, or while it lasts: a cable holds nothing back
+            await passing.wait()  # also for bytes read before or during the cut: a cable stores nothing
             if not data:
                 raise ConnectionResetError  # this end has closed
-            limit = self._bytes_per_second  # it may have been slowed while nothing came
+            limit = self._bytes_per_second  # read now: it may have been set while nothing came
             if limit is not None:
                 await asyncio.sleep(len(data) / limit)
             writer.write(data)
-            await writer.drain()  # raises where the connection was reset meanwhile
+            await writer.drain()  # raises if the connection was reset meanwhile
             if is_answer:
                 self.bytes_answered += len(data)
             else:
@@ -149,7 +152,7 @@ class Proxies:
         self._thread.start()
 
     def open(self, address: str) -> Link:
-        """A new link to host:port; who is to go through it connects to `link.address`."""
+        """Opens a new link to host:port. Clients connect to `link.address`."""
         link = Link(self._loop, address)
         self._run(link.listen())
         self._links.append(link)

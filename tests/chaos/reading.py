@@ -1,4 +1,4 @@
-"""Every segment that a shard's checkpoint holds in its log, read back by Reverb itself as a learner does after a restart."""
+"""Reads every segment in the log of a shard's checkpoint through Reverb, like a learner after a restart."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ INFO_SECONDS = 60
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Of one shard; None before the first."""
+    """The newest checkpoint of one shard; None before the first."""
     return max((path.parent for path in folder.glob(f"checkpoint-*/{MANIFEST}")), key=lambda path: path.name, default=None)
 
 
 def read_log(checkpoint: Path, shape: SegmentShape, scratch: Path) -> list[Segment]:
-    """The segments of one complete checkpoint's log, newest first; the checkpoint is left as it is.
+    """The segments of one complete checkpoint's log, newest first. The checkpoint stays unchanged.
 
     Args:
         scratch: an empty folder for a copy, which is restored.
 
     Raises:
-        AssertionError: they are not read once each, or one is of another shape.
+        AssertionError: a segment is not read exactly once, or has another shape.
     """
     shutil.copytree(checkpoint, scratch / checkpoint.name, ignore=shutil.ignore_patterns(MANIFEST))
     checkpointer = reverb.platform.checkpointers_lib.DefaultCheckpointer(str(scratch))

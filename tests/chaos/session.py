@@ -1,4 +1,4 @@
-"""A real run of the marked environment under faults: its programs, its links, and what it is checked for."""
+"""A real run of the marked environment under faults: its programs, its links, and its checks."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.smoke.conftest import LocalRun
 
 START_SECONDS = 600.0  # a dozen programs load TensorFlow or torch at once, on a machine that may be shared
 END_SECONDS = 300.0
-LAST_STEPS = 3000  # collected undisturbed after the faults, so that the run can end as every run does
-LEARNED_STEPS = 10_000  # of a whole run that is to have learned, however slow the machine was under faults
+LAST_STEPS = 3000  # collected undisturbed after the faults, so that the run can end normally
+LEARNED_STEPS = 10_000  # length of a run that must have learned, however slow the machine was under faults
 MIN_SIZE = 1000
 SETTINGS = (
     f"env.id={ENV_ID}",
@@ -59,29 +59,29 @@ _WENT_ON = re.compile(r"going on from update (\d+)")
 
 
 class Resumption(NamedTuple):
-    """What a run that was killed whole, or stopped as users do, went on with. Times are of the monotonic clock."""
+    """How a run resumed after it was killed as a whole, or stopped as by a user. Times are of the monotonic clock."""
 
     ended: float
     before: GetStatusResponse  # as last seen
     saved_updates: int  # of the learner's newest checkpoint
     began: float
-    after: GetStatusResponse  # as first seen again: no role has begun to work yet
-    from_updates: int  # where the learner says that it goes on
+    after: GetStatusResponse  # as first seen again, before any role has begun to work
+    from_updates: int  # the update from which the learner says it resumes
     stopped: Mapping[str, Any] | None  # the summary of a run that was stopped by Ctrl-C
 
 
 class Ending(NamedTuple):
-    """What a run that has ended by itself leaves."""
+    """The state after a run that ended by itself."""
 
     summary: Mapping[str, Any]
-    unknown_steps: int  # of those in the shards' logs, which its receipts had neither as received nor as lost
+    unknown_steps: int  # steps in the shards' logs that the receipts have neither as received nor as lost
 
 
 class Session:
     """One run, from its first start to its end, over any number of resumptions."""
 
     def __init__(self, folder: Path, seed: int, num_shards: int, num_actors: int, *settings: str) -> None:
-        """Starts nothing. Args: folder: made if need be; the run goes into `run` in it."""
+        """Starts nothing. Args: folder: made if necessary. The run is in its subfolder `run`."""
         self.folder, self.directory = folder, folder / "run"
         self._addresses = [f"127.0.0.1:{port}" for port in free_ports("127.0.0.1", 1 + num_shards)]
         self._arguments = (
@@ -109,11 +109,11 @@ class Session:
 
     @property
     def run(self) -> LocalRun:
-        """The newest start of it."""
+        """The run's most recent start."""
         return self._runs[-1]
 
     def start(self) -> Injector:
-        """Starts the run with no end in sight; returns once it trains."""
+        """Starts the run without a reachable end; returns once it trains."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._proxies.start()
         servers = dict(zip(["coordinator", *self.shards], self._addresses, strict=True))
@@ -130,30 +130,30 @@ class Session:
         return [role for role in self.roles if role.startswith("replay")]
 
     def kill_and_resume(self, injector: Injector) -> None:
-        """SIGKILL for every process of the run at once, and `--resume`."""
+        """Sends SIGKILL to every process of the run at once, then starts it with `--resume`."""
         injector.settle()
         self._kill_and_resume(lambda before: ENDLESS)
         injector.continue_with(self.run)
 
     def stop_and_resume(self, injector: Injector) -> None:
-        """Ctrl-C, and `--resume`: nothing that was trained is trained again."""
+        """Stops it with Ctrl-C, then starts it with `--resume`: no update is repeated."""
         injector.settle()
         self._stop_and_resume(lambda summary: ENDLESS)
         injector.continue_with(self.run)
 
     def kill_and_finish(self, injector: Injector, last_steps: int) -> Ending:
-        """As `kill_and_resume`, but the run ends by itself `last_steps` later."""
+        """Like `kill_and_resume`, but the run ends by itself `last_steps` later."""
         injector.settle()
         self._kill_and_resume(lambda before: int(total(before, "actor.env_steps")) + last_steps)
         return self._end()
 
     def finish(self) -> Ending:
-        """Stops the run as a user does, lets it collect a little more undisturbed and end by itself, having learned."""
+        """Stops the run as a user does, then resumes it undisturbed until it has learned and ends by itself."""
         self._stop_and_resume(lambda summary: max(summary["env_steps"] + LAST_STEPS, LEARNED_STEPS))
         return self._end()
 
     def check_logs(self) -> dict[int, list[Segment]]:
-        """Reads back what the logs of the shards' newest checkpoints hold, by shard, and checks every window."""
+        """Reads the logs of the shards' newest checkpoints, by shard, and checks every window."""
         shape, directory = self._shape, RunDirectory(self.directory)
         logs: dict[int, list[Segment]] = {}
         for shard in range(self.config.replay.num_shards):
@@ -163,16 +163,16 @@ class Session:
                         logs[shard] = read_log(checkpoint, shape, Path(scratch))
                         break
                     except (FileNotFoundError, shutil.Error):
-                        continue  # the shard has just replaced it by a newer one
+                        continue  # the shard has just replaced this checkpoint
         self.findings.append(check_segments(logs, shape))
         return logs
 
     def episodes(self, last: int) -> list[Episode]:
-        """The last ones of training."""
+        """The last training episodes."""
         return read_episodes(RunDirectory(self.directory).episodes)[-last:]
 
     def close(self) -> None:
-        """Ends what is left of it."""
+        """Ends all remaining processes."""
         self.watch.stop()
         for run in self._runs:
             if run.is_running:
@@ -242,7 +242,7 @@ class Session:
         )
 
     def _wait_for_word(self, known: int) -> list[str]:
-        """From where the learner says that it goes on, after so many times that it has said so before."""
+        """Waits for the learner's next message on where it resumes. Args: known: the number of earlier messages."""
         deadline = time.monotonic() + START_SECONDS
         while not (said := _WENT_ON.findall(self.run.log("learner"))[known:]) and self.run.is_running:
             assert time.monotonic() < deadline, f"the learner does not say where it goes on:\n{self.run.logs()}"
@@ -260,8 +260,8 @@ class Session:
 def unknown_steps(learner_checkpoints: Path, logs: Mapping[int, list[Segment]], shape: SegmentShape) -> int:
     """Steps in logs that a learner's newest checkpoint has neither as received nor as lost.
 
-    It is 0 at a run's end. A step that the learner took for new twice would be received beyond its marks, or leave the sum of
-    received and lost another than the steps collected.
+    It is 0 at a run's end. A step that the learner counted twice would be beyond its marks, or make the sum of received and
+    lost differ from the steps collected.
     """
     state = CheckpointStore(learner_checkpoints, keep=1).load_newest()
     assert state is not None

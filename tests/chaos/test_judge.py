@@ -1,6 +1,6 @@
-"""Each line of the judge holds of a run that is in order, and does not of one that is not.
+"""Each line of the judge holds for a correct run, and fails for a wrong one.
 
-A loss that wobbles as this environment's does is no jump, nor is one that falls; a jump is one. So are returns.
+A loss that fluctuates as in this environment, or falls, is not a jump; a real jump is found. The same goes for returns.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def steady(looks: int = 40, **changes: int) -> list[RunStatus]:
 def test_flight_is_bounded_and_nothing_is_received_that_was_not_collected() -> None:
     runs = steady()
     assert judge_flight(course(runs), config()).is_good
-    # A learner that went back to its checkpoint has its steps to receive again: they are in flight no more than before.
+    # A learner that went back to its checkpoint receives steps again. They do not count as in flight.
     behind = [run._replace(received=run.received - 1000, in_flight=1300) for run in runs[20:22]]
     assert judge_flight(course([*runs[:20], *behind, *runs[22:]]), config()).is_good
     # An actor's heartbeat comes a moment after the receipt of its steps.
@@ -103,7 +103,7 @@ def test_the_learner_is_never_ahead_and_not_far_behind_once_it_has_caught_up() -
     assert good([*runs, last]) == [True, False]
     assert good([*runs, last._replace(state=RunState.COLLECTED)]) == [True, True]
     assert good([*runs, run_status(3000, 2700, behind=400)]) == [True, False]
-    # Another learner that has to train again what the one before had not saved; then one that is behind beyond that.
+    # A new learner that must repeat its predecessor's unsaved updates; then one that is further behind than that.
     unsaved = [run_status(2300, 1000), run_status(2300, 2000, behind=2000), run_status(2300, 2000)]
     assert good([*runs, *unsaved], [7] * 40 + [8] * 3) == [True, True]
     idle = [run._replace(samples_trained=min(run.samples_trained, 3000)) for run in steady(100)]
@@ -143,7 +143,7 @@ def test_steps_never_fall() -> None:
     ("from_updates", "steps_after", "stopped", "is_good"),
     [
         (80, 900, None, True),
-        (80, 950, None, True),  # of an actor that was killed: its last second is known to its successor
+        (80, 950, None, True),  # from a killed actor: its successor knows its last second
         (70, 900, None, False),
         (0, 900, None, False),
         (80, 890, None, False),
@@ -164,7 +164,7 @@ def test_a_resumed_run_goes_on_from_what_was_saved(
 
 
 def looks(chance: random.Random, time: float, number: int, scale: float) -> list[Sample]:
-    """Two looks at each reading; a reading in two is of a gamble."""
+    """Two looks at each reading. Every other reading is of an unpredictable batch."""
     readings = [scale * (chance.choice((0.04, 0.17)) + chance.uniform(-0.01, 0.01)) for _ in range(number)]
     return [Sample(time, run_status(), {}, 7, reading) for reading in readings for _ in range(2)]
 

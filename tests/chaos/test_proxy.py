@@ -1,4 +1,4 @@
-"""The proxy of the chaos runs passes everything on, drops without a reset, and slows down to what it is told."""
+"""The proxy of the chaos runs passes everything on, drops without a reset, and slows down to a given rate."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_it_passes_everything_on_both_ways(link: Link) -> None:
     data = bytes(range(256)) * 400
     with connect(link) as client:
         assert echoed(client, data) == data
-    # What passed towards the client is counted after it has it.
+    # Bytes towards the client are counted after it has them.
     deadline = time.monotonic() + TIMEOUT
     while link.bytes_passed < 2 * len(data) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,7 +1,7 @@
-"""A short run under faults: roles are killed, shards hang, are cut off and slow, all is killed and resumed; all adds up.
+"""A short run under faults: kills, hanging, cut-off and slow shards, a full kill and a resumption. All sums hold.
 
-What is exact is checked, whatever else the machine does. `make chaos` does the same for half an hour and more, stops and
-resumes as users do, too, and checks times, losses and returns.
+Only exact checks are made, which do not depend on the machine's other load. `make chaos` does the same for over half an hour,
+also stops and resumes as users do, and checks times, losses and returns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.chaos.judge import fault_table, judge, verdict_table
 from tests.chaos.session import Session
 
 HOLD_SECONDS = 3.0
-LAST_STEPS = 1000  # beyond those that were counted when all was killed
+LAST_STEPS = 1000  # beyond those counted when everything was killed
 
 pytestmark = pytest.mark.timeout(900)
 

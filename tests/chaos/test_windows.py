@@ -1,4 +1,4 @@
-"""The checks of the chaos runs can fail: what an actor writes passes them, and each way of getting it wrong does not."""
+"""The checks of the chaos runs can fail: an actor's segments pass them, and each kind of wrong segment does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.chaos.markers import ENV_ID
 from tests.chaos.reading import newest_checkpoint, read_log
 from tests.chaos.windows import check_segments
 
-ENVS, STEPS, N_MAX, TIMEOUT = 2, 150, 3, 20.0  # no more than a queue holds that nobody reads
+ENVS, STEPS, N_MAX, TIMEOUT = 2, 150, 3, 20.0  # fits into a queue that nobody reads
 
 
 class AlternatingPolicy:
@@ -54,7 +54,7 @@ def marker_config() -> Config:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """What two environments' actor wrote to a shard, read back from its checkpoint."""
+    """The segments that an actor of two environments wrote to a shard, read back from its checkpoint."""
     config, folder = marker_config(), tmp_path_factory.mktemp("shard")
     envs = make_envs(config.env, ENVS, seed=77)
     shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
@@ -97,12 +97,12 @@ def test_what_an_actor_writes_is_read_back_whole_and_breaks_no_rule(written: Wri
     assert findings.problems == ()
     assert (findings.segments, findings.transitions, findings.incarnations) == (len(written.segments), ENVS * STEPS, 1)
     assert findings.episodes > ENVS
-    # The last episode of each environment was cut off in its middle.
+    # The last episode of each environment was cut off in the middle.
     assert findings.cut_short <= ENVS * (N_MAX - 1)
 
 
 def test_a_segment_that_is_missing_is_no_fault(written: Written) -> None:
-    """Replay may lose, and forgets what is old."""
+    """Replay may lose segments, and forgets old ones."""
     assert check_segments({0: written.segments[1:3]}, written.shape).problems == ()
 
 
@@ -146,7 +146,7 @@ def spoil_a_frame(segment: Segment) -> Segment:
 
 
 def cross_a_reset(segment: Segment) -> Segment:
-    """The row between two episodes is taken for a step."""
+    """The row between two episodes is treated as a step."""
     action = segment.action.copy()
     action[np.flatnonzero(action == PADDING)[0]] = 0
     return segment._replace(action=action)
@@ -179,7 +179,7 @@ def change_hands(segment: Segment) -> Segment:
     ],
 )
 def test_a_wrong_segment_is_found(written: Written, spoil: Callable[[Segment], Segment], rule: str) -> None:
-    """Whichever segment it is: what is spoilt is one in whose rows an episode begins, goes on for three steps, and ends."""
+    """Spoils a segment in which an episode begins, continues for three steps, and ends."""
     at = next(k for k, one in enumerate(written.segments) if (one.action[:3] != PADDING).all() and has_terminal(one))
     segments = list(written.segments)
     segments[at] = spoil(segments[at])

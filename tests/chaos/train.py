@@ -1,9 +1,9 @@
-r"""`sbrl train` whose roles reach each other through proxies: SBRL_CHAOS_LINKS names the address that each role is to use.
+r"""`sbrl train` with proxies between roles: SBRL_CHAOS_LINKS has the addresses that each role uses.
 
     SBRL_CHAOS_LINKS='{"actor-0": {"coordinator": "127.0.0.1:9000", "replay-0": "127.0.0.1:9001"}}' \
         python -m tests.chaos.train train ...
 
-The launcher itself reaches the coordinator as ever.
+The launcher itself reaches the coordinator directly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Links = Mapping[str, Mapping[str, str]]  # role's name -> server's name -> host:
 
 
 def with_links(commands: list[RoleCommand], settings: Config, directory: RunDirectory, links: Links) -> list[RoleCommand]:
-    """The same commands, each role that has links with a config of its own beside run.yaml."""
+    """The same commands. Each role with links gets its own config beside run.yaml."""
     changed = []
     for command in commands:
         ways = links.get(command.name, {})

@@ -1,10 +1,10 @@
-"""Measures the judge itself: how often its statistical lines fail on a run that nothing happens to, and what they would find.
+"""Measures the judge's statistical lines: false alarms on a run without faults, and power against changes.
 
     python -m tests.chaos.undisturbed --pairs 20
 
-Trains the marked environment as `make chaos` does, without a fault, and compares 20 readings of the loss with the next 20, and
-100 episodes with the next 100, so many times. A pair that fails is a false alarm. Then the second half of each pair is changed
-by a known factor: the share of pairs that fail is the line's power against such a change. Tables go to --out.
+Trains the marked environment as `make chaos` does, but without faults. For each pair, it compares 20 readings of the loss with
+the next 20, and 100 episodes with the next 100. A pair that fails is a false alarm. Then the second half of each pair is
+changed by a known factor: the share of failing pairs is the line's power against that change. Tables go to --out.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def power_table(
     factors: Sequence[float],
     verdict: Callable[[Sequence[T], Sequence[T], float], Verdict],
 ) -> str:
-    """Markdown: for each factor, how many of the pairs fail. A factor of 1 gives the false alarms."""
+    """Markdown table: for each factor, the number of pairs that fail. A factor of 1 gives the false alarms."""
     lines = [f"| {line} after, {change} | pairs that fail, of {len(of)} |", "|---|---|"]
     for factor in factors:
         failed = sum(not verdict(before, after, factor).is_good for before, after in of)
@@ -87,10 +87,10 @@ def _return_after(before: Sequence[Episode], after: Sequence[Episode], factor: f
 
 
 def _collect(session: Session, number: int) -> tuple[list[float], list[Episode]]:
-    """Waits until a run that has learned has readings and episodes for so many pairs.
+    """Waits until a run has learned, and has readings and episodes for this many pairs.
 
     Raises:
-        RunError: it has ended, or takes too long.
+        RunError: the run has ended, or takes too long.
     """
     start = said = time.monotonic()
     first: float | None = None  # when it had learned

@@ -1,4 +1,4 @@
-"""How far a run is, noted twice a second as actors and learner say themselves: a coordinator that is gone hides nothing."""
+"""Records a run's progress twice a second. Counts come from the roles, so a lost coordinator hides nothing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 LOOK_SECONDS = 0.5
-ANSWER_SECONDS = 1.0  # a process that was stopped gives none
+ANSWER_SECONDS = 1.0  # time limit, because a stopped process does not answer
 Work = Literal["steps", "updates"]
 WORK: tuple[Work, ...] = get_args(Work)
-# What says that a role has worked: who counts it, and where.
+# The evidence of each kind of work: the role that counts it, and its metric.
 _COUNTERS: Mapping[Work, tuple[str, re.Pattern[str]]] = {
     "steps": ("actor", re.compile(r"^sbrl_actor_env_steps_total (\S+)$", re.MULTILINE)),
     "updates": ("learner", re.compile(r"^sbrl_learner_updates_total (\S+)$", re.MULTILINE)),
@@ -29,20 +29,20 @@ _COUNTERS: Mapping[Work, tuple[str, re.Pattern[str]]] = {
 
 
 class Sample(NamedTuple):
-    """What the coordinator said at one time."""
+    """The coordinator's answer at one time."""
 
     time: float
     run: RunStatus
     totals: Mapping[str, float]
-    learner: int  # the living learner's incarnation; 0: there is none
-    loss: float | None  # its newest
+    learner: int  # the live learner's incarnation; 0 if there is none
+    loss: float | None  # its newest loss
 
 
 class Watch:
     """Looks at a run from `start` to `stop`; all times are of the monotonic clock."""
 
     def __init__(self, run_directory: Path, coordinator_address: str, min_size: int) -> None:
-        """Args: coordinator_address: the real one, whatever proxies there are. min_size: replay.min_size."""
+        """Args: coordinator_address: the real one, not a proxy's. min_size: replay.min_size."""
         self._directory, self._min_size = run_directory, min_size
         self._client = FleetClient(coordinator_address)
         self._fleet = FleetWatch(self._client, LOOK_SECONDS)
@@ -78,7 +78,7 @@ class Watch:
         return all(times and times[-1] > start for times in self._worked.values())
 
     def first_work(self, work: Work, start: float, end: float) -> float:
-        """Seconds from `start` to the first look that saw more of it; until `end` if there was none."""
+        """Seconds from `start` to the first look that saw more of this work; to `end` if there was none."""
         return next((moment for moment in self._worked[work] if moment > start), end) - start
 
     def longest_stall(self, start: float, end: float) -> float:

@@ -1,7 +1,7 @@
-"""Whether the segments that replay held are what the marked environment and the actors made: pure NumPy, over many at once.
+"""Checks segments from replay against the marked environment and its actors. Pure NumPy, over many at once.
 
-A segment's transitions are cut into windows as the learner's memory cuts them: from each step on until n_max steps, or until a
-row that is no step, which is where the episode, or its stream, ends.
+A segment's transitions are cut into windows as in the learner's memory. A window begins at each step and ends after n_max
+steps, or at a row that is not a step, which is where the episode or its stream ends.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ PIECE = 400  # segments checked at once
 
 
 class Findings(NamedTuple):
-    """What was found in a number of segments."""
+    """The findings in a number of segments."""
 
     segments: int
     transitions: int
-    cut_short: int  # windows that end before n_max although their episode goes on: it went on elsewhere, or its actor stopped
+    cut_short: int  # windows that end before n_max within an episode: it continued on another shard, or its actor stopped
     incarnations: int
     episodes: int
-    problems: tuple[str, ...]  # what must not be, one sentence each; empty: all is well
+    problems: tuple[str, ...]  # violations, one sentence each; empty if there are none
 
 
 def check_segments(logs: Mapping[int, Sequence[Segment]], shape: SegmentShape) -> Findings:
-    """Checks every window, and that no transition is there twice, within a shard or over all of them.
+    """Checks every window, and that no transition is there twice, within a shard or in several.
 
     Args:
         logs: by shard.
@@ -109,7 +109,7 @@ def _check_windows(shard: int, segments: Sequence[Segment], shape: SegmentShape)
 
 
 def _steps_before(markers: Markers) -> NDArray[np.int64]:
-    """Steps that each environment took in the episodes before."""
+    """Steps that each environment took in earlier episodes."""
     before = np.zeros(len(markers.tag), np.int64)
     for tag in np.unique(markers.tag):
         own = markers.tag == tag
@@ -120,7 +120,7 @@ def _steps_before(markers: Markers) -> NDArray[np.int64]:
 
 
 def _check_identities(rows: NDArray[np.int64]) -> list[str]:
-    """Who wrote what: (incarnation, env, number) names a transition once, and only ever one environment's."""
+    """Checks that (incarnation, env, number) names each transition once, and belongs to only one environment."""
     problems = []
     for columns, named in (([1, 2, 3], "incarnation, env and number"), ([4, 5, 6], "environment, episode and step")):
         twice = len(rows) - len(np.unique(rows[:, columns], axis=0))

@@ -1,6 +1,6 @@
-"""A stand-in for a Kubernetes API server, over real HTTP: it answers discovery and reads of the objects it is given.
+"""A stand-in for a Kubernetes API server, over real HTTP: it answers discovery, and reads of the given objects.
 
-It is what `helm template --dry-run=server` needs for the chart's `lookup`: no object is validated, made or changed.
+`helm template --dry-run=server` needs this for the chart's `lookup`. No object is validated, made or changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def groups() -> dict[str, Any]:
 
 
 def answers(objects: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every path there is an answer for."""
+    """The answer for every path that has one."""
     found: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "36", "gitVersion": "v1.36.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},

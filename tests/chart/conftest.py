@@ -13,7 +13,7 @@ from tests.chart.helm import ROOT
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            # Fetching is not on the first test's clock: a slow network is no failure.
+            # The download does not count towards the first test's time limit: a slow network is not a failure.
             item.add_marker(pytest.mark.timeout(120, func_only=True))
 
 

@@ -1,4 +1,4 @@
-"""Runs the real helm on the chart, and finds things in what it renders."""
+"""Runs the real helm on the chart, and finds objects in its output."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Manifest = dict[str, Any]
 
 
 def helm(*arguments: str, binary: str = "helm", values: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs helm; `values` is what `--values -` reads."""
+    """Runs helm. `values` is the input for `--values -`."""
     command = [str(TOOLS / "bin" / binary), *arguments]
     return subprocess.run(command, input=values, capture_output=True, text=True, timeout=60, check=False)
 
 
 def template(*arguments: str, binary: str = "helm", values: str = "") -> subprocess.CompletedProcess[str]:
-    """`helm template` of a release called sbrl."""
+    """Runs `helm template` for a release called sbrl."""
     more = ["--values", "-"] if values else []
     return helm("template", "sbrl", str(CHART), "--namespace", NAMESPACE, *more, *arguments, binary=binary, values=values)
 
@@ -55,7 +55,7 @@ def by_name(text: str) -> dict[tuple[str, str], Manifest]:
 
 
 def pod_templates(objects: dict[tuple[str, str], Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Every pod the objects make, as (role, {metadata, spec}); the one that `helm test` runs is called check."""
+    """Every pod that the objects make, as (role, {metadata, spec}). The pod of `helm test` is called check."""
     for (kind, _), manifest in objects.items():
         if kind in ("Deployment", "StatefulSet"):
             pod = manifest["spec"]["template"]

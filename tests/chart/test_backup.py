@@ -1,4 +1,4 @@
-"""Backups of a release: who copies which volume where and when, and who fills empty ones from a backup."""
+"""Backups of a release: which pod copies which volume where and when, and which fill empty ones from a backup."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_volume_is_copied_on_the_node_where_it_is(values, place):
         assert term["labelSelector"] == {"matchLabels": {"statefulset.kubernetes.io/pod-name": VOLUMES[part]}}
         (data,) = (volume for volume in spec["volumes"] if volume["name"] == "data")
         assert data["persistentVolumeClaim"] == {"claimName": f"data-{VOLUMES[part]}"}
-        # The claim of the StatefulSet's own template, on which the pod that is named here writes.
+        # The claim from the StatefulSet's template, to which the pod named here writes.
         workload, _, ordinal = VOLUMES[part].rpartition("-")
         of_set = objects["StatefulSet", workload]["spec"]
         assert int(ordinal) < of_set["replicas"]
@@ -151,7 +151,7 @@ def test_no_service_or_budget_takes_a_backups_pod_for_a_roles():
 
 
 def test_long_names_stay_apart_and_within_a_jobs():
-    """A CronJob's name may have 52 characters, for its Jobs have eleven more."""
+    """A CronJob's name may have 52 characters, because its Jobs' names have eleven more."""
     done = helm("template", "a" * 53, str(CHART), "--set", "backup.enabled=true,backup.to.claim=b,run.replay.num_shards=16")
     assert done.returncode == 0, done.stderr
     names = [name for kind, name in by_name(done.stdout) if kind == "CronJob"]

@@ -1,4 +1,4 @@
-"""What drains of nodes may do to a release: they end."""
+"""Drains of nodes with a release end."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tests.chart.helm import OVERLAYS, matches, render
 
 
 def allowed(budget, pods):
-    """Pods of `pods` that may be away at a time, as the disruption controller counts: percentages are rounded up."""
+    """How many of `pods` pods may be away at a time, as the disruption controller counts: percentages round up."""
     share = str(budget)
     return math.ceil(pods * int(share.removesuffix("%")) / 100) if share.endswith("%") else int(share)
 
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda path: path.stem if path else "values")
 def test_a_drain_of_the_only_node_ends(overlay):
-    """No pod that goes finds another place there, so a budget has to let all of them go at a time."""
+    """No evicted pod finds another node, so budgets must let all of them go at the same time."""
     objects = render(*(("--values", str(overlay)) if overlay else ()))
     budgets = [manifest["spec"] for (kind, _), manifest in objects.items() if kind == "PodDisruptionBudget"]
     assert budgets
     for (kind, name), manifest in objects.items():
         if kind in ("StatefulSet", "Deployment"):
-            pods = manifest["spec"].get("replicas", 16)  # whoever scales it
+            pods = manifest["spec"].get("replicas", 16)  # if something else scales it
             own = [one for one in budgets if matches(one["selector"], manifest["spec"]["template"]["metadata"]["labels"])]
             assert len(own) <= 1, "Kubernetes evicts no pod that has two"
             assert all(allowed(one["maxUnavailable"], pods) >= pods for one in own), name

@@ -1,4 +1,4 @@
-"""What docs/deploy.md and the notes after an install promise."""
+"""The promises of docs/deploy.md and of the notes after an install."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_quantities():
 
 
 def record_podman(monkeypatch):
-    """Has podman's arguments written down in place of running it."""
+    """Records podman's arguments instead of running it."""
     calls: list[tuple[str, ...]] = []
 
     def podman(*arguments: str, seconds: float = 0.0) -> str:
@@ -109,7 +109,7 @@ def record_podman(monkeypatch):
 
 
 def test_containers_are_confined_as_their_pods(tmp_path, monkeypatch):
-    """The command that podman is given, and the files that it is given with it."""
+    """podman's command line and the files for it."""
     calls = record_podman(monkeypatch)
     owners: dict[Path, tuple[int, int]] = {}
     monkeypatch.setattr("os.chown", lambda path, user, group: owners.update({Path(path): (user, group)}))

@@ -1,4 +1,4 @@
-"""The Dockerfile and what is sent to it, without building: `make image` builds and tries both images."""
+"""The Dockerfile and its build context, without a build: `make image` builds and tries both images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_package_gets_into_the_build():
 
 
 def test_the_images_have_what_training_needs_by_hash_in_the_versions_that_are_tested():
-    """image-wheels.txt against constraints.txt, and against what the packages that are installed here ask for."""
+    """image-wheels.txt agrees with constraints.txt, and with the requirements of the packages installed here."""
     wheels = dict(re.findall(r"^(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}$", WHEELS.read_text(encoding="utf-8"), re.MULTILINE))
     assert len(wheels) == len(WHEELS.read_text(encoding="utf-8").splitlines()) - 2, "a line is no wheel; run: make image-wheels"
     pins = re.findall(r"^([^#\s=]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
@@ -39,7 +39,7 @@ def test_the_images_have_what_training_needs_by_hash_in_the_versions_that_are_te
 
 
 def needed(requirements: list[str]) -> set[str]:
-    """The names of all distributions that these ask for, directly or not, by the metadata of those installed."""
+    """The names of all distributions that these require, directly or not, from the metadata of installed ones."""
     found: set[tuple[str, str]] = set()
     waiting = [(Requirement(text), "") for text in requirements]
     while waiting:
@@ -59,7 +59,7 @@ def test_the_images_come_from_one_base_and_run_as_the_charts_user():
     assert {"cpu", "learner"} <= {name for _, name in stages}
     assert {base for base, _ in stages} - {name for _, name in stages} == {"$BASE"}
     assert re.findall(r"^ARG BASE=(.*)$", DOCKERFILE, re.MULTILINE) == ["debian:bookworm-slim"]
-    # Both add nothing but their labels to one stage, so that a node stores their layers once.
+    # Both add only their labels to one stage, so that a node stores their layers once.
     assert {name: base for base, name in stages}["cpu"] == {name: base for base, name in stages}["learner"] == "runtime"
     common = DOCKERFILE.partition("AS runtime\n")[2].partition("\nFROM ")[0]
     for last in DOCKERFILE.split("\nFROM runtime AS ")[1:]:
@@ -71,7 +71,7 @@ def test_the_images_come_from_one_base_and_run_as_the_charts_user():
 
 
 def test_both_images_say_what_they_are():
-    """By the keys of the OCI image specification; an argument that a label names is one of its stage's."""
+    """With the keys of the OCI image specification. An argument in a label is declared in the label's stage."""
     for last in DOCKERFILE.split("\nFROM runtime AS ")[1:]:
         labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', last))
         assert set(labels) == {"title", "description", "version", "revision", "created", "base.name"}

@@ -1,4 +1,4 @@
-"""What matters in the rendered objects: who selects whom, one learner, probes, confinement, rights."""
+"""Important properties of the rendered objects: selectors, one learner, probes, confinement, rights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_service_ports_are_ports_of_their_pods(arguments, values):
             role = service["metadata"]["labels"]["app.kubernetes.io/component"]
             named = {port["name"]: port["containerPort"] for port in container(objects, role)["ports"]}
             for port in service["spec"]["ports"]:
-                # Equal, for a headless Service does not translate ports.
+                # Equal, because a headless Service does not translate ports.
                 assert named[port["targetPort"]] == port["port"], name
 
 
@@ -155,7 +155,7 @@ def test_who_scales_the_actors():
         render(values=f"actors: {{scaledBy: {how}, replicas: 5}}") for how in ("hand", "hpa", "controller")
     )
     assert by_hand["Deployment", "sbrl-actors"]["spec"]["replicas"] == 5
-    for objects in (hpa, controller):  # an upgrade must not set back what something else has set
+    for objects in (hpa, controller):  # an upgrade must not reset a number that something else has set
         assert "replicas" not in objects["Deployment", "sbrl-actors"]["spec"]
     scaler = hpa["HorizontalPodAutoscaler", "sbrl-actors"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "sbrl-actors"}
@@ -261,7 +261,7 @@ def test_probes_ask_the_health_service(arguments, values):
         if role not in ROLES:
             continue
         health = {port["name"]: port["containerPort"] for port in only["ports"]}["health"]
-        # Alive as long as the process answers, ready once it does its work: waiting for others is no reason to be killed.
+        # Alive as long as the process answers, ready once it does its work: a pod that waits for others must not be killed.
         for probe in ("startupProbe", "livenessProbe"):
             assert only[probe]["grpc"] == {"port": health, "service": LIVENESS}, role
         assert only["readinessProbe"]["grpc"] == {"port": health}
@@ -279,7 +279,7 @@ def test_pods_have_time_to_end(arguments, values):
         (only,) = spec["containers"]
         before = int(only.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])[1])
         assert spec["terminationGracePeriodSeconds"] - before >= least[role], role
-    # Those who are written to end after those who write.
+    # Pods that are written to end after their writers.
     stops = {
         role: int(
             container(render(), role).get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])[1]

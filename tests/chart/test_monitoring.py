@@ -1,4 +1,4 @@
-"""What watches a release: the bundled Prometheus, the operator's objects, Grafana's ConfigMaps, and logs."""
+"""Monitoring of a release: the bundled Prometheus, the operator's objects, Grafana's ConfigMaps, and logs."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_promtool_accepts_the_bundled_configuration(values, tmp_path):
 
 
 def with_pods_from_a_file(path):
-    """Puts a file in place of the discovery through the Kubernetes API, which Debian's build leaves out, and returns that."""
+    """Replaces the discovery through the Kubernetes API, which Debian's build leaves out, by a file; returns that."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     (scrape,) = config["scrape_configs"]
     (discovery,) = scrape.pop("kubernetes_sd_configs")
@@ -129,7 +129,7 @@ def with_pods_from_a_file(path):
 
 
 def meta_labels(role, labels, port):
-    """What Prometheus' discovery says of a pod's port."""
+    """The labels that Prometheus' discovery gives a pod's port."""
     found = {
         "__meta_kubernetes_namespace": "rl",
         "__meta_kubernetes_pod_name": f"sbrl-{role}-0",
@@ -139,7 +139,7 @@ def meta_labels(role, labels, port):
 
 
 def test_the_real_prometheus_makes_of_pods_the_targets_that_the_rules_expect(tmp_path):
-    """The rendered configuration as it is, but for the discovery: a file says what the API would."""
+    """The rendered configuration, except for the discovery: a file has the API's content."""
     objects = render(values=f"{BUNDLED}\nactors: {{podLabels: {{sbrl/group: fast}}}}")
     path = unpacked(objects, tmp_path)
     with_pods_from_a_file(path)

@@ -1,4 +1,4 @@
-"""Names of objects: as short as Kubernetes wants them, no two releases with the same, and ordinary ones as they always were."""
+"""Names of objects: short enough for Kubernetes, unique to a release, and unchanged for ordinary releases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ names:
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory):
-    """A chart that prints the names the real one's templates make, so that one call of helm tells hundreds."""
+    """A chart that prints the names from the real one's templates, so that one call of helm gives hundreds."""
     chart = tmp_path_factory.mktemp("names")
     (chart / "templates").mkdir()
     shutil.copy(CHART / "templates/_names.tpl", chart / "templates")
@@ -55,7 +55,7 @@ def names(chart, releases):
 
 
 def suffixes():
-    """(kind, what comes after the release's part), of every object that any variant makes; pods' and claims' names, too."""
+    """(kind, suffix after the release's part) of every object in any variant, including pods and claims."""
     found = set()
     for values in VARIANTS:
         for kind, name in render(values=values):
@@ -66,7 +66,7 @@ def suffixes():
 
 
 def assert_told_apart(chart, releases):
-    """No two of the releases, of different namespaces or names, may share a name of any object, and all names fit."""
+    """No two releases with different namespaces or names share an object's name, and all names fit."""
     endings = suffixes()
     seen: dict[tuple[str, ...], object] = {}
     for one, made in zip(releases, names(chart, releases), strict=True):
@@ -88,11 +88,11 @@ PARTS = ("sbrl", "a", "b", "pong", "controller", "prometheus", "replay", "learne
 def test_no_two_releases_of_a_namespace_share_a_name(chart):
     made = [*PARTS, *("-".join(two) for two in itertools.product(PARTS, repeat=2))]
     made += ["-".join(three) for three in itertools.product(PARTS[:6], repeat=3)]
-    # As long as Helm lets them be, and alike up to the last character; the last ones are where two rules meet.
+    # As long as Helm allows, and equal except for the last character. In the last ones, two rules meet.
     made += [f"{'long-' * 9}name-{ending}" for ending in ("1", "2", "sbrl", "x", "y")]
     made += [f"{'a' * length}{tail}" for length in range(32, 50) for tail in ("", "-sbrl", "-b")]
     releases = [release(name) for name in dict.fromkeys(made)]
-    # What one's names became is another's name.
+    # The shortened name of one release is the name of another.
     releases += [release(one["fullname"]) for one in names(chart, releases) if one["fullname"] not in made]
     assert_told_apart(chart, releases)
 
@@ -116,7 +116,7 @@ def test_no_two_releases_with_names_in_place_of_the_charts_do(chart):
     )
     given_names = ("", "a", "b", "a-b", "rl", "s", "sbrl-a", "a" * 50, "a" * 51)
     releases = [release(name, name_override=other) for name in texts for other in given_names]
-    # Two releases of a namespace have two names: what one has under two overrides it never has at a time.
+    # Two releases in a namespace have two names. One release has only one of two overrides at a time.
     for one, two in itertools.combinations(zip(releases, names(chart, releases), strict=True), 2):
         if one[0]["release"] != two[0]["release"]:
             assert one[1]["fullname"] != two[1]["fullname"], (one, two)
@@ -130,7 +130,7 @@ def test_no_two_namespaces_share_a_name_of_the_clusters(chart):
 TEXTS = st.from_regex(r"[a-c]([-a-c]{0,50}[a-c])?", fullmatch=True)
 
 
-# Not made smaller when it fails: each try is a call of helm.
+# Not shrunk on failure: each try is a call of helm.
 @settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=60, max_size=100, unique=True))
 def test_any_names_are_told_apart(chart, pairs):
@@ -154,7 +154,7 @@ def test_a_name_of_ones_own_is_taken_as_it_is_or_cut_with_a_hash(chart):
 
 @pytest.mark.parametrize("name", ["pong-sbrl", "a" * 53, "0" + "a" * 52])
 def test_one_name_runs_through_all_of_a_release(name):
-    """Services, claims, hosts, roles and notes: whatever names another object names one that there is."""
+    """Services, claims, hosts, roles and notes: every reference names an existing object."""
     letters = name if name[0].isalpha() else f"x{name[1:]}"
     done = helm("template", letters, str(CHART), "-n", NAMESPACE, "--values", "-", values=EVERYTHING)
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_one_name_runs_through_all_of_a_release(name):
     assert re.search(r"-x[0-9a-f]{8}$", full)
     for (kind, own), manifest in objects.items():
         text = json.dumps({**manifest, "metadata": {**manifest["metadata"], "labels": {}}})
-        # Every word that begins as the release's names do is one of them.
+        # Every word that begins like the release's names is one of them.
         for word in re.findall(rf"\b{letters[:25]}[-a-z0-9]*", text):
             assert word == letters or word.startswith(full), (kind, own, word)
         for label in manifest["metadata"]["labels"].values():

@@ -1,4 +1,4 @@
-"""Who can reach whom through the NetworkPolicies, judged as a network plug-in does, for every pair of pods and every port."""
+"""Which pods the NetworkPolicies let reach which, as a network plug-in decides, for every pair and every port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.chart.helm import WORKLOADS, matches, pod_templates, render
 
 PORTS = {"coordinator": 7001, "replay": 7002, "health": 7003, "metrics": 7004}
 RELEASE = {"app.kubernetes.io/name": "sbrl", "app.kubernetes.io/instance": "sbrl"}
-# Pods that are none of the release's: somebody's, another release's learner, and Prometheus.
+# Pods outside the release: a stranger's, another release's learner, and Prometheus.
 STRANGER = {"app": "stranger"}
 OTHER_RELEASE = {**RELEASE, "app.kubernetes.io/instance": "other", "app.kubernetes.io/component": "learner"}
 PROMETHEUS = {"app": "prometheus"}
@@ -41,7 +41,7 @@ def allows(objects, direction, here, peer, port):
 
 
 def reaches(objects, source, target, port):
-    """Both sides have to agree: the source's egress and the target's ingress."""
+    """Both sides must agree: the source's egress and the target's ingress."""
     return allows(objects, "Egress", source, target, port) and allows(objects, "Ingress", target, source, port)
 
 

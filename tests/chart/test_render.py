@@ -1,4 +1,4 @@
-"""The chart and every overlay render, with both versions of helm people have, into what three versions of Kubernetes take."""
+"""The chart and every overlay render with two versions of helm to objects valid in three versions of Kubernetes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the chart's pods count on in the role programs: liveness while a role waits, and --stay."""
+"""Behavior of role programs that the chart's pods rely on: liveness while a role waits, and --stay."""
 
 from __future__ import annotations
 

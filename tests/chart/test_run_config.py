@@ -1,4 +1,4 @@
-"""The ConfigMap that all roles read, and what a change of it rolls."""
+"""The ConfigMap that all roles read, and the pods that a change of it replaces."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sbrl.replay.segments import SegmentShape
 from tests.chart.helm import OVERLAYS, ROOT, WORKLOADS, container, pod_templates, render, template
 from tests.e2e.pods import quantity
 
-LEARNER_BYTES = 600e6  # resident beside its replay, on a CPU
-MEMORY_SHARE = 0.7  # of its limit, that its replay may take
+LEARNER_BYTES = 600e6  # resident memory beside its replay, on a CPU
+MEMORY_SHARE = 0.7  # share of its limit that its replay may take
 SECTIONS = ("run", "env", "agent", "learner", "replay", "actors", "evaluator", "network")
 
 
@@ -56,7 +56,7 @@ def test_a_preset_can_be_given_as_config_show_prints_it(preset, tmp_path):
 
 
 def test_what_follows_from_the_runs_length_is_left_to_the_coordinator():
-    """It keeps what the run began with; a number written out here would be another one in a longer run."""
+    """The coordinator keeps the values from the run's beginning. A number written here would change in a longer run."""
     run = yaml.safe_load(render()["ConfigMap", "sbrl-run"]["data"]["run.yaml"])
     assert [run[section][key] for section, key in DERIVED] == [None] * len(DERIVED)
 
@@ -108,7 +108,7 @@ def rolled(values):
         ("run: {learner: {learning_rate: 2.0e-4}}", {"coordinator", "learner", "controller"}),
         ("run: {agent: {epsilon_end: 0.02}}", {"coordinator", "learner", "actor", "evaluator", "controller"}),
         ("run: {replay: {keep_checkpoints: 5}}", {"coordinator", "replay", "learner", "actor", "controller"}),
-        # What concerns the learner alone, or how long the run is, does not make the shards write and read all they have.
+        # Changes that concern only the learner, or the run's length, do not make the shards write and read all their data.
         ("run: {learner: {updates_per_step: 0.5}}", {"coordinator", "learner", "controller"}),
         ("run: {replay: {ahead: 100}}", {"coordinator", "learner", "actor", "controller"}),
         ("run: {run: {env_steps: 2500000}}", {"coordinator", "learner", "actor", "evaluator", "controller"}),

@@ -1,4 +1,4 @@
-"""Who scales the actors beside the controller, on which nodes they run, and in which queue a release waits."""
+"""Scaling of actors without the controller, the nodes that they run on, and the queue in which a release waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_keda_scales_the_actors_between_the_bounds_and_alone():
 
 def test_keda_asks_the_releases_own_prometheus_or_another():
     (trigger,) = scaled_object()["triggers"]
-    # Only values of this type have a fallback; a name in the trigger's metadata is a text.
+    # Only values of this type have a fallback. A name in the trigger's metadata is plain text.
     assert (trigger["type"], trigger["metricType"]) == ("prometheus", "AverageValue")
     assert all(isinstance(value, str) for value in trigger["metadata"].values())
     assert trigger["metadata"]["serverAddress"] == "http://sbrl-prometheus.rl.svc.cluster.local:9090"
@@ -70,7 +70,7 @@ def learner(waits: float):
     return counters("sbrl_learner_blocked_seconds_total", waits)
 
 
-# What is seen, and the demand in actors at full speed; None: no answer.
+# Readings, and the demand in actors at full speed; None: no answer.
 SEEN = {
     "in balance": (actors(0.1) + learner(0.1) + state("running"), 4.0),
     "actors are held back": (actors(0.5) + learner(0.0) + state("running"), 2.0),
@@ -147,7 +147,7 @@ actors: {{spot: {SPOT}=true}}
     assert shard["nodeSelector"] == {"pool": "rl"}
     assert set(shard["affinity"]) == {"podAntiAffinity", "nodeAffinity"}
     required = shard["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    # One of the terms has to hold: each keeps the shard off.
+    # One of the terms must hold, so each must keep the shard off.
     keys = [[one["key"] for one in term["matchExpressions"]] for term in required["nodeSelectorTerms"]]
     assert keys == [["x", SPOT], [SPOT]]
     assert "matchFields" in required["nodeSelectorTerms"][1]

@@ -1,4 +1,4 @@
-"""Two releases beside each other, in one namespace and in two: nothing of one is another's, or selects what is another's."""
+"""Two releases in one namespace or in two share no object, and neither selects the other's pods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chart.helm import CHART, by_name, helm, matches, pod_templates
 from tests.chart.test_network import PORTS, reaches
 from tests.monitoring.promql import rules
 
-# All that selects pods, and what belongs to the cluster.
+# Everything that selects pods, and cluster-wide objects.
 VALUES = """
 priorityClasses: {create: true}
 prometheus: {enabled: true}
@@ -40,7 +40,7 @@ def release(namespace, name):
 
 
 def selectors(objects):
-    """(what, label selector) of all that selects pods of its namespace."""
+    """(what, label selector) of everything that selects pods in its namespace."""
     for (kind, name), manifest in objects.items():
         spec = manifest.get("spec", {})
         if kind in ("Deployment", "StatefulSet", "PodDisruptionBudget", "PodMonitor"):
@@ -65,7 +65,7 @@ def selectors(objects):
 
 
 def affinities(objects):
-    """(what, label selector) by which pods are put beside or away from others."""
+    """(what, label selector) that place pods beside or away from others."""
     for role, pod in pod_templates(objects):
         spec = pod["spec"]
         terms = spec.get("affinity", {}).get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", [])
@@ -104,7 +104,7 @@ def test_nothing_selects_anothers_pods(pair):
 
 @pairs
 def test_no_pod_reaches_anothers(pair):
-    """In one namespace; across namespaces a peer without a namespaceSelector is never another's."""
+    """In one namespace. Across namespaces, a peer without a namespaceSelector never matches another release's pod."""
     (namespace, mine), (other_namespace, others) = pair
     objects = {**release(namespace, mine), **release(other_namespace, others)}
     if namespace != other_namespace:

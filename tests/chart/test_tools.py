@@ -40,7 +40,7 @@ def script(name):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A coordinator, and members that report what a run of two shards would; `progress` and `members` can be changed."""
+    """A coordinator, and members that report like a run of two shards. `progress` and `members` can be changed."""
     token = tmp_path / "token"
     token.write_text("the-runs-token")
     monkeypatch.setenv(TOKEN_FILE, str(token))
@@ -50,7 +50,7 @@ def run(tmp_path, monkeypatch):
     )
     address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     network = {"coordinator_address": address, "replay_addresses": [f"shard-{k}:7002" for k in range(SHARDS)]}
-    # As a pod is given it: what follows from run.env_steps is not what the run began with, which the coordinator knows.
+    # A pod's config: values derived from run.env_steps differ from those at the run's beginning, which the coordinator has.
     given = build({"run": {"env_steps": 9000}, "replay": {"num_shards": SHARDS}, "network": network})
     path = tmp_path / "run.yaml"
     path.write_text(dump(given), encoding="utf-8")
@@ -91,7 +91,7 @@ def check(run, monkeypatch, between=lambda: None):
 
 
 def train(run):
-    """Both sides go on, at the ratio."""
+    """Actors and learner continue, at the ratio."""
     run.progress.updates += 5
     run.progress.samples_trained += 5 * run.config.learner.batch_size
     run.progress.samples_due = run.progress.samples_trained
@@ -139,7 +139,7 @@ def test_a_stranger_is_refused(run, monkeypatch, tmp_path):
 
 
 def test_results_come_as_a_tar_archive(run, monkeypatch):
-    """From the coordinator of the pod itself: its Service cannot be reached from there under the network policies."""
+    """From the coordinator in the same pod: the network policies do not let it reach its Service."""
     heartbeat(run)
     service = f"sbrl-coordinator.rl.svc.invalid:{run.address.rpartition(':')[2]}"
     run.path.write_text(run.path.read_text(encoding="utf-8").replace(run.address, service), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What the chart does when there is a release already: it keeps the token, and refuses what a run cannot survive.
+"""The chart with an existing release: it keeps the token, and refuses changes that the run cannot survive.
 
-The cluster is a stand-in (tests/chart/api_server.py) that holds what an earlier version of the release rendered.
+The cluster is a stand-in (tests/chart/api_server.py) with the objects of an earlier version of the release.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_the_token_is_kept(tmp_path, binary):
 
 
 def token_of(objects):
-    """The token, and what the learner's pod says of it."""
+    """The token, and its checksum in the learner's pod."""
     annotations = pod(objects, "learner")["metadata"]["annotations"]
     return base64.b64decode(objects["Secret", "sbrl-token"]["data"]["token"]), annotations.get("checksum/token")
 
@@ -53,7 +53,7 @@ def test_a_seed_is_the_token_with_and_without_a_cluster(tmp_path):
     assert done.returncode == 0, done.stderr
     with_cluster, without = token_of(by_name(done.stdout)), token_of(render(values=seed))
     assert with_cluster == without
-    # Another seed, release or namespace is another token, and other pods.
+    # Another seed, release or namespace has another token, and other pods.
     elsewhere = [
         helm("template", name, str(CHART), "-n", place, "--values", "-", values=seed)
         for name, place in (("sbrl", "a"), ("sbrl2", NAMESPACE))
@@ -66,7 +66,7 @@ def test_a_seed_is_the_token_with_and_without_a_cluster(tmp_path):
     changed_seed = token_of(render(values=other))
     assert changed_seed[0] != without[0]
     assert len({changed_seed[1], without[1], token_of(render())[1]}) == 3
-    assert token_of(render())[1] is None  # pods of before are not replaced
+    assert token_of(render())[1] is None  # existing pods are not replaced
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_a_run_cannot_survive_is_refused(tmp_path, before, after, message):
         "actors: {scaledBy: hand, replicas: 7}",
         "image: {tag: next}",
         "run: {replay: {ahead: null, min_size: null}, agent: {v_max: null}}",  # as unset as before
-        # The learner alone holds the ratio and the memory: what it begins with holds from there on.
+        # Only the learner holds the ratio and the memory: new values apply from its next start.
         "run: {learner: {batch_size: 32, updates_per_step: 1}, replay: {capacity: 500000, ahead: 200}}",
         "run: {run: {env_steps: 2000000}}",  # min_size and epsilon's decay stay what they were: the coordinator keeps them
         "replay: {resources: {limits: {memory: 6Gi}}}",
@@ -154,7 +154,7 @@ def test_a_new_release_takes_up_the_volumes_of_an_earlier_one_with_as_many_shard
 
 
 def changed(config, section, key):
-    """Another value of one key, rules over several keys aside."""
+    """The config with another value for one key, ignoring rules over several keys."""
     was = getattr(getattr(config, section), key)
     if was is None:
         return 7
@@ -168,7 +168,7 @@ def keys(config):
 
 
 def refused_by_the_launcher():
-    """The keys that a resumed run refuses to change, asked of the launcher's own check."""
+    """The keys that a resumed run refuses to change, according to the launcher's own check."""
     before = Config()
     for section, key in keys(before):
         part = getattr(before, section).model_copy(update={key: changed(before, section, key)})
@@ -180,12 +180,12 @@ def refused_by_the_launcher():
 
 
 def test_the_chart_refuses_what_resuming_refuses(tmp_path):
-    """An upgrade that changes every key: the message names these, no less and no more."""
+    """An upgrade that changes every key. The message names exactly these keys."""
     before = Config()
     run: dict[str, dict[str, object]] = {section: {} for section in CONFIGURED}
     for section, key in keys(before):
         run[section][key] = changed(before, section, key)
-    # The values need not make sense: only the comparison is asked.
+    # The values need not make sense: only the comparison matters.
     done = upgrade(tmp_path, release(), yaml.safe_dump({"run": run}), "--is-upgrade", "--skip-schema-validation")
     named = {tuple(name.split(".")) for name in re.findall(r"run\.(\w+\.\w+) from", done.stderr)}
     assert named == set(refused_by_the_launcher())

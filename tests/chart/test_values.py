@@ -1,4 +1,4 @@
-"""values.yaml, its schema and its documentation agree with each other and with the code; bad values are refused by name."""
+"""values.yaml, its schema, its documentation and the code agree; bad values are refused by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chart.helm import CHART, ROOT, template
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
-# A values file, and what the message has to name.
+# A values file, and the words that the message must contain.
 BAD = {
     "unknown top-level key": ("replicas: 3", "replicas"),
     "unknown key of a role": ("replay: {shards: 3}", "shards"),

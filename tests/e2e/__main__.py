@@ -1,9 +1,9 @@
 """The chart's pods for real, as podman containers: `make e2e` builds the images and runs this.
 
 It renders the chart with helm/laptop.yaml and shows, step by step, that the release trains Pong at its ratio, scales its
-actors, survives the loss of a shard and of its learner, goes on while a shard is away, refuses strangers, can be drained, and
-starts again from a backup. Every wait is bounded. Exit code 1 and a line that says what was not seen, if something was not;
-then the pods' logs are kept. `--only drain backup` runs these two steps, after the install.
+actors, survives the loss of a shard and of its learner, continues while a shard is away, refuses strangers, can be drained, and
+starts again from a backup. Every wait is bounded. If a step fails, the exit code is 1, a line says what was not seen, and the
+pods' logs are kept. `--only drain backup` runs these two steps after the install.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.e2e.cluster import Failed
 from tests.e2e.release import Release
 from tests.e2e.steps import STEPS
 
-# So that what is lost with a killed pod is soon on its disk: nobody wants to wait ten minutes for the shard's.
+# Short intervals, so that a pod's state is soon on its disk: waiting ten minutes for the shard's would take too long.
 # Two shards, so that one can be away, and backups to a claim.
 SETTINGS = (
     "run.run.checkpoint_interval_seconds=20",
@@ -48,7 +48,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("e2e: this runs as root, for containers' addresses and volumes with other owners: sudo make e2e", file=sys.stderr)
         return 1
-    # As an exception, so that what was started is stopped.
+    # Raises an exception, so that everything started is stopped.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="sbrl-e2e-") as directory:
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def run(release: Release, only: Sequence[str]) -> bool:
-    """Runs all steps, or the first and those named; returns whether one failed (the others are then left out)."""
+    """Runs all steps, or the first and the named ones; returns whether one failed, which skips the rest."""
     begin, chosen = time.monotonic(), [step for step in STEPS if not only or step[0] in ("install", *only)]
     for number, (_, title, step) in enumerate(chosen, 1):
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""The scene of `make e2e` in which a release is lost, and another one goes on from its backup."""
+"""The step of `make e2e` in which a release is lost and another one continues from its backup."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tests.chart.helm import NAMESPACE
 from tests.e2e.cluster import Failed
 from tests.e2e.release import START_SECONDS, WORK_SECONDS, Release, checkpoints_of, end_all
 
-JOB = 29_400_000  # the end of a Job's name: the minute that it is planned for
+JOB = 29_400_000  # the suffix of a Job's name: the minute for which it is scheduled
 
 
 def starts_again_from_a_backup(release: Release) -> str:
-    """All volumes are copied while the release trains; it ends, and another one, with empty volumes, goes on from there."""
+    """All volumes are copied while the release trains. It ends, and a new one with empty volumes continues from the copy."""
     cluster, learner = release.cluster, release.pod("learner-0")
     folder = cluster.claim(learner, "/data") / "checkpoints/learner"
     release.wait("a checkpoint of the learner", WORK_SECONDS, lambda _: bool(list_checkpoints(folder)))
     shards = [release.pod(name) for name in ("replay-0", "replay-1")]
     release.wait("a checkpoint of each shard", WORK_SECONDS, lambda _: all(checkpoints_of(release, shard) for shard in shards))
-    # At one time, as CronJobs of one schedule start them.
+    # At the same time, as CronJobs with the same schedule start them.
     jobs = [cluster.start(name, JOB) for kind, name in release.objects if kind == "CronJob"]
     codes = {job.name: cluster.wait_end(job, WORK_SECONDS) for job in jobs}
     if any(codes.values()):
@@ -47,7 +47,7 @@ def starts_again_from_a_backup(release: Release) -> str:
 
 
 def goes_on_from(again: Release, state: GetStatusResponse) -> str:
-    """A release that was just made. Args: state: of the other one, after its backup."""
+    """Checks a new release. Args: state: of the lost release, after its backup."""
     again.take_token()
     again.start_all()
     for pod in list(again.cluster.pods.values()):

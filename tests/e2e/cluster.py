@@ -1,7 +1,7 @@
-"""Pods as podman containers on a network of their own: what a kubelet and DNS would do for them, and no more.
+"""Pods as podman containers on their own network, with only the work of a kubelet and DNS.
 
-One container a pod, with the command, environment, files, volumes, users and limits that its manifest says. Not carried out:
-NetworkPolicies (podman knows none), scheduling, and starting again by itself what was killed; `kill` and `start` do that.
+One container per pod, with the command, environment, files, volumes, users and limits of its manifest. Not carried out:
+NetworkPolicies (podman has none), scheduling, and automatic restarts of killed pods; `kill` and `start` do that.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sbrl.rpc.health import is_serving
 from sbrl.runtime.lifecycle import START_AGAIN
 from tests.e2e.pods import Objects, Pod, pod_of
 
-# Limits that every machine can set: podman's own are too high for one whose root may not raise limits.
-NOWHERE = "192.0.2.1"  # an address for documentation, which nobody has
+# Limits that every machine can set. podman's defaults are too high on machines where root may not raise limits.
+NOWHERE = "192.0.2.1"  # an address reserved for documentation
 ULIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
 COMMAND_SECONDS = 120.0
 INIT_SECONDS = 600.0
@@ -27,7 +27,7 @@ POLL_SECONDS = 1.0
 
 
 class Failed(Exception):
-    """A step did not show what it has to."""
+    """A step did not show what it must."""
 
 
 class Cluster:
@@ -37,20 +37,20 @@ class Cluster:
         """Args: name: of the network, and the first part of all containers' names; directory: for the pods' files."""
         self._objects, self._name, self._directory = objects, name, directory
         self.pods: dict[str, Pod] = {}
-        self.before_log: dict[str, str] = {}  # what each pod's init container said
+        self.before_log: dict[str, str] = {}  # by pod: the output of its init container
         podman("network", "create", "--label", f"sbrl-e2e={name}", name)
 
     def start(self, workload: str, ordinal: int = 0) -> Pod:
-        """Starts a pod of a StatefulSet or a Deployment, or the one of this name."""
+        """Starts a pod of a StatefulSet or a Deployment, or the pod with this name."""
         pod = pod_of(self._objects, workload, ordinal)
         self.launch(pod)
         return pod
 
     def launch(self, pod: Pod) -> None:
-        """Starts a pod; one that has ended makes room for it and leaves it its claims.
+        """Starts a pod. Replaces an ended pod with the same name and keeps its claims.
 
         Raises:
-            Failed: its init container has not ended well.
+            Failed: its init container failed.
         """
         self._remove(pod.name)
         if pod.before is not None:
@@ -64,12 +64,12 @@ class Cluster:
         self.pods[pod.name] = pod
 
     def kill(self, pod: Pod) -> None:
-        """SIGKILL, without a warning, and the pod with all but its claims is gone."""
+        """Kills a pod with SIGKILL, without warning. Everything but its claims is gone."""
         podman("kill", "--signal", "KILL", self._container(pod.name))
         self._remove(pod.name)
 
     def stop(self, pod: Pod) -> int:
-        """As deleting a pod does: preStop, SIGTERM, and SIGKILL at the end of the grace period. Returns the exit code."""
+        """Like deleting a pod: preStop, SIGTERM, and SIGKILL at the end of the grace period. Returns the exit code."""
         container, begin = self._container(pod.name), time.monotonic()
         if pod.pre_stop:
             podman("exec", container, *pod.pre_stop, seconds=pod.grace_seconds)
@@ -85,11 +85,11 @@ class Cluster:
         return podman("inspect", "--format", form, self._container(pod.name))
 
     def is_ready(self, pod: Pod) -> bool:
-        """Its readiness probe."""
+        """Whether its readiness probe succeeds."""
         return is_serving(f"{self.address(pod)}:{pod.health_port}", timeout=5.0)
 
     def wait_ready(self, pod: Pod, seconds: float) -> float:
-        """Waits until a pod's readiness probe succeeds; returns the seconds it took."""
+        """Waits until a pod's readiness probe succeeds; returns the seconds that it took."""
         begin = time.monotonic()
         while not self.is_ready(pod):
             self.tend()
@@ -99,10 +99,10 @@ class Cluster:
         return time.monotonic() - begin
 
     def tend(self) -> None:
-        """A kubelet's look at its containers: one that ended because it wants to be started again is, in its place.
+        """Does a kubelet's check: restarts containers that ended with a request to start again.
 
         Raises:
-            Failed: a pod of the release has ended in another way, which nobody told it to.
+            Failed: a pod of the release ended in another way without being told to.
         """
         for pod in list(self.pods.values()):
             container = self._container(pod.name)
@@ -124,7 +124,7 @@ class Cluster:
         return done.stdout + done.stderr
 
     def execute(self, pod: Pod, *command: str) -> bytes:
-        """What a command in a pod's container prints, as `kubectl exec` does it."""
+        """The output of a command in a pod's container, as with `kubectl exec`."""
         words = ["podman", "exec", self._container(pod.name), *command]
         done = subprocess.run(words, capture_output=True, timeout=COMMAND_SECONDS, check=False)
         if done.returncode:
@@ -132,22 +132,22 @@ class Cluster:
         return done.stdout
 
     def memory_bytes(self, pod: Pod) -> int:
-        """What its processes occupy, the files that it has read aside."""
+        """Memory of its processes, without cached files."""
         (found,) = json.loads(podman("stats", "--no-stream", "--format", "json", self._container(pod.name)))
         return int(parse_bytes(found["mem_usage"].split(" / ")[0]))
 
     def share_claim(self, other: Cluster, claim: str) -> None:
-        """Gives this cluster a claim of another one, as a ReadWriteMany volume that both mount."""
+        """Gives this cluster a claim of another one, like a ReadWriteMany volume that both mount."""
         (self._directory / "claims").mkdir(parents=True, exist_ok=True)
         (self._directory / "claims" / claim).symlink_to(other._directory / "claims" / claim)
 
     def claim(self, pod: Pod, path: str) -> Path:
-        """Where a volume claim lies on this machine."""
+        """The folder of a volume claim on this machine."""
         (volume,) = (volume for volume in pod.volumes if volume.mount_path == path)
         return self._directory / "claims" / volume.claim
 
     def close(self) -> None:
-        """Kills and forgets everything, the network, too."""
+        """Kills and removes everything, including the network."""
         for name in list(self.pods):
             self._remove(name)
         podman("network", "rm", "--force", self._name)
@@ -164,7 +164,7 @@ class Cluster:
         """The arguments with which podman starts a pod."""
         words = ["run", "--detach", "--name", self._container(pod.name), "--hostname", pod.name, "--pull=never", *ULIMITS]
         words += ["--network", self._name, *(f"--network-alias={name}" for name in pod.host_names)]
-        # No policy of the chart's lets a pod reach itself through its own Service: here these names lead nowhere.
+        # No policy of the chart lets a pod reach itself through its own Service. So here its own names lead nowhere.
         words += [f"--add-host={name}:{NOWHERE}" for name in pod.host_names if not name.startswith(f"{pod.name}.")]
         words += [f"--user={pod.user}:{pod.group}", f"--group-add={pod.fs_group}", "--cap-drop=all"]
         words += ["--security-opt=no-new-privileges", "--read-only", "--read-only-tmpfs=false"]
@@ -175,10 +175,10 @@ class Cluster:
             if volume.claim:
                 source = self._directory / "claims" / volume.claim
             if not source.is_dir():
-                # As a kubelet hands it out with fsGroup: root's, and the group may write.
+                # Like a kubelet with fsGroup: owned by root, writable by the group.
                 make_folder(source, 0o2775, pod.fs_group)
                 if volume.claim:
-                    make_folder(source / "lost+found", 0o700, 0)  # a disk's own
+                    make_folder(source / "lost+found", 0o700, 0)  # as on a real disk
             for file in volume.files:
                 path = source / file.path
                 path.write_bytes(file.content)
@@ -197,17 +197,17 @@ def make_folder(path: Path, mode: int, group: int) -> None:
 
 
 def parse_bytes(text: str) -> float:
-    """podman's 123.4MB."""
+    """Parses podman's sizes, such as 123.4MB."""
     units = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "B": 1.0}
     unit = next(unit for unit in units if text.endswith(unit))
     return float(text.removesuffix(unit)) * units[unit]
 
 
 def podman(*arguments: str, seconds: float = COMMAND_SECONDS) -> str:
-    """Runs podman; returns what it prints.
+    """Runs podman; returns its output.
 
     Raises:
-        Failed: it did not work, with its message.
+        Failed: podman failed; with its message.
     """
     command: Sequence[str] = ("podman", *arguments)
     try:

@@ -1,7 +1,6 @@
-"""From a rendered chart to pods, as Kubernetes' controllers and kubelets read it: names, labels, environment, files, users.
+"""Reads pods from a rendered chart as Kubernetes does: names, labels, environment, files, users.
 
-Pure: nothing is started here. What a manifest says and this does not understand is an error, so that nothing is left out
-silently.
+Pure: nothing is started here. A field that this module does not understand is an error, so that nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 Manifest = dict[str, Any]
 Objects = Mapping[tuple[str, str], Manifest]  # by kind and name
 
-# What of a pod's and a container's spec is carried out, by tests/e2e/cluster.py or here.
+# Fields of a pod's and a container's spec that this module or tests/e2e/cluster.py carries out.
 POD_FIELDS = {"automountServiceAccountToken", "containers", "restartPolicy", "securityContext", "serviceAccountName", "volumes"}
 POD_FIELDS |= {"enableServiceLinks", "terminationGracePeriodSeconds"}
 POD_FIELDS |= {"topologySpreadConstraints", "affinity"}  # there is one node
@@ -38,7 +37,7 @@ class File(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """Where a container finds it, and what it holds: files, nothing (an emptyDir), or a claim's content."""
+    """A volume's mount path and content: files, nothing (an emptyDir), or a claim."""
 
     mount_path: str
     read_only: bool
@@ -47,7 +46,7 @@ class Volume(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """One pod, with all that its container is started with."""
+    """One pod, with everything needed to start its container."""
 
     name: str
     labels: dict[str, str]
@@ -63,15 +62,15 @@ class Pod(NamedTuple):
     cpu_shares: int
     grace_seconds: int
     pre_stop: list[str]
-    health_port: int  # 0: none is probed
-    host_names: tuple[str, ...]  # under which others find it
-    before: Pod | None = None  # its init container, which has to end well first
+    health_port: int  # 0: no probe
+    host_names: tuple[str, ...]  # names under which others find it
+    before: Pod | None = None  # its init container, which must succeed first
 
 
 def pod_of(objects: Objects, workload: str, ordinal: int = 0) -> Pod:
-    """The pod of this ordinal of a StatefulSet or a Deployment, of a CronJob's Job of this number, or the pod of this name.
+    """The pod with this ordinal of a StatefulSet or Deployment, of a CronJob's Job, or the pod with this name.
 
-    Deployments give their pods random names; here they count, too.
+    Deployments give their pods random names; here they are numbered too.
     """
     if ("CronJob", workload) in objects:
         template = objects["CronJob", workload]["spec"]["jobTemplate"]["spec"]["template"]
@@ -100,7 +99,7 @@ def claims_of(spec: Manifest) -> list[Manifest]:
 def make_pod(
     objects: Objects, name: str, labels: dict[str, str], spec: Manifest, claims: Mapping[str, str], service: str
 ) -> Pod:
-    """Reads one pod's spec; `claims` are its volume claims by the volume's name, `service` the one that names the pod."""
+    """Reads one pod's spec. `claims` are its volume claims by volume name; `service` is the one that names the pod."""
     refuse_unknown(f"{name}'s pod", spec, POD_FIELDS)
     named = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]
@@ -121,7 +120,7 @@ def make_pod(
 def make_container(
     objects: Objects, name: str, labels: dict[str, str], spec: Manifest, container: Manifest, claims: Mapping[str, str]
 ) -> Pod:
-    """Reads a pod's spec with one of its containers."""
+    """Reads one container of a pod's spec."""
     refuse_unknown(f"{name}'s container", container, CONTAINER_FIELDS)
     security = spec["securityContext"]
     refuse_unknown(f"{name}'s securityContext", security, POD_SECURITY)
@@ -169,7 +168,7 @@ def refuse_unknown(what: str, spec: Manifest, known: set[str]) -> None:
 
 
 def value_of(entry: Manifest, name: str, labels: Mapping[str, str]) -> str:
-    """An environment variable's value, from where the manifest takes it."""
+    """An environment variable's value, from the source in the manifest."""
     if "valueFrom" not in entry:
         return str(entry.get("value", ""))
     path = entry["valueFrom"]["fieldRef"]["fieldPath"]
@@ -181,7 +180,7 @@ def value_of(entry: Manifest, name: str, labels: Mapping[str, str]) -> str:
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:
-    """$(NAME) as a kubelet replaces it: unknown names stay, $$ is one $."""
+    """Replaces $(NAME) like a kubelet: unknown names stay, $$ becomes $."""
 
     def replace(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else environment.get(found[1], found[0])
@@ -206,7 +205,7 @@ def content(objects: Objects, volume: Manifest) -> tuple[File, ...]:
 
 
 def host_names(objects: Objects, name: str, labels: Mapping[str, str], service: str) -> Iterator[str]:
-    """What DNS calls a pod: the Services that select it, and its own name under the headless one of its StatefulSet."""
+    """A pod's DNS names: those of Services that select it, and its own under its StatefulSet's headless Service."""
     for (kind, of_service), manifest in objects.items():
         if kind != "Service" or not manifest["spec"]["selector"].items() <= labels.items():
             continue
@@ -218,7 +217,7 @@ def host_names(objects: Objects, name: str, labels: Mapping[str, str], service: 
 
 
 def domains(objects: Objects) -> set[str]:
-    """The cluster's domain, which the run's config has in its addresses."""
+    """The cluster's domain, from the addresses in the run's config."""
     (run,) = (manifest["data"]["run.yaml"] for (kind, name), manifest in objects.items() if name.endswith("-run"))
     return set(re.findall(r"\.svc\.([-a-z0-9.]+):\d+", run))
 

@@ -1,4 +1,4 @@
-"""A release in the stand-in cluster, and the questions that the steps ask it."""
+"""A release in the stand-in cluster, and the queries that the steps make."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.chart.helm import CHART, NAMESPACE, by_name, helm
 from tests.e2e.cluster import POLL_SECONDS, Cluster, Failed
 from tests.e2e.pods import Objects, Pod
 
-START_SECONDS = 600.0  # until a process has loaded its libraries on a busy machine
-WORK_SECONDS = 900.0  # until there are so many updates, checkpoints, ...
+START_SECONDS = 600.0  # longest time for a process to load its libraries on a busy machine
+WORK_SECONDS = 900.0  # longest time for some number of updates, checkpoints, ...
 
 
 class Release:
-    """The pods of one release by their names, and its coordinator's answers."""
+    """The pods of one release by name, and its coordinator's answers."""
 
     def __init__(
         self, objects: Objects, cluster: Cluster, directory: Path, values: Path = Path(), settings: Sequence[str] = ()
     ) -> None:
         """
         Args:
-            directory: where the run's config is written to, to be read as every role reads it.
-            values, settings: what it was rendered with.
+            directory: the run's config is written here, to be read like in every role.
+            values, settings: the values that it was rendered with.
         """
         self.objects, self.cluster, self.values, self.settings = objects, cluster, values, settings
         self._token = directory / "token"
@@ -46,11 +46,11 @@ class Release:
         path.write_text(objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
         self.config = load(path)
         self._client: FleetClient | None = None
-        self._asked = ""  # the address that the client asks: another one once the coordinator's pod was placed again
+        self._asked = ""  # the address of the client; it changes when the coordinator's pod is placed again
 
     @classmethod
     def rendered(cls, values: Path, settings: Sequence[str], directory: Path, name: str) -> Self:
-        """A release of the chart, called sbrl, in a cluster of this name.
+        """A release of the chart, called sbrl, in a cluster with this name.
 
         Raises:
             Failed: the chart does not render.
@@ -63,12 +63,12 @@ class Release:
         return cls(objects, Cluster(objects, f"sbrl-e2e-{os.getpid()}-{name}", directory), directory, values, settings)
 
     def take_token(self) -> None:
-        """Has this process ask this release's coordinator, as `sbrl status` does."""
+        """Lets this process call the release's coordinator, like `sbrl status`."""
         self._token.write_bytes(base64.b64decode(self.objects["Secret", "sbrl-token"]["data"]["token"]))
         os.environ[TOKEN_FILE] = str(self._token)
 
     def start_all(self) -> None:
-        """All workloads at once, each with the replicas that its manifest says, as an install does."""
+        """Starts all workloads at once, each with the replicas in its manifest, like an install."""
         for (kind, name), manifest in self.objects.items():
             if kind in ("StatefulSet", "Deployment"):
                 for ordinal in range(manifest["spec"]["replicas"]):
@@ -92,17 +92,17 @@ class Release:
         return self._client.status()
 
     def wait(self, what: str, seconds: float, reached: Callable[[GetStatusResponse], bool]) -> GetStatusResponse:
-        """Waits until the status is as `reached` wants it.
+        """Waits until `reached` is true for the status.
 
         Raises:
-            Failed: it was not within `seconds`, or a pod has ended that nobody stopped.
+            Failed: it was not within `seconds`, or a pod ended that nobody stopped.
         """
         deadline, status = time.monotonic() + seconds, GetStatusResponse()
         while time.monotonic() < deadline:
             try:
                 status = self.status()
             except CoordinatorUnavailable:
-                pass  # it is starting; the deadline holds for it, too
+                pass  # the coordinator is starting; the deadline covers that too
             else:
                 if reached(status):
                     return status
@@ -111,7 +111,7 @@ class Release:
         raise Failed(f"not seen in {seconds:g} s: {what}; {self.numbers(status)}")
 
     def numbers(self, status: GetStatusResponse) -> str:
-        """How far the run is, in a few words."""
+        """The run's progress in a few words."""
         run = self.run(status)
         return (
             f"{run.env_steps:,} env steps, {run.received:,} received, {run.lost:,} lost, {run.updates:,} updates, samples per "
@@ -123,7 +123,7 @@ class Release:
         return RunStatus.of(status, self.config.min_replay_size)
 
     def ratio(self, status: GetStatusResponse) -> float:
-        """Samples trained for each transition received after the warm-up; 0 before its end."""
+        """Samples trained per transition received after the warm-up; 0 before its end."""
         return self.run(status).samples_per_insert or 0.0
 
     def metric(self, pod: Pod, name: str) -> float:
@@ -138,7 +138,7 @@ class Release:
         raise Failed(f"{pod.name} has no metric {name}")
 
     def logged(self, pod: Pod, pattern: str) -> re.Match[str]:
-        """The last line of a pod's log that has the pattern."""
+        """The last line of a pod's log that matches the pattern."""
         found = list(re.finditer(pattern, self.cluster.log(pod)))
         if not found:
             raise Failed(f"{pod.name} has not logged {pattern!r}: {self.cluster.log(pod)[-2000:]}")
@@ -160,7 +160,7 @@ def alive(status: GetStatusResponse, role: str) -> int:
 
 
 def end_all(release: Release, pods: list[Pod]) -> str:
-    """Stops pods, all at once. Raises Failed: one has not ended with exit code 0."""
+    """Stops pods, all at once. Raises Failed if one does not end with exit code 0."""
     with ThreadPoolExecutor(len(pods)) as pool:
         codes = dict(zip((pod.name for pod in pods), pool.map(release.cluster.stop, pods), strict=True))
     if any(codes.values()):
@@ -169,10 +169,10 @@ def end_all(release: Release, pods: list[Pod]) -> str:
 
 
 def checkpoints_of(release: Release, shard: Pod) -> int:
-    """How many checkpoints a shard has written since it was started."""
+    """Number of checkpoints that a shard has written since it started."""
     return len(re.findall(r"checkpoint \S+ in [\d.]+ s", release.cluster.log(shard)))
 
 
 def segments(status: GetStatusResponse, shard: str) -> int:
-    """In one shard's log."""
+    """Number of segments in one shard's log."""
     return int(sum(member.gauges.get("log_segments", 0) for member in members(status, "replay") if member.name == shard))

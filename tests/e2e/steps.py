@@ -1,4 +1,4 @@
-"""What `make e2e` shows, a function each: it returns what it saw in a few words, or raises Failed."""
+"""The steps of `make e2e`. Each function returns its observation in a few words, or raises Failed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.e2e.pods import File, Pod, pod_of
 from tests.e2e.release import START_SECONDS, WORK_SECONDS, Release, alive, checkpoints_of, end_all, segments
 
 TOLERANCE, READINGS = 0.01, 5  # of the ratio
-AWAY_SECONDS = 20.0  # of a shard, while the other is watched
-# Without a segment at the other shard: 2 s are promised, and a shard reports every 0.5 s.
+AWAY_SECONDS = 20.0  # a shard is away for this long, while the other one is watched
+# Longest time without a new segment at the other shard: 2 s are promised, and a shard reports every 0.5 s.
 SILENT_SECONDS, REPORT_SECONDS = 2.0, 0.5
 
 
@@ -61,10 +61,10 @@ def trains(release: Release) -> str:
 
 
 def holds_the_ratio(release: Release) -> str:
-    """Within a hundredth, in five readings one after the other.
+    """The ratio holds within a hundredth, in five consecutive readings.
 
-    What is received ahead of the updates matters less the longer a run is, while a ratio that is missed stays missed until the
-    time is over.
+    Transitions received ahead of the updates matter less the longer a run is, but a wrong ratio stays wrong until the time is
+    over.
     """
     target = release.config.samples_per_insert
     held = 0
@@ -123,7 +123,7 @@ def keeps_a_shards_data(release: Release) -> str:
 
 
 def goes_on_without_a_shard(release: Release) -> str:
-    """One of two is away: the other one's segments go on, those of its actors and those of the one that is away."""
+    """While one of two shards is away, the other one keeps getting segments, from the actors of both."""
     cluster, away, left = release.cluster, release.pod("replay-1"), release.pod("replay-0")
     release.wait("actors that write", WORK_SECONDS, lambda status: alive(status, "actor") > 0)
     updates = release.status().progress.updates
@@ -136,7 +136,7 @@ def goes_on_without_a_shard(release: Release) -> str:
         longest = max(longest, now - changed)
         if inserted > before:
             before, changed = inserted, now
-        time.sleep(0.1)  # a reading for each report, and no event tells of one
+        time.sleep(0.1)  # one reading for each report; there is no event to wait for
     if longest > SILENT_SECONDS + 2 * REPORT_SECONDS:
         raise Failed(f"{left.name} got no segment for {longest:.1f} s while {away.name} was away")
     made = release.status().progress.updates - updates
@@ -156,7 +156,7 @@ def goes_on_without_a_shard(release: Release) -> str:
 
 
 def lets_a_node_be_drained(release: Release) -> str:
-    """No budget keeps a pod of the only node, and all that go at once end in time; there they are placed again."""
+    """No budget keeps a pod on the only node, and all pods end in time. Then they are placed there again."""
     budgets = [manifest["spec"] for (kind, _), manifest in release.objects.items() if kind == "PodDisruptionBudget"]
     pods = [pod for pod in release.cluster.pods.values() if pod.health_port]
     for pod in pods:
@@ -201,7 +201,7 @@ def resumes_the_learner(release: Release) -> str:
 
 
 def refuses_strangers(release: Release) -> str:
-    """A pod of the same image on the same network, without the token and with another one."""
+    """The coordinator refuses a pod with the same image on the same network, without the token and with a wrong one."""
     check = pod_of(release.objects, "sbrl-check")._replace(name="stranger", labels={}, host_names=())
     without = {name: value for name, value in check.environment.items() if name != TOKEN_FILE}
     volumes = [
@@ -216,7 +216,7 @@ def refuses_strangers(release: Release) -> str:
 
 
 def refused(release: Release, stranger: Pod, reason: str) -> str:
-    """Has a stranger ask the coordinator; returns what it is told."""
+    """Lets a stranger call the coordinator; returns the answer."""
     release.cluster.launch(stranger)
     code = release.cluster.wait_end(stranger, START_SECONDS)
     last = release.cluster.log(stranger).strip().splitlines()[-1]
@@ -226,7 +226,7 @@ def refused(release: Release, stranger: Pod, reason: str) -> str:
 
 
 def gives_results(release: Release) -> str:
-    """What docs/deploy.md and the notes say, into a run directory, and then `sbrl eval` on it."""
+    """Gets the results into a run directory as docs/deploy.md and the notes say, then runs `sbrl eval` on it."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name)
         (run / "run.yaml").write_text(release.objects["ConfigMap", "sbrl-run"]["data"]["run.yaml"], encoding="utf-8")
@@ -256,7 +256,7 @@ def gives_results(release: Release) -> str:
 
 
 def ends_and_begins_again(release: Release) -> str:
-    """All pods at once, as an uninstall deletes them, each within its grace period; an install takes up the claims it finds."""
+    """All pods end at once within their grace periods, like in an uninstall. An install then continues with their claims."""
     pods = [pod for pod in release.cluster.pods.values() if pod.health_port]
     ended = end_all(release, pods)
     release.start_all()
@@ -265,7 +265,7 @@ def ends_and_begins_again(release: Release) -> str:
     return f"{ended}; ready again"
 
 
-# By the name that --only knows them by. The first is always run; `backup` ends the release.
+# By their names for --only. The first step is always run; `backup` ends the release.
 STEPS = (
     ("install", "helm install: every pod becomes ready", installs),
     ("test", "helm test passes", passes_helm_test),

@@ -1,1 +1,1 @@
-"""Wrong inputs to every reader and service; `make fuzz` sends more."""
+"""Tests with wrong inputs for every reader and service. `make fuzz` sends more."""

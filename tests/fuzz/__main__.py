@@ -1,7 +1,7 @@
 """Feeds wrong inputs to every reader and service: `python -m tests.fuzz --inputs 10000`.
 
-Hypothesis draws them; in one version of everything they follow from --seed. One that brings a reader down is made as small as
-can be and written to --out, with what happened; the exit code is then 1.
+Hypothesis draws the inputs. With the same versions of all packages they depend only on --seed. An input that crashes a reader
+is minimized and written to --out together with the error; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def table(reports: Sequence[Report]) -> str:
 
 
 class _Progress:
-    """A line now and then."""
+    """Prints a line now and then."""
 
     def __init__(self, name: str, inputs: int) -> None:
         self._name, self._inputs = name, inputs

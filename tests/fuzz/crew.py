@@ -1,4 +1,4 @@
-"""The members of a small run, who go on with their work between wrong inputs: what is right must be answered all the while."""
+"""The members of a small run, which keep working between wrong inputs: correct requests must always be answered."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ NAMES = ("actor-0", "learner-0", *(f"replay-{shard}" for shard in range(SHARDS))
 
 
 class Crew:
-    """One member of each role, and a second shard. Whoever has lost its lease joins again."""
+    """One member of each role, and a second shard. A member that has lost its lease joins again."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        """Joins with all."""
+        """Joins with all members."""
         self._stub = FleetStub(channel)
         self._turns = 0
-        self._work: dict[str, int] = {}  # transitions that each has handled in its present incarnation
+        self._work: dict[str, int] = {}  # transitions handled by each member in its present incarnation
         self.incarnations: dict[str, int] = {}
         self.status = fleet_pb2.GetStatusResponse()
         self.go_on()
 
     def go_on(self) -> None:
-        """The run's next moment: its owner looks, and one member after the other sends a heartbeat.
+        """Advances the run: its owner asks for the status, and each member sends a heartbeat.
 
         Raises:
             grpc.RpcError: one of them was refused.
-            AssertionError: it was told what it cannot use.
+            AssertionError: a member got an answer that it cannot use.
         """
         self.status = self._stub.GetStatus(fleet_pb2.GetStatusRequest(), timeout=CALL_SECONDS)
         held = {member.incarnation for member in self.status.members if member.alive}
@@ -49,7 +49,7 @@ class Crew:
         _check(self._stub.Heartbeat(request, timeout=CALL_SECONDS))
 
     def counters(self, name: str) -> dict[str, float]:
-        """What a member has counted."""
+        """A member's counters."""
         work = float(self._work[name])
         match name.partition("-")[0]:
             case "actor":
@@ -65,7 +65,7 @@ class Crew:
         return {"loss": 0.5} if name == "learner-0" else {}
 
     def progress(self) -> fleet_pb2.LearnerProgress:
-        """Of a learner that has had all of it, evenly from the shards."""
+        """The progress of a learner that has received everything, evenly from the shards."""
         work = self._work["learner-0"]
         return fleet_pb2.LearnerProgress(
             updates=work // 4,
@@ -83,7 +83,7 @@ class Crew:
         role, _, index = name.partition("-")
         request = fleet_pb2.JoinRequest(role=role, name=name, index=int(index), process="crew")
         answer = self._stub.Join(request, timeout=CALL_SECONDS)
-        if answer.holder:  # an input has taken the name: whoever that was is gone
+        if answer.holder:  # an input has taken the name; its sender is gone
             request.replaces = answer.holder_incarnation
             answer = self._stub.Join(request, timeout=CALL_SECONDS)
         _check(answer.instructions)

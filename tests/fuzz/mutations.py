@@ -1,4 +1,4 @@
-"""Wrong inputs made of right ones, from a seed: bytes, trees of JSON and YAML, and messages of protocol buffers."""
+"""Makes wrong inputs from right ones, from a seed: bytes, trees of JSON and YAML, and protobuf messages."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LEAVES: tuple[Any, ...] = (*WHOLE_NUMBERS, *NUMBERS, *TEXTS, None, True, False,
 
 
 def _how_many(chance: random.Random) -> int:
-    """Of changes: often a single one, which gets further in than many do."""
+    """The number of changes. Often only one, which gets further into a reader than many do."""
     return 1 if chance.random() < 0.5 else chance.randint(2, MOST_CHANGES)
 
 
 def mutated_bytes(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds after a few changes; now and then nothing but noise."""
+    """One of the seeds after a few changes; now and then pure noise."""
     if chance.random() < 0.02:
         return chance.randbytes(chance.choice([0, 1, 8, 100, 3000]))
     data = bytearray(chance.choice(seeds))
@@ -64,7 +64,7 @@ def _change_bytes(chance: random.Random, data: bytearray, seeds: Sequence[bytes]
 
 
 def knotted_text(chance: random.Random, text: str) -> str:
-    """A YAML document after some of its values were named, and others replaced by such names, also within what has the name."""
+    """A YAML document with anchors at some values and aliases in place of others, also within the anchored value."""
     lines = text.splitlines()
     for _ in range(_how_many(chance)):
         named, naming = chance.randrange(len(lines)), chance.randrange(len(lines))
@@ -103,7 +103,7 @@ def _changed_tree(chance: random.Random, tree: Any) -> Any:
 
 
 def mutated_message(chance: random.Random, seed: AnyMessage) -> AnyMessage:
-    """The seed after a few of its fields were set to what is seldom sent."""
+    """The seed with a few fields set to unusual values."""
     message = type(seed)()
     message.CopyFrom(seed)
     for _ in range(_how_many(chance)):
@@ -138,7 +138,7 @@ def _change_message(chance: random.Random, message: Message) -> None:
 
 
 def _value(chance: random.Random, field: FieldDescriptor) -> Any:
-    """One that the field's type can hold."""
+    """A value that the field's type can hold."""
     kind = field.cpp_type
     if kind in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         return chance.choice(NUMBERS)

@@ -1,4 +1,4 @@
-"""What reads files that may be damaged or forged: configs, checkpoints, manifests, weights, results."""
+"""Readers of files that may be damaged or forged: configs, checkpoints, manifests, weights, results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COUNTERS = {"samples_trained": 80, "env_steps": 900, "max_priority": 1.5}
 
 
 class Reader:
-    """Reads one file, whose right contents are known."""
+    """Reads one file with known correct content."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Reader:
         read: Callable[[Path], None],
         *refusals: type[Exception],
     ) -> None:
-        """Args: read: is given `path`. refusals: what it raises of what it does not like."""
+        """Args: read: called with `path`. refusals: the exceptions that it raises to refuse a file."""
         self.name = name
         self._make, self._path, self._read, self._refusals = make, path, read, refusals
 
@@ -65,7 +65,7 @@ class Reader:
             self._read(self._path)
 
     def check(self) -> None:
-        """A file leaves nothing behind that could be wrong."""
+        """Nothing to check: reading a file leaves no state."""
 
 
 def changed_file(chance: random.Random, name: str, whole: bytes) -> bytes:
@@ -76,9 +76,9 @@ def changed_file(chance: random.Random, name: str, whole: bytes) -> bytes:
 
 
 class CheckpointReader:
-    """Reads a directory of files with checksums, one of which is wrong; every other time its checksum is right all the same.
+    """Reads a directory of files with checksums. One file is wrong; every other time its checksum is made to match.
 
-    An input is the file's name, whether its checksum is made right, and its contents.
+    An input is the file's name, whether its checksum is made to match, and its contents.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CheckpointReader:
         *refusals: type[Exception],
         change: Callable[[random.Random, str, bytes], bytes] = changed_file,
     ) -> None:
-        """Args: checkpoint: a whole one. sign: writes its manifest again. read: reads it. change: makes a file wrong."""
+        """Args: checkpoint: a complete one. sign: writes its manifest again. read: reads it. change: damages a file."""
         self.name, self._change = name, change
         self._checkpoint, self._manifest, self._sign, self._read, self._refusals = checkpoint, manifest, sign, read, refusals
         self._whole = {path.name: path.read_bytes() for path in sorted(checkpoint.iterdir())}
@@ -119,7 +119,7 @@ class CheckpointReader:
 
 
 def readers(folder: Path) -> Iterator[Target]:
-    """Every reader; each works in a folder of its own in `folder`."""
+    """Every reader. Each works in its own folder within `folder`."""
     yield from config_readers(folder)
     yield from learner_readers(folder / "run")
     yield from result_readers(folder)
@@ -187,7 +187,7 @@ def learner_readers(folder: Path) -> Iterator[Target]:
 
 
 def receipts() -> Receipts:
-    """Of two actors' environments: one with holes, one that is forgotten, one that is gone."""
+    """Receipts of two actors' environments: one with gaps, one that is forgotten, one that is gone."""
     made = Receipts(max_writers=3)
     for incarnation, env, first in ((1, 0, 0), (2, 0, 0), (2, 0, 64), (2, 1, 0), (3, 0, 96)):
         made.take(env, Stream(0, incarnation, env, 0), first, 32)
@@ -196,7 +196,7 @@ def receipts() -> Receipts:
 
 
 def weights_reader(config: Config, folder: Path) -> Target:
-    """What an actor makes of the bytes that it fetches."""
+    """Reads fetched bytes as an actor does."""
     network = build_network(config.agent, make_spec(config.env), seed=1)
     weights = encode(network.state_dict())
     return Reader(
@@ -236,4 +236,4 @@ def _sign_learner(checkpoint: Path) -> None:
 
 
 def _ignore(value: Any) -> None:
-    """What is read is not used."""
+    """Discards the value."""

@@ -1,4 +1,4 @@
-"""What reads the accounts of an ended process: what a learner received and trained on, and what an actor had done."""
+"""Readers of an ended process's accounts: a learner's receipts and samples trained, and an actor's counts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _in_a_slot(record: Any) -> bytes:
 
 
 def _go_on_receiving(path: Path) -> None:
-    """What a learner does that goes on with them: it counts, reports and saves."""
+    """Does what a learner does when it resumes with them: counts, reports and saves."""
     receipts = Receipts.from_state(json.loads(path.read_bytes()), max_writers=3)
     for incarnation in (1, 2, 4):
         receipts.take(0, Stream(0, incarnation, 0, 1), 128, 32)
@@ -73,7 +73,7 @@ def _go_on_training(path: Path) -> None:
 
 
 def _report_what_was_counted(path: Path) -> None:
-    """What a member does that begins in the place of a process that was killed."""
+    """Does what the successor of a killed process does."""
     box = BlackBox(path)
     if box.found is not None:
         HeartbeatRequest(incarnation=box.found.incarnation, counters=box.found.counters).SerializeToString()

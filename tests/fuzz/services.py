@@ -1,4 +1,4 @@
-"""The coordinator's gRPC services, over the wire, with messages that are wrong in their fields, their bytes or their order."""
+"""The coordinator's gRPC services, over the wire, with messages that have wrong fields, bytes or order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.fuzz.target import Refusal
 TARGET_ENV_STEPS = 100_000
 CONFIG = configs.load(overrides=["env.id=CartPole-v1", f"run.env_steps={TARGET_ENV_STEPS}"])
 FILES = (weights_pb2, fleet_pb2, episodes_pb2)
-# How a service may refuse; anything else (UNKNOWN, an exception in its code) is a failure.
+# Statuses with which a service may refuse. Anything else (UNKNOWN, an exception in its code) is a failure.
 REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -41,10 +41,10 @@ REFUSALS = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,  # longer than 4 MB
     }
 )
-# What gRPC itself says of bytes that are no message; nobody's code has seen them.
+# gRPC's own answer to bytes that are not a message. They do not reach our code.
 NO_MESSAGE = "Exception deserializing request!"
 PUBLISH = "/sbrl.v1.Weights/Publish"
-# What the coordinator knows.
+# The counters that the coordinator knows.
 COUNTERS = (
     *(
         "env_steps",
@@ -59,7 +59,7 @@ COUNTERS = (
 )
 COUNTS = (0.0, 1.0, 0.5, 60.0, 150.0, 1000.0, 2.0**53)
 GAUGES = ("loss", "transitions", "queue_segments")
-# How often a method is drawn, where not once.
+# Relative frequency of a method; 1 for all others.
 TIMES = {"Heartbeat": 6, "Leave": 4, "Join": 3, "GetStatus": 2}
 
 
@@ -76,7 +76,7 @@ class Errors(logging.Handler):
 
 
 class ServiceTarget:
-    """One service of a real coordinator; an input is a method's number and its messages, each after its length."""
+    """One service of a real coordinator. An input is a method's number and its messages, each after its length."""
 
     def __init__(self, service: ServiceDescriptor, folder: Path) -> None:
         self.name = f"gRPC {service.full_name}"
@@ -113,7 +113,7 @@ class ServiceTarget:
             generate_latest(self._registry)
 
     def check(self) -> None:
-        """It answers, and would after a restart, too; then it is stopped."""
+        """Checks that it answers, also after a restart, and stops it."""
         self._stop()
         self._start()
         self._crew.go_on()
@@ -136,7 +136,7 @@ class ServiceTarget:
         if method.client_streaming:
             self._channel.stream_unary(path)(iter(messages), timeout=CALL_SECONDS)
         elif method.server_streaming:
-            # Not all of a long answer: a reader that goes away is part of a server's life.
+            # Not all of a long answer: a server must cope with a reader that goes away.
             call = self._channel.unary_stream(path)(messages[0], timeout=CALL_SECONDS)
             for _ in itertools.islice(call, 3):
                 pass
@@ -152,7 +152,7 @@ class ServiceTarget:
         return serialized if chance.random() < 0.6 else mutated_bytes(chance, [serialized])
 
     def _right(self, chance: random.Random, method: MethodDescriptor) -> Message:
-        """A request that is in order, as far as that of a member may be."""
+        """A correct request, as far as a member can make one."""
         message: Message = message_factory.GetMessageClass(method.input_type)()
         crew, name = self._crew, chance.choice(NAMES)
         match message:
@@ -165,7 +165,7 @@ class ServiceTarget:
         return message
 
     def _publication(self, chance: random.Random) -> list[bytes]:
-        """Weights with something wrong about them, often under the right checksum."""
+        """Weights with an error in them, often with a matching checksum."""
         data = save({"layer.weight": torch.arange(12.0).reshape(3, 4), "layer.bias": torch.zeros(3)})
         if chance.random() < 0.7:
             data = mutated_bytes(chance, [data])
@@ -183,7 +183,7 @@ class ServiceTarget:
 
 
 class PortTarget:
-    """The coordinator's port itself: connections that speak something else, or stop in the middle of a word."""
+    """The coordinator's port itself: connections that speak another protocol, or stop in the middle of a message."""
 
     name = "gRPC port"
     _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -218,7 +218,7 @@ def services(folder: Path) -> Iterator[Any]:
 
 
 def _set_heartbeat(chance: random.Random, message: fleet_pb2.HeartbeatRequest, crew: Crew, name: str) -> None:
-    """What a member says, or another of its name: its own counts, and now and then some that no member would have."""
+    """Fills in a member's heartbeat, or one under its name: its own counts, sometimes with impossible ones."""
     message.incarnation, message.died = crew.incarnations[name], chance.random() < 0.2
     message.role, _, _ = name.partition("-")
     message.name, message.step_limit, message.term = name, chance.choice([0, 200]), chance.choice([0, 0, 0, 1])

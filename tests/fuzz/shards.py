@@ -1,4 +1,4 @@
-"""What reads a shard's checkpoint before Reverb does: its manifest, and whether Reverb's files are whole."""
+"""Checks of a shard's checkpoint before Reverb reads it: its manifest, and the integrity of Reverb's files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WRITE_SECONDS = 30.0
 
 
 def shard_readers(folder: Path) -> Iterator[Target]:
-    """A checkpoint that Reverb has written, made ready to be loaded again."""
+    """A checkpoint that Reverb has written, prepared for loading."""
     checkpoints = ShardCheckpoints(folder / "shard")
     whole = checkpoints.adopt(_written(folder / "reverb"))
 
     def sign(checkpoint: Path) -> None:
-        """As if Reverb had just written it: it is looked at once more, and gets its checksums."""
+        """As if Reverb had just written it: checks it once more, and writes its checksums."""
         scratch = ShardCheckpoints(folder / "signed")
         copy = scratch.reverb_folder / "written"
         shutil.copytree(checkpoint, copy, ignore=shutil.ignore_patterns(MANIFEST))

@@ -1,4 +1,4 @@
-"""Feeding wrong inputs to whatever reads bytes that others wrote, and what may come of it: an answer or a clear refusal."""
+"""Feeds wrong inputs to a reader of foreign bytes. The only allowed results are an answer and a clear refusal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-SLOW_SECONDS = 5.0  # longer for one input is a hang
-LONG_MESSAGE = 20_000  # characters: no refusal for a person to read
+SLOW_SECONDS = 5.0  # a longer time for one input is a hang
+LONG_MESSAGE = 20_000  # characters; a longer refusal is unreadable
 
 
 class Refusal(Exception):
-    """The reader refused an input as it should."""
+    """The reader refused an input correctly."""
 
 
 class Target(Protocol):
@@ -29,45 +29,45 @@ class Target(Protocol):
     def name(self) -> str: ...
 
     def make(self, chance: random.Random) -> bytes:
-        """An input, as what is written to disk if it brings the reader down."""
+        """An input, in the form in which it is written to disk if it crashes the reader."""
         ...
 
     def feed(self, data: bytes) -> None:
         """Gives it to the reader.
 
         Raises:
-            Refusal: it was refused as it should be. Anything else is a failure.
+            Refusal: it was refused correctly. Any other exception is a failure.
         """
         ...
 
     def check(self) -> None:
-        """Whether all is well still; raises what is not."""
+        """Raises if something is broken afterwards."""
         ...
 
 
 class Failure(NamedTuple):
-    """An input that the reader could not take, made as small as Hypothesis can."""
+    """An input that crashed the reader, minimized by Hypothesis."""
 
     data: bytes
     what: str
 
 
 class Report(NamedTuple):
-    """What came of a target's inputs."""
+    """The results of a target's inputs."""
 
     name: str
-    inputs: int  # no two alike
+    inputs: int  # all different
     accepted: int
     refused: int
     slowest_seconds: float
     failure: Failure | None
 
 
-# Where Hypothesis draws each choice it can shrink them, but comes back to the same few; where it draws the seed, hardly two
-# inputs are alike. So both.
+# If Hypothesis draws each choice, it can shrink inputs, but repeats the same few. If it draws only the seed, hardly any inputs
+# are equal. So use both.
 CHANCES = st.randoms(use_true_random=True) | st.randoms(use_true_random=False)
 ROUND = 1000  # inputs of one search
-KNOWN = 20  # it begins with the simplest ones, which the search before has fed
+KNOWN = 20  # a search begins with the simplest inputs, which the previous one has already fed
 
 
 def run_target(
@@ -77,10 +77,10 @@ def run_target(
     limit: Callable[[], AbstractContextManager[None]] = nullcontext,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Has Hypothesis draw `inputs` different inputs from a seed, and feeds them; stops at the first failure.
+    """Lets Hypothesis draw `inputs` different inputs from a seed, and feeds them; stops at the first failure.
 
     Args:
-        limit: a context in which one input is read, which raises if that takes for ever.
+        limit: a context for reading one input, which raises if that takes for ever.
     """
     feeder = _Feeder(target, inputs, limit, tell)
     for number in itertools.count():
@@ -97,12 +97,12 @@ def run_target(
 
 
 def _search(feeder: _Feeder, seed: str, draws: int) -> bool:
-    """Whether all went well."""
+    """Runs one search; returns whether there was no failure."""
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=draws,
-        database=None,  # what was found before is not tried first
+        database=None,  # do not try earlier findings first
         deadline=None,  # some inputs are slow to make
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
@@ -114,7 +114,7 @@ def _search(feeder: _Feeder, seed: str, draws: int) -> bool:
     try:
         search()
     except Exception:
-        # Of the target, and noted; or Hypothesis says that it comes and goes, as it may in a server that remembers.
+        # A failure of the target, already noted. Or Hypothesis says that it is flaky, as in a server with state.
         if feeder.failure is None:
             raise
         return False
@@ -122,12 +122,12 @@ def _search(feeder: _Feeder, seed: str, draws: int) -> bool:
 
 
 class _Feeder:
-    """Feeds a target what it has not had yet, and counts."""
+    """Feeds a target new inputs, and counts them."""
 
     def __init__(
         self, target: Target, most: int, limit: Callable[[], AbstractContextManager[None]], tell: Callable[[int], None]
     ) -> None:
-        """Args: most: different inputs."""
+        """Args: most: the largest number of different inputs."""
         self._target, self._most, self._limit, self._tell = target, most, limit, tell
         self._seen: set[bytes] = set()
         self.accepted = self.refused = 0
@@ -141,7 +141,7 @@ class _Feeder:
     def feed(self, chance: random.Random) -> None:
         """
         Raises:
-            Exception: whatever is not an answer or a refusal in words.
+            Exception: the result is neither an answer nor a clear refusal.
         """
         data = self._target.make(chance)
         is_new = data not in self._seen
@@ -175,7 +175,7 @@ class _Feeder:
 
 
 def only(*kinds: type[Exception]) -> AbstractContextManager[None]:
-    """What is raised of these kinds within is a refusal."""
+    """Within the context, turns exceptions of these kinds into refusals."""
     return _Only(kinds)
 
 

@@ -15,7 +15,7 @@ from tests.fuzz.shards import shard_readers
 from tests.fuzz.target import Refusal, run_target
 
 INPUTS, SEED = 150, 1
-NEVER_REFUSE = ("summary", "gRPC port", "black box")  # what they cannot read is as if it were not there
+NEVER_REFUSE = ("summary", "gRPC port", "black box")  # they ignore inputs that they cannot read
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,14 +26,14 @@ def test_wrong_inputs_are_refused_in_words(kind, tmp_path: Path) -> None:
         report = run_target(target, INPUTS, SEED)
         assert report.failure is None, f"{report.name}: {report.failure.what}\n{report.failure.data!r}"
         assert report.inputs == INPUTS
-        # Inputs that are all refused, or none, would say little of what comes after the first look at them.
+        # If all or no inputs were refused, the code behind the first check would hardly be tested.
         assert report.accepted > 0, report.name
         if report.name not in NEVER_REFUSE:
             assert report.refused > 0, report.name
 
 
 class Fragile:
-    """A reader that goes down at a zero byte that comes after a one."""
+    """A reader that crashes at a zero byte after a one."""
 
     name = "fragile"
 

@@ -1,1 +1,1 @@
-"""CUDA: what a machine with a GPU is to run."""
+"""Tests of CUDA, for a machine with a GPU."""

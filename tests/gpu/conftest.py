@@ -1,4 +1,4 @@
-"""Tests that need CUDA: skipped with a sentence where there is none."""
+"""Skips the tests that need CUDA, with a reason, if there is none."""
 
 from __future__ import annotations
 

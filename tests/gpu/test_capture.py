@@ -1,4 +1,4 @@
-"""The captured update on a GPU, held to the eager one on the same GPU, and that to a CPU's."""
+"""The captured update on a GPU compared with the eager one on the same GPU, and that with a CPU's."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_replays_are_the_eager_update(agent: str) -> None:
 
 
 def test_a_new_segment_waits_for_the_block_that_reads_its_rows() -> None:
-    """The segment is given while a block of replays is still running: what that block trains on is what was there before."""
+    """The segment is appended while a block of replays still runs. That block trains only on the earlier content."""
     losses = []
     for late in (False, True):
         training = make_training(make_config("everything", device="cuda"), AGENTS["everything"][0], capture=None)

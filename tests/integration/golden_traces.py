@@ -1,7 +1,7 @@
-"""Traces of games as our environment shows them, kept in the repository: they tell when ALE, OpenCV or our code changes a game.
+"""Traces of games in our environment, kept in the repository, to detect changes by ALE, OpenCV or our code.
 
-`python -m tests.integration.golden_traces` says whether they still hold, `--write` replaces them: do that only when it is known
-why they changed, and say so in the commit.
+`python -m tests.integration.golden_traces` says whether they still hold. `--write` replaces them: do that only if you know why
+they changed, and say so in the commit.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from sbrl.envs.make import make_envs
 GAMES = ("Pong", "Breakout", "Seaquest", "SpaceInvaders", "MsPacman", "Freeway", "Qbert", "MontezumaRevenge")
 DIRECTORY = Path(__file__).parent / "golden"
 STEPS = 500
-LIMIT = 430  # agent steps an episode may have: games that are not over by then are truncated
-EVERY = 10  # of so many frames one is kept: what changes a game shows in all later ones
+LIMIT = 430  # agent steps per episode: games that are not over by then are truncated
+EVERY = 10  # one in this many frames is kept: a change to a game shows in all later frames
 
 
 class Trace(NamedTuple):
-    """A game played with given actions and without sticky ones. T steps, K frames kept."""
+    """A game played with given actions, none of them sticky. T steps, K kept frames."""
 
     action: NDArray[np.uint8]  # [T]
     reward: NDArray[np.int32]  # [T]
-    end: NDArray[np.uint8]  # [T], 1 where the game was over, 2 where the episode was truncated
+    end: NDArray[np.uint8]  # [T], 1 if the game was over, 2 if the episode was truncated
     life_lost: NDArray[np.uint8]  # [T]
     frame: NDArray[np.uint8]  # [K, 84, 84], the newest frame of every EVERY-th observation, of each last and each first
 
 
 def record(game: str, actions: NDArray[np.uint8]) -> Trace:
-    """Plays `actions`, over the ends of episodes."""
+    """Plays `actions`, over as many episodes as they last."""
     env = config.build(
         {
             "env": {
@@ -74,7 +74,7 @@ def random_actions(game: str) -> NDArray[np.uint8]:
 
 
 def write(game: str, trace: Trace) -> Path:
-    """One compressed file: the columns one after the other, frames as differences to the one before."""
+    """Writes one compressed file: the columns one after the other, frames as differences from the previous one."""
     path = DIRECTORY / f"{game}.xz"
     columns: list[NDArray[Any]] = [*trace[:-1], np.diff(trace.frame, axis=0, prepend=np.uint8(0))]
     path.write_bytes(lzma.compress(b"".join(column.tobytes() for column in columns), preset=9 | lzma.PRESET_EXTREME))

@@ -1,8 +1,8 @@
-"""A stand-in for the Kubernetes API server, for tests: real HTTP and WebSockets, the few resources that the controller uses.
+"""A stand-in for the Kubernetes API server: real HTTP and WebSockets, and the few resources that the controller uses.
 
-What it keeps to, as the real one does: resource versions and conflicts, the scale subresource and who owns what it sets,
-role-based access (with rules as a Role has them), label selectors, the formats of times in leases and events, and port
-forwarding (v4.channel.k8s.io). It is no API server: no other resource, no watches, no controllers behind it, no admission.
+Like the real one, it has resource versions and conflicts, the scale subresource with field ownership, role-based access (with
+the rules of a Role), label selectors, the time formats of leases and events, and port forwarding (v4.channel.k8s.io). It has no
+other resources, no watches, no controllers behind it, and no admission.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Refused(Exception):
 
 
 class ApiStandIn:
-    """Serves on a free port of loopback until `close`. Everything in it may be changed by a test at any time."""
+    """Serves on a free loopback port until `close`. A test may change everything in it at any time."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.rules: dict[str, Sequence[Mapping[str, Sequence[str]]] | None] = {ADMIN: None}  # by token; None: all
-        self.before: Callable[[Call], None] = lambda call: None  # called first; what it raises is the answer
-        self.ports: dict[str, int] = {}  # where a pod's ports are on this machine
+        self.rules: dict[str, Sequence[Mapping[str, Sequence[str]]] | None] = {ADMIN: None}  # by token; None allows all
+        self.before: Callable[[Call], None] = lambda call: None  # called first; an exception from it is the answer
+        self.ports: dict[str, int] = {}  # by pod: its port on this machine
         self._objects: dict[tuple[str, str], dict[str, Any]] = {}  # by resource and name
         self._version = 0
         self._lock = threading.RLock()
@@ -100,7 +100,7 @@ class ApiStandIn:
         return path
 
     def put(self, resource: str, name: str, **parts: Any) -> dict[str, Any]:
-        """Creates or replaces an object; `labels` and `managed_fields` go into its metadata, all else is on top."""
+        """Creates or replaces an object. `labels` and `managed_fields` go into its metadata, all else to the top level."""
         group = next(group for group, plural in _KINDS if plural == resource)
         with self._lock:
             self._version += 1
@@ -114,7 +114,7 @@ class ApiStandIn:
                 "managedFields": parts.pop("managed_fields", []),
             }
             stored = {"kind": _KINDS[group, resource], "metadata": metadata, **parts}
-            if resource == "deployments":  # the client insists on what every real one has
+            if resource == "deployments":  # the client requires fields that every real one has
                 stored["spec"] = {"selector": {"matchLabels": {}}, "template": {}, **stored["spec"]}
             self._objects[resource, name] = stored
             return stored
@@ -128,7 +128,7 @@ class ApiStandIn:
             return [deepcopy(stored) for (kind, _), stored in self._objects.items() if kind == resource]
 
     def touch(self, resource: str, name: str, **spec: Any) -> None:
-        """As someone else's write: a new resource version, and other values in the spec if given."""
+        """Like someone else's write: a new resource version, and new values in the spec if given."""
         with self._lock:
             stored = self._objects[resource, name]
             self._version += 1
@@ -139,10 +139,10 @@ class ApiStandIn:
         return [call for call in self.calls if call.writes]
 
     def handle(self, call: Call, token: str, query: Mapping[str, list[str]], content_type: str) -> dict[str, Any]:
-        """Carries one request out.
+        """Carries out one request.
 
         Raises:
-            Refused: as a real server would.
+            Refused: if a real server would refuse it.
         """
         self.before(call)
         self.authorize(call, token)
@@ -198,7 +198,7 @@ class ApiStandIn:
         return self.put(resource, name, labels=labels, **_checked(resource, body))
 
     def _patch(self, stored: dict[str, Any], call: Call) -> dict[str, Any]:
-        """Who owns which fields, the only thing of an object that is patched here."""
+        """Patches field ownership, the only thing of an object that is patched here."""
         self._check_version(stored, call.body)
         if call.body.keys() != {"metadata"} or call.body["metadata"].keys() - {"resourceVersion"} != {"managedFields"}:
             raise Refused(422, "Invalid", f"no patch of {call.body} is known here")
@@ -224,7 +224,7 @@ class ApiStandIn:
             "kind": "Scale",
             "apiVersion": "autoscaling/v1",
             "metadata": {key: stored["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")},
-            "spec": {"replicas": replicas} if replicas else {},  # a real one leaves zeros out
+            "spec": {"replicas": replicas} if replicas else {},  # a real server leaves zeros out
             "status": {"replicas": replicas, "selector": ""},
         }
 
@@ -235,7 +235,7 @@ class ApiStandIn:
 
 
 def _checked(resource: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a body to be stored, which must be valid."""
+    """The parts of a body to store. They must be valid."""
     problems = []
     if resource == "leases":
         spec = body["spec"]
@@ -314,7 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _forward(self, call: Call, token: str, port: int) -> None:
-        """Upgrades to a WebSocket and carries bytes between it and the pod's port: that takes get and, since 1.35, create."""
+        """Upgrades to a WebSocket and forwards bytes to and from the pod's port. Needs get and, since 1.35, create."""
         self.stand_in.before(call)
         for verb in ("get", "create"):
             self.stand_in.authorize(call._replace(verb=verb), token)
@@ -370,7 +370,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def stand_in() -> Iterator[ApiStandIn]:
-    """Yields one with the actors' Deployment of a release, of three actors."""
+    """Yields a stand-in with a release's Deployment of three actors."""
     api = ApiStandIn()
     api.put("deployments", "sbrl-actors", labels=labels("actor"), spec={"replicas": 3})
     try:

@@ -1,6 +1,6 @@
-"""A learner's and an actor's way to a shard whose name gets another address; test_moved_shard.py runs it.
+"""A learner or an actor of a shard whose name gets another address; test_moved_shard.py runs it.
 
-`python -m tests.integration.moved_shard HOSTS DIRECTORY ROLE`: HOSTS is the system's /etc/hosts, ROLE whose way it is.
+`python -m tests.integration.moved_shard HOSTS DIRECTORY ROLE`: HOSTS is the system's /etc/hosts, ROLE is learner or actor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHAPE = SegmentShape.of(SPEC, CONFIG.agent.stored_steps)
 
 
 class Address:
-    """A TCP port on one loopback address that leads to a server; closing it cuts every connection, as a pod's end does."""
+    """A TCP port on a loopback address that forwards to a server. Closing it cuts every connection, like a pod's end."""
 
     def __init__(self, host: str, port: int, target: int) -> None:
         self._server = socket.create_server((host, port))
@@ -91,7 +91,7 @@ def main(hosts: Path, directory: Path, role: str) -> None:
     hosts.write_text(f"127.0.0.1 localhost\n127.0.0.3 {NAME}\n", encoding="ascii")
     while not segments.empty():
         segments.get_nowait()
-    if role == "learner":  # what is written now comes by the new address itself
+    if role == "learner":  # write through the new address directly
         stream = make_stream(f"127.0.0.1:{second_port}", 2)
     inserted = server.info().inserted
     write(stream, 4)
@@ -123,4 +123,4 @@ def write(stream: SegmentStream, segments: int) -> None:
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     sys.stdout.flush()
-    os._exit(0)  # native threads that wait for a dead server would abort the interpreter's own shutdown
+    os._exit(0)  # native threads that wait for a dead server would abort a normal interpreter shutdown

@@ -1,6 +1,6 @@
-"""Shards with a queue and a log for tests: in this process, or in one of their own that can be stopped and killed.
+"""Shards with a queue and a log for tests: in this process, or in a separate one that can be stopped and killed.
 
-`python -m tests.integration.segment_shards PORT DIRECTORY QUEUE LOG`: one shard, with what its newest checkpoint holds.
+`python -m tests.integration.segment_shards PORT DIRECTORY QUEUE LOG`: one shard, restored from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.scripted_episodes import Episode, frame_of
 from tests.scripted_play import VERSION, ScriptedEnvs, ScriptedPolicy, whole
 
 SHAPE = SegmentShape(stack=2, n_max=3, frame_shape=(2,), frame_dtype=np.dtype(np.float32), steps=8)
-TIMEOUT = 60.0  # of a busy machine, for what takes a second
+TIMEOUT = 60.0  # on a busy machine, for work of a second
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -48,7 +48,7 @@ def serve(shape: SegmentShape, port: int, queue: int = 64, log: int = 1000, dire
 
 
 class ShardProcess:
-    """A shard of SHAPE in a process of its own, on the same port whenever it is started."""
+    """A shard of SHAPE in a separate process, on the same port at every start."""
 
     def __init__(self, directory: Path, queue: int = 64, log: int = 1000) -> None:
         (self._port,) = free_ports("127.0.0.1", 1)
@@ -72,7 +72,7 @@ class ShardProcess:
 
 
 class Taken:
-    """A sink for readers that keeps segments in order, with the receipts; it takes no more than it has room for."""
+    """A sink for readers. Keeps segments in order, with receipts, and takes no more than it has room for."""
 
     def __init__(self, room: int = 1_000_000) -> None:
         self.segments: list[tuple[int, Segment]] = []
@@ -91,7 +91,7 @@ class Taken:
 
 
 class Actor:
-    """The streams of an actor's environments to some shards, and the steps of episodes that never end by themselves."""
+    """The streams of an actor's environments to some shards, with steps of endless episodes."""
 
     def __init__(
         self, addresses: list[str], num_envs: int = 1, incarnation: int = 1, probes: list[QueueProbe] | None = None
@@ -122,7 +122,7 @@ class Actor:
             stream.begin(np.stack([frame_of(0), frame_of(0)]))
 
     def step(self, steps: int = 1, confirm: bool = False) -> None:
-        """Args: confirm: wait after each step until what it wrote is confirmed, so that the shards have it in this order."""
+        """Args: confirm: wait for confirmation after each step, so that the shards have the steps in this order."""
         for _ in range(steps):
             for stream in self.streams:
                 number = next(self.steps)
@@ -165,7 +165,7 @@ def collect(
     incarnation: int,
     actor: int = 3,
 ) -> None:
-    """Has an actor's loop take `steps` steps in every environment, and sees that their shards have them all."""
+    """Lets an actor's loop take `steps` steps in every environment, and checks that the shards have them all."""
     num_envs = len(script)
     streams = [
         SegmentStream(
@@ -192,7 +192,7 @@ def collect(
 
 
 def write_steps(address: str, shape: SegmentShape, steps: int, start: int = 0) -> None:
-    """Segments of one environment's steps from `start` on, as a stream of their own, all confirmed."""
+    """Writes one environment's steps from `start` on as a separate stream, and waits for confirmation."""
     writer = SegmentWriter([address], shape, lambda: rows.steps)
     writer.open(0, Stream(actor=0, incarnation=1, env=0, stream=start, start=start))
     rows = StreamRows(shape, writer, start=start)
@@ -215,10 +215,10 @@ def readers(addresses: Iterable[str], shape: SegmentShape, sink: Callable[[int, 
 
 
 def stop_reading(made: Sequence[SegmentReader], shape: SegmentShape) -> None:
-    """Stops readers, and wakes those that wait at an empty queue by a last step, which nobody takes.
+    """Stops readers, and wakes those that wait at an empty queue with a last step, which nobody takes.
 
-    Nothing else ends such a wait: once its server, which is in this process, is gone, it goes on and takes 3 % of a core until
-    all tests have ended.
+    Nothing else ends such a wait. When its server in this process is gone, it continues and takes 3 % of a core until all tests
+    have ended.
     """
     left = [thread for thread in threading.enumerate() if re.fullmatch(r"shard-\d+-queue", thread.name)]
     for reader in made:

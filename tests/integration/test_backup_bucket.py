@@ -48,7 +48,7 @@ class Server(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a pod is given."""
+        """The environment variables of a pod."""
         url = f"http://127.0.0.1:{self.port}"
         return {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "secret of one"}
 
@@ -113,7 +113,7 @@ def test_a_run_goes_to_a_bucket_and_comes_back(url: str, server: Server, tmp_pat
     restore.main([f"{url.rstrip('/')}/b", str(tmp_path / "one"), "--part", "coordinator", "--shards", "2"])
     assert "run.yaml" in contents(tmp_path / "newest")
     assert {path.split("/")[0] for path in contents(tmp_path / "one")} == {"coordinator"}
-    # What is half written is none, and goes once nobody can be at it any more.
+    # A half-written backup does not count, and is deleted once nobody can still be writing it.
     store.remove("b/backup.json")
     assert [backup.name for backup in find(store)] == ["c"]
     assert 0 <= store.age_seconds("b", time.time()) < 60
@@ -141,7 +141,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(store: Store, path: str, data: bytes, of: bytes | None = None) -> None:
-    """Args: of: what has the checksum that is stated; None: data."""
+    """Writes a file. Args: of: the data whose checksum is sent; None: `data`."""
     store.write(path, io.BytesIO(data), len(data), hashlib.sha256(data if of is None else of).hexdigest())
 
 
@@ -209,7 +209,7 @@ def test_what_a_bucket_refuses_is_one_line(
 
 @contextmanager
 def web_server(answer: bytes, tls: ssl.SSLContext | None = None, headers: tuple[tuple[str, str], ...] = ()) -> Iterator[str]:
-    """Gives its URL; answers every GET with the same, and then hangs up."""
+    """Yields the URL of a server that answers every GET in the same way and then closes the connection."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -244,7 +244,7 @@ def test_an_answer_that_breaks_off_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("keys")
 def test_keys_of_a_role(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path) -> None:
-    """As Kubernetes' pods are given them: who has the token asks for keys that expire."""
+    """As in Kubernetes' pods: a pod with the token asks for keys that expire."""
     for name in bucket.KEYS:
         monkeypatch.setenv(name, "")
     (tmp_path / "token").write_text("a token")
@@ -259,7 +259,7 @@ def test_keys_of_a_role(monkeypatch: pytest.MonkeyPatch, server: Server, tmp_pat
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
-    """A server's, in cert.pem; who has that trusts it."""
+    """Makes a server's certificate in cert.pem. Clients with that file trust the server."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bucket")])
     signed = (

@@ -1,4 +1,4 @@
-"""A benchmark's runs are made once: interrupted, it goes on where it was."""
+"""A benchmark's runs are made once. After an interruption it continues where it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_finished_runs_are_kept_and_failed_ones_are_named(tmp_path: Path, capsys
     assert "CartPole-v9" in bad.log.read_text(encoding="utf-8")
     assert good.is_finished()
     assert not bad.is_finished()
-    # Made by another command, or not to its end, it does not count.
+    # A run by another command, or an incomplete one, does not count.
     assert not good._replace(arguments=(*SETTINGS, "run.seed=1")).is_finished()
 
     summary = good.directory / "summary.json"

@@ -1,4 +1,4 @@
-"""Threads that ask the coordinator end before their connection is closed: no call is begun on a closed one."""
+"""Threads that call the coordinator end before their connection is closed: no call starts on a closed one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT = 10.0
 
 @pytest.fixture
 def failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What threads have ended with."""
+    """The exceptions that ended threads."""
     found: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda failed: found.append(repr(failed.exc_value)))
     return found
@@ -39,7 +39,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 class LateFleet(FleetClient):
-    """Its calls begin a moment after the thread that makes them has last looked whether to stop."""
+    """Its calls start a moment after their thread has last checked whether to stop."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -52,7 +52,7 @@ class LateFleet(FleetClient):
 
 
 class LateWeights(WeightsClient):
-    """As LateFleet."""
+    """Like LateFleet."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)

@@ -1,4 +1,4 @@
-"""The controller with a real fleet: shard, learner, coordinator and actors as processes, scaled through the API's stand-in.
+"""The controller with a real fleet of processes (all roles), scaled through the API's stand-in.
 
 The stand-in has no kubelet: the test starts and stops actors as the Deployment's replicas say.
 """
@@ -23,7 +23,7 @@ WINDOWS = {"--settle-seconds": 20, "--urgent-window-seconds": 20, "--window-seco
 
 
 class Role(NamedTuple):
-    """A process, and how it is started again."""
+    """A process, and the command to start it again."""
 
     module: str
     arguments: tuple[str, ...]
@@ -31,7 +31,7 @@ class Role(NamedTuple):
 
 
 class Roles:
-    """A run's processes; those that die are started again, as a kubelet does it."""
+    """A run's processes. Dead ones are started again, as by a kubelet."""
 
     def __init__(self, directory: Path, updates_per_step: float) -> None:
         coordinator, replay = free_ports("127.0.0.1", 2)
@@ -59,7 +59,7 @@ class Roles:
             self._running[name] = Role(module, arguments, subprocess.Popen(command, stderr=log))
 
     def follow(self, actors: int) -> None:
-        """Has so many actors, and all else alive."""
+        """Starts and stops processes until this many actors, and all other roles, are alive."""
         for name, role in list(self._running.items()):
             if role.process.poll() is not None:
                 self.start(role.module, name, *role.arguments)

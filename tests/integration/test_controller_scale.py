@@ -37,12 +37,12 @@ def owners(api: ApiStandIn) -> list[dict[str, object]]:
 
 
 def test_scale_leaves_the_number_to_the_next_upgrade(api, tool):
-    """Server-side apply, which Helm 4 does, refuses to change what somebody else owns; what Helm owns stays as it is."""
+    """Helm 4's server-side apply refuses to change fields of another owner. Fields that Helm owns stay as they are."""
     api.put("deployments", "sbrl-actors", labels=labels("actor"), managed_fields=[HELM], spec={"replicas": 3})
     writes: list[Call] = []
 
     def somebody_else_writes(call: Call) -> None:
-        """Its status, as a Deployment's controller does just then."""
+        """Writes the status, as a Deployment's controller might just then."""
         if (call.verb, call.resource) == ("patch", "deployments") and not writes:
             writes.append(call)
             api.touch("deployments", "sbrl-actors")

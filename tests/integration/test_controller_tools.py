@@ -72,7 +72,7 @@ def pod(
 
 
 def release(api: ApiStandIn, tls: bytes | None = None) -> None:
-    """The pods, the run's config and its secrets as the chart has them."""
+    """Adds the pods, the run's config and its secrets as in the chart."""
     environment = [{"name": TOKEN_FILE, "value": "/etc/sbrl/token/token"}]
     volumes = [
         {"name": "config", "configMap": {"name": "sbrl-run"}},
@@ -105,7 +105,7 @@ def release(api: ApiStandIn, tls: bytes | None = None) -> None:
 
 @pytest.fixture
 def coordinator(api, tmp_path, monkeypatch):
-    """Starts a coordinator with the run's token, behind the port of its pod; a learner that waits sends heartbeats to it."""
+    """Starts a coordinator with the run's token behind its pod's port. A waiting learner sends it heartbeats."""
     stop, started, living = threading.Event(), [], []
 
     def start() -> None:
@@ -186,7 +186,7 @@ def test_status_for_programs(api, tool, coordinator):
 
 
 def test_status_leaves_out_what_is_over(api, tool, coordinator):
-    """The pod of a test that has passed, and one that was evicted and has been replaced."""
+    """The pod of a test that passed, and one that was evicted and replaced."""
     release(api)
     pod(api, "check", "sbrl-check", ready=False, phase="Succeeded")
     pod(api, "actor", "sbrl-actors-0", ready=False, phase="Failed")
@@ -228,7 +228,7 @@ def test_status_while_the_coordinator_is_away(api, tool, capsys):
     pod(api, "actor", "sbrl-actors-1")
     with pytest.raises(RunError, match="the coordinator of release sbrl does not run: it has no pod"):
         tool(status.main)
-    assert "actor              1/3" in capsys.readouterr().out  # what is known is shown all the same
+    assert "actor              1/3" in capsys.readouterr().out  # known values are still shown
 
 
 def test_status_with_a_token_that_is_not_the_runs(api, tool, coordinator):

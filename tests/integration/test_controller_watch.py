@@ -1,4 +1,4 @@
-"""`sbrl top` and `sbrl doctor` of a release, against a stand-in for the Kubernetes API and a real coordinator behind it."""
+"""`sbrl top` and `sbrl doctor` for a release: a stand-in for the Kubernetes API, a real coordinator behind it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.integration.test_controller_tools import (  # noqa: F401  # fixtures
 
 @pytest.fixture
 def judged(tool, capsys):
-    """What the doctor says, and its exit code."""
+    """The doctor's output and exit code."""
     codes = []
 
     def judge(*arguments):

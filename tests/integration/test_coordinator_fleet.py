@@ -75,7 +75,7 @@ def test_repeated_and_overtaken_heartbeats_count_once(fleet, address):
 
 
 def test_no_lease_expires_while_the_coordinator_is_stopped(fleet, clock):
-    """Nobody could send a heartbeat: all have another lease's time."""
+    """Nobody could send a heartbeat, so all get the time of another lease."""
     first, second = join(fleet, "a"), join(fleet, "b")
     clock.now += 10 * LEASE_SECONDS
     heartbeat(fleet, first)
@@ -168,7 +168,7 @@ def test_three_actors_collect_exactly_the_target(address, num_envs):
         instructions = actor.send_heartbeat()
         all_joined.wait()
         while instructions.state is RunState.RUNNING and time.monotonic() < deadline:
-            for _ in range(20 * (i + 1)):  # one is three times as fast as another
+            for _ in range(20 * (i + 1)):  # unequal speeds
                 if counters[i]["env_steps"] < instructions.step_limit:
                     counters[i]["env_steps"] += num_envs
             instructions = actor.send_heartbeat()

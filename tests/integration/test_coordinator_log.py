@@ -105,7 +105,7 @@ def test_the_status_has_the_last_evaluation_and_reads_no_other(address, monkeypa
 
 
 def bad_episodes():
-    """Each with a number that cannot be kept."""
+    """Episodes, each with a number that cannot be stored."""
     wrong: list[dict[str, Any]] = [{"episode_return": value} for value in (math.nan, math.inf, -math.inf, 1e151)]
     wrong += [{"time": math.nan}, {"env_steps": 2**64 - 1}]
     return [Episode(incarnation=2, number=number, length=1, **fields) for number, fields in enumerate(wrong)]
@@ -125,7 +125,7 @@ def test_of_many_episodes_only_those_with_a_bad_number_are_left_out(address):
 
 
 def test_huge_returns_are_kept_and_every_reader_goes_on(address, tmp_path):
-    """Such returns are finite, and far beyond SQLite's integers."""
+    """Such returns are finite, but far above SQLite's integers."""
     log, client = LogClient(address), FleetClient(address)
     huge = [episode(n) for n in range(100)]
     for one, value in zip(huge, (1e19, -1e45, 1e150), strict=False):

@@ -1,4 +1,4 @@
-"""What the coordinator keeps of the learner's progress, and what it tells the learner of actors that are gone."""
+"""The coordinator's record of the learner's progress, and its reports on ended actors to the learner."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_an_actor_is_gone_when_its_lease_is_and_its_last_counts_are_told(fleet, 
     assert ended(fleet, learner) == []
     counters = {"env_steps": 15.0, "episodes_cut": 2.0}
     fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=left.incarnation, counters=counters), timeout=WAIT)
-    gone = [EndedActor(incarnation=left.incarnation, transitions=13)]  # a step that was cut off is no transition
+    gone = [EndedActor(incarnation=left.incarnation, transitions=13)]  # a step that was cut off is not a transition
     assert ended(fleet, learner) == gone
     assert not heartbeat(fleet, alive).ended_actors  # for learners only
     for _ in range(2):
@@ -162,7 +162,7 @@ def test_an_actor_is_gone_when_its_lease_is_and_its_last_counts_are_told(fleet, 
         heartbeat(fleet, learner)
         heartbeat(fleet, alive)
     assert ended(fleet, learner) == [*gone, EndedActor(incarnation=lost.incarnation, transitions=20)]
-    # Found by the next process of that name in its black box: more than the coordinator had heard of.
+    # The next process with that name finds more in its black box than the coordinator had heard of.
     died = fleet_pb2.HeartbeatRequest(
         incarnation=lost.incarnation, counters={"env_steps": 24.0}, died=True, role="actor", name="b"
     )
@@ -171,7 +171,7 @@ def test_an_actor_is_gone_when_its_lease_is_and_its_last_counts_are_told(fleet, 
 
 
 def test_an_actor_that_lost_its_lease_and_joined_again_is_one(fleet, clock) -> None:
-    """Its streams go on, and carry the incarnation that it began with."""
+    """Its streams continue, with the incarnation that it started with."""
     learner, first = join(fleet, "l", role="learner"), join(fleet, "a")
     heartbeat(fleet, first, env_steps=100)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a coordinator keeps of its run's config and finds in its directory when it starts."""
+"""A coordinator's stored config of its run, and the state in its directory when it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.coordinator.server import Coordinator
 from services.coordinator.store import SCHEMA_VERSION, Store
 from tests.coordinator import GOOD, serve
 
-# Of what the version before kept: its tables, as it made them, but for those of the log; a learner had come 41 times.
+# The previous version's tables, as it made them, except those of the log. A learner had come 41 times.
 SCHEMA_3 = """
 CREATE TABLE leases (
   incarnation INTEGER PRIMARY KEY AUTOINCREMENT, role TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL,
@@ -48,7 +48,7 @@ BEGUN = "run: {env_steps: 100000}\n"  # of which min_size 10,000 and epsilon_dec
 
 
 def start(directory: Path, text: str) -> config.Config:
-    """The config that a coordinator goes by, and tells whoever asks; `text` is the one it is given now."""
+    """The config that a coordinator uses and reports. `text` is the one that it gets now."""
     path = directory / "run.yaml"
     path.write_text(text, encoding="utf-8")
     coordinator = Coordinator(
@@ -79,7 +79,7 @@ def derived(of: config.Config) -> tuple[int, int | None]:
 
 
 def test_more_steps_change_nothing_that_the_run_began_with(tmp_path: Path) -> None:
-    """Else the same run would explore again, and its ratio would be counted from elsewhere."""
+    """Otherwise the same run would explore again, and its ratio would count from another step."""
     assert derived(start(tmp_path, BEGUN)) == (10_000, 20_000)
     for env_steps in (200_000, 1_000_000, 50_000):
         told = start(tmp_path, f"run: {{env_steps: {env_steps}}}\n")
@@ -95,7 +95,7 @@ def test_what_is_set_wins_and_holds_from_then_on(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_given_its_values_keeps_them_in_its_own_file(tmp_path: Path) -> None:
-    """A saved config is complete: what a local run resumes with holds numbers, and they are the same."""
+    """A saved config is complete: a local run resumes with explicit numbers, and they are the same."""
     begun = start(tmp_path, BEGUN)
     tree = begun.model_dump(mode="json")
     tree["run"]["env_steps"] = 400_000
@@ -134,7 +134,7 @@ def test_the_state_of_another_version_is_refused_in_a_sentence_and_left(tmp_path
 
 
 def test_a_run_that_the_version_before_began_goes_on_with_its_terms(tmp_path: Path) -> None:
-    """Its state called the term an epoch. Nothing is lost, and a number that was given is not given again."""
+    """Its state called the term an epoch. Nothing is lost, and no number is given twice."""
     directory = tmp_path / "coordinator"
     directory.mkdir()
     (directory / "weights-0000000007.safetensors").write_bytes(GOOD)

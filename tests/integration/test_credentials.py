@@ -1,4 +1,4 @@
-"""The run's token and TLS over real gRPC: who has them is served, a stranger is refused before a handler sees the call."""
+"""The run's token and TLS over real gRPC: clients without them are refused before a handler sees the call."""
 
 import datetime
 import ipaddress

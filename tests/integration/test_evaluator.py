@@ -25,14 +25,14 @@ from sbrl.networks.serialization import encode
 from sbrl.rpc.channels import CoordinatorUnavailable
 from sbrl.rpc.ports import free_ports
 
-LIMIT = 60.0  # seconds; generous, for these machines are shared
+LIMIT = 60.0  # seconds; generous, because machines are shared
 INTERVAL = 1000
 
 pytestmark = pytest.mark.timeout(300)
 
 
 class Run:
-    """A coordinator and an evaluator as processes, with this test in the place of learner and actor."""
+    """A coordinator and an evaluator as processes. The test plays learner and actor."""
 
     def __init__(self, directory: Path, **evaluator: Any) -> None:
         (port,) = free_ports("127.0.0.1", 1)
@@ -61,7 +61,7 @@ class Run:
         return subprocess.Popen(command)
 
     def acquire_term(self) -> None:
-        """Also of a coordinator that took another's place: a call may be the first to notice that its connection is gone."""
+        """Also from a restarted coordinator: this call may be the first to notice that its connection is gone."""
         deadline = time.monotonic() + LIMIT
         while True:
             try:
@@ -75,7 +75,7 @@ class Run:
         return self.weights.publish(encode(network.state_dict()), self.term, updates)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """What the coordinator knows comes with no event to wait for: it is asked until `condition` holds."""
+        """Asks the coordinator until `condition` holds, because there is no event to wait for."""
         deadline = time.monotonic() + LIMIT
         while not condition():
             assert time.monotonic() < deadline, f"not met within {LIMIT:g} s"
@@ -83,7 +83,7 @@ class Run:
             time.sleep(0.1)
 
     def evaluator_counter(self, name: str) -> float:
-        """Of the evaluator that runs now; 0 until it has reported."""
+        """A counter of the present evaluator; 0 until it has reported."""
         members = [member for member in self.fleet.status().members if member.process_id == self.evaluator.pid]
         return members[0].counters.get(name, 0.0) if members else 0.0
 

@@ -1,4 +1,4 @@
-"""docs/extending.md makes a package with an agent: this does what it says, with the code it shows. And packages that fail."""
+"""Follows docs/extending.md to make a package with an agent, with the page's own code. Also packages that fail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from single_process.run import SerialRun
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENT = REPOSITORY / "docs" / "extending.md"
-# A block of code, by the line above it.
+# A block of code, found by the line above it.
 NEW_FILE = re.compile(r"^New file `(?P<path>[^`]+)`:\n\n```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETTINGS = (
@@ -46,7 +46,7 @@ SETTINGS = (
 
 
 class AddedAgent(NamedTuple):
-    """The names that the document's package offers, and its files as modules, by path."""
+    """The names in the document's package, and its files as modules, by path."""
 
     preset: str
     algorithm: str
@@ -55,7 +55,7 @@ class AddedAgent(NamedTuple):
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A folder in which packages are found; what was imported of it is forgotten after the test."""
+    """A folder on the import path. Modules from it are forgotten after the test."""
     folder, before = tmp_path / "site", set(sys.modules)
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -69,7 +69,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def added(site: Path) -> Iterator[AddedAgent]:
-    """The document's package, installed until the test is over."""
+    """The document's package, installed during the test."""
     text = DOCUMENT.read_text(encoding="utf-8")
     files = {match["path"]: match["code"] for match in NEW_FILE.finditer(text)}
     assert len(files) == text.count("```python\n"), "a block of code is of no file, and would not be run"
@@ -85,7 +85,7 @@ def added(site: Path) -> Iterator[AddedAgent]:
 
 
 def install(site: Path, project: str, name: str, value: str) -> None:
-    """What pip writes of a package that has an entry point."""
+    """Writes what pip writes for a package with an entry point."""
     notes = site / f"{project.replace('-', '_')}-1.0.dist-info"
     notes.mkdir()
     (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n")
@@ -93,7 +93,7 @@ def install(site: Path, project: str, name: str, value: str) -> None:
 
 
 def imported(site: Path, path: str) -> ModuleType:
-    """A file of the package, as Python imports it; a test of it, which is in no package, as pytest does."""
+    """Imports a file of the package; a test file, which is not in a package, is imported as by pytest."""
     name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     if not path.startswith("tests/"):
         return importlib.import_module(name)
@@ -135,7 +135,7 @@ def test_every_parameter_of_the_documents_agent_learns(
 
 
 def train(preset: str, directory: RunDirectory) -> tuple[config.Config, Mapping[str, torch.Tensor]]:
-    """A short run on CartPole with all that a loss and a head have to work with, and the weights it ends with."""
+    """A short run on CartPole with every option that affects losses and heads; returns its config and final weights."""
     tree = config.serial_config(config.load(preset=preset, overrides=SETTINGS))
     configure_torch(1)
     directory.logs.mkdir(parents=True)

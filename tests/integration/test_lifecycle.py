@@ -54,7 +54,7 @@ def command(directory, port, *arguments):
 
 @contextmanager
 def program(directory, port=0, *arguments):
-    """Yields a coordinator that serves, and the addresses of it, its health and its metrics; it lives for LIMIT at most."""
+    """Yields a serving coordinator and its three addresses: itself, health and metrics. It lives for at most LIMIT."""
     with subprocess.Popen(command(directory, port, *arguments), stderr=subprocess.PIPE, text=True) as process:
         killer = threading.Timer(LIMIT, process.kill)
         killer.start()
@@ -157,7 +157,7 @@ def test_second_coordinator_on_one_directory_is_refused(tmp_path):
 
 
 def test_a_role_whose_thread_fails_drains_and_ends_with_exit_code_1(tmp_path):
-    """Else it would look alive: it answers and sends its counts while a part of it is gone."""
+    """Otherwise it would look alive: it answers and sends its counts although a part of it is gone."""
     role = tmp_path / "role.py"
     role.write_text(FAILING_ROLE)
     done = subprocess.run([sys.executable, role], capture_output=True, text=True, timeout=LIMIT, check=False)

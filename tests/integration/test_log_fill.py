@@ -1,4 +1,4 @@
-"""A learner that has lost its memory fills it from the logs: real Reverb."""
+"""A learner that has lost its memory fills it from the logs, with real Reverb."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAPACITY = 30  # segments of the log
 
 
 class Log:
-    """A shard whose queue is read, and what fills have read of its log."""
+    """A shard whose queue is read, and the segments that fills have read from its log."""
 
     def __init__(self) -> None:
         (port,) = free_ports("127.0.0.1", 1)
@@ -33,17 +33,17 @@ class Log:
         self.actor.begin()
 
     def write(self, segments: int) -> None:
-        """So many more segments of each environment; all written so far are in the log then."""
+        """Writes this many more segments for each environment. Afterwards, all written segments are in the log."""
         self.actor.step(segments * SHAPE.steps, confirm=True)
 
     def newest_first(self) -> list[tuple[int, int]]:
-        """(env, first) of what the log holds: the last to come through the queue."""
+        """(env, first) of the log's segments: the last ones that came through the queue."""
         wait_for(lambda: self.taken.receipts.total.received == sum(sum(s.inserted) for s in self.actor.streams), "not read")
         order = sorted((segment.first, segment.of.env) for _, segment in self.taken.segments)
         return [(env, first) for first, env in reversed(order)][:CAPACITY]
 
     def fill(self, number: int, most: int = 1_000_000) -> list[tuple[int, int]]:
-        """Reads the log, or so many segments of it."""
+        """Reads the log, or at most this many segments of it."""
         read: list[tuple[int, int]] = []
 
         def sink(shard: int, segment: Segment) -> bool:
@@ -140,7 +140,7 @@ def test_a_fill_during_writes_has_all_that_was_there(log: Log) -> None:
         read.append((segment.of.env, segment.first))
         if len(read) == 3:
             begun.set()
-            assert done.wait(TIMEOUT)  # all that is written comes in the middle of this fill
+            assert done.wait(TIMEOUT)  # new segments are written in the middle of this fill
         return True
 
     log.reader.fill(1, sink)
@@ -152,7 +152,7 @@ def test_a_fill_during_writes_has_all_that_was_there(log: Log) -> None:
     assert len(now) < CAPACITY
     assert sorted(read) == sorted(now)
     newer = now[: len(now) - len(there)]
-    # What had been asked for before comes first, then what is newest.
+    # Segments that were already requested come first, then the newest.
     assert read == there[:3] + newer + there[3:]
 
 

@@ -1,4 +1,4 @@
-"""One line an event, with run, role and process on each: text for people, JSON where the environment asks for it."""
+"""One log line per event, with run, role and process: text for people, JSON if the environment asks for it."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def events_until(process: subprocess.Popen[str], words: str) -> list[dict[str, Any]]:
-    """The events up to one with these words in its message; every line has to be one."""
+    """The events up to one with these words in its message. Every line must be an event."""
     assert process.stdout is not None
     killer = threading.Timer(LIMIT, process.kill)
     killer.start()
@@ -184,7 +184,7 @@ def test_every_line_of_a_roles_process_is_an_event(
     start: Callable[..., subprocess.Popen[str]], role: str, arguments: tuple[str, ...], words: str
 ) -> None:
     if role == "replay":
-        start("coordinator", "--name", "sbrl-coordinator-0")  # without its word a shard does not serve
+        start("coordinator", "--name", "sbrl-coordinator-0")  # without its answer a shard does not serve
     process = start(role, "--name", f"sbrl-{role}-0", *arguments)
     events = events_until(process, words)
     process.send_signal(signal.SIGTERM)
@@ -252,7 +252,7 @@ sys.exit(75 if starts < 3 else 4)
 def test_a_process_that_wants_to_be_started_again_is_at_once(
     tmp_path: Path, told_to_end_at: int, starts: int, exit_code: int
 ) -> None:
-    """No container restarts for it, which Kubernetes would delay; one that was told to end is not started again."""
+    """No container restart is needed, which Kubernetes would delay. A process that was told to end is not restarted."""
     program = [sys.executable, "-c", COUNT, str(tmp_path / "starts"), str(told_to_end_at)]
     command = [sys.executable, "-m", "sbrl.runtime.log_lines", "learner", "learner", "run-1", *program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=JSON_ENVIRONMENT, check=False)
@@ -263,7 +263,7 @@ def test_a_process_that_wants_to_be_started_again_is_at_once(
 
 def test_what_native_code_repeats_is_said_once() -> None:
     still = [f"[table.cc:{n}] Still reading compressed trajectory data. {n} records have been read." for n in range(1, 755)]
-    own = ['{"message": "restored 1"}', '{"message": "restored 1"}']  # events are nobody's to leave out
+    own = ['{"message": "restored 1"}', '{"message": "restored 1"}']  # our own events are never left out
     last = ["Aborted 1", "Aborted 2"]
     lines = [f"{line}\n" for line in ["begins", *still, *own, *last]]
     repeats = "the line before came {} more times with other numbers\n"

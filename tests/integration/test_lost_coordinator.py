@@ -1,4 +1,4 @@
-"""A learner's checkpoint beside a coordinator that has never heard of the run: refused in words, by whoever sees it first."""
+"""A learner's checkpoint with a coordinator that does not know the run: refused by the first process that sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rescheduled pod has another address under its name: who used the old one finds it, by a real resolver and real TCP."""
+"""A rescheduled pod has a new address under its name. Its clients find it, with a real resolver and real TCP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WITH_HOSTS = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
 
 def run_with_hosts(hosts: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command that sees `hosts` as /etc/hosts, in a mount namespace of its own."""
+    """Runs a command that sees `hosts` as /etc/hosts, in its own mount namespace."""
     hosts.touch()
     unshare = ["unshare", "--mount", "sh", "-c", WITH_HOSTS, "sh", str(hosts), *command]
     return subprocess.run(unshare, capture_output=True, text=True, timeout=240, check=False)
@@ -39,7 +39,7 @@ def hosts(tmp_path: Path) -> Path:
     ("role", "found"),
     [
         ("learner", ["the learner has a segment"]),
-        # gRPC asks for a name's address every half minute at most, and a writer's stream is kept for what it has in flight.
+        # gRPC resolves a name at most every half minute, and a writer keeps its stream for segments in flight.
         pytest.param("actor", ["the actor's segments have arrived"], marks=pytest.mark.slow),
     ],
 )

@@ -1,4 +1,4 @@
-"""A name belongs to one process: a living one keeps it, that of a dead one is free at once."""
+"""A name belongs to one process: a live process keeps it, and a dead one's name is free at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDENTITY = (
 
 @pytest.fixture
 def other() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process, and how it names itself."""
+    """Another process and its identity."""
     command = [sys.executable, "-c", IDENTITY]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -56,7 +56,7 @@ def test_the_name_of_a_process_that_lives_is_refused_and_its_lease_holds(address
 
 
 def test_a_process_that_is_not_known_to_be_gone_keeps_its_name_for_a_lease(address, fleet, clock) -> None:
-    """Of another machine: whether it is alive shows by its heartbeats alone."""
+    """For a process on another machine, only heartbeats show whether it is alive."""
     lease = join(fleet, "actor-0", process="elsewhere boot/pid 17 1.0")
     second = member(address, "actor-0", {})
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_who_waits_for_a_taken_name_is_told_after_a_lease(address, fleet, other,
 
 
 def test_a_lease_is_replaced_only_by_whoever_names_it(fleet) -> None:
-    """A judgement on one process must not end another that took the name meanwhile."""
+    """A decision about one process must not end another one that took the name meanwhile."""
     first = join(fleet, "a", process="one")
     second = join(fleet, "a", process="two", replaces=first.incarnation)
     assert second.incarnation > first.incarnation

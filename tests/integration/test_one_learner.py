@@ -1,4 +1,4 @@
-"""There is one learner: a second one beside it waits for its turn, and takes it when the first one's lease ends."""
+"""There is only one learner. A second one waits, and takes over when the first one's lease ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing outlives a launcher, and roles that are all told to stop at once stop in their order."""
+"""Nothing outlives a launcher, and roles that are all asked to stop at once stop in their order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sbrl.local.guard import Guard
 from sbrl.runtime.parent_death import IN_ORDER, Turn
 
 WAIT = 30.0
-# Hangs, ignores SIGTERM, and has started another that does.
+# Hangs, ignores SIGTERM, and has started another process that does the same.
 HUNG = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Output that goes away: a run goes on without it, a command whose output is all there is ends as others do."""
+"""Output that goes away: a run continues without it, and a command that only prints ends like other commands."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_run_goes_on(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_at_the_start(tmp_path: Path, shell: str) -> None:
-    """What is said goes nowhere, into no file of the program's, and error messages do not go to standard output."""
+    """Messages go nowhere, not into a file of the program, and error messages do not go to standard output."""
     done = subprocess.run(command(RUN, str(tmp_path / "end"), shell=shell), capture_output=True, timeout=WAIT, check=False)
     assert done.returncode == 0
     assert (tmp_path / "end").read_text() == "done"

@@ -1,6 +1,6 @@
-"""What an agent sees of an ALE game, against Gymnasium's wrappers, a plain reference and traces of earlier versions.
+"""An agent's observations of ALE games, against Gymnasium's wrappers, a plain reference, and earlier traces.
 
-docs/preprocessing.md lists what differs from Dopamine and from the defaults of ALE's vector environment, with these tests.
+docs/preprocessing.md lists the differences from Dopamine and from the defaults of ALE's vector environment, with these tests.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sbrl.envs.render import make_rendered_env
 from sbrl.envs.spec import VectorEnv
 from tests.integration import golden_traces
 
-# Two builds of OpenCV resize the frames, ALE's and Python's: where a pixel's mean lies halfway between two numbers they may
-# round apart, by their processor. Measured on x86-64 with AVX2: no pixel of 60 million differs.
+# Two builds of OpenCV resize the frames, ALE's and Python's. If a pixel's mean is halfway between two numbers, they may round
+# differently, depending on the processor. Measured on x86-64 with AVX2: no pixel of 60 million differs.
 LARGEST_DIFFERENCE, LARGEST_MEAN_DIFFERENCE = 1, 0.01
 
 # How the first episode of random actions ends when the limit is 430 steps.
@@ -85,7 +85,7 @@ def gymnasium_game(
 
 
 def gymnasium_seed() -> tuple[int, int]:
-    """A seed for Gymnasium's environment, and the one which that passes on to the emulator."""
+    """A seed for Gymnasium's environment, and the seed that it passes on to the emulator."""
     for seed in range(64):
         passed_on = int(np.random.SeedSequence(seed).generate_state(2)[1])
         if passed_on < 2**31:  # else it is negative for the emulator
@@ -94,7 +94,7 @@ def gymnasium_seed() -> tuple[int, int]:
 
 
 class Differences:
-    """How far apart the frames are that two ways lead to."""
+    """The differences between the frames of two environments."""
 
     def __init__(self) -> None:
         self.pixels, self.total, self.largest = 0, 0, 0
@@ -111,9 +111,9 @@ class Differences:
 
 
 def compare(ours: VectorEnv, theirs: gymnasium.Env[Any, Any], steps: int, seed: int | None = None) -> dict[str, int]:
-    """Plays both with the same random actions, over the ends of episodes; returns how often what was met.
+    """Plays both with the same random actions, over several episodes; returns how often each event occurred.
 
-    The same actions lead to the same game only if both have the same set of them in the same order.
+    The same actions lead to the same game only if both have the same set of actions in the same order.
     """
     assert isinstance(theirs.action_space, Discrete)
     assert ours.spec.num_actions == theirs.action_space.n
@@ -154,7 +154,7 @@ def test_sticky_actions_are_gymnasiums_from_the_same_seed(game: str):
         gymnasium_game(game, limit=120, sticky=0.25) as theirs,
     ):
         met = compare(ours, theirs, steps=300, seed=seed)
-    assert met["truncated"] > 0  # the emulator's generator goes on over the ends of episodes in both
+    assert met["truncated"] > 0  # in both, the emulator's generator continues across episodes
 
 
 @pytest.mark.parametrize(("frame_skip", "frame_size"), [(1, 84), (2, 84), (3, 36), (5, 100)])
@@ -185,14 +185,14 @@ def test_a_step_takes_as_many_emulator_frames_as_the_frame_skip_says(frame_skip:
 
 
 def make_vector_env(env: config.Env) -> AtariVectorEnv:
-    """What our environment is made of."""
+    """The ALE vector environment inside ours."""
     picture = {"img_height": env.frame_size, "img_width": env.frame_size, "grayscale": True, "stack_num": env.frame_stack}
     rom = gymnasium.spec(env.id).kwargs["game"]
     return atari.make_vector_env(env, rom, num_envs=1, num_threads=1, picture=picture)
 
 
 class PlainGame:
-    """The protocol in plain steps on a bare emulator, as Dopamine orders them; the resize is computed, not OpenCV's."""
+    """The protocol in plain steps on a bare emulator, in Dopamine's order. The resize is computed, not OpenCV's."""
 
     def __init__(self, game: str, seed: int) -> None:
         self.emulator = Emulator()
@@ -228,7 +228,7 @@ class PlainGame:
 
 
 def area_means(source: int, target: int) -> NDArray[np.float64]:
-    """float64[target, source]: the part of every source pixel in the mean over each target pixel's area."""
+    """float64[target, source]: the weight of every source pixel in the mean over each target pixel's area."""
     scale = source / target
     edges = np.arange(target) * scale
     pixels = np.arange(source)
@@ -250,7 +250,7 @@ def test_frames_are_the_means_over_areas_of_the_maximum_of_two_screens(game: str
             observation, reward, game_over = plain.step(action)
             assert (result.reward[0], result.terminated[0]) == (reward, game_over)
             terminations += game_over
-            # A game that is over shows a frame from before: see docs/preprocessing.md. Nothing is learned from it.
+            # A game that is over shows an earlier frame: see docs/preprocessing.md. It is not trained on.
             shown = 3 if game_over else 4
             np.testing.assert_allclose(result.observation[0, :shown], observation[:shown], atol=0.501, rtol=0)
             if game_over or result.truncated[0]:
@@ -328,7 +328,7 @@ def test_a_life_is_lost_where_gymnasium_says_so_and_the_game_goes_on_as_without_
             if losses == 0:  # until then it is the same game
                 _, _, ended, _, cut_info = cut.step(action)
                 assert ended == result.life_lost[0]
-                # Gymnasium and Dopamine break the step off in the frame of the loss; ours has frame_skip frames like any other.
+                # Gymnasium and Dopamine end the step in the frame of the loss; our step has frame_skip frames like any other.
                 assert info["episode_frame_number"] - cut_info["episode_frame_number"] in (range(4) if ended else (0,))
             losses += int(result.life_lost[0])
             if terminated:

@@ -1,4 +1,4 @@
-"""A proxy that the environment names, as on many clusters, gets none of a run's own traffic, and others keep it."""
+"""A proxy from environment variables, as on many clusters, gets none of a run's traffic; others still use it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ os._exit(0)
 
 @pytest.fixture
 def proxy() -> Iterator[socket.socket]:
-    """Takes connections and never answers: whoever asks it waits."""
+    """Accepts connections and never answers, so a client of it waits."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""Sampling from Reverb: a stream's items in the table of transitions, segments without frames beside them, priorities back."""
+"""Sampling from Reverb: items in the table of transitions, segments without frames beside them, and priorities."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def config_of(*overrides: str) -> Config:
 
 
 class Shard:
-    """A shard that is sampled, an environment's stream to it, and the learner's reader of its queue."""
+    """A shard to sample from, an environment's stream to it, and the learner's reader of its queue."""
 
     def __init__(self, directory: Path, *overrides: str) -> None:
         self.config = config_of(*overrides)
@@ -97,7 +97,7 @@ class Shard:
         return reader
 
     def sample_until(self, steps: int) -> Items:
-        """Samples batches until each of so many steps was there; one item of each, in order."""
+        """Samples batches until each of `steps` steps has come; returns one item of each, in order."""
         found: dict[int, tuple[NDArray[Any], ...]] = {}
         complete = threading.Event()
 
@@ -187,7 +187,7 @@ def test_what_is_confirmed_is_in_the_table_and_a_full_queue_holds_the_writer(mak
 
 
 def test_items_in_the_making_are_dropped_with_their_stream(make_shard: Callable[..., Shard]) -> None:
-    """A stop before a full queue ends at once; what was not confirmed is counted."""
+    """A stop at a full queue takes effect at once; unconfirmed steps are counted."""
     shard = make_shard()
     writing = threading.Thread(target=shard.play, args=(script_of([(False,) * 90] * 8),), daemon=True)
     writing.start()
@@ -201,7 +201,7 @@ def test_items_in_the_making_are_dropped_with_their_stream(make_shard: Callable[
 
 
 def test_priorities_return_and_decide_what_is_sampled(make_shard: Callable[..., Shard]) -> None:
-    """New items have the priority that the writer was told; a step with a thousand times that is most of what comes."""
+    """New items have the writer's priority. A step with a thousand times that makes up most samples."""
     shard = make_shard()
     shard.play(SCRIPT[:4])
     shard.stream.drain()

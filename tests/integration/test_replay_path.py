@@ -1,4 +1,4 @@
-"""A transition's way through the actor's loop, real shards and the intake: the memory has what a plain reference computes."""
+"""Transitions through the actor's loop, real shards and the intake: the memory agrees with a plain reference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Steps = dict[tuple[int, int, int], tuple[int, int]]  # (incarnation, environment
 
 
 def note_steps(memory: ReplayMemory) -> Steps:
-    """Where each step is put that the memory is given from now on."""
+    """Notes where the memory puts each step from now on."""
     steps: Steps = {}
 
     def note(slot: int, segment: Segment) -> int:
@@ -47,7 +47,7 @@ def note_steps(memory: ReplayMemory) -> Steps:
 
 
 class Learner:
-    """Everything of a learner's replay but the training."""
+    """A learner's replay without the training."""
 
     def __init__(self, addresses: list[str], stack: int, fill: int) -> None:
         self.config = load(
@@ -147,7 +147,7 @@ def test_the_memory_has_what_the_reference_computes(run: Run, patterns: list[lis
 
 
 def test_a_learner_that_begins_anew_has_the_same_from_the_logs(run: Run) -> None:
-    """Also what comes meanwhile: each step once, whichever way brings it."""
+    """Also for steps that arrive meanwhile: each one once, from the queue or the log."""
     run.play([[(False,) * 50 + (True,)], [(False,) * 9]], 70)
     run.learner.receive(run.total)
     second = Learner(run.addresses, run.stack, fill=2)

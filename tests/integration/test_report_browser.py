@@ -1,4 +1,4 @@
-"""The report in a browser: it asks the network for nothing, says nothing, fits a phone, and axe finds nothing serious."""
+"""The report in a browser: no requests, no console messages, fits a phone, and axe finds nothing serious."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a run that goes on follow its coordinator's log, and those at its end are the whole log."""
+"""The results of a running run follow its coordinator's log, and those at its end are the whole log."""
 
 from __future__ import annotations
 

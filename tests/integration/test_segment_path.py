@@ -1,4 +1,4 @@
-"""The way of segments through real shards: readers get what a plain reference computes, and nothing hangs on the way."""
+"""Segments through real shards: readers get what a plain reference computes, and nothing hangs on the way."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Shards:
             assert probe.wait_answer(TIMEOUT)
 
     def collect(self, script: Sequence[Sequence[Episode]], steps: int) -> list[list[Segment]]:
-        """What an actor's loop makes of `steps` steps of every environment, by environment, in order."""
+        """The segments that an actor's loop makes from `steps` steps of every environment, by environment, in order."""
         self.taken.clear()
         incarnation, num_envs = next(self.incarnations), len(script)
         collect(script, steps, self.addresses, self.shape, self.probes, incarnation, ACTOR)
@@ -85,7 +85,7 @@ class Shards:
 
 
 def windows(segments: Sequence[Segment], shape: SegmentShape) -> Items:
-    """The window of every step, in order, as an item: no window reads on behind the first row that is no step."""
+    """The window of every step, in order, as an item. A window ends at the first row that is not a step."""
     rows: list[tuple[NDArray[Any], ...]] = []
     for segment in segments:
         for row in np.flatnonzero(segment.valid(shape)) + shape.anchors.start:
@@ -155,7 +155,7 @@ def test_a_full_queue_holds_its_writers_until_it_is_read(address: str) -> None:
     assert actor.blocked.wait(TIMEOUT)
     most = (4 + 2) * SHAPE.steps + SHAPE.rows
     assert 4 * SHAPE.steps <= actor.created <= most
-    for _ in range(4):  # it waits for as long as that lasts: a shard that answers, with a full queue, is left for no other
+    for _ in range(4):  # it waits all the time: a shard that answers is not left because of its full queue
         actor.blocked.clear()
         assert actor.blocked.wait(TIMEOUT)
     assert (actor.created <= most, actor.dropped) == (True, 0)
@@ -210,7 +210,7 @@ def test_an_episode_that_an_error_cut_off_is_written_to_its_end(address: str) ->
 
 
 def test_a_connection_that_leads_nowhere_is_left_although_the_shard_answers() -> None:
-    """The machine that it led to is gone, and the shard is back on another: nobody tells TCP."""
+    """The machine at the other end is gone, and the shard is back on another one. TCP does not notice."""
     ports = free_ports("127.0.0.1", 2)
     servers = [serve(SHAPE, port) for port in ports]
     addresses = [f"127.0.0.1:{port}" for port in ports]
@@ -269,7 +269,7 @@ def step_until(actor: Actor, shard: int) -> bool:
 
 
 def settle(actor: Actor, taken: Taken) -> None:
-    """Waits until the accounts balance: what was written is received, or lost and not recovered."""
+    """Waits until the accounts balance: every written step is received, or lost and not recovered."""
 
     def is_settled() -> bool:
         total = taken.receipts.total
@@ -291,7 +291,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ShardProce
 
 
 def test_a_shard_that_is_away_is_left_within_two_seconds_and_taken_again(shards: list[ShardProcess]) -> None:
-    """Its process hangs; later it goes on. Environments that write to the other shard wait no longer than that."""
+    """Its process hangs and later continues. Environments that write to the other shard wait no longer than that."""
     assert queue_probe.AWAY_SECONDS + segment_stream.TURN_SECONDS < 2
     assert queue_probe.PROBE_SECONDS + queue_probe.ANSWER_SECONDS <= queue_probe.AWAY_SECONDS
     addresses = [shard.address for shard in shards[:2]]

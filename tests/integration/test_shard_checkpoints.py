@@ -1,4 +1,4 @@
-"""A shard's checkpoints: what they bring back, their order, and file systems that refuse: nothing good is lost."""
+"""A shard's checkpoints: what they restore, their order, and failing file systems, on which no good one is lost."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def start(directory: Path) -> ShardServer:
 
 
 def restored(directory: Path) -> int:
-    """Segments that a shard finds there."""
+    """Number of segments that a shard restores from there."""
     server = start(directory)
     server.stop()
     return server.restored_segments
 
 
 def write(server: ShardServer, first: int) -> None:
-    """Some segments more."""
+    """Writes some more segments."""
     write_steps(f"127.0.0.1:{server.port}", SHAPE, SEGMENTS * SHAPE.steps, start=first * SHAPE.steps)
 
 
 def names(directory: Path) -> list[str]:
-    """What lies in a shard's folder, but for Reverb's own."""
+    """The contents of a shard's folder, except Reverb's own."""
     return sorted(path.name for path in directory.iterdir() if path.name not in ("reverb", "sampling"))
 
 
@@ -86,7 +86,7 @@ def test_a_volume_without_hard_links_is_restored_from_copies(
 
 
 def test_checkpoints_take_no_memory(checkpoints: list[Path], tmp_path: Path) -> None:
-    """Their pages would count towards a container's limit: neither those that are written stay, nor those that are read."""
+    """Cached pages would count towards a container's limit. Neither written nor read ones stay."""
     kind = subprocess.run(["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True).stdout
     if kind.strip() in ("tmpfs", "ramfs"):
         pytest.skip("files of this file system are nowhere but in memory")
@@ -120,7 +120,7 @@ def test_a_file_system_that_refuses_costs_no_checkpoint(
 
 
 def test_what_a_checkpoint_left_unfinished_makes_room_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reverb would remove it only once it has written the next, and on a full disk it never has."""
+    """Reverb removes it only after it has written the next one, and on a full disk it never does."""
 
     def checkpoint() -> str:
         found.extend(server.checkpoints.reverb_folder.iterdir())
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 def test_a_checkpoint_that_did_not_fit_is_not_taken_for_whole(
     checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Reverb says that it stored it, and would load it as an empty table."""
+    """Reverb reports success, and would load it as an empty table."""
 
     def checkpoint() -> str:
         allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -180,14 +180,14 @@ def test_a_checkpoint_that_did_not_fit_is_not_taken_for_whole(
 
 
 def leave_unfinished(server: ShardServer) -> None:
-    """Puts what Reverb leaves of a checkpoint that it gave up into its folder."""
+    """Puts the remains of an abandoned Reverb checkpoint into its folder."""
     folder = server.checkpoints.reverb_folder / "2024-01-01T00:00:00+00:00"
     folder.mkdir()
     (folder / CHUNKS).write_bytes(b"half of")
 
 
 def refuse_servers(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Has Reverb refuse to start so many times."""
+    """Makes Reverb refuse to start this many times."""
     make, left = reverb.Server, [times]
 
     def server(*arguments: object, **options: object) -> object:
@@ -269,7 +269,7 @@ def test_an_unchanged_shard_is_not_saved_again(tmp_path: Path) -> None:
 
 
 def test_a_shard_goes_on_where_its_newest_checkpoint_was(tmp_path: Path) -> None:
-    """Queue and log are there again: what was served after the checkpoint is served once more, and the log can be read."""
+    """Queue and log are restored: segments served after the checkpoint are served again, and the log can be read."""
     server = start(tmp_path)
     write(server, 0)
     assert len(taken_from_queue(server, 1)) == 1
@@ -306,7 +306,7 @@ def taken_from_queue(server: ShardServer, count: int) -> list[Any]:
 
 
 def written_by_reverb(checkpoints: ShardCheckpoints, name: str) -> Path:
-    """What Reverb leaves: whole files in a folder named by the clock."""
+    """Makes what Reverb writes: complete files in a folder named by the time."""
     folder = checkpoints.reverb_folder / name
     folder.mkdir()
     for record in ("tables.tfrecord", "items.tfrecord", CHUNKS):

@@ -1,4 +1,4 @@
-"""A shard's own program, `python -m services.replay`, beside a real coordinator: what it saves comes back, a hang is ended."""
+"""A shard's program, `python -m services.replay`, with a real coordinator: saved state is restored, hangs end."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from services.coordinator.server import Coordinator
 from tests.integration.segment_shards import write_steps
 
 pytestmark = pytest.mark.timeout(180)
-SECONDS = 60.0  # a busy machine's
+SECONDS = 60.0  # on a busy machine
 POLL_SECONDS = 0.05
 SEGMENTS = 5
-# The program with a checkpoint that never returns, and less patience for it.
+# The program with a checkpoint that never returns, and a shorter time limit for it.
 HANGING = """
 import threading
 from sbrl.runtime.program import run_program
@@ -45,7 +45,7 @@ run_program(program.main)
 
 
 class Run:
-    """A coordinator in this process, and the shard's program in one of its own."""
+    """A coordinator in this process, and the shard's program in another one."""
 
     def __init__(self, path: Path) -> None:
         port, coordinator_port = free_ports("127.0.0.1", 2)
@@ -136,7 +136,7 @@ def firsts(run: Run, first: int, end: int) -> list[int]:
 
 
 def test_a_shard_serves_again_what_it_had_saved(run: Run) -> None:
-    """Stopped in order, it comes back as it was; killed, as it was saved last: the learner drops what it has had before."""
+    """After an orderly stop it is unchanged; after a kill it is as last saved. The learner drops repeated segments."""
     process = run.start_shard()
     run.write(0, SEGMENTS)
     assert run.take(2) == firsts(run, 0, 2)

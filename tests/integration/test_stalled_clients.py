@@ -1,4 +1,4 @@
-"""Clients that begin to publish and say no more hold up nobody for long."""
+"""Clients that begin to publish and then send nothing block others only briefly."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that only say they were made; batch 8 fails on seed 1."""
+    """Runs that only pretend to be made; batch 8 fails on seed 1."""
 
     def task(self: Maker, run: PlannedRun) -> Task:
         return Task(run.name, ("true",), self._places.log(run))
@@ -77,7 +77,7 @@ def command(api: ApiStandIn, place: Path, action: str, *options: str) -> int:
 
 
 def make_pods(api: ApiStandIn, place: Path) -> None:
-    """What Kubernetes does with the newest job: a pod for each index, which makes its run, and whose log stays."""
+    """Does what Kubernetes does with the newest job: a pod for each index makes its run, and its log is kept."""
     job = api.all("jobs")[-1]
     name, mounted = job["metadata"]["name"], place / job["metadata"]["name"]
     mounted.mkdir()

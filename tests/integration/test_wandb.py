@@ -1,4 +1,4 @@
-"""The Weights & Biases sink with the real package: what it writes offline, that it sends nothing, what failures say."""
+"""The Weights & Biases sink with the real package: its offline files, no network traffic, and error messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(300)  # its service takes long to start on a bu
 
 
 class Listener:
-    """Where all its connections would go: the server that is configured, and the proxy to all others. Takes and drops them."""
+    """The target of all its connections: the configured server, and the proxy to all others. Accepts and drops them."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -106,7 +106,7 @@ def test_offline_everything_is_in_the_run_directory_and_nothing_is_sent(listener
 def test_online_a_server_that_does_not_answer_is_one_clear_line(
     listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the listener is where connections would have gone."""
+    """This also shows that connections would have gone to the listener."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb_logger, "INIT_SECONDS", 2.0)
     with pytest.raises(RunError, match=r"run\.wandb_mode=online: .*set run\.wandb_mode=offline") as raised:

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works by itself, from any folder, beside the packages that it asks for."""
+"""The wheel's content, and that it works alone, from any folder, with the packages that it requires."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_it_holds_the_packages_and_their_data(wheel: Path) -> None:
 
 
 def test_it_trains_from_any_folder(wheel: Path, tmp_path: Path) -> None:
-    """In an environment of its own that borrows the packages it asks for; `make wheel` lets pip resolve them."""
+    """In a separate environment that borrows the required packages; `make wheel` lets pip resolve them."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=60)
     (packages,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:

@@ -1,4 +1,4 @@
-"""One real run of all roles that the tests of this folder look at."""
+"""One real run of all roles for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 from tests.monitoring.promql import ROOT
 from tests.smoke.conftest import FAST, LocalRun, member
 
-START_SECONDS = 300.0  # about ten seconds on an idle machine, minutes on one that others use
+START_SECONDS = 300.0  # about ten seconds on an idle machine, minutes on a shared one
 NAMES = ("coordinator", "replay-0", "replay-1", "learner", "actor-0", "evaluator")
 
 
@@ -25,7 +25,7 @@ def prometheus() -> None:
 
 @pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
-    """A run that has trained, evaluated and saved, and goes on for as long as it is looked at."""
+    """A run that has trained, evaluated and saved, and continues as long as tests need it."""
     local_run = LocalRun(
         tmp_path_factory.mktemp("monitoring") / "run",
         "--prometheus",
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
         local_run.wait_for(is_under_way, "run that trains, evaluates and saves", START_SECONDS)
         yield local_run
     finally:
-        local_run.kill()  # the kernel stops its roles; nothing they would save is wanted
+        local_run.kill()  # the kernel stops its roles; they need not save anything
 
 
 def is_under_way(status: GetStatusResponse) -> bool:

@@ -1,4 +1,4 @@
-"""A run as it looks from outside, for tests of what is said of it: healthy, but for what a test changes."""
+"""A run's readings from outside, for tests of the diagnosis: healthy except for a test's changes."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def observed(
     local: bool = True,
     **others: Any,
 ) -> Observation:
-    """A healthy run, but for what is given.
+    """A healthy run with the given changes.
 
     Args:
-        readings: by name, the fields that differ; gauges and rates are added to the healthy ones.
-        status: the fields of the run's numbers that differ.
+        readings: changed fields, by name; gauges and rates are added to the healthy ones.
+        status: changed fields of the run's numbers.
         without: members that the coordinator has never heard of.
-        stopped, gone: processes that are stopped, or not there.
+        stopped, gone: processes that are stopped or missing.
     """
     changed = []
     for name, reading in READINGS.items():

@@ -1,4 +1,4 @@
-"""What PromQL expressions name, and what promtool says of them."""
+"""The names in PromQL expressions, and checks by promtool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.metrics_docs import definitions
 ROOT = Path(__file__).resolve().parents[2]
 RULES = sorted((ROOT / "deploy" / "rules").glob("*.yaml"))
 DASHBOARDS = sorted((ROOT / "deploy" / "dashboards").glob("*.json"))
-# Exported by every process through the Prometheus client, or made by Prometheus itself at each scrape.
+# Exported by every process through the Prometheus client, or added by Prometheus itself at each scrape.
 FOREIGN = frozenset(
     {
         *("process_cpu_seconds_total", "process_start_time_seconds", "process_resident_memory_bytes", "process_open_fds"),
@@ -54,14 +54,14 @@ def rules() -> list[Rule]:
 
 
 def metric_names(expression: str) -> set[str]:
-    """The metrics that an expression names, recorded ones included."""
+    """The metrics that an expression names, including recorded ones."""
     bare = _SELECTOR.sub(r" \1 ", _STRING.sub('""', expression))
     bare = re.sub(r"\[[^]]*\]", " ", _GROUPING.sub(" ", bare))
     return set(_NAME.findall(bare)) - _WORDS
 
 
 def matched_labels(expression: str) -> Iterator[tuple[str, str]]:
-    """(metric, label) for each label that a selector asks for."""
+    """(metric, label) for each label in a selector."""
     for metric, matchers in _SELECTOR.findall(_STRING.sub('""', expression)):
         for label in _MATCHER.findall(matchers):
             yield metric, label
@@ -73,7 +73,7 @@ def exported_series() -> set[str]:
 
 
 def labels_of(metric: str) -> set[str] | None:
-    """The labels a metric is defined with, the target's included; None of a recorded one."""
+    """The labels of a metric, including the target's; None for a recorded one."""
     for definition in definitions():
         if metric in definition.series:
             extra = {"le"} if metric.endswith("_bucket") else set()
@@ -82,7 +82,7 @@ def labels_of(metric: str) -> set[str] | None:
 
 
 def promtool(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs promtool with `text` as its input. It must be there: without it nobody would know that the rules are rules."""
+    """Runs promtool with `text` as its input. It must be installed: nothing else checks that the rules are valid."""
     program = find_program("promtool")
     assert program, "promtool is not here: scripts/prometheus.sh fetches it"
     return subprocess.run([program, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=100, check=False)

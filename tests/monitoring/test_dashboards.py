@@ -1,4 +1,4 @@
-"""The dashboards are fresh, and every panel asks for something that is exported or recorded, in PromQL that parses."""
+"""The dashboards are up to date, and every panel queries exported or recorded metrics in valid PromQL."""
 
 from __future__ import annotations
 

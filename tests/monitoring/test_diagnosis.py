@@ -1,4 +1,4 @@
-"""Each fault, as it looks from outside, is named by its true cause, with its numbers and a remedy."""
+"""Each fault, seen from outside, gets a diagnosis with its true cause, its numbers and a remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.monitoring.healthy_run import GB, READINGS, SETTINGS, observed
 
 LOST = {"alive": False, "seconds_since_heartbeat": 30.0, "gauges": {}}
 HUNG = {"health": SILENT, "seconds_since_heartbeat": 8.0}
-# What stands still with a learner that makes no update.
+# Counters that do not advance while a learner makes no updates.
 NO_UPDATES: dict[str, Any] = {
     "rates": {"learner.blocked_seconds.replay": 0.0, "actor.blocked_seconds.replay": 2.0},
     "updates_per_second": 0.0,
@@ -279,7 +279,7 @@ def test_a_ratio_that_was_changed_in_mid_run_is_as_it_should_be() -> None:
 def test_a_learner_that_sets_the_pace_may_be_behind_by_what_it_receives_ahead(
     batch_size: int, samples_per_insert: float
 ) -> None:
-    """Early in a run that is more than the tolerance."""
+    """Early in a run, that is more than the tolerance."""
     settings = SETTINGS._replace(batch_size=batch_size, samples_per_insert=samples_per_insert)
 
     def causes(behind_transitions: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""`sbrl doctor` and `sbrl top` on a real run, and what they say where there is none."""
+"""`sbrl doctor` and `sbrl top` on a real run, and their messages if there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def program(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[
 
 
 def healthy(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The doctor's first answer that all is well, or its last one: on a busy machine a role can be late for a moment."""
+    """The doctor's first healthy answer, or else its last: on a busy machine a role can be late for a moment."""
     end = time.monotonic() + HEALTHY_SECONDS
     while (done := program("sbrl.monitor.doctor", *arguments, "--seconds", "5")).returncode != 0 and time.monotonic() < end:
         pass
@@ -43,7 +43,7 @@ def healthy(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def roomy_run(run: LocalRun) -> LocalRun:
-    """The run, where this machine's disk is not so full that the doctor is right to say so."""
+    """The run, unless this machine's disk is so full that the doctor rightly complains."""
     free, size = disk_room(run.directory)
     if free < DISK_LOW * size:
         pytest.skip(f"{run.directory} has {free / size:.0%} of its disk left: the doctor calls no run healthy there")
@@ -95,7 +95,7 @@ def test_on_a_terminal_the_view_is_drawn_in_place(run: LocalRun) -> None:
         try:
             while chunk := os.read(controller, 65536):
                 drawn += chunk
-        except OSError:  # how a terminal's end is told
+        except OSError:  # the end of a terminal's output
             pass
         finally:
             os.close(controller)

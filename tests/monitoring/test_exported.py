@@ -1,4 +1,4 @@
-"""What a real run's roles export is what is documented, and all that rules and dashboards ask for."""
+"""A real run's roles export the documented metrics, and everything that rules and dashboards query."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCAL_ROLES = ("coordinator", "replay", "learner", "actor", "evaluator")
 
 @pytest.fixture(scope="module")
 def scraped(run: LocalRun) -> dict[str, str]:
-    """What each role of the run serves at /metrics, by role."""
+    """The content of /metrics, by role of the run."""
     status = run.status()
     assert status is not None
     return {member.role: fetch(member.metrics_address) for member in status.members if member.alive}
@@ -43,7 +43,7 @@ def names(text: str) -> set[str]:
 
 @cache
 def defined(role: str) -> set[str]:
-    """The series that a role's definitions make."""
+    """The series from a role's definitions."""
     prefix = f"sbrl_{role}_"
     return {
         series
@@ -77,7 +77,7 @@ def test_rules_name_only_what_the_run_exports(scraped: dict[str, str]) -> None:
 
 
 def test_the_learner_measures_itself(run: LocalRun) -> None:
-    """Finite numbers of everything. The noise scale may have to wait for a few measurements to average over."""
+    """All readings are finite. The noise scale may need an average over a few measurements."""
     names = (
         *("gradient_noise_scale", "gradient_signal", "gradient_variance", "policy_churn_ratio", "dormant_units_ratio"),
         *("feature_rank", "td_error", "gradient_norm", "loss"),

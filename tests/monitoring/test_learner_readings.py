@@ -1,4 +1,4 @@
-"""What the learner exports of its own work: phases, ages of samples, and a loss that is not finite."""
+"""The learner's metrics of its own work: phases, ages of samples, and a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CONFIG = build(
 
 
 class Learner(NamedTuple):
-    """What is trained, and what tests look at within it."""
+    """A training loop, and the parts that tests look at."""
 
     training: Training
     hooks: tuple[Hook, ...]
@@ -59,11 +59,11 @@ class Learner(NamedTuple):
 
 
 def make_learner(registry: CollectorRegistry, published: Callable[[], None], segments: int = 2) -> Learner:
-    """A learner with all its own parts, which two shards have brought segments of weights 3 and 5; all around it stands still.
+    """A learner with all its own parts and segments of weights 3 and 5 from two shards. Remote services are stand-ins.
 
     Args:
         published: called after every publication.
-        segments: from each shard; updates are due for all steps but two.
+        segments: from each shard. Updates are due for all steps except two.
     """
     stop = threading.Event()
     step = make_update_step(CONFIG, SPEC)
@@ -121,11 +121,11 @@ def test_what_a_learner_does_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
         assert found is not None, name
         return found
 
-    # Of 16 steps two are warm-up, and each of the others is worth half an update.
+    # Of 16 steps, two are warm-up, and each of the others is worth half an update.
     assert (value("updates_total"), value("samples_trained_total")) == (7.0, 14.0)
     assert value("samples_due") == 0.0
     assert value("samples_per_insert_achieved") == 1.0
-    # Each report is on a publication's edge, so no block has more than two updates.
+    # Each report is at a publication, which ends a block, so no block has more than two updates.
     counts = {phase: value("phase_seconds_count", phase=phase) for phase in LEARNER_PHASES}
     assert counts == {"wait": 0.0, "receive": 5.0, "sample": 0.0, "update": 5.0, "publish": 3.0}
     assert value("phase_seconds_sum", phase="update") > 0
@@ -138,7 +138,7 @@ def test_what_a_learner_does_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert states == {"filling": 0.0, "warming": 0.0, "waiting": 1.0, "training": 0.0}
     assert np.isfinite(value("gradient_norm"))
     assert value("gpu_memory_bytes") == 0.0
-    # Three reports upon publications, and the last, on batches of two transitions.
+    # Three reports at publications and the last one, each on a batch of two transitions.
     assert value("policy_lag_versions_count") == 8.0
     assert value("sample_age_env_steps_count") == 8.0
 
@@ -201,7 +201,7 @@ def test_the_versions_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         assert (list(lags), steps[0]) == ([0, 3], 0)
         assert steps[1] == 30 or version < 4
     assert max(kept) == 8
-    # Versions 26 to 30 are left: what is older is counted from the 26th.
+    # Versions 26 to 30 are left: older ones are counted from the 26th.
     lags, steps = ages.of(np.array([27, 26, 25, 1]), env_steps=300)
     assert list(lags) == [3, 4, 5, 29]
     assert steps == [30, 40, 40, 40]

@@ -1,4 +1,4 @@
-"""`sbrl train --prometheus` with the real Prometheus: it sees the run, ends with it, and the run does without it."""
+"""`sbrl train --prometheus` with the real Prometheus: it sees the run, ends with it, and the run survives its loss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.smoke.conftest import POLL_SECONDS, LocalRun, sbrl
 pytestmark = pytest.mark.timeout(START_SECONDS + 240)
 ADDRESS = re.compile(r"prometheus: http://(127\.0\.0\.1:\d+)/alerts")
 SEEN_SECONDS = 120.0
-FILLED_SECONDS = 240.0  # rates need two scrapes and some rules a hundred episodes
+FILLED_SECONDS = 240.0  # rates need two scrapes, and some rules a hundred episodes
 STATUS = GetStatusResponse(
     members=[
         Member(role="learner", name="learner", alive=True, metrics_address="127.0.0.1:1"),
@@ -49,7 +49,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = SEEN_SECO
 
 
 def ask(address: str, path: str, **arguments: str) -> Any:
-    """What Prometheus' API answers; None while it does not."""
+    """The answer of Prometheus' API; None while it does not answer."""
     try:
         with urllib.request.urlopen(
             f"http://{address}/api/v1/{path}?{urllib.parse.urlencode(arguments)}", timeout=10
@@ -60,7 +60,7 @@ def ask(address: str, path: str, **arguments: str) -> Any:
 
 
 def series(address: str, expression: str) -> list[dict[str, str]]:
-    """The labels of the series that an expression has now."""
+    """The labels of an expression's present series."""
     answer = ask(address, "query", query=expression)
     return [] if answer is None else [one["metric"] for one in answer["result"]]
 
@@ -72,7 +72,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def server(tmp_path: Path, said: list[str]) -> Any:
-    """A server of its own, without a run."""
+    """A separate server, without a run."""
     prometheus = LocalPrometheus(tmp_path / "prometheus", "run", said.append)
     yield prometheus
     prometheus.stop()
@@ -158,7 +158,7 @@ def test_where_there_is_none_the_run_is_told_how_to_get_it_and_goes_on(
     assert "apt-get install prometheus" in text
     directory = tmp_path / "prometheus"
     assert f"--config.file={directory / CONFIG}" in text
-    # All is ready for one that is started by hand.
+    # Everything is ready for a Prometheus that is started by hand.
     assert len(json.loads((directory / TARGETS).read_text(encoding="utf-8"))) == 2
     assert list((directory / RULES).glob("*.yaml"))
 

@@ -1,4 +1,4 @@
-"""docs/metrics.md is what the definitions make, and the definitions are as Prometheus would have them."""
+"""docs/metrics.md is up to date, and the definitions follow Prometheus' conventions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from sbrl.telemetry.metric_base import Definition
 from scripts.metrics_docs import PATH, definitions, document
 
-# What a metric with such a name is counted in must be said by its unit.
+# A metric whose name ends in such a word must have this unit.
 BASE_UNITS = {"seconds": "seconds", "bytes": "bytes", "ratio": "ratio"}
 
 
@@ -39,5 +39,5 @@ def test_every_label_with_known_values_names_them() -> None:
 
 
 def bounded(definition: Definition) -> bool:
-    """Whether the number of series is known: by their values, or because labels are of roles, shards or the build."""
+    """Whether the number of series is bounded: by known label values, or by labels of roles, shards or the build."""
     return bool(definition.values) or set(definition.labels) <= {"role", "shard", "version", "python"}

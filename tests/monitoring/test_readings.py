@@ -1,4 +1,4 @@
-"""What roles export of themselves: memory limits, and the coordinator's totals."""
+"""Metrics that roles export: memory limits, and the coordinator's totals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_memory_is_limited_by_the_nearest_control_group_that_says_so(tmp_path: P
 
 
 def test_memory_is_what_the_limits_control_group_counts(tmp_path: Path) -> None:
-    """Not the resident size: that has pages of libraries which another container is charged for."""
+    """Not the resident size: that includes library pages that another container is charged for."""
     own, root = tmp_path / "cgroup", tmp_path / "fs"
     own.write_text("0::/pod/container\n")
     container = root / "pod" / "container"

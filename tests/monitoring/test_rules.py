@@ -1,4 +1,4 @@
-"""The rules are rules, each alert fires and clears, leads to the runbook, and asks for nothing that is not exported."""
+"""The rules are valid; each alert fires and clears, links to the runbook, and queries only exported metrics."""
 
 from __future__ import annotations
 

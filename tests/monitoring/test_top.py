@@ -1,4 +1,4 @@
-"""What `sbrl top` shows of a fleet."""
+"""The view of a fleet in `sbrl top`."""
 
 from __future__ import annotations
 

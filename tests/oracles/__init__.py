@@ -1,1 +1,1 @@
-"""Losses, updates and statistics against other people's code (rlax, Dopamine, Acme, rliable, AdaStop)."""
+"""Tests of losses, updates and statistics against other people's code (rlax, Dopamine, Acme, rliable, AdaStop)."""

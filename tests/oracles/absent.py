@@ -1,4 +1,4 @@
-"""Stands in for what Dopamine, Acme and AdaStop import but what is tested never calls. Runs in .venv-oracles."""
+"""Stand-ins for modules that Dopamine, Acme and AdaStop import, but tests never call. Runs in .venv-oracles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Packages that are not installed, and parts of Dopamine and Acme that need them: environments, replays, networks, logging,
-# pictures.
+# Packages that are not installed, and parts of Dopamine and Acme that need them: environments, replays, networks, logging and
+# plots.
 ABSENT = (
     "matplotlib",
     "reverb",
@@ -22,7 +22,7 @@ ABSENT = (
 
 
 class StandIn(type):
-    """A class any attribute of which is such a class: good as a base class, an annotation or a default, for nothing else."""
+    """A class whose every attribute is such a class. Usable only as a base class, an annotation or a default."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -49,5 +49,5 @@ class AbsentFinder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """From now on these modules can be imported. Call it after the imports of what is really used."""
+    """Makes these modules importable. Call it after importing the modules that are really used."""
     sys.meta_path.insert(0, AbsentFinder())

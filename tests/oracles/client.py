@@ -12,19 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from tests.oracles import wire
 
-TOLERANCE = 1e-9  # where everything is float64; the promise is 1e-6
+TOLERANCE = 1e-9  # if everything is float64; the promise is 1e-6
 
 
 class Oracle:
-    """Asks for reference values. One process serves the whole session, for JAX takes seconds to start and to warm up."""
+    """Asks for reference values. One process serves all tests, because JAX takes seconds to start and to warm up."""
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO, errors: Path) -> None:
         self._requests, self._answers = requests, answers  # the process's input and output
-        self._errors = errors  # where it writes what it has to complain about
+        self._errors = errors  # the process's error output
         self.deviations: dict[tuple[str, str], float] = {}  # (ours, reference) -> the largest seen
 
     def ask(self, function: str, **arguments: Any) -> wire.Arrays:
-        """What `function` of tests.oracles.reference_* returns for arrays, tensors, numbers and strings by name."""
+        """The result of `function` of tests.oracles.reference_* for named arrays, tensors, numbers and strings."""
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either
             wire.send(self._requests, {"function": function, **{name: _array(value) for name, value in arguments.items()}})
         answer = wire.receive(self._answers)
@@ -38,7 +38,7 @@ class Oracle:
         """Asserts |found - expected| <= tolerance * max(1, |expected|) for each entry, and notes the largest deviation.
 
         Args:
-            ours, theirs: what is compared, for the summary.
+            ours, theirs: names of the compared values, for the summary.
         """
         found, expected = _array(found), np.asarray(expected)
         assert found.shape == expected.shape

@@ -1,4 +1,4 @@
-"""The fixture `oracle`, which asks one process of .venv-oracles for reference values, and compares."""
+"""The fixture `oracle`: asks one process of .venv-oracles for reference values, and compares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.oracles.client import Oracle
 
 ROOT = Path(__file__).parents[2]
 
-# Each operation runs a few times at most: what XLA would save by optimising it is less than that takes.
+# Each operation runs only a few times, so optimising it in XLA would take longer than it saves.
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _DEVIATIONS = pytest.StashKey[dict[tuple[str, str], float]]()
 
@@ -40,7 +40,7 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert process.stdout is not None
         oracle = Oracle(cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout), errors)
         yield oracle
-        process.stdin.close()  # upon which it ends
+        process.stdin.close()  # ends the process
     request.config.stash[_DEVIATIONS] = oracle.deviations
 
 

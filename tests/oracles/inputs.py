@@ -1,4 +1,4 @@
-"""Random inputs for losses, seeded: ordinary values, tiny and huge ones, ties and terminals. B: batch size, A: actions."""
+"""Seeded random inputs for losses: ordinary, tiny and huge values, ties, terminals. B: batch size, A: actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH_SIZE = 64
 
 
 class Transition(NamedTuple):
-    """What a loss is told of what happened; r_t and discount_t hold float32 values, for some oracles round to these."""
+    """The transition that a loss gets. r_t and discount_t have float32 values, because some oracles round to these."""
 
     a_tm1: Tensor  # int64[B]
     r_t: Tensor  # float64[B]
@@ -32,7 +32,7 @@ def draw_transition(generator: np.random.Generator, size: int = BATCH_SIZE) -> T
 
 
 def draw_values(generator: np.random.Generator, *shape: int, scales: tuple[float, ...] = (1e-6, 1, 1, 30, 1e4)) -> Tensor:
-    """float64[*shape]: each row of its own scale; every fourth row of small integers, so that its actions tie."""
+    """float64[*shape]: each row has its own scale. Every fourth row has small integers, so that its actions tie."""
     values = generator.normal(size=shape) * generator.choice(scales, size=(shape[0], *[1] * (len(shape) - 1)))
     values[::4] = generator.integers(-1, 2, size=values[::4].shape)
     return torch.from_numpy(values)

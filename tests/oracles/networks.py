@@ -1,4 +1,4 @@
-"""SBRL's networks in float64, and their weights in the form that `reference_network` takes."""
+"""SBRL's networks in float64, and their weights in the form for `reference_network`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = EnvSpec(
 
 
 def make_network(agent: config.Agent, seed: int) -> ValueNetwork:
-    """A network in float64 whose biases are not 0 and whose layers' noise, if any, is drawn."""
+    """A network in float64 with nonzero biases and with drawn noise in noisy layers."""
     network = build_network(agent, SPEC, seed).double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
@@ -40,7 +40,7 @@ def weights(network: nn.Module, prefix: str) -> dict[str, Any]:
 
 
 def draw_batch(seed: int, size: int = 16) -> Batch:
-    """Transitions between random observations, each with a probability of its own."""
+    """Transitions between random observations, with different probabilities."""
     generator = np.random.default_rng(seed)
     observations = torch.from_numpy(generator.normal(size=(2, size, *SPEC.observation_shape)))
     transition = draw_transition(generator, size)
@@ -55,7 +55,7 @@ def draw_batch(seed: int, size: int = 16) -> Batch:
 
 
 def set_fractions(monkeypatch: pytest.MonkeyPatch, fractions: dict[int, Tensor]) -> None:
-    """Lets IQN heads draw the given fractions, by how many are asked for."""
+    """Lets IQN heads draw the given fractions, by the number that is asked for."""
 
     def sample_tau(_head: ImplicitQuantileHead, batch_size: int, num: int) -> Tensor:
         assert len(fractions[num]) == batch_size

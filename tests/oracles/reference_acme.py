@@ -1,4 +1,4 @@
-"""Acme's Munchausen-DQN, which rlax and Dopamine have not. Runs in .venv-oracles."""
+"""Acme's Munchausen-DQN, which rlax and Dopamine do not have. Runs in .venv-oracles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-jnp.DeviceArray = jax.Array  # the name it had when Acme was released
+jnp.DeviceArray = jax.Array  # its name when Acme was released
 
 from acme.agents.jax.dqn import losses  # noqa: E402
 
@@ -27,7 +27,7 @@ def munchausen(
     clip: Any,
     kappa: Any,
 ) -> Any:
-    """M-DQN's Huber loss, float[B]. Acme rounds r_t and discount_t to float32: give it such as are float32 already."""
+    """M-DQN's Huber loss, float[B]. Acme rounds r_t and discount_t to float32, so give it float32 values."""
     loss = losses.MunchausenQLearning(
         entropy_temperature=temperature,
         munchausen_coefficient=alpha,

@@ -1,7 +1,7 @@
-"""Dopamine's JAX agents, as far as learning goes: their own code from a sampled batch to new weights and priorities.
+"""The learning part of Dopamine's JAX agents: their code from a sampled batch to new weights and priorities.
 
-Runs in .venv-oracles. What stands around that (environments, replay, logging) is replaced; the networks are SBRL's MLPs as
-`reference_network` has them.
+Runs in .venv-oracles. The rest (environments, replay, logging) is replaced. The networks are SBRL's MLPs from
+`reference_network`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def project(r_t: Any, discount_t: Any, probabilities_t: Any, atoms: Any) -> Arra
 
 
 class Output(NamedTuple):
-    """What a network of Dopamine's returns, by the names its agents read."""
+    """The outputs of a Dopamine network under the names that its agents read."""
 
     q_values: Any = None
     logits: Any = None
@@ -51,7 +51,7 @@ class ImplicitQuantileOutput(NamedTuple):
 
 
 class Network:
-    """A network of Dopamine's, which takes one observation; `kind` is the output's."""
+    """A Dopamine network, which takes one observation. `kind` is the kind of its output."""
 
     def __init__(self, kind: str, num_actions: int) -> None:
         self._kind, self._num_actions = kind, num_actions
@@ -67,10 +67,10 @@ class Network:
 
 
 def train(agent: Any, num_actions: Any, learning_rate: Any, adam_epsilon: Any, **arrays: Any) -> Arrays:
-    """A few updates of Dopamine's agent called `agent`.
+    """Makes a few updates of Dopamine's agent `agent`.
 
     Args:
-        arrays: The settings its training reads; batch/<i>/<element>, named as Dopamine's replay names them; weights/<name>.
+        arrays: The settings of its training; batch/<i>/<element>, with the names of Dopamine's replay; weights/<name>.
 
     Returns:
         weights/<name> after the last update, and priorities/<i> for agents that have them.
@@ -78,7 +78,7 @@ def train(agent: Any, num_actions: Any, learning_rate: Any, adam_epsilon: Any, *
     kind = AGENTS[str(agent)]
     weights = _take(arrays, "weights/")
     optimizer = optax.adam(float(learning_rate), eps=float(adam_epsilon))
-    updated: list[Any] = []  # priorities, once an update
+    updated: list[Any] = []  # the priorities of each update
     learner = SimpleNamespace(
         network_def=Network(str(agent), int(num_actions)),
         online_params=weights,
@@ -126,7 +126,7 @@ class ImplicitQuantileNetwork:
     def __init__(self, num_actions: int, spans: Mapping[int, slice]) -> None:
         """
         Args:
-            spans: Where in an observation the fractions are, by how many are asked for.
+            spans: Positions of the fractions in an observation, by the number that is asked for.
         """
         self._num_actions, self._spans = num_actions, spans
         self._num_features = min(span.start for span in spans.values())
@@ -155,7 +155,7 @@ def implicit_quantile(
     """IQN's mean loss and its gradients gradient/<name>, from weights online/<name> and target/<name>.
 
     Args:
-        tau, tau_prime, tau_policy: float[B, ...], of three lengths; float32 already, which Dopamine rounds them to.
+        tau, tau_prime, tau_policy: float[B, ...], of three lengths, with float32 values, because Dopamine rounds to these.
     """
     num_features = s_tm1[0].size
     counts = [array.shape[1] for array in (tau, tau_policy, tau_prime)]
@@ -165,7 +165,7 @@ def implicit_quantile(
         counts[2]: slice(num_features + counts[1], num_features + counts[1] + counts[2]),
     }
     online, target = _take(weights, "online/"), _take(weights, "target/")
-    optimizer = optax.sgd(1.0)  # new weights are the old ones less the gradient
+    optimizer = optax.sgd(1.0)  # new weights are the old ones minus the gradient
     _, _, trained, loss = implicit_quantile_agent.train(
         ImplicitQuantileNetwork(int(num_actions), spans),
         online,

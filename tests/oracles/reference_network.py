@@ -1,6 +1,6 @@
-"""SBRL's MLP networks once more, in JAX and from their equations, under the losses of rlax and Acme. Runs in .venv-oracles.
+"""SBRL's MLP networks in JAX, from their equations, with the losses of rlax and Acme. Runs in .venv-oracles.
 
-Weights are by their names in the network's state_dict. F: features, A: actions.
+Weights have their names from the network's state_dict. F: features, A: actions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Weights = dict[str, Any]
 
 
 def linear(weights: Weights, name: str, inputs: Any) -> Any:
-    """A dense layer; a noisy one's weights are formed with its noise (Fortunato et al. 2018, equation 9)."""
+    """A dense layer. A noisy layer's weights include its noise (Fortunato et al. 2018, equation 9)."""
     weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     if f"{name}.weight_sigma" in weights:
         noise_out, noise_in = weights[f"{name}.noise_out"], weights[f"{name}.noise_in"]

@@ -30,11 +30,11 @@ def iqm_interval(x: Any, resamples: Any) -> Arrays:
 
 
 def adastop(x: Any, y: Any, group: Any, alpha: Any, permutations: Any) -> Arrays:
-    """AdaStop's boundary at each look, and its decision after the last: 1 where x is larger, -1 smaller, 0 neither.
+    """AdaStop's boundary at each look, and its decision after the last: 1 if x is larger, -1 if smaller, 0 if neither.
 
     Args:
         x, y: float[S], of two agents.
-        group: seeds a look; S is a multiple of it.
+        group: seeds per look; S is a multiple of it.
     """
     looks = len(x) // int(group)
     test = MultipleAgentsComparator(n=int(group), K=looks, B=int(permutations), alpha=float(alpha), seed=0)

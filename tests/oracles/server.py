@@ -1,6 +1,6 @@
 """The oracle process: answers requests from the tests until its input ends. Runs in .venv-oracles, as a module.
 
-JAX compiles each operation the first time it meets a shape, so tests keep to few shapes; values are float64 throughout.
+JAX compiles each operation for every new shape, so tests use few shapes. All values are float64.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.oracles import wire
 
 def main() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not come between answers
+    os.dup2(2, 1)  # a library's own output must not get between the answers
     jax.config.update("jax_enable_x64", True)
     references = import_references()
     while (arguments := wire.receive(requests)) is not None:
@@ -28,11 +28,11 @@ def main() -> None:
         except Exception:
             answer = {"error": traceback.format_exc()}
         wire.send(answers, answer)
-    os._exit(0)  # JAX takes seconds to take down what it compiled
+    os._exit(0)  # JAX takes seconds for a normal shutdown
 
 
 def import_references() -> Mapping[str, ModuleType]:
-    """rlax first, which needs its imports to be real; for the others some are stood in for."""
+    """Imports rlax first, which needs its real imports. Some imports of the others are stand-ins."""
     from tests.oracles import absent, reference_rlax
 
     absent.install()

@@ -1,4 +1,4 @@
-"""C51's projection and loss against rlax and Dopamine, at the edges of the support in particular."""
+"""C51's projection and loss against rlax and Dopamine, especially at the edges of the support."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUPPORTS = [(-10.0, 10.0, 51), (-1.0, 3.0, 9), (0.0, 1e-3, 2), (-5e3, 1e4, 9)]
 
 
 def edge_transition(generator: np.random.Generator, atoms: Tensor) -> Transition:
-    """Half of the returns fall exactly on atoms (terminals, and all atoms moved by whole spacings), others beyond both ends."""
+    """Half of the returns fall exactly on atoms (terminals, and shifts by whole spacings), others beyond both ends."""
     transition = draw_transition(generator)
     quarter = BATCH_SIZE // 4
     r_t, discount_t = transition.r_t.clone(), transition.discount_t.clone()
@@ -40,7 +40,7 @@ def test_projection(oracle: Oracle, support: tuple[float, float, int]) -> None:
     for oracle_name, reference in (("rlax", "rlax.categorical_l2_project"), ("dopamine", "dopamine project_distribution")):
         expected = oracle.ask(f"{oracle_name}.project", **inputs)["projection"]
         oracle.compare("categorical, projection", reference, found, expected)
-    # A terminal's return on an atom is that atom, one beyond the end is the end.
+    # A terminal's return on an atom gives that atom; one beyond the end gives the end.
     quarter = BATCH_SIZE // 4
     assert torch.equal(found[:quarter].argmax(dim=-1), torch.arange(quarter) % len(atoms))
     torch.testing.assert_close(found[2 * quarter : 2 * quarter + 2, [-1, 0]], torch.eye(2, dtype=torch.float64))

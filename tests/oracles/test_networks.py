@@ -1,4 +1,4 @@
-"""Loss objects on networks: losses and gradients of all parameters, against rlax, Acme and Dopamine on the networks in JAX."""
+"""Losses and gradients of all parameters of networks, against rlax, Acme and Dopamine with networks in JAX."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_agent(algorithm: str, **settings: Any) -> config.Agent:
 
 
 def draw_fractions(size: int) -> dict[int, Tensor]:
-    """For each count float64[size, count] with float32 values, for Dopamine rounds to these."""
+    """By count, float64[size, count] with float32 values, because Dopamine rounds to these."""
     generator = np.random.default_rng(6)
     return {count: torch.from_numpy(generator.random((size, count), dtype=np.float32)).double() for count in COUNTS.values()}
 

@@ -1,4 +1,4 @@
-"""QR-DQN's and IQN's losses, whose gradients SBRL has in closed form, against rlax's through autodifferentiation."""
+"""QR-DQN's and IQN's losses, with gradients in closed form, against rlax's with automatic differentiation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def expect(
     kappa: float,
     **more: Any,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """rlax's loss and gradient; at the midpoints of equal fractions where there is no `tau`."""
+    """rlax's loss and gradient; without `tau`, at the midpoints of equal fractions."""
     num_quantiles = quantiles_tm1.shape[-1]
     midpoints = np.broadcast_to((2 * np.arange(num_quantiles) + 1) / (2 * num_quantiles), (BATCH_SIZE, num_quantiles))
     expected = oracle.ask(
@@ -47,7 +47,7 @@ def test_loss(oracle: Oracle, fractions: str, counts: tuple[int, int], double: b
     generator = np.random.default_rng(4)
     transition = draw_transition(generator)
     quantiles_tm1, quantiles_t = (draw_values(generator, BATCH_SIZE, NUM_ACTIONS, count) for count in counts)
-    # Ties, where the loss has its kinks: targets that are some of the quantiles, and some at kappa from them.
+    # Ties at the kinks of the loss: targets equal to some of the quantiles, and some at distance kappa.
     quantiles_tm1[:8] = quantiles_t[:8, :, :1]
     quantiles_tm1[8:16] = quantiles_t[8:16, :, :1] + kappa
     transition.r_t[:16], transition.discount_t[:16] = 0.0, 1.0

@@ -1,4 +1,4 @@
-"""What items become as n-step transitions, against rlax's bootstrapped returns over the whole episode."""
+"""n-step transitions from items, against rlax's bootstrapped returns over the whole episode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STACK = 2
 
 
 def items_of_episode(reward: NDArray[np.float32], terminals: list[int]) -> Items:
-    """One item from every step of an episode whose observation k holds the number k + 1; `terminals`: steps that end one."""
+    """One item per step of an episode in which observation k has the number k + 1; `terminals`: steps that end one."""
     shape = ItemShape.of(EnvSpec(3, (1,), np.dtype(np.float32), STACK, "vector", False), N_MAX)
     steps, rows = len(reward), len(reward) + N_MAX
     frame = np.zeros((STACK - 1 + rows + 1, 1), np.float32)

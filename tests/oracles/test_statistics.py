@@ -28,7 +28,7 @@ def test_aggregates(oracle: Oracle, seeds: int, environments: int) -> None:
 
 @pytest.mark.parametrize(("seeds", "environments"), [(15, 1), (5, 6)])
 def test_intervals(oracle: Oracle, seeds: int, environments: int) -> None:
-    """Both draw at random, with a generator of its own: 4,000 resamples leave about 1 % of the width at either end."""
+    """Both draw at random with their own generators: 4,000 resamples leave an error of about 1 % of the width at each end."""
     x = np.random.default_rng(seeds).normal(size=(seeds, environments)) + 10 * np.arange(environments)
     expected = oracle.ask("statistics.iqm_interval", x=x, resamples=4000)["interval"]
     found = bootstrap(iqm, x, resamples=4000)
@@ -41,8 +41,8 @@ def test_intervals(oracle: Oracle, seeds: int, environments: int) -> None:
 def test_boundaries_and_decisions(oracle: Oracle, seed: int, shift: float) -> None:
     """All permutations of three looks at three seeds each: 20 ** 3.
 
-    AdaStop 0.1.3 compares an absolute value with the quantile of a signed one, which spends alpha on either side: so it is our
-    test of absolute values at 2 alpha. It adds the looks' differences up, where we take the mean over all seeds.
+    AdaStop 0.1.3 compares an absolute value with the quantile of a signed one, which spends alpha on either side. So it equals
+    our test of absolute values at 2 alpha. It adds up the looks' differences; we take the mean over all seeds.
     """
     generator = np.random.default_rng(seed)
     x, y, group, alpha = generator.normal(size=9) + shift, generator.normal(size=9), 3, 0.1

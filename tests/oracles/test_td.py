@@ -23,7 +23,7 @@ def test_td(oracle: Oracle, double: bool, kappa: float | None) -> None:
     generator = np.random.default_rng(0)
     transition = draw_transition(generator)
     q_tm1, q_t, q_t_selector = (draw_values(generator, *SHAPE) for _ in range(3))
-    q_tm1[:8] = q_t[:8]  # errors around 0 where nothing was gained
+    q_tm1[:8] = q_t[:8]  # errors around 0 for zero rewards
     agent = config.Agent() if kappa is None else config.Agent(td_loss="huber", kappa=kappa)
     targets = q_targets(transition.r_t, transition.discount_t, q_t, q_t_selector if double else q_t)
     loss = TdError(agent)(select_action(q_tm1.requires_grad_(), transition.a_tm1), targets)
@@ -58,7 +58,7 @@ def test_munchausen(oracle: Oracle, td_loss: str, alpha: float, temperature: flo
         q_t=q_t,
         **settings,
     )
-    factor = 1 if td_loss == "huber" else 2  # Acme has the Huber loss only, with a half; so wide it is half the square
+    factor = 1 if td_loss == "huber" else 2  # Acme has only the Huber loss, with a half; this wide, it is half the square
     ours, theirs = f"munchausen, {td_loss}", "acme MunchausenQLearning"
     oracle.compare(ours, theirs, loss, factor * expected["loss"])
     oracle.compare(ours, theirs, gradient(loss, q_tm1), factor * expected["gradient"])

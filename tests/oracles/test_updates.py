@@ -16,10 +16,10 @@ from tests.oracles.inputs import NUM_ACTIONS
 from tests.oracles.networks import SPEC, draw_batch
 
 NUM_UPDATES = 5
-DISCOUNT = 31 / 32  # a float32 value, for Dopamine rounds to these
+DISCOUNT = 31 / 32  # a float32 value, because Dopamine rounds to these
 ROUNDED = 1e-7  # importance weights are float32
 
-# Each of Dopamine's agents with what is SBRL's for it.
+# Each of Dopamine's agents with its equivalent in SBRL.
 AGENTS: dict[str, tuple[dict[str, Any], bool]] = {
     "dqn": ({"algorithm": "dqn"}, False),
     "quantile": ({"algorithm": "qr-dqn"}, False),  # computes importance weights, but does not weight the gradient with them
@@ -30,7 +30,7 @@ AGENTS: dict[str, tuple[dict[str, Any], bool]] = {
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:
-    """The update step makes its networks itself."""
+    """Makes float64 the default, because the update step makes its own networks."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -82,6 +82,6 @@ def test_updates(oracle: Oracle, name: str) -> None:
     for key, tensor in step.state().online.items():
         assert np.abs(tensor - arrays[f"weights/{key}"]).max() > 0.01
         oracle.compare(f"{ours}: weights", theirs, tensor, expected[f"weights/{key}"], tolerance)
-    if name != "dqn":  # Dopamine's samples uniformly
+    if name != "dqn":  # Dopamine's DQN samples uniformly
         for index, found in enumerate(priorities):
             oracle.compare(f"{ours}: priorities", theirs, found, expected[f"priorities/{index}"], tolerance)

@@ -1,4 +1,4 @@
-"""How tests and the oracle process exchange arrays: an .npz archive after its length, over a pipe."""
+"""Exchange of arrays between tests and the oracle process: over a pipe, a length and then an .npz archive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def send(stream: BinaryIO, arrays: Mapping[str, Any]) -> None:
 
 
 def receive(stream: BinaryIO) -> Arrays | None:
-    """The arrays sent next, or None where the other side is gone."""
+    """The arrays sent next, or None if the other side is gone."""
     header = stream.read(_LENGTH.size)
     if len(header) < _LENGTH.size:
         return None

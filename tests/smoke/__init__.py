@@ -1,1 +1,1 @@
-"""Whole runs, short ones, as users start them."""
+"""Short but whole runs, started as by users."""

@@ -34,7 +34,7 @@ POLL_SECONDS = 0.2
 
 
 def sbrl(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Runs one command to its end, without what imports in this process have set for TensorFlow's messages."""
+    """Runs one command to its end, without the settings for TensorFlow's messages that imports made in this process."""
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     command = [sys.executable, "-m", "sbrl.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
@@ -53,9 +53,9 @@ class LocalRun:
     ) -> None:
         """
         Args:
-            module: whose command `train` is run.
-            environment: None: this process's.
-            has_reader: False: its output is a pipe that nobody reads.
+            module: the module whose command `train` is run.
+            environment: the process's environment variables; None: this process's.
+            has_reader: whether its output is read; if False, it is a pipe that nobody reads.
         """
         self.directory = directory
         self.output = directory.with_name(f"{directory.name}.out")
@@ -79,7 +79,7 @@ class LocalRun:
         return self._process.poll() is None
 
     def status(self) -> GetStatusResponse | None:
-        """The coordinator's answer; None while there is none."""
+        """The coordinator's answer; None while it does not answer."""
         config_path = self.directory / "run.yaml"
         if not config_path.is_file():
             return None
@@ -92,7 +92,7 @@ class LocalRun:
             client.close()
 
     def wait_for(self, condition: Callable[[GetStatusResponse], bool], what: str, timeout: float) -> GetStatusResponse:
-        """Polls until the condition holds of a status."""
+        """Polls until the condition holds for a status."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             assert self._process.poll() is None, f"ended while waiting for {what}:\n{self.text()}"
@@ -117,12 +117,12 @@ class LocalRun:
         self._process.wait(10)
 
     def kill_all(self) -> None:
-        """Kills the launcher and all roles at once: the launcher is stopped first, so that it starts none of them again."""
+        """Kills the launcher and all roles at once. The launcher is stopped first, so that it restarts none of them."""
         self._process.send_signal(signal.SIGSTOP)
         for process in processes_of(self.directory):
             kill(process.process_id)
         self.kill()
-        # One that was just being started has the run's lock, too.
+        # A role that was just being started also has the run's lock.
         deadline = time.monotonic() + 30
         while left := processes_of(self.directory):
             assert time.monotonic() < deadline, f"{left} outlived the launcher"
@@ -140,7 +140,7 @@ class LocalRun:
         return self.output.read_text(encoding="utf-8", errors="replace")
 
     def logs(self) -> str:
-        """The ends of all logs, for a failure's message."""
+        """The ends of all logs, for failure messages."""
         logs = sorted((self.directory / "logs").glob("*.log"))
         return "\n".join(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-1500:]}" for log in logs)
 
@@ -163,7 +163,7 @@ def kill(process_id: int) -> None:
 
 @pytest.fixture
 def start_run(tmp_path: Path) -> Iterator[Callable[..., LocalRun]]:
-    """Starts runs in tmp_path/run, or goes on with the one there, and ends what is left of them."""
+    """Starts or resumes runs in tmp_path/run, and ends all remaining processes."""
     runs: list[LocalRun] = []
 
     def start(*arguments: str) -> LocalRun:

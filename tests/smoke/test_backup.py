@@ -1,4 +1,4 @@
-"""A run that is backed up while it trains, is lost, and goes on elsewhere: nothing is counted twice or forgotten."""
+"""A run is backed up while it trains, is lost, and resumes elsewhere: nothing is counted twice or forgotten."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ USAGE, FAILURE = 2, 1
     ids=lambda value: "_".join(value) if isinstance(value, list) else None,
 )
 def test_usage_errors(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
-    """In this process, for each of its own takes seconds to load its libraries; how an error ends one is tested below."""
+    """In this process, because a separate one takes seconds to load libraries. The exit of a process is tested below."""
     with pytest.raises(UsageError) as caught:
         run(["train", "--run-dir", str(tmp_path / "run"), *arguments])
     assert all(word in str(caught.value) for word in words), caught.value

@@ -1,4 +1,4 @@
-"""A run whose environment returns a bad value in its middle."""
+"""A run whose environment returns a bad value in the middle."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_a_bad_value_ends_the_run_with_one_line_and_nothing_is_lost(tmp_path: Pa
     assert "env.on_bad_value=drop_episode" in error
     assert "starting it again" not in stopped.stdout
     saved = CheckpointStore(directory.learner_checkpoints, keep=1).load_newest()
-    assert saved is not None  # what was trained until then is not lost
+    assert saved is not None  # the training until then is not lost
     assert saved.update.updates > 0

@@ -1,4 +1,4 @@
-"""SBRL as a library: the page's code runs, the import is light, and failures are exceptions with the command's own words."""
+"""SBRL as a library: the page's code runs, imports are light, failures are exceptions with the command's words."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
 
 
 def test_the_import_is_light() -> None:
-    """It loads nothing but itself and the standard library, so that no command pays for it."""
+    """It imports only itself and the standard library, so that no command becomes slower."""
     code = "import sys; before = set(sys.modules); import sbrl; print(*sorted(set(sys.modules) - before))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""Runs whose processes are killed, and that go on from their checkpoints: the ratio holds and the accounts balance."""
+"""Runs whose processes are killed and that resume from checkpoints: the ratio holds and the accounts balance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_run_that_was_killed_as_a_whole_goes_on_from_each_roles_checkpoint(start_run: Callable[..., LocalRun]) -> None:
-    """And goes on at another ratio, batch size and capacity from there."""
+    """It then continues with another ratio, batch size and capacity."""
     first = start_run(*FAST, *OFTEN, "run.env_steps=1000000", "replay.min_size=500", "replay.capacity=2000")
     checkpoints = RunDirectory(first.directory).learner_checkpoints
     status = first.wait_for(
@@ -30,7 +30,7 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_each_roles_checkpoint(sta
     saved = CheckpointStore(checkpoints, keep=1).load_newest()
     assert saved is not None
     ratio = saved.received["ratio"]
-    target = int(total(status, "actor.env_steps")) + 4000  # more than the run has gone on for until it was killed
+    target = int(total(status, "actor.env_steps")) + 4000  # more than the steps until the kill
     second = start_run(
         *("--resume", f"run.env_steps={target}", "learner.batch_size=4", "learner.updates_per_step=1", "replay.capacity=1000")
     )

@@ -1,4 +1,4 @@
-"""A whole run whose learner samples Reverb: killed on its way, it ends with the right ratio and balanced accounts."""
+"""A whole run with sampling from Reverb and kills on the way ends with the right ratio and balanced accounts."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_an_atari_run_is_reproducible(tmp_path: Path) -> None:
 
 
 def test_an_environment_of_pictures_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lit half of the picture says which button pays: 8 a whole episode, 4 by chance."""
+    """The lit half of the picture shows which button pays: 8 for a whole episode, 4 by chance."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the environment is
     settings = (
         *(f"env.id={picture_env.BUTTONS_ID}", "env.kwargs.shape=[40,64,3]", "env.frame_size=36", "env.frame_stack=2"),
@@ -85,8 +85,8 @@ EVERYTHING = (
 def test_every_option_at_once_is_reproducible_in_one_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise, quantile fractions, augmentation and resets all follow from run.seed: nothing is left from an earlier run, and
-    nothing depends on whether diagnostics look on."""
+    """Noise, quantile fractions, augmentation and resets all follow from run.seed. Nothing remains from an earlier run, and
+    nothing depends on whether diagnostics are on."""
 
     configure_torch(num_threads=1)
     monkeypatch.setattr("learner.algorithm.diagnostics.NUM_STATES", 64)
@@ -164,7 +164,7 @@ def test_the_ratio_holds_at_both_ends(tmp_path: Path, updates_per_step: float, e
 
 
 def test_environments_that_all_end_at_once_do_not_block(tmp_path: Path) -> None:
-    # MountainCar truncates after 200 steps, all eight at once: the last n steps of each become items in one round.
+    # MountainCar truncates after 200 steps, all eight at once, so the last n steps of each become items in one round.
     summary = serial(
         tmp_path / "run",
         *("env.id=MountainCar-v0", "run.env_steps=1700", "replay.min_size=200", "agent.n_step=8"),

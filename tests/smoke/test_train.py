@@ -1,4 +1,4 @@
-"""`sbrl train` with all roles as real processes: what it leaves, and that it survives."""
+"""`sbrl train` with all roles as real processes: its results, and its survival of kills."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_kill_9_of_a_role_is_told_and_of_the_launcher_ends_all(start_run: Callab
 
 
 def wait_until_gone(process_ids: list[int], timeout: float) -> None:
-    """Polls until none of these processes, which are not ours to wait for, is there."""
+    """Polls until all these processes are gone. They are not our children, so we cannot wait for them."""
     deadline = time.monotonic() + timeout
     while living := [process_id for process_id in process_ids if Path(f"/proc/{process_id}/cmdline").exists()]:
         assert time.monotonic() < deadline, f"processes {living} outlived their launcher"
@@ -82,7 +82,7 @@ def wait_until_gone(process_ids: list[int], timeout: float) -> None:
 
 
 def kill_and_await_recovery(run: LocalRun, name: str) -> None:
-    """Kills a role's process; returns once its successor is there and actors and learner have gone on since."""
+    """Kills a role's process; returns once its successor is there and actors and learner have continued."""
     role = name.partition("-")[0]
     before = run.wait_for(lambda status: member(status, role, name) is not None, f"live {name}", RECOVER_SECONDS)
     victim = member(before, role, name)
@@ -131,7 +131,7 @@ def test_interrupted_run_resumes_where_it_stopped(start_run: Callable[..., Local
 
 
 def test_sigterm_to_all_at_once_stops_in_order(tmp_path: Path) -> None:
-    """As service managers and batch systems stop a run, here one whose output nobody reads any more."""
+    """Service managers and batch systems stop a run like this. Here, nobody reads its output any more."""
     run = LocalRun(tmp_path / "run", *FAST, "run.env_steps=1000000", "replay.min_size=500", has_reader=False)
     try:
         run.wait_for(
@@ -155,7 +155,7 @@ def test_sigterm_to_all_at_once_stops_in_order(tmp_path: Path) -> None:
     summary = run.summary()
     assert not summary["complete"]
     assert summary["env_steps"] == sum(summary[f"transitions_{name}"] for name in ("received", "lost", "in_flight"))
-    # In the shards' queues, from where a run that is resumed goes on; shards that end before actors do lose what these hold.
+    # They are in the shards' queues, from which a resumed run continues. A shard that ends before the actors loses theirs.
     assert summary["transitions_in_flight"] >= 0
     for name in ("episodes.csv", "evaluations.csv", "learning_curve.png"):
         assert (run.directory / name).stat().st_size > 0, name

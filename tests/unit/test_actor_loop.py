@@ -1,4 +1,4 @@
-"""How an actor ends: what it gives up then, and that it starts again when it is another actor."""
+"""An actor's end: the steps that it gives up, and its restart when it gets another index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG = config.load(overrides=["env.id=CartPole-v1", "run.env_steps=10000", "ac
 
 
 class Writer:
-    """A shard that takes `admitted` segments of two steps and, its queue being full, no more."""
+    """A shard that takes `admitted` segments of two steps; then its queue is full."""
 
     shard, oldest_seconds = 0, 0.0
 
@@ -57,7 +57,7 @@ class Writer:
 
 
 class Member:
-    """A membership in which the coordinator gives the actor, 0 so far, another index when it has taken some steps."""
+    """A membership in which the coordinator gives actor 0 another index after some steps."""
 
     incarnation = 1
     instructions = Instructions(RunState.RUNNING, 0, 1000, 1000)
@@ -113,6 +113,6 @@ def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
     stream.close()
     loop.report()
     envs.close()
-    # Seven steps, of which the shard took two segments: it is there, so that what is given up is the actor's doing.
+    # Seven steps, of which the shard took two segments. The shard is not away, so the actor gave up the rest.
     assert (stream.created, stream.inserted, stream.dropped) == (7, [4], [3])
     assert (dropped("shard_lost"), dropped("stopped")) == (0.0, 3.0)

@@ -1,4 +1,4 @@
-"""The step allowance: a table of cases, and a fleet in which answers are late and lost."""
+"""The step allowance: a table of cases, and a fleet with late and lost answers."""
 
 import random
 
@@ -30,7 +30,7 @@ def test_reserved_is_what_may_still_be_stepped():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_late_and_lost_answers_never_overshoot(seed):
-    """Each actor steps on, up to the limit it holds, between its report and the answer, which is lost one time in three."""
+    """Between its report and the answer, each actor continues up to its limit. One answer in three is lost."""
     rng = random.Random(seed)
     target, num_actors = 500, 4
     steps, held, reported, limits = ([0] * num_actors for _ in range(4))

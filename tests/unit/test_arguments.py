@@ -1,4 +1,4 @@
-"""Command lines: what can be read is read, all else is refused in one line that names the range, or what was meant."""
+"""Command lines: bad arguments are refused in one line that names the range, or what was probably meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentation: images are shifted and jittered each on its own, and as published."""
+"""Augmentation: each image is shifted and jittered independently, and as published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backups in a folder: what is copied while roles write, what is kept, and what is refused."""
+"""Backups in a folder: copies while roles write, the backups that are kept, and refusals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_newest_of_everything_comes_back(run: RunDirectory, tmp_path: Path) 
 
 
 def test_members_of_the_time_of_the_backup_are_gone_and_were_there_a_moment_ago(run: RunDirectory, tmp_path: Path) -> None:
-    """A lease that holds would keep its name; and what an actor had in flight is settled for an hour."""
+    """A live lease would keep its name, and an actor's steps in flight are settled for an hour."""
     assert leases(run) == [(0, 1000.0)]
     back_up(run, tmp_path / "to")
     (backup,) = find(open_store(str(tmp_path / "to")))
@@ -118,7 +118,7 @@ def test_a_role_without_a_checkpoint_has_an_empty_part(tmp_path: Path, capsys: p
 def test_what_goes_on_is_heard_of_before_the_coordinator_is_copied(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else actors have counted more than the coordinator of the backup knows, and it gives those steps to others once more."""
+    """Otherwise actors have counted more than the backup's coordinator knows, and it gives those steps out again."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     back_up(run, tmp_path / "to", "--name", "a")
@@ -146,7 +146,7 @@ def test_only_a_runs_own_old_backups_are_deleted(run: RunDirectory, tmp_path: Pa
 
 
 def test_on_a_full_disk_nothing_is_left(run: RunDirectory, tmp_path: Path) -> None:
-    """Of a backup, and of one that is restored; the kernel refuses longer files, as a disk without room does."""
+    """Neither of a backup nor of a restore. The kernel refuses longer files, like a full disk."""
     back_up(run, tmp_path / "to", "--name", "good")
 
     def main(*words: str) -> subprocess.CompletedProcess[str]:
@@ -267,7 +267,7 @@ def test_another_number_of_shards_is_refused(run: RunDirectory, tmp_path: Path) 
 
 
 def test_pods_make_one_backup_together(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has one volume, the coordinator's waits for the others; Jobs of one minute name one backup."""
+    """Each pod has one volume, and the coordinator's waits for the others. Jobs of the same minute name the same backup."""
     monkeypatch.setattr(making, "HEARD_SECONDS", 0.0)
     monkeypatch.setattr(making, "POLL_SECONDS", 0.01)
     to, config = tmp_path / "to", tmp_path / "run.yaml"

@@ -1,4 +1,4 @@
-"""What roles write while it is copied into a backup: each copy is whole, and as of one moment."""
+"""Files that roles write while they are copied into a backup: each copy is complete and from one moment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ for number in range(1, 10**9):
 
 @contextmanager
 def writer(database: Path) -> Iterator[None]:
-    """A coordinator's store in a process of its own, which is written to without a pause."""
+    """A coordinator's store in a separate process that writes to it continuously."""
     with subprocess.Popen([sys.executable, "-c", WRITER, str(database)], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -56,7 +56,7 @@ def writer(database: Path) -> Iterator[None]:
 
 
 def test_a_database_that_is_written_to_is_copied_as_of_one_moment(tmp_path: Path) -> None:
-    """Some ten megabytes, of which each transaction changes the first and the last rows alike."""
+    """About ten megabytes. Each transaction changes the first and the last rows in the same way."""
     source, target, seen = tmp_path / "state.sqlite", tmp_path / "copy", list[int]()
     deadline = time.monotonic() + 90
     with writer(source):
@@ -108,7 +108,7 @@ def test_what_an_actor_counts_without_a_pause_comes_back_whole(run: RunDirectory
 
 
 def test_a_file_that_changes_while_it_is_copied_is_no_backup(run: RunDirectory, tmp_path: Path) -> None:
-    """None does, or it would be copied first; if one did, whoever restores it should not be the first to hear."""
+    """No file should change, but if one did, this must show in the backup, not only in a restore."""
     store = open_store(str(tmp_path / "to"))
     with (
         run.config.open("rb") as file,

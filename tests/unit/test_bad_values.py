@@ -1,4 +1,4 @@
-"""What an environment returns that cannot be learned from: it ends the run, or its episode, and never gets further."""
+"""Bad values from an environment: they end the run or the episode, and never get further."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Policy:
 
 
 class Stream:
-    """Keeps episodes as the rewards of their steps."""
+    """Records the rewards of each episode's steps."""
 
     def __init__(self) -> None:
         self.episodes: list[list[float]] = []
@@ -194,7 +194,7 @@ class Stream:
 
 @pytest.mark.parametrize(("what", "value"), BAD, ids=str)
 def test_the_steps_before_a_bad_value_are_kept_and_the_episode_is_no_episode(what: str, value: Any) -> None:
-    # Every 11th step of an environment is bad: its first episode of 8 is whole, its second has 2 good steps.
+    # Every 11th step of an environment is bad: its first episode of 8 is complete, its second has 2 good steps.
     envs = bad_envs(2, "drop_episode", what=what, value=value, at=11, of_all=True)
     streams, finished = [Stream(), Stream()], list[Episode]()
     collector = Collector(envs, Policy(), streams, finished.append)

@@ -1,4 +1,4 @@
-"""`sbrl bench`: figures in turns, their JSON and their tables; what it says on the way, and of bad input."""
+"""`sbrl bench`: figures in turns, their JSON and tables, progress messages, and bad input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def figures() -> list[Figure]:
 def test_a_figure_is_a_median_and_its_ratios_are_of_each_turn():
     fast, slow = figures()
     assert (fast.value.median, fast.value.low, fast.value.high) == (60, 50, 70)
-    assert fast.peers["peer"] == Beside(30, Interval(2, 2, 2))  # the machine's noise, which both met, is gone
+    assert fast.peers["peer"] == Beside(30, Interval(2, 2, 2))  # the machine's noise affected both, and cancels
     assert fast.peers["other"].ratio == Interval(1, 0.5, 1)
     assert slow.limit == Beside(2469, Interval(0.5, 0.5, 0.5))
     assert fast.line() == "learner: batch 8: 60 updates/s (50 to 70); peer 30 (2.00 x); other 70 (1.00 x; 0.50 to 1.00)"
@@ -61,7 +61,7 @@ def test_a_table_has_a_row_for_each_figure_and_a_column_for_each_neighbour():
 
 
 def test_the_documents_tables_are_those_of_its_records():
-    """Nobody has typed one: `sbrl bench --document` writes both."""
+    """None is edited by hand: `sbrl bench --document` writes both."""
     page, records = documents.PAGE.read_text(encoding="utf-8"), load(documents.RECORDS)
     assert records
     assert all(f"<!-- bench: {part} -->" in page for part in records)
@@ -87,7 +87,7 @@ def test_progress_tells_the_time_that_is_left():
     for seconds, share in ((5.0, 0.1), (20.0, 0.5), (39.0, 0.9), (40.0, 1.0)):
         now[0] = seconds
         tick(share)
-    now[0] = 200.0  # twice as long as one thought
+    now[0] = 200.0  # twice as long as expected
     progress.part("replay")
     assert said == [
         "bench: learner, part 1 of 2; ETA 2m 30s",

@@ -1,4 +1,4 @@
-"""The learning benchmarks: their tasks are valid, and their verdicts are what the numbers say."""
+"""The learning benchmarks: their tasks are valid, and their verdicts follow from the numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sbrl.v1.episodes_pb2 import Episode
 
 
 def load(run: BenchRun) -> config.Config:
-    """The config that a run's arguments add up to."""
+    """The config from a run's arguments."""
     option, preset, *overrides = run.arguments
     assert option == "--preset"
     return config.load(preset=preset, overrides=overrides)
@@ -41,7 +41,7 @@ def test_every_algorithm_and_every_agent_of_the_family_has_a_task() -> None:
     assert not without, f"{without}: add a task to bench/learning.py, of a preset in sbrl/config/presets.py"
     assert {"rainbow", "full-rainbow", "der", "drq-eps", "spr", "sr-spr", "bbf"} <= set(trees)
     assert {agent for agent, tree in trees.items() if tree.agent.spr_weight > 0} == {"spr", "sr-spr", "bbf"}
-    # A reset counts only if the run goes on for a while after it.
+    # A reset counts only if the run continues for a while after it.
     for agent in ("sr-spr", "bbf"):
         learner = trees[agent].learner
         updates = (trees[agent].run.env_steps - trees[agent].min_replay_size) * learner.updates_per_step

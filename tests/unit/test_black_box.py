@@ -1,4 +1,4 @@
-"""What a process has counted is there after it was killed."""
+"""A process's counts survive its kill."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_box_that_a_live_process_holds_is_not_taken(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", COUNT, str(path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
-        process.send_signal(signal.SIGSTOP)  # it lives all the same
+        process.send_signal(signal.SIGSTOP)  # it is still alive
         with pytest.raises(RunError, match=r"another process, which is alive, counts in .*actor-0.bin.*another --name"):
             BlackBox(path)
         process.kill()
@@ -110,7 +110,7 @@ def test_a_run_directory_that_cannot_be_written_is_done_without(tmp_path: Path, 
 
 
 def test_a_full_disk_is_told_of_when_the_box_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write to memory with no room behind it would end the process without a word."""
+    """A write to memory without disk space behind it would end the process without a message."""
 
     def fall_short(descriptor: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

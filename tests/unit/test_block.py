@@ -1,4 +1,4 @@
-"""Blocks of updates: the same to the bit as single ones, and as a graph that is captured once and replayed."""
+"""Blocks of updates equal single updates, and a graph that is captured once and replayed, to the bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_block_is_so_many_single_updates(agent: str) -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_an_update_can_be_captured_once_and_replayed(agent: str) -> None:
-    """New segments come between blocks, which evict what the graph has read."""
+    """Between blocks, new segments evict those that the graph has read."""
     spec, _ = AGENTS[agent]
     settings = make_config(agent, diagnostics_period=20)
     eager, captured = make_training(settings, spec), make_training(settings, spec, capture=Taped)
@@ -74,7 +74,8 @@ def test_a_block_of_slow_updates_ends_early(monkeypatch: pytest.MonkeyPatch) -> 
     assert training.blocks.run(16).updates == 1
 
 
-# What capture breaks without a word. Each test spoils the update in one way, and the tape shows it: so the ones above can fail.
+# Errors that a capture makes silently. Each test breaks the update in one way, and the tape shows it, so the tests above can
+# fail.
 
 
 def captured_alike(spoil: Callable[[Training], None], agent: str, updates: int = 12) -> bool:
@@ -88,7 +89,7 @@ def captured_alike(spoil: Callable[[Training], None], agent: str, updates: int =
 
 
 def test_a_number_of_python_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the annealed horizon is a tensor."""
+    """This is why the annealed horizon is a tensor."""
 
     def spoil(training: Training) -> None:
         blocks = training.blocks
@@ -99,7 +100,7 @@ def test_a_number_of_python_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_rebound_buffer_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So noise is drawn into the buffers that there are. A graph would go on with the old ones, which nobody keeps."""
+    """This is why noise is drawn into existing buffers. A graph would keep using the old ones, which are freed."""
 
     def rebind(layer: NoisyLinear) -> None:
         layer.noise_in, layer.noise_out = (scale_noise(torch.randn_like(old)) for old in (layer.noise_in, layer.noise_out))
@@ -111,7 +112,7 @@ def test_a_rebound_buffer_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_counter_of_the_host_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the position in the table of horizons is counted on the device."""
+    """This is why the device counts the position in the table of horizons."""
 
     def spoil(training: Training) -> None:
         table, position = training.blocks._table, iter(range(1000))

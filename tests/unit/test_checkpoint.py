@@ -1,4 +1,4 @@
-"""Learner checkpoints: a run goes on from one as if it had never stopped, and never from half of one."""
+"""Learner checkpoints: a run resumes from one as if it had never stopped, and never from a partial one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EVERYTHING = config.build(
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # these networks are too small to share
+    torch.set_num_threads(1)  # these networks are too small for several threads
 
 
 def train(step: UpdateStep, generator: np.random.Generator, updates: int) -> list[float]:
@@ -78,7 +78,7 @@ def save_after_each_update(store: CheckpointStore, updates: int) -> UpdateStep:
 
 @pytest.mark.parametrize("settings", [CONFIG, EVERYTHING], ids=["default", "everything"])
 def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config.Config) -> None:
-    """With resets after updates 3 and 6, where there are any: the run's seed is the same then, as resets draw from it."""
+    """Resets, if any, follow updates 3 and 6. Then the run's seed is the same, because resets draw from it."""
     store = CheckpointStore(tmp_path / "learner", keep=3)
     step, generator = make_update_step(settings, SPEC), np.random.default_rng(7)
     train(step, generator, 4)
@@ -267,7 +267,7 @@ def test_a_checkpoint_that_holds_something_else_under_the_right_checksums_falls_
 
 
 def test_a_checkpoint_of_a_version_whose_replay_kept_the_ratio_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    """It is whole: to fall back past it, or to start again beside it, would throw away what it holds."""
+    """It is complete: falling back to an older one, or starting afresh, would lose its content."""
     store = CheckpointStore(tmp_path, keep=2)
     save_after_each_update(store, 2)
     for updates in (1, 2):
@@ -294,7 +294,7 @@ def test_counts_that_are_none_are_refused_in_a_sentence(received: dict[str, Any]
 
 
 def replace_signed(checkpoint: Path, name: str, data: bytes) -> None:
-    """Another file in a checkpoint's, with its checksum."""
+    """Replaces a file of a checkpoint, and its checksum."""
     (checkpoint / name).write_bytes(data)
     manifest = json.loads((checkpoint / "manifest.json").read_bytes())
     manifest["sha256"][name] = hashlib.sha256(data).hexdigest()

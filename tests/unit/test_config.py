@@ -1,4 +1,4 @@
-"""The config tree: what wins, what is refused and in which words, and that a saved config is read back unchanged."""
+"""The config tree: precedence, refusals and their messages, and that a saved config is read back unchanged."""
 
 import itertools
 import json
@@ -252,7 +252,7 @@ def test_a_file_that_is_not_there(tmp_path: Path):
 
 
 def test_a_file_of_another_schema(tmp_path: Path):
-    # Whatever else is in it: an unknown key would be the wrong complaint.
+    # Regardless of its other content: a complaint about an unknown key would be wrong.
     with pytest.raises(UsageError, match=r"config schema 99; this version of sbrl reads schema 2.*new run directory"):
         config.load(write(tmp_path, "schema_version: 99\nfuture: {key: 1}"))
     with pytest.raises(UsageError, match=r"^\S+ was written with config schema 1; this .* new run directory, or use [^\n]*$"):

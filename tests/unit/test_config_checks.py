@@ -1,4 +1,4 @@
-"""Combinations that cannot work are refused when the config is read, and those seldom meant are warned of, with the reason."""
+"""Impossible combinations are refused when the config is read; unlikely ones get a warning, with the reason."""
 
 import pytest
 
@@ -73,7 +73,7 @@ def test_as_many_environments_as_shards_are_enough(shards: str):
     assert config.load(overrides=[shards, "actors.num_actors=2", "actors.envs_per_actor=3"]).warnings == ()
     assert (
         config.load(overrides=["replay.num_shards=16", "actors.envs_per_actor=3"]).warnings == ()
-    )  # who knows how many actors
+    )  # the number of actors is not known
 
 
 def test_the_support_of_clipped_rewards_is_filled_in():

@@ -1,4 +1,4 @@
-"""What follows from run.env_steps and is not set stays as it was when the run began, whatever number it gets later."""
+"""Unset values derived from run.env_steps stay as they were when the run began, whatever it is later."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_another_number_of_steps_changes_nothing_else(tmp_path: Path, later: int
     for _ in range(2):  # nor does a restart
         config = settled(tmp_path, {"run": {"env_steps": later}}, dump(config))
         assert (config.run.env_steps, derived(config)) == (later, derived(began))
-    # A role has the same by what the coordinator hands out.
+    # A role gets the same values from the coordinator.
     assert with_derived_of(build({"run": {"env_steps": later}}), config) == config
 
 
 def test_every_key_that_follows_from_the_steps_is_named() -> None:
-    """One that is not in DERIVED would change under a run's feet."""
+    """A key that is missing in DERIVED would change during a run."""
     before, after = (build(tree).model_dump() for tree in (BEGAN, LATER))
     changed = {
         (section, key)

@@ -1,4 +1,4 @@
-"""Diagnostics on real networks: what they read is what is there, and training does not notice them."""
+"""Diagnostics on real networks: readings are correct, and training is not affected."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def make_batch(spec: EnvSpec, seed: int, jumps: int = 0) -> Batch:
 
 
 def trace(step: UpdateStep, batches: list[Batch]) -> list[bytes]:
-    """All that updates give out and leave behind, as bytes: what is not a number (NaN) is compared, too."""
+    """All outputs and final states of updates as bytes, so that NaN values are compared too."""
     seen = []
     for batch in batches:
         result = step.update(batch)
@@ -200,7 +200,7 @@ def test_when_measurements_are_made(period: int | None, updates: list[int]) -> N
 
 
 def test_noise_scale_of_a_network_is_that_of_its_samples_gradients() -> None:
-    """Against the gradient of each sample on its own, at parameters that hardly move."""
+    """Against the gradient of each single sample, at parameters that hardly change."""
     tree = make_config({"algorithm": "dqn"}, period=1).model_dump()
     tree["learner"]["learning_rate"] = 1e-12
     step = make_update_step(config.build(tree), VECTOR)
@@ -266,7 +266,7 @@ def identity_network() -> ValueNetwork:
 
 
 def measure(network: ValueNetwork, states: torch.Tensor, change: Callable[[], None] = lambda: None) -> Readings:
-    """What is read of `network` looking at `states`, where `change` is all that an update does."""
+    """The readings of `network` on `states`, with `change` in place of an update."""
     made = Diagnostics(
         1,
         BATCH,
@@ -306,7 +306,7 @@ def test_churn_of_hand_made_weights() -> None:
 
 @pytest.mark.parametrize("agent", [{"algorithm": "iqn"}, {"algorithm": "qr-dqn", **NOISY}], ids=["iqn", "noisy"])
 def test_chance_is_no_churn(agent: dict[str, Any]) -> None:
-    """With the same weights actions are the same, whatever fractions are drawn and noise is on in the meantime."""
+    """With the same weights, actions are the same, even if fractions and noise are drawn in between."""
     network = build_network(config.Agent(**SMALL, **agent), VECTOR)
     states = torch.randn(STATES, 1, 4, generator=torch.Generator().manual_seed(0))
 
@@ -331,7 +331,7 @@ def test_dormant_units_and_rank_of_hand_made_weights() -> None:
         hidden.bias[3] = -2.0  # never reaches zero: dead
     readings = measure(network, UNIT_VECTORS)
     assert readings.dormant_units_ratio == 2 / 8  # of the two layers of four
-    # Singular values in proportion to 1, 0.5 and 0.005: the last of them is within the hundredth that is left out.
+    # Singular values in the proportions 1, 0.5 and 0.005: the last one is within the hundredth that is left out.
     assert readings.feature_rank == 2
 
 
@@ -360,7 +360,7 @@ def test_dormant_channels_of_a_convolution() -> None:
 
 
 def test_rank_of_iqn_is_of_the_features_that_values_are_made_of() -> None:
-    """Not of the torso's, which its head multiplies with those of each fraction."""
+    """Not the torso's features, which the head multiplies with those of each fraction."""
     network = build_network(config.Agent(**SMALL, algorithm="iqn"), VECTOR)
     states = torch.randn(STATES, 1, 4, generator=torch.Generator().manual_seed(0))
     assert 1 <= measure(network, states).feature_rank <= SMALL["hidden_size"]

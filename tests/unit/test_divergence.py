@@ -1,4 +1,4 @@
-"""What is not finite in training: found before it is saved, published, sent or acted with, and its cause named."""
+"""Non-finite values in training are found before they are saved, published or used, and their cause is named."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_nothing_that_is_not_finite_is_published_sent_or_saved(
     memory = MemoryBatches(filled_memory(), CONFIG.agent, batch_size=2)
 
     class Batches(FixedBatches):
-        """Of a memory, which the priorities go to."""
+        """Batches from a memory, which gets the priorities."""
 
         def next(self, horizon: Horizon, timeout: float) -> Drawn:
             drawn, fixed = memory.next(horizon, timeout), super().next(horizon, timeout)
@@ -89,7 +89,7 @@ def test_nothing_that_is_not_finite_is_published_sent_or_saved(
     learner.replay.ratio.receive(1000)
 
     def train_for_ever() -> None:
-        while True:  # the loop itself looks at what it publishes
+        while True:  # the loop itself checks published weights
             learner.train()
             learner.publications.publish()
 

@@ -1,4 +1,4 @@
-"""The documents: their links lead somewhere, the index names every page, and README stays short."""
+"""The documents: links have targets, the index names every page, and README stays short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environments, on the real games: what an agent sees at the ends of episodes, and the facts the ALE adapter relies on."""
+"""Environments, on real games: observations at the ends of episodes, and facts that the ALE adapter relies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluation protocol: which episodes count, what is recorded of them, and when the evaluator evaluates."""
+"""The evaluation protocol: which episodes count, what is recorded, and when the evaluator evaluates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.evaluator.protocol import evaluate, evaluate_weights, fixed_shares
 
 
 class ScriptedEnvs:
-    """Environment k plays episodes of the lengths in `lengths[k]`, then again; each step of it is worth 10 * (k + 1).
+    """Environment k repeats episodes of the lengths in `lengths[k]`. Each of its steps has the reward 10 * (k + 1).
 
     Episodes of `bad_length` end at a bad value.
     """

@@ -43,8 +43,8 @@ def test_ape_x_ladder_is_horgans() -> None:
     ladder = np.concatenate([epsilons(tree, 5000, actor) for actor in range(4)])
     # epsilon_i = epsilon ** (1 + i / (N - 1) * alpha) with epsilon 0.4, alpha 7 and here N = 8
     np.testing.assert_allclose(ladder, [0.4, 0.16, 0.064, 0.0256, 0.01024, 0.004096, 0.0016384, 0.00065536])
-    assert (epsilons(tree, 10**9, 3) == ladder[6:]).all()  # for all times
-    assert (epsilons(tree, 5000, 4) == ladder[:2]).all()  # an actor too many begins the ladder again
+    assert (epsilons(tree, 10**9, 3) == ladder[6:]).all()  # the same at all times
+    assert (epsilons(tree, 5000, 4) == ladder[:2]).all()  # an extra actor starts the ladder again
     assert epsilons(tree, 999, 3).tolist() == [1, 1]
 
 

@@ -1,4 +1,4 @@
-"""The update as a GPU would be given it: without one, on fake CUDA tensors, in a program of its own (`tests.fake_cuda`)."""
+"""The update as for a GPU, but on fake CUDA tensors, in a separate program (`tests.fake_cuda`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMPILER = shutil.which("g++")
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Any]]:
-    """By preset, what the program says of two updates."""
+    """By preset, the program's results for two updates."""
     if COMPILER is None:
         pytest.skip("fake CUDA tensors need g++, for a library of two lines, and there is none")
     guard = compile_guard(tmp_path_factory.mktemp("guard"), COMPILER)

@@ -1,4 +1,4 @@
-"""When a learner that begins may train on what its memory holds, and when a run has nothing more to receive."""
+"""When a starting learner may train on its memory's content, and when a run has nothing more to receive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sbrl.v1.fleet_pb2 import RUN_STATE_COLLECTED, RUN_STATE_FINISHED, RUN_STATE
 
 
 class Reader:
-    """A shard's reader that is as far as it is told."""
+    """A shard's reader with a progress that tests set."""
 
     def __init__(self, shard: int = 0) -> None:
         self.shard, self.is_up, self.log_share_read, self.drained = shard, True, 0.0, 0.0
@@ -86,12 +86,12 @@ def test_it_is_over_when_what_the_logs_have_brought_is_taken(caplog: pytest.LogC
 
 
 def test_the_log_that_ends_between_two_looks_loses_nothing() -> None:
-    """Its last segment comes while the filling looks: it is not taken for read before that is taken."""
+    """Its last segment arrives during a look. The log does not count as read before that segment is taken."""
     reader, intake = Reader(0), Intake()
     filling = filling_of([reader], intake)
 
     class Ending:
-        """Hands over its last segment whenever it is asked how far it is."""
+        """Delivers its last segment whenever its progress is read."""
 
         shard, is_up = 0, True
 
@@ -140,7 +140,7 @@ def test_it_is_reached_when_all_is_collected_and_no_actor_is_left(
     watch.actors(*alive)
     watch.status.state = state
     end = end_of(watch, drained(100.0, 100.0), Intake())
-    assert not end.is_reached(10.0)  # the queues' looks before now do not count
+    assert not end.is_reached(10.0)  # empty queues before now do not count
     assert end.is_reached(10.0 + DRAINED_SECONDS) == is_reached
 
 
@@ -156,7 +156,7 @@ def test_it_is_not_reached_before_every_queue_is_drained_and_the_intake_empty() 
     now += LOOK_SECONDS
     assert not end.is_reached(now)
     intake.is_empty = True
-    assert not end.is_reached(now + LOOK_SECONDS / 2)  # it is not looked again at once
+    assert not end.is_reached(now + LOOK_SECONDS / 2)  # too early for the next look
     assert end.is_reached(now + LOOK_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""An update with its backward pass has shapes that no value decides about, and torch.compile takes its parts whole."""
+"""Shapes in an update and its backward pass depend on no value, and torch.compile compiles its parts whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _from_new() -> Iterator[None]:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_operation_of_an_update_has_a_fixed_shape(agent: str) -> None:
-    """Traced with shapes as symbols where they are unknown: there are none."""
+    """In a trace, unknown shapes would be symbols: there are none."""
     spec, _ = AGENTS[agent]
     training = make_training(make_config(agent), spec)
 
@@ -43,7 +43,7 @@ def test_every_operation_of_an_update_has_a_fixed_shape(agent: str) -> None:
 
 @pytest.mark.parametrize("agent", [pytest.param(name, marks=[pytest.mark.slow] * (name != "qr-dqn")) for name in AGENTS])
 def test_the_parts_of_an_update_compile_without_a_break(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw and gather, batch to loss, and new priorities, each whole; the backend only traces, so that numbers are the same."""
+    """Draw and gather, batch to loss, and new priorities, each as a whole. The backend only traces, so numbers stay equal."""
     spec, _ = AGENTS[agent]
     eager = make_training(make_config(agent), spec)
 

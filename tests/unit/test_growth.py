@@ -1,4 +1,4 @@
-"""The soak's analysis says of made-up memory what was put in, and of memory that only wobbles, that it is flat."""
+"""The soak's analysis recovers the growth of made-up memory, and calls memory that only fluctuates flat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = np.arange(0.0, 2 * HOUR, 15.0)
 
 
 def wobble(seed: int) -> NDArray[np.float64]:
-    """Correlated over minutes, as memory that comes and goes with checkpoints is."""
+    """Noise that is correlated over minutes, like memory that comes and goes with checkpoints."""
     steps = np.random.default_rng(seed).normal(0, 2 * MEGABYTE, len(SECONDS))
     values = np.zeros(len(SECONDS))
     for k in range(1, len(SECONDS)):

@@ -1,4 +1,4 @@
-"""The import budget: which role may load which heavy library. TensorFlow costs 3.6 s and 370 MB a process, torch 185 MB."""
+"""The import budget: which role may load which heavy library. TensorFlow costs 3.6 s and 370 MB, torch 185 MB."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def test_a_role_loads_no_more_than_its_budget(module: str, allowed: set[str]):
     ],
 )
 def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set[str]):
-    """On a busy machine each of these costs seconds. Of Kubernetes' 700 models none is loaded before an answer has it."""
+    """On a busy machine, each of these costs seconds. Kubernetes' 700 models are loaded only when an answer has one."""
     found = loaded(module)
     assert found & (HEAVY - {"kubernetes"} | {"numpy", "gymnasium", "sbrl.runtime.lifecycle"} | needless) == set()
     assert [name for name in found if name.startswith("kubernetes.client.models.")] == []
@@ -46,13 +46,13 @@ def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set
 
 
 def loaded(module: str) -> set[str]:
-    """The modules of a process that has imported this one."""
+    """The modules in a process that has imported this one."""
     code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
     return set(json.loads(run_python(code)))
 
 
 def run_python(code: str) -> str:
-    """What a process prints that runs this."""
+    """The output of a process that runs this code."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

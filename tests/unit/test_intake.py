@@ -1,4 +1,4 @@
-"""What arrives from shards is taken as the ratio wants it, stored once and counted once, whichever way it comes."""
+"""Segments from shards are taken as the ratio wants them, and stored and counted once, on either way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def segment(first: int, incarnation: int = 1, steps: int = 4, start: int = 0) ->
 
 
 class Memory:
-    """Keeps the names of segments, oldest first, and refuses older ones where it is full."""
+    """Keeps the names of segments, oldest first, and refuses older ones if it is full."""
 
     def __init__(self, room: int = 1000) -> None:
         self.names: list[Name] = []
@@ -59,7 +59,7 @@ def test_no_more_is_taken_than_the_ratio_wants() -> None:
     intake = intake_of(memory, ahead=8, min_size=4)
     for k in range(10):
         intake.put_fresh(0, segment(4 * k))
-    assert intake.take() == 16  # 12 are worth 24 samples, beyond those of 8 transitions: what came with it was wanted before
+    assert intake.take() == 16  # 12 are worth 24 samples, more than those of 8 transitions; the rest was already wanted
     assert (intake.take(), intake.is_empty) == (0, False)
     for _ in range(2):
         intake._ratio.train()
@@ -133,7 +133,7 @@ def test_without_a_memory_all_is_counted_and_nothing_kept() -> None:
 @settings(max_examples=100)
 @given(data=st.data(), num_segments=st.integers(1, 12), ahead=st.sampled_from([4.0, 9.0, 100.0]))
 def test_any_order_of_ways_ends_with_each_segment_once(data: st.DataObject, num_segments: int, ahead: float) -> None:
-    """Queues serve in order, and again after a shard was restored; a log is read newest first; the learner trains meanwhile."""
+    """Queues serve in order, and again after a restore. A log is read newest first. The learner trains meanwhile."""
     memory = Memory()
     intake = intake_of(memory, ahead=ahead, min_size=3)
     logged = [segment(4 * k) for k in range(num_segments)]
@@ -194,7 +194,7 @@ def test_waiting_ends_when_something_arrives() -> None:
     intake.put_fresh(0, segment(0))
     waiting.join(WAIT / 2)
     assert not waiting.is_alive()
-    intake.wait(WAIT)  # there is something: no wait at all
+    intake.wait(WAIT)  # something is there, so it does not wait
 
 
 def test_what_went_with_actors_is_counted_once_whatever_is_repeated() -> None:

@@ -1,4 +1,4 @@
-"""n-step transitions from items, against a plain reference: every length of episode, every end, every n."""
+"""n-step transitions from items, against a plain reference: every episode length, every kind of end, every n."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.scripted_episodes import Episode, check, items_by_definition, numbers
 @pytest.mark.parametrize("stack", [1, 2, 3, 4])
 @pytest.mark.parametrize("n_max", [1, 2, 3, 5, 10, 13])
 def test_every_length_and_end_of_an_episode_for_every_n(stack: int, n_max: int):
-    """Episodes shorter and longer than n and n_max, terminated and truncated; one batch holds the items of all."""
+    """Episodes shorter and longer than n and n_max, terminated and truncated. One batch has the items of all."""
     script = [
         Episode(number, (*(False,) * (length - 1), terminated), (length,))
         for number, (length, terminated) in enumerate(product(range(1, 16), (False, True)), start=1)

@@ -1,4 +1,4 @@
-"""What `sbrl train` decides before it starts anything."""
+"""Decisions of `sbrl train` before it starts anything."""
 
 from __future__ import annotations
 

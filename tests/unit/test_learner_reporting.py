@@ -1,4 +1,4 @@
-"""What the learner tells the coordinator and exports: the counts that it goes by, of the run or of this process."""
+"""The learner's progress and metrics: the counts that it works with, for the run or for this process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_progress_is_what_was_received_and_trained(tmp_path: Path) -> None:
 
 
 def test_counters_are_this_processs_and_progress_the_runs(tmp_path: Path) -> None:
-    """A learner that goes on from a checkpoint reports the run's numbers, and exports only what it has done itself."""
+    """A learner that resumes from a checkpoint reports the run's numbers, and exports only its own work."""
     first = Learner(tmp_path, CollectorRegistry(), updates=3)
     first.replay.intake.put_fresh(0, make_segment(0))
     first.replay.intake.put_fresh(1, make_segment(96))
@@ -109,7 +109,7 @@ def test_the_state_follows_what_the_learner_can_do(tmp_path: Path) -> None:
 
 
 def test_progress_before_the_first_report_says_nothing_of_the_state(tmp_path: Path) -> None:
-    """It may be asked for by a heartbeat before anything has begun."""
+    """A heartbeat may ask for it before anything has begun."""
     learner = Learner(tmp_path, CollectorRegistry(), updates=1)
     progress = learner.reporter.progress()
     assert progress.max_priority == 1.0

@@ -1,4 +1,4 @@
-"""When a learner saves: what its disk refuses is tried again, and one that may have lost its place waits."""
+"""When a learner saves: failed writes are tried again, and a learner that may have been replaced waits."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_the_disk_refuses_is_tried_again_after_a_while(
 
 
 def test_the_last_one_says_that_it_failed(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the program's last: to end as if it were saved would lose what is not."""
+    """It is the program's last save: a silent failure would lose training."""
 
     def refuse(*arguments: Any) -> Path:
         raise RunError("cannot write checkpoint x: No space left on device")
@@ -112,7 +112,7 @@ def test_a_learner_that_was_replaced_saves_nothing(learner: Learner, caplog: pyt
 
 
 def test_nothing_is_saved_before_it_is_known_that_this_is_the_learner_still(learner: Learner) -> None:
-    """After SIGSTOP its lease may have ended: it waits for the coordinator's answer, and saves then without more delay."""
+    """After SIGSTOP, its lease may have ended. It waits for the coordinator's answer, and then saves without more delay."""
     answered: list[bool] = []
     learner.saver.hold_until(lambda: bool(answered))
     now = begin(learner.saver) + INTERVAL
@@ -125,7 +125,7 @@ def test_nothing_is_saved_before_it_is_known_that_this_is_the_learner_still(lear
 
 
 def test_the_loop_notices_that_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that took as long as a lease: the process was stopped, or its machine was."""
+    """A turn took as long as a lease: the process or its machine was stopped."""
     learner = Learner(tmp_path, CollectorRegistry(), updates=4, batches=FixedBatches(), interval_seconds=0.0)
     learner.replay.ratio.receive(1000)
     asked: list[float] = []
@@ -146,8 +146,8 @@ def test_the_loop_notices_that_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     saves: list[int] = []
     monkeypatch.setattr(learner.saver, "save", lambda: saves.append(learner.step.updates))
     learner.train()
-    assert set(asked) == {start + 20.0}  # answers to what was asked before then say nothing
-    assert saves == [0, 1]  # of four turns: none once it may have lost its place
+    assert set(asked) == {start + 20.0}  # answers to earlier requests prove nothing
+    assert saves == [0, 1]  # of four turns; none once it may have been replaced
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""SBRL without its extra `train`, as a laptop has it that watches runs: the tools work, and what needs more says so."""
+"""SBRL without its extra `train`, for a laptop that watches runs: tools work, and commands that need more say so."""
 
 from __future__ import annotations
 

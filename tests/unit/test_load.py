@@ -1,4 +1,4 @@
-"""What the controller reads from the coordinator's answers."""
+"""The controller's readings from the coordinator's answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def status(
     answers: tuple[bool, bool] = (True, True),
     learner: LearnerState = LEARNER_STATE_TRAINING,
 ) -> GetStatusResponse:
-    """A fleet that is well: two shards, a learner, two actors; `changes` replace the members of their name."""
+    """A healthy fleet: two shards, a learner, two actors. `changes` replace the members with their names."""
     members = {
         one.name: one
         for one in (

@@ -1,4 +1,4 @@
-"""What the losses are beyond their equations, which tests/oracles compares: edge cases, float32, and who gets a gradient."""
+"""Properties of losses beyond their equations (see tests/oracles): edge cases, float32, and which network learns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_batch(size: int = 6) -> Batch:
 @pytest.mark.parametrize("noisy", [False, True], ids=["plain", "noisy"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_loss_of_every_algorithm(algorithm: str, noisy: bool) -> None:
-    """Each sample has its own, the online network learns all of itself, and the target network nothing."""
+    """Each sample has its own loss. All of the online network gets a gradient, and nothing of the target network."""
     agent, batch = make_agent(algorithm, noisy=noisy, double=algorithm != "m-dqn"), make_batch()
     online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
     loss, q_tm1, targets = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)

@@ -1,4 +1,4 @@
-"""The quantile Huber loss's closed form: against a loop that says what the equation says, and where rounding matters."""
+"""The closed form of the quantile Huber loss, against a plain loop over the equation, and cases for rounding."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_loss_at_ties_and_far_away() -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1e6])
 def test_priority_of_a_loss_near_zero_in_float32(offset: float) -> None:
-    """Rounding must not make a loss negative, for its root, the priority, would be NaN."""
+    """Rounding must not make a loss negative, because its root, the priority, would be NaN."""
     generator = torch.Generator().manual_seed(0)
     targets = (offset + torch.randn(1000, 1, generator=generator)).expand(-1, 50)
     quantiles = targets + 1e-7 * torch.randn(1000, 50, generator=generator) * targets.abs()

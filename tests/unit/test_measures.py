@@ -1,4 +1,4 @@
-"""The diagnostics' mathematics against cases whose answer is known, and against plain references."""
+"""The diagnostics' mathematics, against cases with known answers and plain references."""
 
 from __future__ import annotations
 

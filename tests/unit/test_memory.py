@@ -1,4 +1,4 @@
-"""What is freed goes back to the system, where that matters. In a process of its own, for it is for good."""
+"""Freed memory goes back to the system, if that matters. Tested in a separate process, because it cannot be undone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# Blocks that malloc has mapped one by one, before and after: a large one is freed, upon which glibc would keep such blocks.
+# Blocks that malloc maps individually, before and after a large one is freed, after which glibc would keep such blocks.
 PROGRAM = """
 import ctypes, sys
 from sbrl.runtime.memory import give_back_large_blocks

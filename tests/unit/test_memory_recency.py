@@ -1,4 +1,4 @@
-"""The replay memory samples by age as its law says, from nothing else, and over evictions."""
+"""The replay memory samples valid transitions by age according to its law, also after evictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replay memory samples in proportion to priority, to rounding, and from nothing else."""
+"""The replay memory samples valid transitions in proportion to priority, up to rounding."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_no_rounding_selects_an_anchor_without_a_transition(counts: list[int], e
 
 
 def test_a_search_that_ends_beyond_the_filled_slots_is_put_right():
-    """A GPU's cumulative sum, which is made in pieces, may rise by rounding where a slot is empty: here it does by much."""
+    """A GPU makes cumulative sums in pieces, so rounding may make them rise at an empty slot: here by a large amount."""
     memory = make_memory(shape_of(), capacity=40)
     slots = {slot for slot, _ in fill(memory, [1, 1, 1])}
 

@@ -1,4 +1,4 @@
-"""The replay memory's transitions are those of a plain reference, in fixed shapes, and nothing waits for the device."""
+"""The replay memory's transitions equal a plain reference's, in fixed shapes, without waits for the device."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "uniq
 
 
 class NoWaiting(TorchDispatchMode):
-    """Fails where a tensor's values would decide what the host does next, and notes all shapes."""
+    """Fails if the host's next step depends on a tensor's values, and notes all shapes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is logged against agent steps, as a reader of the files finds it."""
+"""Scalars logged against agent steps, as read back from the files."""
 
 from __future__ import annotations
 

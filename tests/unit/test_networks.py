@@ -1,4 +1,4 @@
-"""Networks as a whole: sizes, initialisation, serialization, and which of them an environment can have."""
+"""Whole networks: sizes, initialisation, serialization, and which fit an environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing that was written by others is ever unpickled or run: not from disk, not from the wire."""
+"""Foreign data is never unpickled or run: not from disk, not from the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrl import yaml_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("sbrl", "actors", "learner", "services", "single_process", "bench", "scripts", "deploy")
-# Modules whose loading runs what the bytes say.
+# Modules whose loading functions can run code from the bytes.
 FORBIDDEN_MODULES = frozenset(
     {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 )
@@ -26,7 +26,7 @@ SAFE_LOADERS = frozenset({"_Loader", "SafeLoader", "CSafeLoader"})
 
 
 def offences(source: str) -> Iterator[str]:
-    """What in a module could unpickle or run bytes."""
+    """Statements in a module that could unpickle or run bytes."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -1,4 +1,4 @@
-"""Pictures that environments show become frames: by which rules, against OpenCV, and on the real games."""
+"""The conversion of environments' pictures to frames: its rules, against OpenCV, and on real games."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_grays_are_opencvs_to_the_bit():
 
 @pytest.mark.parametrize("shape", [(210, 160), (96, 96), (84, 84), (400, 600), (85, 2000), (101, 211)], ids=str)
 def test_a_smaller_frame_is_opencvs_by_area(shape: tuple[int, int]):
-    """Where a mean lies halfway between two numbers OpenCV, which adds floats, may round either way."""
+    """If a mean is halfway between two numbers, OpenCV, which adds floats, may round either way."""
     picture = random_picture(*shape, 3)
     apart = np.abs(frame_of(picture).astype(int) - by_opencv(picture))
     assert apart.max() <= 1
@@ -68,7 +68,7 @@ def test_a_smaller_frame_is_opencvs_by_area(shape: tuple[int, int]):
 @pytest.mark.parametrize("shape", [(28, 28), (40, 200), (84, 84), (97, 31), (401, 299)], ids=str)
 @pytest.mark.parametrize("size", [36, 84])
 def test_a_pixel_is_the_mean_over_its_area_larger_or_smaller(shape: tuple[int, int], size: int):
-    """Each source pixel repeated `size` times each way, and the mean over blocks of as many as the source has: exact."""
+    """An exact reference: repeats each source pixel `size` times in both directions, and takes means over blocks."""
     picture = random_picture(*shape)
     means = picture.astype(np.float64)
     for side in shape:
@@ -187,7 +187,7 @@ def test_a_picture_of_another_shape_or_type_than_its_space_says_is_a_bad_value()
 
 
 def gymnasium_seed() -> tuple[int, int]:
-    """A seed for Gymnasium's environment, and the one which that passes on to the emulator."""
+    """A seed for Gymnasium's environment, and the seed that it passes on to the emulator."""
     for seed in range(64):
         passed_on = int(np.random.SeedSequence(seed).generate_state(2)[1])
         if passed_on < 2**31:  # else it is negative for the emulator
@@ -216,7 +216,7 @@ def test_a_game_shown_whole_is_opencvs_gray_and_area_resize(game: str):
 
 
 def test_a_game_shown_whole_is_what_ales_own_path_makes_of_it():
-    """One emulator frame a step, so that neither takes a maximum of two; ALE rounds its palette's grays by itself."""
+    """One emulator frame per step, so that neither takes a maximum of two. ALE rounds its palette's grays itself."""
     seed, passed_on = gymnasium_seed()
     ale = config.build({"env": {"id": "ALE/Breakout-v5", "frame_skip": 1, "repeat_action_probability": 0.0}}).env
     with (

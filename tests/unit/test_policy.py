@@ -79,7 +79,7 @@ def test_explores_with_probability_epsilon_and_repeats_from_its_seed() -> None:
     assert second.act(observation, epsilon=0.0).dtype == np.int64
     mixed = first.act(observation, epsilon=0.5)
     assert (mixed == second.act(observation, epsilon=0.5)).all()
-    # A random action is the greedy one half of the time, for there are two.
+    # A random action is the greedy one half of the time, because there are two actions.
     assert (mixed != greedy).mean() == pytest.approx(0.25, abs=0.03)
     assert first.act(observation, epsilon=1.0).mean() == pytest.approx(0.5, abs=0.03)
 

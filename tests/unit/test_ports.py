@@ -1,4 +1,4 @@
-"""Addresses to listen on: which there are, and what is said of those that there are not."""
+"""Addresses to listen on: which exist, and the errors for those that do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The presets hold what their sources publish, and all of them can be used as they are."""
+"""The presets have their sources' published values, and all are usable as they are."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_the_default_is_the_papers_and_its_baseline_dopamines():
     assert (baseline.learner.batch_size, baseline.agent.n_step, baseline.samples_per_insert) == (32, 3, 8.0)
     assert (small.learner.learning_rate, baseline.learner.learning_rate) == (1e-4, 5e-5)
     same = small.model_copy(update={"learner": baseline.learner})
-    assert same == baseline  # in batch and step size alone do they differ
+    assert same == baseline  # they differ only in batch and step size
 
 
 def test_the_default_preset_is_the_config_without_one():

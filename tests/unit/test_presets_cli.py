@@ -1,4 +1,4 @@
-"""`sbrl presets`, and the warnings that commands print of a config."""
+"""`sbrl presets`, and commands' warnings about a config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_presets(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]
 def test_the_list_has_every_preset_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     rows = list_presets(capsys)
     assert list(rows) == list(PRESETS)
-    # Environment, batch, updates per step, samples per insert, n at first and at last, torso.
+    # Environment, batch, updates per step, samples per insert, first and last n, torso.
     figures = {
         "small-batch": ("ALE/Pong-v5", 8, 0.25, 2.0, 3, 3, "nature-cnn"),
         "dqn": ("ALE/Pong-v5", 32, 0.25, 8.0, 1, 1, "nature-cnn"),

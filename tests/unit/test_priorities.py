@@ -1,4 +1,4 @@
-"""Priorities on their way to a shard: each is sent, waiting or counted as dropped, with the reason."""
+"""Priorities on the way to a shard: each is sent, waiting, or counted as dropped with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRIORITIES = np.ones(BATCH)
 
 
 class Client:
-    """A shard whose calls take until they are let go, and then end as they are told."""
+    """A shard whose calls last until they are released, and then end as the test says."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
@@ -43,7 +43,7 @@ def dropped(sampler: ShardSampler) -> dict[str, int]:
 
 
 def send(sampler: ShardSampler, client: Client) -> threading.Thread:
-    """Starts to send what waits; returns once the first call is in flight."""
+    """Starts to send waiting priorities; returns once the first call is in flight."""
     thread = threading.Thread(target=sampler._send_priorities, args=(client, sampler._cancel_stream), daemon=True)
     thread.start()
     assert client.called.wait(WAIT)

@@ -1,4 +1,4 @@
-"""What users' own environments do wrong: each is one line with env.id, the reason and a remedy, and nothing hangs or dies."""
+"""Errors in users' environments: each gives one line with env.id, reason and remedy, and nothing hangs or dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sbrl.runtime.env_probe import probe, spec_for_role, try_out
 from sbrl.runtime.parent_death import TURN_VARIABLE
 from sbrl.storage.metadata import check_same_environment, run_metadata
 
-# A module as users write them; HEAD stands at its beginning, BODY in place of the environment's methods.
+# A module as users write it. HEAD is replaced at its beginning, BODY in place of the environment's methods.
 MODULE = """
 import gymnasium, numpy as np, os, time, ctypes
 from gymnasium import spaces
@@ -41,13 +41,13 @@ NUMBERS = itertools.count()
 
 
 class Users:
-    """Writes modules, each under a name of its own, where this process and its children find them."""
+    """Writes modules with unique names where this process and its children find them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def env(self, head: str = "", body: str = "", **settings: object) -> Env:
-        name = f"own_{next(NUMBERS)}"  # a module is imported once
+        name = f"own_{next(NUMBERS)}"  # unique, because a module is imported only once
         methods = "".join(f"    {line}\n" for line in body.splitlines())
         (self._folder / f"{name}.py").write_text(MODULE.format(head=head, body=methods), encoding="utf-8")
         return config.build({"env": {"id": f"{name}:Own-v0", **settings}}).env
@@ -82,7 +82,7 @@ REFUSED = [
     ("", f"{RESET} return None", "cannot be reset: it returned one NoneType"),
     ("", f"{STEP} return self.observed, 1.0, False, {{}}", "cannot be stepped: it returned 4 values, as under old Gym's API"),
     ("", f"{STEP} raise SystemExit", "cannot be stepped: SystemExit"),
-    # What values may be is tested in test_bad_values.py.
+    # test_bad_values.py tests the valid values.
     (
         "",
         f"{STEP} return self.observed, None, False, False, {{}}",
@@ -132,7 +132,7 @@ def test_what_can_be_understood_is_taken(users: Users, body: str):
 
 
 def test_what_it_raises_once_it_runs_does_not_end_the_run_for_good(users: Users):
-    """An exit code of 2 would: a role that is started again may meet it no more."""
+    """An exit code of 2 would end it, but a restarted role may not get the error again."""
     envs = make_envs(users.env(body=f"{STEP} raise ConnectionError('the simulator is gone')"), 1, seed=1)
     envs.reset()
     with pytest.raises(RunError, match="cannot be stepped: ConnectionError: the simulator is gone"):
@@ -230,5 +230,5 @@ logging.getLogger().addHandler(Last())
 
 
 def test_one_that_works_is_taken_though_its_process_ends_badly(users: Users) -> None:
-    """A crash when the process ends, or a machine too busy to end it in time, says nothing of the environment."""
+    """A crash at the end of the process, or a slow end on a busy machine, says nothing about the environment."""
     assert probe(users.env(head=CRASHES_AT_ITS_END)).num_actions == 2

@@ -1,4 +1,4 @@
-"""Readings of a run: rates, the ratio, who waits for whom, and how they are shown."""
+"""Readings of a run: rates, the ratio, which role waits for which, and their display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights on their way to the coordinator: a copy, looked at and encoded outside the update thread, one at a time."""
+"""Weights on the way to the coordinator: copied, then checked and encoded on another thread, one at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FINE, BAD = torch.zeros(()), torch.tensor(float("nan"))
 
 
 class Client:
-    """A coordinator that answers when it is let."""
+    """A coordinator that answers when the test lets it."""
 
     def __init__(self) -> None:
         self.received: queue.Queue[tuple[dict[str, Tensor], int]] = queue.Queue()
@@ -51,7 +51,7 @@ def publisher(client: Client) -> Iterator[Publisher]:
     publisher = Publisher(cast(Any, client), term=1)
     publisher.start()
     yield publisher
-    client.answers.put(99)  # whatever it still waits for
+    client.answers.put(99)  # releases a call that still waits
     publisher.close(WAIT)
 
 
@@ -85,7 +85,7 @@ def test_weights_are_encoded_outside_the_thread_that_publishes(
 
 @pytest.mark.parametrize(("deliver_at", "published"), [(1, [2, 4, 6]), (5, [5, 6])])
 def test_nothing_is_copied_while_the_last_weights_are_on_their_way(deliver_at: int, published: list[int]) -> None:
-    """They are due at updates 2, 4 and 6: what comes too early is made once, as soon as the last ones are delivered."""
+    """They are due at updates 2, 4 and 6. A publication that is due too early is made once the last one is delivered."""
     taken: list[int] = []
     step = SimpleNamespace(updates=0, mark=FINE, acting_weights=dict)
     sender = SimpleNamespace(is_idle=False, is_finite=True, publish=lambda weights, mark, updates: taken.append(updates))

@@ -1,4 +1,4 @@
-"""The ratio that the learner holds: never ahead, never further behind than it may be, exact at the end."""
+"""The learner's ratio: never ahead, never further behind than allowed, exact at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_it_is_never_ahead_and_never_further_behind_than_it_may_be(wanted: Ratio
     ratio = Ratio(wanted)
     for steps in segments:
         while not ratio.may_receive:
-            assert ratio.updates_due  # or both sides would wait for ever
+            assert ratio.updates_due  # otherwise both sides would wait for ever
             ratio.train()
         ratio.receive(steps)
         assert ratio.trained <= ratio.due

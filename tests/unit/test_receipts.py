@@ -1,4 +1,4 @@
-"""The accounts of what was received against a model that keeps every number by itself."""
+"""The accounts of received steps, against a model that stores every single number."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Written:
 
 @st.composite
 def courses(draw: st.DrawFn) -> list[Written]:
-    """What some environments wrote, in order; a stream's tail may be missing, for it never became a segment."""
+    """Segments of some environments, in order. A stream's tail may be missing, because it never became a segment."""
     written = []
     for env, incarnation in draw(
         st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=4, unique=True)
@@ -51,7 +51,7 @@ def courses(draw: st.DrawFn) -> list[Written]:
 @settings(max_examples=300)
 @given(data=st.data(), written=courses())
 def test_the_books_balance_whatever_comes_in_whatever_order(data: st.DataObject, written: list[Written]) -> None:
-    """Resends, restores, gaps, fills from a log, shards that overtake each other, learners that start again."""
+    """Resends, restores, gaps, fills from a log, shards that overtake each other, and restarted learners."""
     receipts = Receipts()
     received: set[Any] = set()
     marks: Counter[Any] = Counter()
@@ -97,7 +97,7 @@ def test_once_all_has_come_nothing_that_a_shard_has_is_lost(data: st.DataObject,
 @settings(max_examples=300)
 @given(data=st.data(), written=courses())
 def test_all_that_was_collected_is_received_lost_or_in_flight(data: st.DataObject, written: list[Written]) -> None:
-    """Actors end at any time, are said to have ended again and again, and what they wrote may come before or after that."""
+    """Actors end at any time, their end is reported repeatedly, and their segments may arrive before or after that."""
     collected: Counter[int] = Counter()  # by incarnation, over its environments
     for writer, end in {one.stream[:3]: one.first + one.steps for one in sorted(written, key=lambda one: one.first)}.items():
         collected[writer[1]] += end + data.draw(st.integers(0, 40))  # steps that never became a segment
@@ -133,16 +133,16 @@ def test_what_comes_after_its_actor_is_gone_was_not_lost() -> None:
     receipts.take(0, FIRST, 0, 10)
     receipts.settle(FIRST.incarnation, 25)
     assert receipts.of_shard(WITH_ACTORS) == Counts(lost=15)
-    assert receipts.take(0, FIRST, 12, 8) == 8  # 10 and 11 are missing in the shard now, no longer with the actor
+    assert receipts.take(0, FIRST, 12, 8) == 8  # 10 and 11 now count as missing in the shard, not with the actor
     assert receipts.of_shard(WITH_ACTORS) == Counts(lost=15, recovered=10)
     assert receipts.of_shard(0) == Counts(received=18, lost=2)
     receipts.settle(FIRST.incarnation, 25)
     assert receipts.of_shard(WITH_ACTORS) == Counts(lost=15, recovered=10)
-    receipts.settle(FIRST.incarnation, 30)  # its last counts come late
+    receipts.settle(FIRST.incarnation, 30)  # its last counts arrive late
     assert receipts.of_shard(WITH_ACTORS) == Counts(lost=20, recovered=10)
     assert receipts.take(0, FIRST, 20, 10) == 10
     assert receipts.of_shard(WITH_ACTORS) == Counts(lost=20, recovered=20)
-    assert receipts.take(0, FIRST, 30, 5) == 5  # and more than those: nothing is recovered that was not lost
+    assert receipts.take(0, FIRST, 30, 5) == 5  # steps beyond them are not recovered, because they were never lost
     assert receipts.of_shard(WITH_ACTORS) == Counts(lost=20, recovered=20)
 
 

@@ -1,4 +1,4 @@
-"""The controller's decisions: properties over any history, and what each reading leads to."""
+"""The controller's decisions: properties over any history, and the decision for each reading."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def steady(
     wanted: int | None = None,
     **fields: Any,
 ) -> tuple[LoadReading, ...]:
-    """Readings every five seconds of a fleet in which nothing changes."""
+    """Readings every five seconds of an unchanging fleet."""
     if fill is None:
         fill = 0.0 if waiting > blocked else 1.0 if blocked > waiting else 0.5
     return tuple(
@@ -82,7 +82,7 @@ shares = st.floats(0, 1)
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[LoadReading, ...]:
-    """A history in which now and then something changes, and counters grow no faster than time."""
+    """A history with occasional changes, in which counters grow no faster than time."""
     now, waited, blocked, updates = 0.0, 0.0, 0.0, 0.0
     readings = []
     for _ in range(draw(st.integers(1, 3))):
@@ -160,7 +160,7 @@ def test_nothing_is_changed_soon_after_a_change_or_in_a_fleet_that_cannot_be_jud
         assert decide(readings, spec, memory).actors == now.actors_wanted
 
 
-# Of a reading, what may differ without anything having changed.
+# Fields of a reading that may differ although nothing has changed.
 COUNTED: dict[str, Any] = {
     "updates": 0.0,
     "learner_waited_seconds": 0.0,
@@ -190,7 +190,7 @@ def test_only_a_waiting_learner_adds_actors_and_only_blocked_ones_go(
 @settings(max_examples=40)
 @given(st.floats(0.05, 400), st.integers(1, 512))
 def test_a_fleet_without_noise_goes_straight_to_its_size_and_stays(demand: float, actors: int):
-    """However wrong the size at first: each step halves or doubles at most, the last one is exact, and no step is undone."""
+    """From any first size, each step at most halves or doubles it, the last one is exact, and no step is undone."""
     spec, memory, sizes = ScalingSpec(min_actors=1, max_actors=512), Memory(), [actors]
     for _ in range(20):
         exact = demand / sizes[-1]
@@ -280,31 +280,31 @@ def measured(waiting: float, blocked: float, fill: float) -> Measured:
 
 
 def test_what_confirming_items_takes_is_not_taken_for_too_many_actors():
-    starving = measured(waiting=0.3, blocked=0.2, fill=0.02)  # the queues hold nobody back
+    starving = measured(waiting=0.3, blocked=0.2, fill=0.02)  # the queues do not block the actors
     memory = learn(Memory(), starving)
     assert memory.idle_blocked == 0.2
     assert load(starving, memory) == pytest.approx(1 / 0.7)
     assert load(measured(waiting=0.0, blocked=0.2, fill=0.9), memory) == pytest.approx(1.0)
     assert load(measured(waiting=0.0, blocked=0.6, fill=1.0), memory) == pytest.approx(0.5)
-    assert learn(memory, measured(waiting=0.0, blocked=0.1, fill=0.5)).idle_blocked == 0.1  # it can be no more than is seen
+    assert learn(memory, measured(waiting=0.0, blocked=0.1, fill=0.5)).idle_blocked == 0.1  # at most the observed value
 
 
 def test_what_fetching_batches_takes_is_not_taken_for_too_few_actors():
-    abounding = measured(waiting=0.4, blocked=0.5, fill=0.98)  # there are transitions, and yet the learner waits
+    abounding = measured(waiting=0.4, blocked=0.5, fill=0.98)  # the learner waits although there are transitions
     memory = learn(Memory(), abounding)
     assert memory.idle_waiting == 0.4
     assert load(abounding, memory) == pytest.approx(0.5)
     assert load(measured(waiting=0.4, blocked=0.0, fill=0.6), memory) == pytest.approx(1.0)
-    assert load(measured(waiting=0.4, blocked=0.0, fill=0.0), memory) == pytest.approx(1 / 0.6)  # now it is transitions
+    assert load(measured(waiting=0.4, blocked=0.0, fill=0.0), memory) == pytest.approx(1 / 0.6)  # now for transitions
 
 
 def test_a_size_at_which_the_learner_starved_is_not_gone_back_to_for_a_while():
-    fleet = steady(1000, 11, blocked=0.2)  # says: nine are enough
+    fleet = steady(1000, 11, blocked=0.2)  # nine would be enough
     assert decide(fleet).actors == 10
     starved = Memory(starved_time=900.0, starved_actors=10)
     assert decide(fleet, memory=starved).actors == 11
     assert decide(fleet, memory=starved._replace(starved_time=1000 - SPEC.memory_seconds - 1)).actors == 10
-    assert decide(steady(1000, 11, blocked=0.7), memory=starved).actors == 6  # so much less is no mistake
+    assert decide(steady(1000, 11, blocked=0.7), memory=starved).actors == 6  # such a large difference is not noise
 
 
 def test_starving_is_remembered():
@@ -335,7 +335,7 @@ def test_specs_that_cannot_be(change: dict[str, Any], message: str):
 
 
 def test_the_history_reaches_back_as_far_as_decisions_do():
-    """With no more than is kept, a decision is the one that all readings lead to."""
+    """The decision from the kept readings is the same as from all readings."""
     readings = steady(2000, 10, blocked=0.5)
     kept = tuple(reading for reading in readings if reading.time >= readings[-1].time - history_seconds(SPEC))
     assert len(kept) < len(readings)

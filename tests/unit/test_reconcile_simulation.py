@@ -1,8 +1,8 @@
-"""The controller's decisions in a simulated fleet of up to 512 actors: it finds the right size and then leaves it alone.
+"""The controller in a simulated fleet of up to 512 actors: it finds the right size and then keeps it.
 
-The simulation is a fluid model, a second at a time: actors of different speeds fill queues that have
-little room, a learner empties them, both with noise. Pods take their time to start and to stop, now and then one crashes,
-counters arrive late and, from actors that are blocked nearly all the time, in lumps.
+The simulation is a fluid model with steps of a second. Actors of different speeds fill small queues, and a learner empties
+them, both with noise. Pods take time to start and to stop, and sometimes crash. Counters arrive late, and from actors that are
+blocked almost all the time they arrive in bursts.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from services.controller.reconcile import (
 Floats = NDArray[np.float64]
 
 LOOK_SECONDS = 5
-STEPS_PER_SECOND = 1000.0  # of an actor at full speed, on average
-REPORT_STEPS = 128  # an actor reports what it counted after so many steps
-PRODUCTIVE_SECONDS = 4  # after joining: environments are made, weights fetched
-QUEUE_ROOM = 72.0  # transitions that all queues together hold
+STEPS_PER_SECOND = 1000.0  # of an average actor at full speed
+REPORT_STEPS = 128  # an actor reports its counts after this many steps
+PRODUCTIVE_SECONDS = 4  # from joining to the first step: making environments, fetching weights
+QUEUE_ROOM = 72.0  # capacity of all queues together, in transitions
 HOUR = 3600
 
 
 @dataclass
 class Plant:
-    """What is simulated; `demand` is how many actors of average speed would feed the learner exactly."""
+    """The simulated system. `demand` is the number of average actors that would feed the learner exactly."""
 
     demand: float
     seed: int = 0
     noise: float = 0.1  # of a second's production and of a second's training
     spread: float = 0.1  # of the actors' speeds
     start_seconds: tuple[float, float] = (5.0, 40.0)  # from a pod's creation to its joining
-    crash_rate: float = 0.0  # of one actor, a second
-    idle_blocked: float = 0.02  # part of their time that actors spend on having items confirmed
-    sampling_limit: float = math.inf  # in actors: batches cannot be served faster, however many transitions there are
-    places: int = 10_000  # pods that the cluster has room for
+    crash_rate: float = 0.0  # per actor and second
+    idle_blocked: float = 0.02  # fraction of time that actors spend waiting for confirmations
+    sampling_limit: float = math.inf  # largest rate of batches, in actors, however many transitions there are
+    places: int = 10_000  # capacity of the cluster, in pods
 
 
 @dataclass
 class Pods:
-    """One row an actor pod."""
+    """Actor pods, one row each."""
 
     speed: Floats = field(default_factory=lambda: np.empty(0))
-    joins: Floats = field(default_factory=lambda: np.empty(0))  # when
+    joins: Floats = field(default_factory=lambda: np.empty(0))  # time of joining
     leaves: Floats = field(default_factory=lambda: np.empty(0))
     unreported_steps: Floats = field(default_factory=lambda: np.empty(0))
     unreported_blocked: Floats = field(default_factory=lambda: np.empty(0))
@@ -88,7 +88,7 @@ class Fleet:
         self.plant, self.spec, self.wanted = plant, spec, actors
         self.changes: list[Change] = []
         self.decision: Decision | None = None
-        self.starving: list[float] = []  # part of each second
+        self.starving: list[float] = []  # fraction of each second
         self._random = np.random.default_rng(plant.seed)
         self._history, self._memory = History(history_seconds(spec)), Memory()
         self._pods, self._now, self._level = Pods(), 0, 0.0
@@ -108,7 +108,7 @@ class Fleet:
 
     @property
     def speeds(self) -> Floats:
-        """Of the actors that are to stay."""
+        """The speeds of the actors that stay."""
         speeds: Floats = self._pods.speed[np.isinf(self._pods.leaves)]
         return speeds
 
@@ -168,7 +168,7 @@ class Fleet:
         self._level = min(QUEUE_ROOM, max(0.0, self._level + inserted - trained))
         held = 1.0 - inserted / collects if collects else 0.0
         blocked = held + (1.0 - held) * plant.idle_blocked
-        # The counters of this second are in the next look: one late.
+        # The next look sees the counters of this second, so one second late.
         pods.unreported_steps[working] += pods.speed[working] * (1.0 - held)
         pods.unreported_blocked[working] += blocked
         reports = pods.unreported_steps >= REPORT_STEPS
@@ -183,16 +183,16 @@ class Fleet:
 
 
 def reversals(changes: list[Change]) -> int:
-    """How often the direction changed."""
+    """Number of changes of direction."""
     signs = [change.after > change.before for change in changes]
     return sum(one != two for one, two in pairwise(signs))
 
 
 def fits(fleet: Fleet) -> bool:
-    """Whether the fleet has the size it should: its load within its limits, give or take an actor, for few actors are coarse.
+    """Whether the fleet has the right size: its load is within its limits, plus or minus one actor, as small fleets are coarse.
 
-    By the actors that are there: those left over may be faster or slower than average. And the noise leaves an estimate that is
-    some per cent wrong.
+    Uses the speeds of the present actors: the remaining ones may be faster or slower than average. Noise leaves the estimate
+    wrong by a few per cent.
     """
     demand, spec = fleet.plant.demand * STEPS_PER_SECOND / float(np.mean(fleet.speeds)), fleet.spec
     low = 0.97 * demand / spec.high_load - 1
@@ -217,7 +217,7 @@ def check_found_and_kept(plant: Plant, actors: int) -> None:
     fleet = Fleet(plant, WIDE, actors)
     fleet.run(1.5 * HOUR)
     assert fits(fleet), fleet.changes
-    assert reversals(fleet.changes) <= 2, fleet.changes  # the last steps may feel their way
+    assert reversals(fleet.changes) <= 2, fleet.changes  # the last steps may overshoot a little
     found = len(fleet.changes)
     fleet.run(1.5 * HOUR)
     assert fits(fleet), fleet.changes
@@ -278,7 +278,7 @@ def test_a_full_cluster_is_not_asked_for_ever_more():
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_learner_that_cannot_be_served_faster_gets_no_useless_actors(seed: int):
-    """Its batches come at half the speed it could train at, however many actors there are: not their number, the way to it."""
+    """Its batches arrive at half the speed at which it could train, however many actors there are."""
     fleet = Fleet(Plant(demand=40, seed=seed, sampling_limit=20), WIDE, 4)
     fleet.run(3 * HOUR)
     assert 19 <= fleet.wanted <= 25, fleet.changes
@@ -286,8 +286,8 @@ def test_a_learner_that_cannot_be_served_faster_gets_no_useless_actors(seed: int
 
 
 def test_an_estimate_that_misleads_makes_it_swing_seldom():
-    """A fleet in which no size looks right: too few starve the learner, one more looks like far too many. It goes down and up
-    again once in half an hour, for a size at which the learner starved is not gone back to for so long.
+    """A fleet in which no size looks right: too few actors starve the learner, and one more looks like far too many. It goes
+    down and up again once in half an hour, because for that long it does not return to a size at which the learner starved.
     """
     spec, memory, history, wanted, changes = WIDE, Memory(), History(history_seconds(WIDE)), 10, []
     waited = blocked = 0.0

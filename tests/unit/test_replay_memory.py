@@ -1,4 +1,4 @@
-"""The replay memory as a whole: eviction, growth and priorities against a slow and obvious memory, refusals, bytes."""
+"""The whole replay memory: eviction, growth and priorities against a slow, obvious memory; refusals; bytes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_what_has_no_transition_is_refused_and_nothing_changes():
 
 @pytest.mark.filterwarnings("error")
 def test_arrays_that_may_not_be_written_are_taken():
-    """TensorFlow's are such; torch warns of those that it is given as they are."""
+    """TensorFlow's arrays are read-only, and torch warns about such arrays."""
     segment = Segment(*(np.array(column) for column in numbered(3, 2)))
     for column in segment:
         column.flags.writeable = False

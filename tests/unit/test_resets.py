@@ -1,4 +1,4 @@
-"""Resets: what starts again, what is shrunk and perturbed, what the optimizer forgets, and that a resumed run does the same."""
+"""Resets: new, shrunk and perturbed parameters, forgotten optimizer state, and the same resets in a resumed run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENCODER = ("torso.encoder.", "transition.")
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # these networks are too small to share
+    torch.set_num_threads(1)  # these networks are too small for several threads
 
 
 def make_step(seed: int = 0, **learner: Any) -> UpdateStep:
@@ -85,7 +85,7 @@ def test_a_reset_follows_the_third_update_and_does_what_it_says(caplog: pytest.L
         else:
             assert not moment.any(), name
     parts = {name.rsplit(".", 2)[0] for name in after["learned"] if not name.startswith(ENCODER)}
-    assert {part.split(".")[0] for part in parts} == {"torso", "head", "predictor"}  # the projection is the torso's rest
+    assert {part.split(".")[0] for part in parts} == {"torso", "head", "predictor"}  # the projection is the rest of the torso
 
 
 def test_each_reset_draws_other_values() -> None:
@@ -98,7 +98,7 @@ def test_each_reset_draws_other_values() -> None:
 
 
 def test_resets_end() -> None:
-    # At one update a step the first reset comes at env step 20,003 and the second would at 20,006.
+    # At one update per step, the first reset comes at env step 20,003, and the second would come at 20,006.
     step = make_step(updates_per_step=1, no_resets_after_env_steps=20_004)
     train(step, 5)
     before = tensors(step)["learned"]["head.output.value.layer.weight"]
@@ -124,7 +124,7 @@ def test_a_resumed_run_resets_as_if_it_had_never_stopped() -> None:
 
 
 def test_training_goes_on_at_its_usual_pace_after_a_reset() -> None:
-    """Adam's bias correction starts again with the moments: the first step is no larger than the learning rate."""
+    """Adam's bias correction starts again with the moments, so the first step is at most the learning rate."""
     step = make_step()
     train(step, 3)
     before = tensors(step)["learned"]

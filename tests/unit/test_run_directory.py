@@ -1,4 +1,4 @@
-"""One run at a time in a directory; what a killed launcher left running is waited for."""
+"""One run at a time in a directory: a new launcher waits for roles that a killed one left running."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_directory_that_is_in_use_is_refused_at_once(tmp_path: Path, capsys: p
 
 @contextmanager
 def orphaned(directory: RunDirectory) -> Iterator[int]:
-    """A launcher that is gone, by its process id, and a role of it that still holds the lock."""
+    """Yields the process id of a dead launcher, with a role that still holds the lock."""
     with subprocess.Popen([sys.executable, "-c", ""]) as launcher:
         launcher.wait()
     with directory.lock() as descriptor:

@@ -1,4 +1,4 @@
-"""Which kind of sampling a run takes, and what is said of it."""
+"""The choice between cached and remote sampling, and its messages."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_no_resets_once_env_steps_are_reached(last_env_step: int, expected: list
 
 
 def test_bbf_resets_four_times() -> None:
-    # Replay ratio 2: env step 22,000, 42,000, 62,000 and 82,000, as published but for the warm-up.
+    # Replay ratio 2: env steps 22,000, 42,000, 62,000 and 82,000, as published except for the warm-up.
     schedule = ResetSchedule.of(make_config(reset_period=40_000, updates_per_step=2, no_resets_after_env_steps=100_000))
     assert schedule.limit == 4
 

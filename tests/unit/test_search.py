@@ -1,4 +1,4 @@
-"""`sbrl tune`: a search through Optuna's storage with runs that only say they were made; stopped, gone on with, failing."""
+"""`sbrl tune`: searches through Optuna's storage with pretended runs: stopped, continued and failing ones."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def maker(monkeypatch: pytest.MonkeyPatch) -> type[SaysItWasMade]:
 
 
 def search(study: Study, folder: Path, trials: int, said: list[str] | None = None, jobs: int = 2) -> tuple[bool, Trials]:
-    """One session, as after a start of the program."""
+    """One run of the program."""
     stop = SaysItWasMade.stop = StopRequest()
     opened = open_search(study, f"sqlite:///{folder / 'trials.db'}", space_of(study))
     one = Trials(study, places(folder), opened, Pool(jobs, stop), ([] if said is None else said).append, worker="here")
@@ -100,7 +100,7 @@ def test_a_search_is_stopped_goes_on_and_leaves_an_arm(tmp_path: Path, maker: ty
     assert set(maker.made.values()) == {1}  # nothing is made twice
     states = Counter(trial.state.name for trial in trials.ended())
     assert states["COMPLETE"] + states["PRUNED"] == 10
-    # Of a pruned trial the second seed was saved.
+    # A pruned trial saves its second seed.
     assert maker.made.total() == 2 * states["COMPLETE"] + states["PRUNED"]
 
     report(study, space_of(study), trials.ended(), places(tmp_path))

@@ -1,4 +1,4 @@
-"""Each use of random numbers in a run has a stream of its own."""
+"""Each use of random numbers in a run has its own stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sbrl.seeds import actor_seeds, evaluation_seed, learner_seed, memory_seed, 
 
 
 def streams(run_seed: int) -> list[int]:
-    """All seeds of a run with a few of each: without their lowest bit, as some are given with 31 bits and some with 32."""
+    """All seeds of a run with a few of each kind, without their lowest bit, as some have 31 bits and some 32."""
     numbers = range(1, 5)
     halved = chain(
         *((one, other >> 1) for one, other in (actor_seeds(run_seed, actor, lease) for actor in range(4) for lease in numbers)),
@@ -21,7 +21,7 @@ def streams(run_seed: int) -> list[int]:
 
 
 def test_no_two_uses_of_a_run_share_a_stream() -> None:
-    """A reset and the memory's draws once did: the n-th reset's new weights and the n-th filling's samples had one seed."""
+    """A reset and the memory once did: the n-th reset's new weights and the n-th filling's samples had the same seed."""
     for run_seed in range(20):
         found = streams(run_seed)
         assert len(set(found)) == len(found)

@@ -1,4 +1,4 @@
-"""Which shard an environment's stream goes to, and what it counts while it waits; shards and writer are stand-ins."""
+"""The shard that an environment's stream chooses, and its counts while it waits. Shards and writer are stand-ins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEP = Transition(0, 0.0, False, OBSERVATION[0], 1)
 
 
 class Probe:
-    """A shard that is away, or answers after so many waits."""
+    """A shard that is away, or answers after a number of waits."""
 
     def __init__(self, is_away: bool = False, waits: int = 0) -> None:
         self.is_away, self.room_seconds, self._waits = is_away, 0.0, waits
@@ -34,7 +34,7 @@ class Probe:
 
 
 class Writer:
-    """A writer whose shard confirms nothing for so many waits."""
+    """A writer whose shard confirms nothing for a number of waits."""
 
     def __init__(self, waits: int = 0) -> None:
         self._waits, self.shard = waits, -1

@@ -33,7 +33,7 @@ def test_every_step_is_the_anchor_of_one_segment_which_stands_alone(data: st.Dat
     assert len(anchors) == len(written)
     for (segment, row), (episode, t) in zip(anchors, written, strict=True):
         assert numbers_of(segment.frame[row - stack + 1 : row + 1]).tolist() == episode.observation(t, stack)
-        # What follows the anchor: the episode's steps and last observation, as far as the window goes, and then no step of it.
+        # After the anchor: the episode's steps and last observation within the window, then no more of its steps.
         for k in range(n_max + 1):
             is_step = t + k < episode.length
             assert segment.action[row + k] == (episode.action(t + k) if is_step else PADDING)
@@ -55,7 +55,7 @@ def test_segments_are_numbered_without_a_gap(data: st.DataObject, stack: int, n_
     for segment in segments_of(script, shape, fill_after={2, len(script)}):
         assert (segment.of, segment.first) == (STREAM, first)
         count = int(segment.valid(shape).sum())
-        assert count > 0  # or a reader could not tell it from the one that follows
+        assert count > 0  # otherwise a reader could not tell it from the next one
         first += count
     assert first == sum(episode.length for episode in script)
 
@@ -78,7 +78,7 @@ def test_where_nothing_is_filled_in_neighbours_overlap_and_only_the_last_steps_w
 
 
 def test_a_segment_without_a_step_is_left_out():
-    """After a fill the anchors of five segments are padding, for n_max is larger than a segment."""
+    """After a fill, the anchors of five segments are padding, because n_max is larger than a segment."""
     shape = shape_of(stack=1, n_max=10, steps=2)
     script = [Episode(1, (False,), (1,)), Episode(2, (False,) * 3, (3,))]
     segments = segments_of(script, shape, fill_after={1, 2})

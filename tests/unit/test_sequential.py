@@ -1,4 +1,4 @@
-"""The group-sequential permutation test: paths and boundaries by hand, its level and its monotony by simulation."""
+"""The group-sequential permutation test: paths and boundaries by hand, its level and monotonicity by simulation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_many_permutations_are_drawn_and_the_same_ones_again():
 
 
 def test_a_look_has_the_same_paths_again_at_a_later_one():
-    """Five seeds have 252 permutations, all of which would be made, and ten in two groups too many: what is planned decides."""
+    """Five seeds have 252 permutations, all of which would be made; ten in two groups have too many. The plan decides."""
     candidate, baseline = np.random.default_rng(0).normal(size=(2, 10, 1))
     early = permuted_paths(candidate[:5], baseline[:5], [5], permutations=400, planned=[5, 10])
     later = permuted_paths(candidate, baseline, [5, 10], permutations=400, planned=[5, 10])
@@ -48,7 +48,7 @@ def test_a_look_has_the_same_paths_again_at_a_later_one():
 
 
 def test_boundaries_spend_what_may_be_spent_by_each_look():
-    # 20 paths; the first look may spend one of them, the second look one more of those that are left.
+    # 20 paths. The first look may spend one of them, and the second look one of the rest.
     paths = np.stack([np.arange(20.0), np.r_[np.arange(19.0), 100.0]], axis=1)
     assert boundaries(paths, [0.05, 0.10]) == (18.0, 17.0)  # path 19 goes at the first look, though it is highest at the second
     assert boundaries(paths, [0.0, 0.10]) == (19.0, 17.0)
@@ -102,11 +102,11 @@ def test_looking_five_times_costs_nothing(draw: str):
     assert shown <= alpha * studies + 3 * math.sqrt(
         studies * alpha * (1 - alpha)
     )  # 33: of 400 studies with the same seed always
-    assert shown > 0  # the level is used
+    assert shown > 0  # the level is really spent
 
 
 def test_looking_often_without_spending_would_not_hold_the_level():
-    """That the simulation above can fail: without boundaries of their own the same looks err far more often."""
+    """Shows that the simulation above can fail: without their own boundaries, the same looks err far more often."""
     generator, looks = np.random.default_rng(7), [2, 4, 6, 8, 10]
     shown = 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""A serial run's streams into the replay memory: when a step is there, and what it is then, against the plain reference."""
+"""A serial run's streams into the replay memory: when each step is there, and its content, against the reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def observation_of(episode: Episode, t: int, stack: int) -> NDArray[np.float32]:
 
 
 def everything(memory: ReplayMemory) -> Sample:
-    """All transitions of a memory into which nothing but one stream has gone, as a sample: in order, for its slots are."""
+    """All transitions of a memory with only one stream, as a sample; in order, because its slots are."""
     slot, anchor = (memory._priorities.values > 0).nonzero(as_tuple=True)
     probability = torch.ones(len(slot), dtype=torch.float64)
     return Sample(slot, anchor, memory._priorities.generation[slot], probability, torch.tensor(memory.size))
@@ -82,7 +82,7 @@ def test_what_is_there_keeps_its_priority_while_its_segment_grows():
     n_max=st.integers(1, 12),
 )
 def test_no_segment_is_evicted_while_it_grows(data: st.DataObject, capacity: int, num_envs: int, stack: int, n_max: int):
-    """The first environment's one long episode beside others' shortest ones: they fill the memory as fast as can be."""
+    """One long episode of the first environment beside the shortest ones of others, which fill the memory fastest."""
     steps = segment_steps(capacity, num_envs, stack, n_max)
     memory = ReplayMemory(SegmentShape(stack, n_max, (2,), np.dtype(np.float32), steps), capacity, CPU, 0, prioritized=False)
     streams = [SerialStream(memory, env) for env in range(num_envs)]

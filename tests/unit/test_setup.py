@@ -1,4 +1,4 @@
-"""The scripts that fetch things, where they cannot: one clear sentence with the remedy, and nothing left behind."""
+"""Scripts that cannot fetch what they need: one clear sentence with the remedy, and nothing left behind."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def extra(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def extra_tree(tmp_path: Path, extra: str) -> Path:
-    """A tree to run scripts/extra_venv.sh in. Its Python makes an empty environment, and notes what it was called with."""
+    """A tree in which scripts/extra_venv.sh runs. Its Python makes an empty environment, and notes its arguments."""
     for directory in ("scripts", ".venv/bin"):
         (tmp_path / directory).mkdir(parents=True)
     executable(tmp_path / "scripts" / "extra_venv.sh", (ROOT / "scripts" / "extra_venv.sh").read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def test_an_unknown_environment_is_refused(extra_tree: Path):
 
 @pytest.fixture
 def prometheus_tree(tmp_path: Path) -> Path:
-    """A tree to run scripts/prometheus.sh in, with a `bin` of what a bare machine has: all but apt and Prometheus."""
+    """A tree in which scripts/prometheus.sh runs, with the `bin` of a bare machine, except apt and Prometheus."""
     for directory in ("scripts", ".venv", "bin"):
         (tmp_path / directory).mkdir()
     executable(tmp_path / "scripts" / "prometheus.sh", (ROOT / "scripts" / "prometheus.sh").read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def test_prometheus_is_unpacked_beside_the_other_tools_once(prometheus_tree: Pat
     for _ in range(2):
         done = run_prometheus(prometheus_tree)
         assert done.returncode == 0, done.stderr
-        # A source that cannot be reached is no failure as long as the package comes; the second time nothing is asked.
+        # An unreachable source is not a failure if the package arrives. The second time, nothing is fetched.
         assert len(calls.read_text(encoding="utf-8").splitlines()) == 2
     assert {path.name for path in (prometheus_tree / ".venv/tools/bin").iterdir()} == {"prometheus", "promtool"}
     monkeypatch.setenv("PATH", "")

@@ -15,7 +15,7 @@ PATIENCE = 20.0
 
 
 class Clock:
-    """Stands still until it is set; counts how often the watchdog has looked at it."""
+    """Stands still until it is set; counts the watchdog's looks."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -27,7 +27,7 @@ class Clock:
         return now
 
     def wait_looked_at(self) -> None:
-        """Waits until a look has led to another one: the first of them may have begun before the time was set."""
+        """Waits for two looks, because the first one may have begun before the time was set."""
         while self._looks.acquire(blocking=False):
             pass
         for _ in range(3):
@@ -41,7 +41,7 @@ def test_a_pass_that_hangs_ends_the_process_and_says_where(caplog: pytest.LogCap
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert f"more than {LIMIT:g} s" in record.getMessage()
-    assert "threading.py" in record.getMessage()  # this test waits there
+    assert "threading.py" in record.getMessage()  # where this test waits
 
 
 def test_a_pass_in_time_starts_the_limit_anew() -> None:

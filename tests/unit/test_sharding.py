@@ -1,4 +1,4 @@
-"""Dividing a replay over shards, and environments too: the parts add up, and no shard has more than its share."""
+"""The division of replay and environments over shards: parts add up, and no shard has more than its share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_shares_add_up(total: int, num_shards: int) -> None:
 
 @given(num_actors=st.integers(1, 12), num_envs=st.integers(1, 12), num_shards=st.integers(1, 16))
 def test_environments_are_spread_evenly_over_the_shards(num_actors: int, num_envs: int, num_shards: int) -> None:
-    """The actors' indices count from 0 without a gap, so that the shards' numbers differ by one at most."""
+    """Actors' indices count from 0 without gaps, so the shards' numbers differ by at most one."""
     writers = Counter(
         preferred_shard(actor, env, num_envs, num_shards) for actor in range(num_actors) for env in range(num_envs)
     )

@@ -1,4 +1,4 @@
-"""Self-prediction: what is predicted, what is masked, and where the gradient goes."""
+"""Self-prediction: predictions, masks, and gradients."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ STACK, N_MAX, JUMPS = 3, 6, 4
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # these networks are too small to share
+    torch.set_num_threads(1)  # these networks are too small for several threads
 
 
 def items(actions: list[int], discounts: list[float]) -> Items:
-    """One item whose frames are numbered: frame 100 is the newest that the first observation holds."""
+    """One item with numbered frames: frame 100 is the newest one in the first observation."""
     frames = np.arange(100 - STACK + 1, 100 + N_MAX + 1, dtype=np.uint8)
     return Items(
         frame=frames[None, :, None],

@@ -1,4 +1,4 @@
-"""Statistics of studies against values computed by hand. What rliable and AdaStop make of the same is in tests/oracles."""
+"""Statistics of studies against values computed by hand. tests/oracles compares with rliable and AdaStop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_pairs_are_drawn_together():
 
 
 def test_environments_are_strata():
-    # Seeds are alike within each environment: drawing them again changes nothing, whatever lies between environments.
+    # Seeds are equal within each environment, so resampling changes nothing, whatever the differences between environments.
     scores = np.tile(np.array([[0.0, 10.0, 50.0, 90.0]]), (3, 1))
     assert bootstrap(iqm, scores) == (30, 30, 30)
 
@@ -125,7 +125,7 @@ def test_sensitivity_is_read_off_a_seed_that_did_not_choose_the_best():
 
 
 def test_luck_of_the_winner_is_no_sensitivity():
-    # Four values that are all the same: chosen and judged on the same seeds, the best would seem to lose its lead beside it.
+    # Four equal values: chosen and judged on the same seeds, the best one would seem better than its neighbours.
     losses = []
     for seed in range(200):
         found = sensitivity([1, 2, 4, 8], np.random.default_rng(seed).normal(size=(4, 5, 1)))

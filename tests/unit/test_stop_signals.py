@@ -1,4 +1,4 @@
-"""Requests to stop: how many there were, what time they leave, and which signals are some."""
+"""Requests to stop: their number, the time that they leave, and the signals that make them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_stop_that_nobody_asked_for_has_its_time_too() -> None:
 
 @pytest.mark.parametrize(("ignored", "first"), [(False, "SIGHUP"), (True, "SIGTERM")], ids=["terminal", "nohup"])
 def test_a_hangup_asks_to_stop_unless_it_was_ignored_from_the_start(ignored: bool, first: str) -> None:
-    # Said either way: the tests themselves may have been started by nohup.
+    # Set explicitly in both cases: the tests themselves may have been started by nohup.
     prefix = ["env", "--ignore-signal=HUP" if ignored else "--default-signal=HUP"]
     done = subprocess.run([*prefix, sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=WAIT, check=True)
     assert done.stdout.strip() == first

@@ -1,4 +1,4 @@
-"""The study file: what its arms come to, and what is refused in which words."""
+"""The study file: the runs of its arms, and refusals with their messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_run_has_its_whole_config() -> None:
     runs = planned.compared_runs(small, arms_of(small), {})
     assert len(runs) == 2 * 2 * 2
     assert len({run.hash for run in runs}) == len({run.folder for run in runs}) == len(runs)
-    # Whole pairs first: an interrupted study has all arms of the seeds that it got to.
+    # Complete pairs first, so that an interrupted study has all arms for its finished seeds.
     assert [(run.seed, run.environment[8:12], run.arm) for run in runs[:3]] == [
         (0, "Brea", "batch 32"),
         (0, "Brea", "batch 8"),

@@ -1,4 +1,4 @@
-"""Bad evidence is refused, or named and held against the verdict; never averaged away."""
+"""Bad evidence is refused, or named and counted against the verdict, but never averaged away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a grid of arms says: sensitivities and power laws out of runs that follow them."""
+"""Results from a grid of arms: sensitivities and power laws, recovered from runs that follow them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEDS = (0, 1, 2)
 
 
 def grid(speed: dict[tuple[float, int], float]) -> Evidence:
-    """Arms by updates per step and batch size whose return rises from 0 to 10 at some speed: 1 is after all steps."""
+    """Arms by updates per step and batch size. Returns rise from 0 to 10 at some speed; with 1 they need all steps."""
     records: list[RunRecord] = []
     for (updates, batch), factor in speed.items():
         arm = f"updates {updates:g} batch {batch}"

@@ -1,4 +1,4 @@
-"""Commands, N at a time, by real processes of a shell."""
+"""Commands, N at a time, with real processes of a shell."""
 
 from __future__ import annotations
 

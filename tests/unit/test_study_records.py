@@ -1,4 +1,4 @@
-"""A run's record: made of a run directory, read back as it was written, and refused where it is damaged."""
+"""A run's record: made from a run directory, read back as written, and refused if it is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sbrl report`: what it says of evidence of each kind, and that its files are whole, self-contained and the same each time."""
+"""`sbrl report`: its text for each kind of evidence; its files are complete, self-contained and reproducible."""
 
 from __future__ import annotations
 

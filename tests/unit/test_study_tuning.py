@@ -1,4 +1,4 @@
-"""Which value a tuning chooses, by hand-made scores."""
+"""The value that a tuning chooses, for hand-made scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A summary that others wrote is read, or is as if it were not there."""
+"""A foreign summary is read, or ignored if it is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a supervisor starts again, and when it gives up."""
+"""Which processes a supervisor restarts, and when it gives up."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_role_that_is_killed_again_and_again_is_started_every_time(tmp_path: P
 
 
 def test_a_role_that_ends_by_itself_again_and_again_ends_the_run(tmp_path: Path, said: list[str]) -> None:
-    supervised = supervise(tmp_path, said, "json.tool")  # nothing is no JSON
+    supervised = supervise(tmp_path, said, "json.tool")  # fails, because empty input is not JSON
     supervised.start("role")
     with pytest.raises(RunError, match=r"role died 4 times in a row, last with exit code 1: Expecting value"):
         wait_for(supervised, lambda: False)

@@ -1,4 +1,4 @@
-"""A run's tables hold every number exactly, and its picture can be drawn of any of them."""
+"""A run's tables have every number exactly, and its picture can be drawn from any of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_tables_are_read_back_as_they_were_written(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"episodes.csv", "evaluations.csv"}
 
 
-# Other tools read these; a new field of the message is a column behind them.
+# Other tools read these. A new field of the message becomes a column after them.
 EPISODE_COLUMNS = "actor,incarnation,env,number,episode_return,length,truncated,env_steps,weights_version,time"
 EVALUATION_COLUMNS = (
     "weights_version,updates,env_steps,return_mean,return_std,return_min,return_max,episodes,length_mean,epsilon,seed,time"
@@ -63,7 +63,7 @@ def test_the_columns_other_tools_read(tmp_path: Path):
 
 
 def with_a_field_more(kind: type[Message]) -> type[Message]:
-    """The message as a later version of the proto file would have it."""
+    """The message as in a later version of the proto file."""
     file = descriptor_pb2.FileDescriptorProto(name=f"later/{kind.DESCRIPTOR.name}.proto", package="later", syntax="proto3")
     kind.DESCRIPTOR.CopyToProto(file.message_type.add())
     file.message_type[0].field.add(name="lives", number=1000, type=5, label=1)  # optional int32
@@ -115,7 +115,7 @@ def test_a_table_that_cannot_be_completed_leaves_the_earlier_one(tmp_path: Path)
 
 
 class Log:
-    """The coordinator's, in pages of three; notes the rows that were asked for."""
+    """The coordinator's log, in pages of three. Notes the requested rows."""
 
     def __init__(self, size: int) -> None:
         self.episodes = [Episode(incarnation=1, number=n, episode_return=n / 3, truncated=n % 2 == 0) for n in range(size)]

@@ -1,4 +1,4 @@
-"""How many threads an update gets."""
+"""The number of threads for an update."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_batch_that_is_measured_on_can_be_trained_on(agent: str) -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_bfloat16_trains_float32_weights_nearly_alike(agent: str) -> None:
-    """Losses and priorities are made in float32: only what the networks put out is a little coarser."""
+    """Losses and priorities are computed in float32. Only the networks' outputs are a little coarser."""
     spec, _ = AGENTS[agent]
     results = []
     for precision in ("float32", "bfloat16"):

@@ -1,4 +1,4 @@
-"""The update step: what it changes, when, and that it repeats."""
+"""The update step: its changes, their times, and reproducibility."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VECTOR = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # these networks are too small to share
+    torch.set_num_threads(1)  # these networks are too small for several threads
 
 
 def make_config(agent: dict[str, Any] | None = None, **learner: Any) -> config.Config:
@@ -134,7 +134,7 @@ def test_either_network_may_act() -> None:
 
 
 def test_weight_decay_is_decoupled_and_spares_biases_and_norms() -> None:
-    """As AdamW, but for what it does not apply to: with no gradient, weights shrink by learning rate x decay, others stay."""
+    """Like AdamW, with exceptions: without a gradient, weights shrink by learning rate x decay, and exceptions stay."""
     settings = make_config({"layer_norm": True}, learning_rate=1e-2, weight_decay=0.5)
     plain, decayed = (
         make_update_step(make_config({"layer_norm": True}, learning_rate=1e-2), FRAMES),
@@ -182,7 +182,7 @@ def test_each_update_has_noise_of_its_own_from_the_global_generator() -> None:
 
 
 def test_online_and_target_network_have_noise_of_their_own() -> None:
-    """With one noise for both, an update towards the network's own values at the same observation would find no error."""
+    """With the same noise, an update towards the network's own values at the same observation would have no error."""
     one_action = VECTOR._replace(num_actions=1)
     batch = make_batch(one_action)
     same = batch._replace(s_t=batch.s_tm1, r_t=torch.zeros(8), discount_t=torch.ones(8))
@@ -201,7 +201,7 @@ def test_images_are_augmented() -> None:
 
 
 def test_self_prediction_adds_its_weighted_loss() -> None:
-    """The optimizer's first moments are a tenth of the gradient, which is linear in the weight."""
+    """The optimizer's first moments are a tenth of the gradient, and the gradient is linear in the weight."""
     batch = make_batch(FRAMES)
     future = Sequence(batch.s_t[:, None], batch.a_tm1[:, None], torch.ones(8, 1).bool())
     moments, results = [], []

@@ -1,4 +1,4 @@
-"""The verdict's rule by cases, and its error rates by simulation; scripts/verdict_rates.py simulates more."""
+"""The verdict's rule by cases, and its error rates by simulation. scripts/verdict_rates.py simulates more."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_best_of_several_is_taken():
 
 
 def test_many_candidates_raise_the_bar():
-    """Of 252 permutations of five seeds two have the highest difference: p = 2 / 252 stands a correction for 6, not 7."""
+    """Of 252 permutations of five seeds, two have the highest difference: p = 2 / 252 survives a correction for 6, not 7."""
     rule = Rule(planned_seeds=5, looks=(5,))
     baseline = scores(1, 1)[:, :5]
     for number, answer in ((6, "adopt"), (7, "not shown")):
@@ -80,7 +80,7 @@ def test_a_look_comes_only_when_its_seeds_are_in():
     rule = Rule(planned_seeds=10, looks=(5, 10))
     baseline, candidate = scores(1, 1), scores(2, 2)
     assert judge(baseline[:, :5], {"small": candidate[:, :5]}, rule, 400, (), 200)["small"].answer == "adopt"
-    # Seven seeds are looked at as five: what came after the last look waits for the next.
+    # Seven seeds count as five: seeds after the last look wait for the next one.
     seven = candidate[:, :7].copy()
     seven[:, 5:] = -100
     assert judge(baseline[:, :7], {"small": seven}, rule, 400, (), 200)["small"].answer == "adopt"
@@ -110,7 +110,7 @@ def test_an_interval_at_zero_twice_forbids_what_the_tests_would_allow():
 @pytest.mark.parametrize("arms", [1, 4])
 @pytest.mark.parametrize("looks", [(10,), (5, 10)], ids=["one look", "two looks"])
 def test_a_null_effect_is_adopted_in_five_of_a_hundred_studies_at_most(looks: tuple[int, ...], arms: int):
-    """With the same seed always: 150 studies leave 3 standard errors of 1.8 % each."""
+    """The seed is fixed. 150 studies have a standard error of 1.8 %, and the bound allows 3 of these."""
     studies = 150
     adopted = simulate(Setup("skewed", seeds=10, looks=looks, arms=arms), Effect(0.0), studies, permutations=199).adopt
     assert adopted <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)

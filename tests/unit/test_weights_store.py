@@ -1,4 +1,4 @@
-"""The weights on disk: durable, fenced, and readable after whatever a kill leaves behind."""
+"""The weights on disk: durable, fenced, and readable after any kill."""
 
 import zlib
 

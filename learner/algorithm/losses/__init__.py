@@ -1,1 +1,1 @@
-"""One file a loss. Imports as learner.algorithm."""
+"""One file per loss. Imports the same as learner.algorithm."""

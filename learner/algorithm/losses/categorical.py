@@ -41,14 +41,14 @@ def expected_values(logits: Tensor, atoms: Tensor) -> Tensor:
 
 
 def project_distribution(r_t: Tensor, discount_t: Tensor, probabilities_t: Tensor, atoms: Tensor) -> Tensor:
-    """The distribution of r_t + discount_t * Z on the atoms (equation 7): mass between two atoms goes to both, in proportion.
+    """The distribution of r_t + discount_t * Z on the atoms (equation 7).
 
-    Mass beyond the first and the last atom goes to these.
+    Mass between two atoms is split between them in proportion. Mass beyond the first or last atom goes to that atom.
 
     Args:
         r_t: float[B], the n-step return.
         discount_t: float[B], discount ** n, or 0 past a terminal.
-        probabilities_t: float[B, K], Z's probabilities, which lie on `atoms` too.
+        probabilities_t: float[B, K], Z's probabilities, also on `atoms`.
         atoms: float[K], evenly spaced and rising, K >= 2.
 
     Returns:

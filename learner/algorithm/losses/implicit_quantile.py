@@ -18,8 +18,8 @@ from sbrl.networks.network import ValueNetwork
 class ImplicitQuantileLoss:
     """Equation 3: quantile regression between quantiles at fractions drawn for each sample.
 
-    Three draws are independent, as in Dopamine: num_tau_samples fractions for the online quantiles, num_tau_prime_samples for
-    the target's, and num_policy_samples for the values that choose the target's action.
+    As in Dopamine, there are three independent draws: num_tau_samples fractions for the online quantiles,
+    num_tau_prime_samples for the target quantiles, and num_policy_samples for the values that choose the target's action.
     """
 
     def __init__(self, agent: config.Agent) -> None:
@@ -39,6 +39,6 @@ class ImplicitQuantileLoss:
             targets = quantile_targets(batch.r_t, batch.discount_t, quantiles_t, q_t_selector)
         tau = online.head.sample_tau(size, self._num_tau_samples)
         quantiles_tm1 = select_action(online.head.quantiles(features_tm1, tau), batch.a_tm1)
-        # Divided by kappa, unlike QR-DQN's: so in both papers, and in Dopamine.
+        # Divided by kappa, unlike QR-DQN's loss. Both papers and Dopamine do it this way.
         loss = quantile_huber_loss(quantiles_tm1, tau, targets, self._kappa) / self._kappa
         return LossResult(loss, quantiles_tm1.detach().mean(dim=-1), targets)

@@ -1,4 +1,4 @@
-"""What a loss is given, and what it returns."""
+"""The interface of losses: their arguments and their result."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sbrl.networks.network import ValueNetwork
 class LossResult(NamedTuple):
     """Losses of one batch, before importance weights."""
 
-    loss: Tensor  # float[B], each sample's own, at least 0; differentiable in the online network's parameters and features
+    loss: Tensor  # float[B], one per sample, at least 0; differentiable in the online network's parameters and features
     q_tm1: Tensor  # float[B], detached: the online network's value of the action taken
-    target: Tensor  # float[B, M], detached: what it is trained towards: samples whose mean is the target, or it alone (M = 1)
+    target: Tensor  # float[B, M], detached: the target of q_tm1: samples with that mean, or the target alone (M = 1)
 
 
 class Loss(Protocol):
-    """How far an online network is from the targets that a target network gives."""
+    """The distance of an online network from the targets of a target network."""
 
     def __call__(self, features_tm1: Tensor, online: ValueNetwork, target: ValueNetwork, batch: Batch) -> LossResult:
-        """The losses of `batch`; random numbers come from torch's global generator.
+        """The losses of `batch`. Random numbers come from torch's global generator.
 
         Args:
-            features_tm1: float[B, F], `online.torso(batch.s_tm1)`: made by the caller, who may need the latent for more.
+            features_tm1: float[B, F], `online.torso(batch.s_tm1)`. The caller makes it, as it may also need the latent.
             online: The network that learns.
             target: The network that gives the targets; it gets no gradient.
             batch: The transitions, on the networks' device.

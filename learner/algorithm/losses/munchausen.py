@@ -34,8 +34,8 @@ class MunchausenLoss:
 def munchausen_targets(r_t: Tensor, discount_t: Tensor, bonus: Tensor, q_t: Tensor, temperature: float) -> Tensor:
     """r_t + bonus + discount_t * sum_a pi(a) (q_t(a) - temperature * log pi(a)), with pi = softmax(q_t / temperature).
 
-    The sum is temperature * log sum_a exp(q_t(a) / temperature). With n > 1 the bonus is that of the first action only, as in
-    the authors' code: the other n - 1 rewards enter r_t as they are.
+    The sum is temperature * log sum_a exp(q_t(a) / temperature). With n > 1, only the first action gets a bonus, as in the
+    authors' code. The other n - 1 rewards enter r_t unchanged.
 
     Args:
         r_t: float[B], the n-step return.

@@ -35,7 +35,8 @@ def quantile_targets(r_t: Tensor, discount_t: Tensor, quantiles_t: Tensor, q_t_s
         r_t: float[B], the n-step return.
         discount_t: float[B], discount ** n, or 0 past a terminal.
         quantiles_t: float[B, A, N], the target network's quantiles at s_t.
-        q_t_selector: float[B, A], the values that choose: the target network's, or the online one's for the double target.
+        q_t_selector: float[B, A], the values that choose a*: the target network's, or the online network's for the double
+            target.
 
     Returns:
         float[B, N], samples of the target distribution.
@@ -44,6 +45,6 @@ def quantile_targets(r_t: Tensor, discount_t: Tensor, quantiles_t: Tensor, q_t_s
 
 
 def midpoints(quantiles: Tensor) -> Tensor:
-    """The fractions (i + 1/2) / N that N quantiles stand for: float[..., N] -> float[N] of its dtype and device."""
+    """The fractions (i + 1/2) / N of N quantiles: float[..., N] -> float[N] of the same dtype and device."""
     num_quantiles = quantiles.shape[-1]
     return (torch.arange(num_quantiles, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / num_quantiles

@@ -15,13 +15,13 @@ def quantile_huber_loss(quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: 
         loss = sum_i mean_j |tau_i - 1{u_ij < 0}| H(u_ij),   u_ij = targets_j - quantiles_i
         H(u) = u^2 / 2 for |u| <= kappa, else kappa (|u| - kappa / 2)
 
-    H is not divided by kappa (QR-DQN's equations 9 and 10, and Dopamine). The N x M differences are never formed. For u > 0, H
-    is a difference of hinges, H(u) = (relu(u)^2 - relu(u - kappa)^2) / 2, and a sum of hinges over sorted targets follows from
-    prefix sums: N log M operations in place of about twenty passes over [B, N, M] for autograd on the plain formula.
+    H is not divided by kappa, as in QR-DQN's equations 9 and 10 and in Dopamine. The N x M differences are never formed. For
+    u > 0, H is a difference of hinges, H(u) = (relu(u)^2 - relu(u - kappa)^2) / 2. A sum of hinges over sorted targets follows
+    from prefix sums. This takes N log M operations; autograd on the plain formula takes about twenty passes over [B, N, M].
 
     Args:
-        quantiles: float[B, N], the online network's quantiles of the action taken; the only argument with a gradient.
-        tau: float[N] or float[B, N] in [0, 1], the fractions that these are quantiles at.
+        quantiles: float[B, N], the online network's quantiles of the action taken. Only this argument has a gradient.
+        tau: float[N] or float[B, N] in [0, 1], the fractions of these quantiles.
         targets: float[B, M], samples of the target distribution.
         kappa: Width of the quadratic part, above 0.
 
@@ -33,7 +33,7 @@ def quantile_huber_loss(quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: 
 
 
 class _QuantileHuber(torch.autograd.Function):
-    """Makes the gradient along with the loss, from the same sums; the backward pass only scales it."""
+    """Computes the gradient together with the loss, from the same sums. The backward pass only scales it."""
 
     @staticmethod
     def forward(ctx: Any, quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: float) -> Tensor:
@@ -51,7 +51,7 @@ class _QuantileHuber(torch.autograd.Function):
 def _loss_and_gradient(quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     """The loss float[B], and d loss[b] / d quantiles[b, i] float[B, N]."""
     num_quantiles, num_targets = quantiles.shape[-1], targets.shape[-1]
-    # Centred and in float64, for prefix sums of squares lose digits when far from 0.
+    # Centred and in float64, because prefix sums of squares lose digits far from 0.
     centre = targets.double().mean(dim=-1, keepdim=True)
     theta, tau = quantiles.double() - centre, tau.double()
     points = torch.cat((theta - kappa, theta, theta + kappa), dim=-1)
@@ -63,7 +63,7 @@ def _loss_and_gradient(quantiles: Tensor, tau: Tensor, targets: Tensor, kappa: f
     pull_up = tau * (above_at - above_more) / num_targets
     pull_down = (1 - tau) * (below_at - below_less) / num_targets
     gradient = pull_down[0] - pull_up[0]
-    # Rounding can leave a loss of 0 a little below it, where a priority would be NaN.
+    # Rounding can make a loss of 0 slightly negative, and its priority would be NaN.
     loss = (pull_down[1] + pull_up[1]).sum(dim=-1).clamp(min=0)
     return loss.to(quantiles.dtype), gradient.to(quantiles.dtype)
 
@@ -87,7 +87,7 @@ def _hinge_sums(points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     count_above = targets.shape[-1] - count_below
 
     def moments(count: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of (t - x) and of (t - x)^2 / 2 over `count` targets, whose sums of t and t^2 are `sums`."""
+        """Sums of (t - x) and of (t - x)^2 / 2 over `count` targets; `sums` has their sums of t and t^2."""
         first, second = sums
         return first - count * points, 0.5 * (second - points * (2 * first - count * points))
 

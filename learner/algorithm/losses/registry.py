@@ -25,5 +25,5 @@ LOSSES: dict[str, Callable[[config.Agent], Loss]] = {
 def make_loss(agent: config.Agent) -> Loss:
     """The loss of agent.algorithm."""
     algorithm = find_algorithm(agent.algorithm)
-    assert algorithm is not None  # the config is checked
+    assert algorithm is not None  # the config has been checked
     return part(LOSSES, algorithm.loss)(agent)

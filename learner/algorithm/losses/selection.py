@@ -1,4 +1,4 @@
-"""Picking the entries of one action."""
+"""Selects the entries of one action."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class TdError:
         self._kappa = agent.kappa if agent.td_loss == "huber" else None
 
     def __call__(self, q_tm1: Tensor, targets: Tensor) -> Tensor:
-        """float[B], float[B] -> the loss on their difference, float[B]."""
+        """float[B], float[B] -> the loss of their difference, float[B]."""
         if self._kappa is None:
             return functional.mse_loss(q_tm1, targets, reduction="none")
         return functional.huber_loss(q_tm1, targets, reduction="none", delta=self._kappa)

@@ -25,7 +25,7 @@ from tests.integration.kubernetes_stand_in import ApiStandIn, Call, Refused
 ACTORS = "sbrl-actors"
 SPEC = ScalingSpec(min_actors=1, max_actors=8, settle_seconds=10, urgent_window_seconds=20, window_seconds=60)
 CONFIG = build({"run": {"env_steps": 100_000}, "replay": {"num_shards": 1, "min_size": 1000}})
-# What the chart grants, and no more.
+# The rights that the chart grants, and no more.
 RULES = [
     {"apiGroups": ["apps"], "resources": ["deployments/scale"], "resourceNames": [ACTORS], "verbs": ["get", "patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
@@ -35,13 +35,13 @@ RULES = [
 
 
 def begin_learner(address: str) -> int:
-    """A term, which a learner that reports progress holds."""
+    """Acquires a term, which a learner needs to report progress."""
     with contextlib.closing(WeightsClient(address)) as weights:
         return weights.acquire_term("learner-0")[0]
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only on request."""
 
     now = 1000.0
 
@@ -51,12 +51,12 @@ class Clock:
 
 @dataclass
 class Fleet:
-    """A run's members, who tell the coordinator what a test wants them to."""
+    """A run's members, which report what a test wants to the coordinator."""
 
     address: str
     clock: Clock
-    waiting: float = 0.0  # part of the learner's time
-    blocked: float = 0.0  # part of the actors' time
+    waiting: float = 0.0  # fraction of the learner's time
+    blocked: float = 0.0  # fraction of the actors' time
     updates: int = 0
     learner: dict[str, float] = field(default_factory=lambda: {"blocked_seconds.replay": 0.0})
     counters: list[dict[str, float]] = field(default_factory=list)  # of the actors
@@ -82,7 +82,7 @@ class Fleet:
         return self.members[-1]
 
     def queue(self) -> dict[str, float]:
-        """Empty where the learner waits, full where actors do."""
+        """The queue's gauges: empty if the learner waits, full if actors do."""
         return {"queue_segments": 0.0 if self.waiting > self.blocked else 8.0, "queue_capacity": 8.0}
 
     def progress(self) -> LearnerProgress:
@@ -131,7 +131,7 @@ def replicas(api: ApiStandIn) -> int:
 
 
 def look_for(controller: Controller, fleet: Fleet, seconds: int):
-    """Looks every five seconds until something is changed; returns the last decision."""
+    """Looks every five seconds until the controller changes something; returns the last decision."""
     for _ in range(0, seconds, 5):
         decision = controller.loop.look()
         if decision.why in (Reason.UP, Reason.DOWN):

@@ -1,4 +1,4 @@
-"""Others write, too, or nobody answers, or a right is missing."""
+"""The controller when others write too, nobody answers, or a right is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of several controllers one acts."""
+"""Of several controllers, only one acts."""
 
 from __future__ import annotations
 
