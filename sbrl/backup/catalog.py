@@ -133,7 +133,7 @@ def choose(store: Store, name: str | None) -> Backup:
     """The backup of this name, or the newest if there is no name.
 
     Raises:
-        UsageError: there is no such backup, or there is no name but backups of several runs.
+        UsageError: there is no such backup, or the store has backups of several runs and there is no name.
         RunError: all backups are damaged, or of another format.
     """
     backups = find(store)

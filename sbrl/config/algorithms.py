@@ -16,7 +16,7 @@ class Algorithm(NamedTuple):
 
     head: str  # in sbrl.networks.heads.registry.HEADS, or module:Name of another package
     loss: str  # in learner.algorithm.losses.registry.LOSSES, or module:Name
-    source: str  # where it was published
+    source: str  # the publication
     presets: Mapping[str, Preset] = MappingProxyType({})  # other packages only; ours are in sbrl.config.presets
     options: type[BaseModel] | None = None  # other packages only: the model of agent.options; ours are keys of agent
 

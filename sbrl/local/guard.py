@@ -2,8 +2,8 @@
 
 The launcher starts it as `python -m sbrl.local.guard`.
 
-When a launcher dies, the kernel sends SIGTERM to its roles. A role that hangs, for example in an environment's step, ignores it
-and would hold the run directory for ever. Only this process is left to kill it.
+When a launcher dies, the kernel sends SIGTERM to its roles. A role that hangs, for example in an environment's step, does not
+react and would hold the run directory for ever. Only this process is left to kill it.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Supervisor:
         if code == GIVE_UP:
             raise RunError(f"{name}: {error or describe(code)} (log: {log})")
         if code == 2 or (error is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
-            # It is not known here what the role was doing, so the message does not claim that it could not start.
+            # The role's progress is unknown here, so the message does not claim that it could not start.
             raise RunError(f"{name} failed {lived:.0f} s after its start: {error or describe(code)} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
         if code == -signal.SIGKILL:  # from a person, or from the kernel for lack of memory: no sign that it cannot start

@@ -64,7 +64,7 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
 
 
 def shortfall(config: Config, status: GetStatusResponse) -> str:
-    """What is missing from a run whose learner has ended; empty if it is complete."""
+    """The missing part of a run whose learner has ended; empty if it is complete."""
     run = RunStatus.of(status, config.min_replay_size)
     if run.env_steps < config.run.env_steps:
         return f"{run.env_steps:,} of {config.run.env_steps:,} env steps are collected"

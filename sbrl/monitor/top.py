@@ -119,7 +119,7 @@ def members_panel(status: GetStatusResponse) -> Panel:
 
 
 def doing(member: Member) -> str:
-    """What a member reports of its own work, in a few words."""
+    """A short summary of a member's own report."""
     counters, gauges = member.counters, member.gauges
     match member.role:
         case "actor":

@@ -74,7 +74,7 @@ def segment_of(data: Sequence[NDArray[Any]], shape: SegmentShape) -> Segment:
         data: the item's columns, in the order of their names.
 
     Raises:
-        ValueError: it has another shape, for example because it was written under another config, or an impossible stream.
+        ValueError: it has another shape (for example, it was written under another config), or its stream is impossible.
     """
     columns = dict(zip(sorted(shape.columns()), data, strict=True))
     for name, (dims, dtype) in shape.columns().items():
