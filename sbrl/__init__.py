@@ -1,4 +1,4 @@
-"""Small-batch deep reinforcement learning. Holds the library's few functions; its packages say what they may import.
+"""Small-batch deep reinforcement learning: the library's functions. Each package states what it may import.
 
 import sbrl
 
@@ -22,7 +22,7 @@ __all__ = ["evaluate", "load_config", "load_policy", "make_update", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when first used, for `import sbrl` comes before every module of it: pods and commands pay for what they use.
+    # Loaded on first use: every import from sbrl runs this file, and pods and commands should only load what they use.
     if name not in __all__:
         raise AttributeError(f"module 'sbrl' has no attribute {name!r}: the library's functions are {', '.join(__all__)}")
     from sbrl import api

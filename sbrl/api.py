@@ -1,4 +1,4 @@
-"""SBRL as a library: the functions of `import sbrl`. Each does what a command does, with the same checks and messages."""
+"""SBRL as a library: the functions of `import sbrl`. Each works like a command, with its checks and messages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def load_config(preset: str | None = None, *overrides: str, file: str | Path | None = None) -> Config:
-    """The validated config that a preset, a file and overrides add up to; later wins.
+    """The validated config from a preset, a file and overrides; later ones win.
 
     Args:
-        preset: a name of `sbrl presets`; None: the default one, small-batch.
+        preset: a name from `sbrl presets`; None: the default, small-batch.
         overrides: single settings, as on the command line: "learner.batch_size=32".
         file: a YAML file with a config, or a part of one.
 
     Raises:
-        UsageError: an unknown preset or key, or a value that breaks a rule; names value, rule and remedy.
+        UsageError: an unknown preset or key, or a value that breaks a rule. The message names value, rule and remedy.
     """
     return configs.load(None if file is None else Path(file), preset=preset, overrides=overrides)
 
@@ -36,20 +36,20 @@ def load_config(preset: str | None = None, *overrides: str, file: str | Path | N
 def train(
     config: Config, run_dir: str | Path, *, serial: bool = False, resume: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Trains as `sbrl train` does, and returns what the run's summary.json holds.
+    """Trains like `sbrl train` and returns the content of the run's summary.json.
 
-    All roles run as processes of their own and end with the call; Ctrl-C stops them cleanly.
+    All roles run as separate processes, which end with the call. Ctrl-C stops them cleanly.
 
     Args:
-        config: of a new run. A run that is resumed goes on with its own.
-        run_dir: a new folder, or with `resume` that of the run.
-        serial: in one process, bit-reproducible from run.seed.
-        resume: goes on with the run in `run_dir`.
-        quiet: shows no progress.
+        config: the config of a new run. A resumed run keeps its own.
+        run_dir: a new folder, or with `resume` the folder of the run.
+        serial: train in one process, bit-reproducible from run.seed.
+        resume: resume the run in `run_dir`.
+        quiet: show no progress.
 
     Raises:
-        UsageError: what was asked for cannot be done.
-        RunError: the run failed; its message names the reason.
+        UsageError: the request is wrong.
+        RunError: the run failed; the message names the reason.
     """
     directory = Path(run_dir)
     arguments = ["train", "--run-dir", str(directory), *(["--serial"] if serial else []), *(["--resume"] if resume else [])]
@@ -66,13 +66,13 @@ def train(
 def evaluate(
     run_dir: str | Path, episodes: int | None = None, *, updates: int | None = None, seed: int | None = None
 ) -> dict[str, Any]:
-    """Plays full episodes with a run's checkpoint, as `sbrl eval` does: epsilon 0.001, unclipped returns.
+    """Plays full episodes with a run's checkpoint, like `sbrl eval`: epsilon 0.001, unclipped returns.
 
     Args:
-        run_dir: of a run that has saved a checkpoint.
-        episodes: how many; None: the run's evaluator.episodes.
-        updates: the checkpoint taken after so many; None: the newest.
-        seed: of games and exploration; None: that of the run's evaluations.
+        run_dir: the folder of a run that has saved a checkpoint.
+        episodes: number of episodes; None: the run's evaluator.episodes.
+        updates: use the checkpoint after this many updates; None: the newest.
+        seed: of games and exploration; None: the seed of the run's evaluations.
 
     Returns:
         return_mean, return_std, return_min, return_max, episodes, length_mean and so on.
@@ -91,11 +91,11 @@ def evaluate(
 
 
 def load_policy(run_dir: str | Path, *, updates: int | None = None, seed: int = 0) -> EpsilonGreedyPolicy:
-    """The agent of a run's checkpoint, to act with: `policy.act(observations, epsilon)`, `policy.q_values(observations)`.
+    """The agent of a run's checkpoint. Use `policy.act(observations, epsilon)` or `policy.q_values(observations)`.
 
     Args:
-        run_dir: of a run that has saved a checkpoint.
-        updates: the checkpoint taken after so many; None: the newest that can be read.
+        run_dir: the folder of a run that has saved a checkpoint.
+        updates: use the checkpoint after this many updates; None: the newest that can be read.
         seed: of its random actions.
 
     Raises:
@@ -119,7 +119,7 @@ def make_update(config: Config) -> Any:
     `step.update(batch)` takes a `learner.records.Batch` and returns loss, TD errors and priorities.
 
     Raises:
-        UsageError: a device that is absent, an environment that cannot be made, or a network that cannot take what it shows.
+        UsageError: an absent device, an environment that cannot be made, or a network that does not fit its observations.
     """
     from sbrl.envs.make import make_spec
 
@@ -127,16 +127,16 @@ def make_update(config: Config) -> Any:
 
 
 def _of(module: str, name: str) -> Callable[..., Any]:
-    # By name, as the command line starts its programs: sbrl imports no role.
+    # Imported by name, as the command line starts its programs: sbrl itself imports no role.
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
 
 
 def _run(arguments: list[str], quiet: bool) -> None:
-    """One command of `sbrl`, in a process of its own.
+    """Runs one command of `sbrl` in a separate process.
 
     Raises:
-        UsageError, RunError: as its last line on standard error says.
+        UsageError, RunError: with its last line on standard error as the message.
         KeyboardInterrupt: it was interrupted.
     """
     command = [sys.executable, "-P", "-m", "sbrl.cli", *arguments]

@@ -1,7 +1,7 @@
-"""The two kinds of failure a user sees, each with its exit code.
+"""The two kinds of failure that a user sees, each with its exit code.
 
-Every message names the value, the rule it breaks and the remedy. Programs turn these into one line on standard error (see
-`sbrl.runtime.program.run_program`); any other exception is a bug and keeps its traceback.
+Every message names the value, the broken rule and the remedy. Programs print these errors as one line on standard error (see
+`sbrl.runtime.program.run_program`). Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-START_AGAIN = 75  # exit code of a process that only wants to be started again (EX_TEMPFAIL)
+START_AGAIN = 75  # exit code of a process that asks for a restart (EX_TEMPFAIL)
 SHOWN_CHARACTERS = 200
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it, cut short where somebody gave very much of it."""
+    """A value as messages show it. Long values are cut short."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"
 
 
 def plain(value: float) -> str:
-    """A number as people write it: whole ones with all their digits, others with as many as they need."""
+    """A number as people write it: whole numbers with all digits, others with as many as they need."""
     return str(int(value)) if abs(value) < 2**64 and value == int(value) else f"{value:.15g}"
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
-    """The known name most like `name`, whatever its case; several where they are equally like it, none where none is."""
+    """The known names most similar to `name`, ignoring case: several if equally similar, none if none is similar."""
     by_lower = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=len(by_lower) or 1, cutoff=0.6)
     ratios = [difflib.SequenceMatcher(None, match, name.lower()).ratio() for match in matches]
@@ -43,20 +43,20 @@ def did_you_mean(names: Iterable[str]) -> str:
 
 
 class SbrlError(Exception):
-    """A failure with a message meant for the user; `exit_code` is what the program exits with."""
+    """A failure with a message for the user. `exit_code` is the program's exit code."""
 
     exit_code = 1
 
 
 class UsageError(SbrlError):
-    """What was asked for cannot be done as asked: an unknown key, a value out of range, an unknown game."""
+    """The request itself is wrong: an unknown key, a value out of range, an unknown game."""
 
     exit_code = 2
 
 
 class RunError(SbrlError):
-    """What was asked for is sound but failed here: no permission, a port taken, no usable checkpoint."""
+    """The request is valid but failed here: no permission, a port is taken, no usable checkpoint."""
 
 
 class FinalError(RunError):
-    """What starting again would only meet again, as an environment's bad values: a role that ends with it ends the run."""
+    """A failure that a restart would only repeat, such as an environment's bad values. It ends the role and the run."""

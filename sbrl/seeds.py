@@ -1,10 +1,10 @@
-"""Seeds: a stream of its own for each use of random numbers in a run, all from run.seed, in this one place."""
+"""Seeds: a separate stream for each use of random numbers in a run. All of them derive from run.seed here."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# In an actor's place among the streams: no actor has an index as large.
+# These take an actor's place among the streams: no actor has an index this large.
 EVALUATION = 2**32 - 1
 LEARNER = 2**32 - 2
 RESETS = 2**32 - 3
@@ -15,28 +15,28 @@ HELD_OUT = 2**32 - 7
 
 
 def actor_seeds(run_seed: int, actor: int, incarnation: int) -> tuple[int, int]:
-    """Of environments (31 bits) and exploration: a restarted actor (another incarnation) does not play its old games again."""
+    """Seeds of environments (31 bits) and exploration. A restarted actor (another incarnation) plays new games."""
     environment, policy = np.random.SeedSequence([run_seed, actor, incarnation]).generate_state(2)
     return int(environment >> 1), int(policy)  # ALE takes 31 bits
 
 
 def evaluation_seed(run_seed: int) -> int:
-    """Of a run's evaluations, 31 bits: always the same, so that they differ by their weights alone."""
+    """The seed of a run's evaluations, 31 bits. It is always the same, so that they differ only by their weights."""
     return _seed(run_seed, EVALUATION) >> 1
 
 
 def learner_seed(run_seed: int) -> int:
-    """Of the noise, augmentation and quantile fractions of a run's updates."""
+    """The seed of the noise, augmentation and quantile fractions of a run's updates."""
     return _seed(run_seed, LEARNER)
 
 
 def reset_seed(run_seed: int, number: int) -> int:
-    """Of the new values of a run's reset `number` (from 1); 31 bits, as run.seed itself."""
+    """The seed of the new values of a run's reset `number` (from 1); 31 bits, like run.seed."""
     return _seed(run_seed, RESETS, number) >> 1
 
 
 def memory_seed(run_seed: int, fill: int) -> int:
-    """Of what a learner draws from its memory: another one for each learner of a run."""
+    """The seed of a learner's draws from its memory. Each learner of a run has a different one."""
     return _seed(run_seed, MEMORY, fill)
 
 
@@ -58,7 +58,7 @@ def held_out_seeds(run_seed: int) -> tuple[int, int, int, int]:
 
 
 def single_process_seeds(run_seed: int) -> tuple[int, int, int, int]:
-    """Of environments, exploration, the memory's draws and the updates of a run in one process, 31 bits each."""
+    """Seeds of environments, exploration, the memory's draws and updates of a run in one process, 31 bits each."""
     environment, policy, memory, updates = (int(state >> 1) for state in np.random.SeedSequence(run_seed).generate_state(4))
     return environment, policy, memory, updates
 

@@ -1,4 +1,4 @@
-"""Reading YAML that anybody may have written: what it says, or one kind of error."""
+"""Reads YAML that anybody may have written: returns its content or raises one kind of error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import yaml
 
 
 def read_yaml_text(text: str) -> Any:
-    """What a YAML document says, in Python's own types.
+    """The content of a YAML document in Python's own types.
 
     Raises:
-        yaml.YAMLError: it is no YAML, a value is not what its form or tag promises (2024-02-30), it is nested more deeply than
-            Python's stack can follow, or it has aliases.
+        yaml.YAMLError: it is not YAML, a value does not match its form or tag (2024-02-30), it is nested too deeply for
+            Python's stack, or it has aliases.
     """
     try:
         return yaml.load(text, _Loader)
@@ -24,9 +24,9 @@ def read_yaml_text(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as the number people mean by it; YAML 1.1 wants a dot and a signed exponent, and makes it a string.
+    """Reads 1e-4 as a number, as people mean it. YAML 1.1 requires a dot and a signed exponent, and reads it as a string.
 
-    Aliases are refused: a kilobyte of them can stand for a tree that no message could show and no check could walk.
+    Aliases are refused: a kilobyte of them can expand to a tree that is too large to show or check.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:

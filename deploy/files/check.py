@@ -1,6 +1,6 @@
-"""What `helm test` runs: whether this release's run works, asked of its coordinator.
+"""The program of `helm test`: asks the coordinator whether this release's run works.
 
-It passes once the learner makes updates, reaches every shard and holds the ratio, and says after a time limit what is missing.
+It passes once the learner makes updates, reaches every shard and holds the ratio. After a time limit it prints what is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sbrl.runtime.program import run_program
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 5.0
-TOLERANCE = 0.01  # of the samples due, beyond what the learner may be behind
+TOLERANCE = 0.01  # share of the samples due, in addition to what the learner may be behind
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def judge(config: Config, before: GetStatusResponse, now: GetStatusResponse) -> list[str]:
-    """What is wrong at `now`, a sentence each; `before` is the first answer, empty for the first itself."""
+    """The problems at `now`, one sentence each. `before` is the first answer, empty if `now` is the first."""
     run = RunStatus.of(now, config.min_replay_size)
     problems = [*shard_problems(config, run)]
     if not run.updates:
@@ -63,7 +63,7 @@ def judge(config: Config, before: GetStatusResponse, now: GetStatusResponse) -> 
 
 
 def shard_problems(config: Config, run: RunStatus) -> list[str]:
-    """Shards that the learner does not reach; once the run is finished, none has to answer."""
+    """Shards that the learner does not reach. Once the run is finished, none has to answer."""
     if run.state is RunState.FINISHED:
         return []
     up = [shard for shard, one in enumerate(run.shards) if one.answers]
@@ -71,14 +71,14 @@ def shard_problems(config: Config, run: RunStatus) -> list[str]:
 
 
 def ratio_problems(config: Config, run: RunStatus) -> list[str]:
-    """More trained than is due, or less than the learner may be behind."""
+    """A problem if more was trained than is due, or the learner is further behind than it may be."""
     if run.keeps_ratio(config.samples_per_insert, config.receive_ahead, TOLERANCE):
         return []
     return [f"{run.samples_trained} samples are trained where {run.samples_due:.0f} are due"]
 
 
 def summary(config: Config, status: GetStatusResponse) -> str:
-    """What was reached, in a line."""
+    """The run's progress in one line."""
     run = RunStatus.of(status, config.min_replay_size)
     alive = sum(member.alive for member in status.members)
     ratio = "none yet" if run.samples_per_insert is None else f"{run.samples_per_insert:.4f}"

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         "--config", type=Path, default=Path("/etc/sbrl/config/run.yaml"), metavar="FILE", help="the run's config"
     )
     config = load(parser.parse_args(argv).config)
-    # The pod's own coordinator, as that calls itself: no policy lets a pod reach itself through its own Service.
+    # This pod's coordinator, by the address that it uses for itself: no policy lets a pod reach itself through its Service.
     network = config.network
     address = reachable_address(network.bind_host, int(network.coordinator_address.rpartition(":")[2]))
     with (
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         status = fleet.status()
         config = config_of(status) or config
         episodes = [episode for _, page in log.read_episodes() for episode in page]
-        # Nobody keeps a clock over all of a run's processes: from the first episode's end to the newest one's.
+        # No clock covers all processes of a run, so this is the time from the end of the first episode to that of the newest.
         times = [episode.time for episode in episodes] or [0.0]
         write_episodes(results.episodes, episodes)
         write_evaluations(results.evaluations, log.read_evaluations())

@@ -1,6 +1,6 @@
-{{/* Backups: where they go, and who makes and restores them. */}}
+{{/* Backups: their destination, and the parts of pods that make and restore them. */}}
 
-{{/* Where the release's backups are, or, with a path, one that is restored. Takes (dict "root" $ "path" "rl/sbrl"). */}}
+{{/* The place of the release's backups, or with a path the backup to restore. Takes (dict "root" $ "path" "rl/sbrl"). */}}
 {{- define "sbrl.backupPlace" -}}
 {{- $to := .root.Values.backup.to -}}
 {{ ternary "/backups" (trimSuffix "/" $to.bucket) (empty $to.bucket) }}/{{ .path }}
@@ -53,7 +53,7 @@ envFrom:
 {{- end -}}
 
 {{/*
-The init container that fills an empty volume from a backup; nothing without one, or for a role without a part.
+The init container that fills an empty volume from a backup. Empty without a backup, or for a role without a part.
 Takes a pod's context, with "part": learner, coordinator or replay-$(SHARD).
 */}}
 {{- define "sbrl.restore" -}}
@@ -99,7 +99,7 @@ initContainers:
 {{- end -}}
 {{- end -}}
 
-{{/* What backups need that the schema cannot say. */}}
+{{/* Rules for backups that the schema cannot express. */}}
 {{- define "sbrl.backupRules" -}}
 {{- $to := .Values.backup.to -}}
 {{- if or .Values.backup.enabled .Values.restore.from -}}

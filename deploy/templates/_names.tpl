@@ -1,9 +1,12 @@
 {{/*
-Names and labels. The release's part of a name may have 40 characters: a StatefulSet's whole name may have 52 (its pods get a label
-with a hash after it), and all others 63.
+Names and labels. The release's part of a name may have 40 characters. A StatefulSet's whole name may have 52, because its pods
+get a label with a hash after the name. All other names may have 63.
 */}}
 
-{{/* A text within a limit. What is cut gets a hash of the whole, so that two that begin alike stay two. Takes (dict "text" "limit"). */}}
+{{/*
+A text within a limit. A text that is cut gets a hash of the whole, so that texts with the same beginning stay different.
+Takes (dict "text" "limit").
+*/}}
 {{- define "sbrl.within" -}}
 {{- if gt (len .text) (int .limit) -}}
 {{- include "sbrl.hashed" (dict "text" .text "of" .text "limit" .limit) -}}
@@ -21,19 +24,19 @@ with a hash after it), and all others 63.
 {{- include "sbrl.within" (dict "text" (default .Chart.Name .Values.nameOverride) "limit" 40) -}}
 {{- end -}}
 
-{{/* The release's part of a name before anything is cut or told apart. */}}
+{{/* The release's part of a name, before it is cut or gets a hash. */}}
 {{- define "sbrl.plainName" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- end -}}
 
 {{/*
-What the names of all of the release's objects begin with: the plain name, and a hash where another release of the namespace could
-have the same, or objects of the same name. With the chart's own name these are releases called like
-  pong-sbrl                       which is the plain name of pong
-  sbrl-controller                 whose ServiceAccount's name is that of sbrl's controller
-  sbrl-x0123abcd                  which has a hash's form
-and with nameOverride those whose plain name has more than one reading.
+The beginning of the names of all the release's objects. It is the plain name, plus a hash if another release in the namespace
+could have the same name, or objects with the same name. With the chart's own name these are releases with names like
+  pong-sbrl                       it is the plain name of pong
+  sbrl-controller                 its ServiceAccount would have the name of sbrl's controller
+  sbrl-x0123abcd                  it has the form of a hash
+With nameOverride these are the releases with an ambiguous plain name.
 */}}
 {{- define "sbrl.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -54,8 +57,8 @@ and with nameOverride those whose plain name has more than one reading.
 {{- end -}}
 
 {{/*
-A name among all of the cluster's. A namespace and a name with one hyphen between them have one reading as long as neither has
-another; a dot, which neither can have, tells all others apart. Takes (dict "root" $ "name" "actors").
+A name that is unique in the cluster. Namespace and name are joined by a hyphen, which is unambiguous if neither has another
+hyphen. Otherwise they are joined by a dot, which neither can contain. Takes (dict "root" $ "name" "actors").
 */}}
 {{- define "sbrl.clusterName" -}}
 {{- $fullname := include "sbrl.fullname" .root -}}
@@ -67,13 +70,13 @@ another; a dot, which neither can have, tells all others apart. Takes (dict "roo
 {{- include "sbrl.within" (dict "text" (replace "+" "_" .) "limit" 63) -}}
 {{- end -}}
 
-{{/* What selects the release's pods, and never changes. */}}
+{{/* The labels that select the release's pods. They never change. */}}
 {{- define "sbrl.releaseLabels" -}}
 app.kubernetes.io/name: {{ include "sbrl.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* What selects one role's pods. Takes (dict "root" $ "component" "actor"). */}}
+{{/* The labels that select one role's pods. Takes (dict "root" $ "component" "actor"). */}}
 {{- define "sbrl.selectorLabels" -}}
 {{ include "sbrl.releaseLabels" .root }}
 app.kubernetes.io/component: {{ .component }}
@@ -91,7 +94,7 @@ helm.sh/chart: {{ include "sbrl.labelValue" (printf "%s-%s" .root.Chart.Name .ro
 {{- end }}
 {{- end -}}
 
-{{/* Kueue's label of what it is to admit; nothing without a queue. */}}
+{{/* Kueue's label for objects that it should admit. Empty without a queue. */}}
 {{- define "sbrl.queue" -}}
 {{- with .Values.kueue.localQueue -}}
 kueue.x-k8s.io/queue-name: {{ . }}

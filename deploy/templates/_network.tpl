@@ -1,4 +1,4 @@
-{{/* Pods of the release by role, as a NetworkPolicy names them. Takes (dict "root" $ "roles" (list "actor" ...)). */}}
+{{/* The selector of pods of the release by role, for a NetworkPolicy. Takes (dict "root" $ "roles" (list "actor" ...)). */}}
 {{- define "sbrl.rolesSelector" -}}
 matchLabels:
   {{- include "sbrl.releaseLabels" .root | nindent 2 }}
@@ -8,13 +8,13 @@ matchExpressions:
     values: [{{ join ", " .roles }}]
 {{- end -}}
 
-{{/* The roles that call the coordinator (it calls itself without leaving its pod). */}}
+{{/* The roles that call the coordinator (calls to itself do not leave its pod). */}}
 {{- define "sbrl.coordinatorClients" -}}
 actor, learner, replay, evaluator, controller, check
 {{- end -}}
 
-{{/* The egress rule of those who ask the Kubernetes API: 443 is its Service's port, 6443 what most API servers listen on behind
-it, 8443 minikube's. */}}
+{{/* The egress rule for pods that use the Kubernetes API. 443 is its Service's port, 6443 that of most API servers behind it,
+8443 minikube's. */}}
 {{- define "sbrl.apiServerEgress" -}}
 - ports:
     {{- range .Values.networkPolicy.apiServerPorts }}

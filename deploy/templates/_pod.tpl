@@ -1,6 +1,6 @@
-{{/* What the roles' pods have in common. Every helper takes (dict "root" $ "key" "actors" "role" "actor" ...). */}}
+{{/* The common parts of the roles' pods. Every helper takes (dict "root" $ "key" "actors" "role" "actor" ...). */}}
 
-{{/* A role's settings: values.yaml's `defaults`, each replaced by the role's own key of that name (probes key by key). */}}
+{{/* A role's settings: `defaults` of values.yaml, with each key replaced by the role's own (probes key by key). */}}
 {{- define "sbrl.settings" -}}
 {{- $role := get .root.Values .key -}}
 {{- $settings := dict -}}
@@ -39,14 +39,14 @@ runAsGroup: {{ int64 . }}
 {{- end }}
 {{- with .Values.security.fsGroup }}
 fsGroup: {{ int64 . }}
-# A shard's volume may hold gigabytes: its files are chowned once, not at every start.
+# A shard's volume may hold gigabytes: chown its files once, not at every start.
 fsGroupChangePolicy: OnRootMismatch
 {{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* Where every role finds what it shares with the others. */}}
+{{/* The environment that every role shares with the others. */}}
 {{- define "sbrl.environment" -}}
 - name: POD_NAME
   valueFrom:
@@ -54,7 +54,7 @@ seccompProfile:
       fieldPath: metadata.name
 - name: HOME
   value: /tmp
-# Roles share a node's cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
+# Roles share a node's cores: waiting threads must not spin (GNU OpenMP's default) while others could work.
 - name: OMP_WAIT_POLICY
   value: PASSIVE
 - name: SBRL_LOG_FORMAT
@@ -91,7 +91,7 @@ seccompProfile:
   mountPath: /tmp
 {{- end -}}
 
-{{/* Secrets' files are root's and of fsGroup, and the process is neither where the cluster is to give a group and does not. */}}
+{{/* A Secret's files belong to root and fsGroup. The process is neither if the cluster should set the group but does not. */}}
 {{- define "sbrl.secretMode" -}}
 {{ ternary "0440" "0444" (not (empty .Values.security.fsGroup)) }}
 {{- end -}}
@@ -128,8 +128,8 @@ seccompProfile:
 {{- end -}}
 
 {{/*
-nodeSelector, affinity and tolerations of a role: actors on the nodes that actors.spot names, the other roles off them; with "beside"
-only on the node of the pod of that name.
+nodeSelector, affinity and tolerations of a role. Actors run on the nodes of actors.spot, other roles stay off them. With
+"beside" the pod only runs on the node of the pod with that name.
 */}}
 {{- define "sbrl.spot" -}}
 {{- $where := pick (deepCopy .settings) "nodeSelector" "affinity" "tolerations" -}}
@@ -162,7 +162,7 @@ only on the node of the pod of that name.
 {{- toYaml $where -}}
 {{- end -}}
 
-{{/* Where a pod may run: the keys of a pod's spec that the role's settings hold as they are. */}}
+{{/* Where a pod may run: the keys of a pod's spec that come from the role's settings. */}}
 {{- define "sbrl.scheduling" -}}
 {{- $where := include "sbrl.spot" . | fromYaml }}
 {{- range $name := list "nodeSelector" "affinity" "tolerations" }}
@@ -187,8 +187,8 @@ runtimeClassName: {{ . }}
 {{- end -}}
 
 {{/*
-The health service answers for "liveness" as long as the process is there, for "" once the role does its work. So a role that
-waits for others is alive and not ready, and nothing restarts it for that.
+The health service answers SERVING for "liveness" as long as the process exists, and for "" once the role does its work. So a
+role that waits for others is alive and not ready, and nothing restarts it.
 */}}
 {{- define "sbrl.probes" -}}
 {{- $probes := .settings.probes -}}
@@ -215,15 +215,15 @@ readinessProbe:
 {{- end -}}
 
 {{/*
-A role's pod template. Takes besides the above
+A role's pod template. In addition to the keys above it takes
   args         the role's own arguments
-  tools        whether the chart's own scripts are mounted
-  port         the port it serves others on, by its name in `ports`; "" for none
+  tools        whether to mount the chart's own scripts
+  port         the port that it serves others on, by its name in `ports`; "" for none
   env          more environment, before the user's
-  persistence  its `persistence`, mounted at /data; none for roles that keep nothing
+  persistence  its `persistence`, mounted at /data; none for roles without state
   limits       more of resources.limits: GPUs
-  part         what of a backup its volume is filled from (restore.from); "" for roles that keep nothing
-  serviceAccount  its name and whether the pod gets its token: (dict "name" "" "token" false)
+  part         the part of a backup that fills its volume (restore.from); "" for roles without state
+  serviceAccount  its name, and whether the pod gets its token: (dict "name" "" "token" false)
 */}}
 {{- define "sbrl.pod" -}}
 {{- $root := .root -}}
@@ -242,7 +242,7 @@ metadata:
   annotations:
     checksum/run: {{ include "sbrl.runChecksum" . }}
     {{- if $root.Values.token.seed }}
-    # Another seed is another token, which a role reads when it starts.
+    # Another seed gives another token. A role only reads it at its start.
     checksum/token: {{ include "sbrl.token" $root | sha256sum }}
     {{- end }}
     {{- if $root.Values.metrics.annotations }}
@@ -256,7 +256,7 @@ metadata:
 spec:
   serviceAccountName: {{ $serviceAccount.name }}
   automountServiceAccountToken: {{ $serviceAccount.token }}
-  # Kubernetes would add a dozen variables for each Service of the namespace.
+  # Otherwise Kubernetes adds a dozen variables for each Service in the namespace.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int $settings.terminationGracePeriodSeconds }}
   {{- with $root.Values.imagePullSecrets }}
@@ -352,7 +352,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* A StatefulSet's volume claims and what becomes of them. Takes (dict "root" $ "component" "replay" "persistence" ...). */}}
+{{/* A StatefulSet's volume claims and their retention. Takes (dict "root" $ "component" "replay" "persistence" ...). */}}
 {{- define "sbrl.claims" -}}
 {{- if eq .persistence.kind "persistent" -}}
 persistentVolumeClaimRetentionPolicy:
@@ -362,7 +362,7 @@ volumeClaimTemplates:
   - metadata:
       name: data
       labels:
-        # No more than these: a claim template cannot change.
+        # Only these labels: a claim template cannot change later.
         {{- include "sbrl.selectorLabels" . | nindent 8 }}
       {{- with .persistence.annotations }}
       annotations:

@@ -1,6 +1,6 @@
-{{/* The bundled Prometheus, and what the operator's objects share with it. */}}
+{{/* The bundled Prometheus, and the parts that it shares with the operator's objects. */}}
 
-{{/* "true" if an object of the operator's is to be made. Takes (dict "root" $ "kind" "PodMonitor" "create" "auto"). */}}
+{{/* "true" if the chart should make an object of the operator. Takes (dict "root" $ "kind" "PodMonitor" "create" "auto"). */}}
 {{- define "sbrl.operatorMakes" -}}
 {{- $known := .root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind) -}}
 {{- if or (eq .create "always") (and (eq .create "auto") $known) -}}
@@ -8,7 +8,7 @@ true
 {{- end -}}
 {{- end -}}
 
-{{/* The labels that rules and dashboards expect, from what is known of a pod; both kinds of configuration name the same sources. */}}
+{{/* The labels that rules and dashboards expect, from a pod's metadata. Both kinds of configuration use the same sources. */}}
 {{- define "sbrl.targetLabels" -}}
 release: __meta_kubernetes_pod_label_app_kubernetes_io_instance
 component: __meta_kubernetes_pod_label_app_kubernetes_io_component
@@ -28,7 +28,7 @@ alerting:
     - static_configs:
         - targets: {{ toJson . }}
 {{- end }}
-# Where a clock is set back, samples are of times that have been: without this none is kept until it has caught up.
+# If a clock is set back, samples have past times. Without this they are dropped until the clock has caught up.
 storage:
   tsdb:
     out_of_order_time_window: 1d
@@ -42,7 +42,7 @@ scrape_configs:
           - role: pod
             label: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s" (include "sbrl.name" .) .Release.Name }}
     relabel_configs:
-      # A pod is a target once for each of its ports: the one for metrics is meant.
+      # A pod is a target once for each of its ports: keep only the one for metrics.
       - source_labels: [__meta_kubernetes_pod_container_port_name]
         regex: metrics
         action: keep
@@ -50,7 +50,7 @@ scrape_configs:
         target_label: namespace
       - source_labels: [__meta_kubernetes_pod_name]
         target_label: pod
-      # By the pod, not by its address: a pod that is replaced under its old name goes on with its series.
+      # Use the pod's name and not its address: a pod that is replaced under its old name continues its series.
       - source_labels: [__meta_kubernetes_pod_name]
         target_label: instance
       {{- range $label, $source := include "sbrl.targetLabels" . | fromYaml }}

@@ -1,4 +1,4 @@
-{{/* The run's config: what values.yaml holds, with the network that this chart lays out. */}}
+{{/* The run's config: the `run` part of values.yaml, with the network section that this chart sets. */}}
 
 {{- define "sbrl.run" -}}
 {{- $run := deepCopy .Values.run -}}
@@ -31,8 +31,8 @@
 {{- end -}}
 
 {{/*
-The checksum of what a role reads of the config: a change of it, and of nothing else, rolls the role's pods.
-The coordinator hands the whole config out.
+The checksum of the part of the config that a role reads. Only a change of this part rolls the role's pods.
+The coordinator hands out the whole config.
 Takes (dict "root" $ "role" "replay").
 */}}
 {{- define "sbrl.runChecksum" -}}
@@ -56,14 +56,14 @@ Takes (dict "root" $ "role" "replay").
 {{- $read | toJson | sha256sum -}}
 {{- end -}}
 
-{{/* Steps of reward that each stored transition carries, as the config derives them. Takes the run. */}}
+{{/* Steps of reward in each stored transition, derived as in the config. Takes the run. */}}
 {{- define "sbrl.storedSteps" -}}
 {{- $agent := .agent -}}
 {{- $jumps := ternary (int $agent.spr_jumps) 0 (gt (float64 $agent.spr_weight) 0.0) -}}
 {{- int (default (max (int $agent.n_step) (int $agent.n_step_initial) $jumps) $agent.n_max) -}}
 {{- end -}}
 
-{{/* What the schema cannot say of the values: rules over two of them. */}}
+{{/* Rules over two values, which the schema cannot express. */}}
 {{- define "sbrl.rules" -}}
 {{- if gt (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas) -}}
 {{- fail (printf "\n\nactors.minReplicas is %d, above actors.maxReplicas %d: no number of actors would do.\n" (int .Values.actors.minReplicas) (int .Values.actors.maxReplicas)) -}}
@@ -87,7 +87,7 @@ Takes (dict "root" $ "role" "replay").
 {{- end -}}
 {{- end -}}
 
-{{/* What KEDA needs: a Prometheus that it can reach, and a window with a few samples in it. */}}
+{{/* KEDA needs a Prometheus that it can reach, and a window with a few samples. */}}
 {{- define "sbrl.kedaRules" -}}
 {{- if eq .Values.actors.scaledBy "keda" -}}
 {{- $keda := .Values.actors.keda -}}
@@ -112,7 +112,7 @@ Takes (dict "root" $ "role" "replay").
 {{- end -}}
 {{- end -}}
 
-{{/* Two values that say where one pod runs, or in which queue it waits. */}}
+{{/* Rules over two values that both set where a pod runs, or in which queue it waits. */}}
 {{- define "sbrl.placeRules" -}}
 {{- with .Values.actors.spot -}}
 {{- $key := first (splitList "=" .) -}}
@@ -137,8 +137,8 @@ Takes (dict "root" $ "role" "replay").
 {{- end -}}
 
 {{/*
-Refuses an upgrade that a running run could not survive, as `sbrl train --resume` refuses it: its network, its stored transitions or its
-shards were made with the old value. Knows nothing where there is no cluster to ask (helm template).
+Refuses an upgrade that a running run could not survive, like `sbrl train --resume`: the run's network, its stored transitions
+or its shards were made with the old value. Does nothing if there is no cluster to ask (helm template).
 */}}
 {{- define "sbrl.guard" -}}
 {{- $fixed := dict
@@ -196,7 +196,7 @@ shards were made with the old value. Knows nothing where there is no cluster to 
 {{- include "sbrl.guardNames" . -}}
 {{- end -}}
 
-{{/* An older chart cut long names without a hash and took every release's plain name: refuses to leave such a run behind. */}}
+{{/* An older chart cut long names without a hash and used every release's plain name. Refuses to abandon such a run. */}}
 {{- define "sbrl.guardNames" -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- $older := include "sbrl.plainName" . | trunc 40 | trimSuffix "-" -}}
@@ -210,7 +210,7 @@ shards were made with the old value. Knows nothing where there is no cluster to 
 {{- end -}}
 {{- end -}}
 
-{{/* A role's storage in a few words. Takes the role's `persistence`. */}}
+{{/* A short description of a role's storage. Takes the role's `persistence`. */}}
 {{- define "sbrl.storage" -}}
 {{- if eq .kind "persistent" -}}
 {{ .size }} {{ .accessMode }}{{ with .storageClass }} of class {{ . }}{{ end }}
@@ -219,7 +219,7 @@ ephemeral
 {{- end -}}
 {{- end -}}
 
-{{/* Kubernetes refuses a StatefulSet with another volume claim template in words that do not say what to do. */}}
+{{/* Kubernetes refuses a changed volume claim template of a StatefulSet with a message that names no remedy. */}}
 {{- define "sbrl.guardClaims" -}}
 {{- range $key := list "coordinator" "replay" "learner" "prometheus" -}}
 {{- $name := printf "%s-%s" (include "sbrl.fullname" $) $key -}}

@@ -1,12 +1,12 @@
-{{/* What the run's gRPC services ask for. */}}
+{{/* The token that the run's gRPC services require. */}}
 
 {{- define "sbrl.tokenSecret" -}}
 {{- default (printf "%s-token" (include "sbrl.fullname" .)) .Values.token.existingSecret -}}
 {{- end -}}
 
 {{/*
-The token of the release's own Secret. From a seed it is the same at every rendering, and another one for each release. Else the one there
-is stays, for pods that are not restarted go on with it; where there is no cluster to ask, it is another one each time.
+The token in the release's own Secret. With a seed it is the same at every rendering, and different for each release. Otherwise
+an existing token stays, because pods that are not restarted continue to use it. Without a cluster to ask, it is new each time.
 */}}
 {{- define "sbrl.token" -}}
 {{- if .Values.token.seed -}}

@@ -1,7 +1,7 @@
-"""Copies what a run keeps to a folder or a bucket, while the run goes on: `sbrl backup RUN_DIR DEST`.
+"""Copies a run's files to a folder or a bucket while the run continues: `sbrl backup RUN_DIR DEST`.
 
-In this order: learner, shards, coordinator. Who goes on from it makes the learner's last updates again from what the shards
-hold of later steps, and no number that the coordinator hands out (incarnations, terms, versions) is ever handed out twice.
+The order is learner, shards, coordinator. A run that continues from the backup repeats the learner's last updates with the
+later steps that the shards hold. The coordinator never hands out a number (incarnation, term, version) twice.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sbrl.storage.run_directory import RunDirectory
 
 KEEP = 7
 POLL_SECONDS = 2.0
-# Until the coordinator has heard of all that shards held and actors had counted when that was copied: some heartbeats. Else a
-# run that goes on from the backup would hear of it after it has given those steps to others. Who was heard when is in its
-# database, which it holds for itself: to look is to copy all of it, again and again.
+# Some heartbeats: time for the coordinator to hear of everything that shards held and actors had counted when they were copied.
+# Otherwise a run that continues from the backup would hear of those steps after it has given them to others. The coordinator's
+# database has the time of each heartbeat, but it is locked: checking it would mean copying all of it again and again.
 HEARD_SECONDS = 5.0
 
 
@@ -83,15 +83,15 @@ def part_of(text: str) -> str:
 
 
 def parts_of(text: str) -> list[str]:
-    """Several, with commas between them. Raises argparse.ArgumentTypeError as `part_of`."""
+    """Several parts, separated by commas. Raises argparse.ArgumentTypeError as `part_of`."""
     return [part_of(word) for word in text.split(",")]
 
 
 def name_of_job(job: str, now: float) -> str:
-    """What all parts of one backup are called: Jobs of a CronJob end with the minute they were planned for.
+    """The name that all parts of one backup share. Names of a CronJob's Jobs end with their scheduled minute.
 
     Args:
-        job: its name, "" for none; one that somebody made by hand ends with what that one chose.
+        job: the Job's name, "" for none. For a Job made by hand, the end of its name is the backup's name.
         now: Unix seconds.
     """
     ending = job.rpartition("-")[2]
@@ -102,18 +102,18 @@ def name_of_job(job: str, now: float) -> str:
 
 
 def backup_run(run: RunDirectory, store: Store, name: str, run_id: str) -> str:
-    """All of a run on this machine, or nothing; returns what was copied.
+    """Backs up all of a run on this machine, or nothing. Returns what was copied.
 
     Raises:
-        UsageError: there is no run, or a backup of this name.
-        RunError: it cannot be copied or written; what was written of it is gone.
+        UsageError: there is no run, or there is already a backup of this name.
+        RunError: it cannot be copied or written; the written part is removed.
     """
     if not run.config.is_file() or not (run.coordinator / DATABASE).is_file():
         raise UsageError(f"{run.path} holds no run: it has no run.yaml, or no coordinator/{DATABASE} beside it")
     if name in store.folders():
         raise UsageError(f"{store.where} has a backup {name} already: choose another --name")
     shards = sorted(path.name for path in run.checkpoints.glob("replay-*") if PART.fullmatch(path.name))
-    # What the actors have counted after what the shards hold of it, and before the coordinator, which knows whose it is.
+    # The actors' counters come after the shards, and before the coordinator, which knows whose counters they are.
     parts = ["learner", *shards, "run", "coordinator"]
     said = []
     try:
@@ -123,17 +123,17 @@ def backup_run(run: RunDirectory, store: Store, name: str, run_id: str) -> str:
             said.append(backup_part(run, store, name, part))
         finish(store, name, run_id, parts, time.time())
     except BaseException:
-        with contextlib.suppress(RunError):  # what went wrong first is what to say
+        with contextlib.suppress(RunError):  # report the first error
             store.remove(name)
         raise
     return ", ".join(filter(None, said))
 
 
 def backup_part(run: RunDirectory, store: Store, name: str, part: str) -> str:
-    """One part; returns what was copied.
+    """Backs up one part. Returns what was copied.
 
     Raises:
-        UsageError: there is a whole backup of this name.
+        UsageError: there is already a complete backup of this name.
         RunError: it cannot be copied or written.
     """
     with store.read(f"{name}/{WHOLE}") as file:
@@ -146,7 +146,7 @@ def backup_part(run: RunDirectory, store: Store, name: str, part: str) -> str:
 
 
 def backup_config(config: Path, store: Store, name: str) -> str:
-    """The run's config as its only file beside the roles' parts."""
+    """Backs up the run's config, the only file besides the roles' parts."""
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder))
         run.config.write_bytes(config.read_bytes())
@@ -154,10 +154,10 @@ def backup_config(config: Path, store: Store, name: str) -> str:
 
 
 def wait_for(store: Store, name: str, parts: Sequence[str], seconds: float) -> None:
-    """Waits until other pods have written these parts, and the coordinator has heard of all that is in them.
+    """Waits until other pods have written these parts, and the coordinator has heard of all steps in them.
 
     Raises:
-        RunError: that takes longer than `seconds`.
+        RunError: this takes longer than `seconds`.
     """
     deadline = time.monotonic() + seconds
     while missing := [part for part in parts if not has_part(store, name, part)]:
@@ -165,7 +165,7 @@ def wait_for(store: Store, name: str, parts: Sequence[str], seconds: float) -> N
             raise RunError(
                 f"{store.where}/{name} has no {', '.join(missing)} after {seconds:g} s: the logs of their pods say why"
             )
-        time.sleep(POLL_SECONDS)  # no event tells what other pods write
+        time.sleep(POLL_SECONDS)  # there is no event for the writes of other pods
     time.sleep(HEARD_SECONDS)
 
 

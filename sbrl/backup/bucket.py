@@ -1,13 +1,13 @@
 """An S3-compatible bucket as a store of backups.
 
-By obstore: it brings nothing else along (boto3 wants another python-dateutil than SBRL is tested with, minio more packages),
-sends in parts, tries again, and takes every kind of AWS credentials. Of the environment it takes
+It uses obstore, which has no further dependencies (boto3 needs another python-dateutil than SBRL is tested with, minio more
+packages), sends objects in parts, retries, and supports every kind of AWS credentials. It reads these environment variables:
 
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY       and AWS_SESSION_TOKEN for keys that expire
     AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN      or AWS_CONTAINER_CREDENTIALS_*, AWS_METADATA_ENDPOINT: a role's keys
-    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL        of another server than Amazon's; the bucket is named in the path
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL        of another server than Amazon's; the path names the bucket
     AWS_REGION or AWS_DEFAULT_REGION               else us-east-1
-    AWS_CA_BUNDLE                                  certificates beside the system's, in place of certifi's
+    AWS_CA_BUNDLE                                  certificates in addition to the system's, instead of certifi's
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from sbrl.errors import RunError, UsageError
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
 
-PART_BYTES, MAX_PARTS = 8 << 20, 10_000  # of an object, by S3's rules 5 MiB at least
-PARTS_AT_ONCE = 4  # in memory, with one that is filled: what a backup takes of it
-CALL_SECONDS = 120  # to send a part, or without a byte of an answer
-RETRIES = 10  # five seconds, where nobody listens
+PART_BYTES, MAX_PARTS = 8 << 20, 10_000  # of an object; S3 requires at least 5 MiB per part
+PARTS_AT_ONCE = 4  # in memory, plus one that is being filled: the memory that a backup takes
+CALL_SECONDS = 120  # limit for sending a part, or for waiting without a byte of an answer
+RETRIES = 10  # five seconds if nobody listens
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ROLES = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_METADATA_ENDPOINT",  # a machine's own role: asked by name only, for elsewhere nobody answers
+    "AWS_METADATA_ENDPOINT",  # a machine's own role: only asked if set, because elsewhere nobody answers
 )
-# What obstore is given has to be of this form: it panics where it cannot send something.
+# Values for obstore must have this form: it panics if it cannot send something.
 _BUCKET = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]*")
 _ENDPOINT = re.compile(r"https?://([-_.A-Za-z0-9]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[-_.~/A-Za-z0-9]*)?")
-_STRUCTURE = "\n\nDebug source:"  # of an error, below what it says
+_STRUCTURE = "\n\nDebug source:"  # in an error, this follows the message
 
 
 class Bucket:
@@ -58,7 +58,7 @@ class Bucket:
             url: s3://bucket/prefix.
 
         Raises:
-            UsageError: it names no bucket, or the environment no keys, an endpoint that is no URL or no certificates.
+            UsageError: the URL names no bucket, or the environment has no keys, no valid endpoint or no certificates.
         """
         name, _, prefix = url.removeprefix("s3://").partition("/")
         if not _BUCKET.fullmatch(name):
@@ -75,13 +75,13 @@ class Bucket:
                 name,
                 prefix=prefix or None,
                 **settings,
-                disable_bulk_delete=True,  # not every server has it
+                disable_bulk_delete=True,  # not every server supports it
                 retry_config={"max_retries": RETRIES},
                 client_options={
                     "allow_http": settings["aws_endpoint_url_s3"].startswith("http:"),
-                    # certifi's where none is set: a container may have none of the system's, and then not even HTTP would do.
+                    # The default is certifi's: a container may have no system certificates, and then even HTTP would fail.
                     "root_certificate": Path(certificates or certifi.where()).read_bytes(),
-                    "timeout": "1day",  # of a whole file; the next is what a stalled one meets
+                    "timeout": "1day",  # for a whole file; the next one is for a stalled transfer
                     "read_timeout": f"{CALL_SECONDS}s",
                 },
             )
@@ -97,7 +97,7 @@ class Bucket:
             obstore.put(
                 self._store,
                 path,
-                b"".join(pieces) if size <= PART_BYTES else pieces,  # one request, or parts that are an object at the end
+                b"".join(pieces) if size <= PART_BYTES else pieces,  # one request, or parts that become an object at the end
                 chunk_size=max(PART_BYTES, -(-size // MAX_PARTS)),
                 max_concurrency=PARTS_AT_ONCE,
             )
@@ -124,7 +124,7 @@ class Bucket:
         inside = [one["path"] for one in self._list(path)]
         with self._refusals(path):
             obstore.delete(self._store, inside)
-            with _absent():  # S3 says nothing of it, other servers may
+            with _absent():  # S3 does not report a missing object, but other servers may
                 obstore.delete(self._store, path)
 
     def _list(self, folder: str) -> list[ObjectMeta]:
@@ -137,7 +137,7 @@ class Bucket:
 
     @contextmanager
     def _refusals(self, path: str) -> Iterator[None]:
-        """Raises RunError: a request is refused, or nobody answers."""
+        """Raises RunError if a request is refused, or nobody answers."""
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
@@ -146,7 +146,7 @@ class Bucket:
 
 
 class _Body(io.RawIOBase):
-    """What a bucket sends, as a file."""
+    """The data that a bucket sends, as a file."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._left = pieces, memoryview(b"")
@@ -162,13 +162,13 @@ class _Body(io.RawIOBase):
 
 
 def _settings(url: str) -> dict[str, Any]:
-    """Who asks whom. Raises UsageError: the environment does not say, or says what cannot be sent."""
+    """Keys, region and endpoint. Raises UsageError if the environment has none, or has values that cannot be sent."""
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
-        del os.environ[name]  # as AWS' own programs take it; obstore, which reads the environment, too, would send the nothing
+        del os.environ[name]  # as AWS's own programs do; obstore also reads the environment, and would send empty values
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     settings = {"AWS_REGION": region, **{name: os.environ[name] for name in (*KEYS, "AWS_SESSION_TOKEN") if name in os.environ}}
     for name, value in settings.items():
-        if value != value.strip() or not (value.isascii() and value.isprintable()):  # it may be a key: not to be shown
+        if value != value.strip() or not (value.isascii() and value.isprintable()):  # it may be a key: do not show it
             raise UsageError(f"{name} has spaces or a new line at an end, or what is not ASCII: set it as the server gave it")
     if not all(name in settings for name in KEYS) and not any(name in os.environ for name in ROLES):
         raise UsageError(f"{url} takes keys: set {' and '.join(KEYS)}, or for a role's one of {', '.join(ROLES)}")
@@ -185,7 +185,7 @@ def _settings(url: str) -> dict[str, Any]:
 
 @contextmanager
 def _absent() -> Iterator[None]:
-    """Goes on where an object is not there, in a bucket that is."""
+    """Ignores a missing object in an existing bucket."""
     try:
         yield
     except FileNotFoundError as error:
@@ -194,7 +194,7 @@ def _absent() -> Iterator[None]:
 
 
 def _said(error: str) -> str:
-    """What obstore's error says, in one line: the server's words, else its status, else the innermost cause."""
+    """The message of obstore's error in one line: the server's message, else its status, else the innermost cause."""
     if found := re.search(r"<Code>(.*?)(?=</Code>)(?:.*?<Message>(.*?)</Message>)?", error, re.DOTALL):
         said = f"is refused: {found[1]}: {found[2] or ''}"
     elif found := re.search(r"status code: (\d+[ \w]*)", error):
@@ -208,6 +208,6 @@ def _said(error: str) -> str:
 
 
 def _cause(error: object) -> str:
-    """The innermost cause, of the structure that obstore shows below an error: it is the last thing before closing brackets."""
+    """The innermost cause in the structure that obstore shows below an error: the last item before closing brackets."""
     lines = [line for line in str(error).splitlines() if re.search(r"\w", line)]
     return re.sub(r"^\s*(\w+: )?|[\s,]*$", "", lines[-1]).strip('"').replace("\\", "")

@@ -1,7 +1,7 @@
-"""What is in a store of backups.
+"""The contents of a store of backups.
 
-NAME/ has a run's files by part, then NAME/PART.json with their checksums, and NAME/backup.json last.
-Without `backup.json` a backup is not whole, and is none.
+First NAME/ gets a run's files by part, then NAME/PART.json their checksums, and NAME/backup.json comes last.
+Without `backup.json` a backup is incomplete and does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sbrl.runtime.program import check_installed
 
 FORMAT = 1
 WHOLE = "backup.json"
-UNFINISHED_SECONDS = 86_400.0  # after which nobody writes it any more
+UNFINISHED_SECONDS = 86_400.0  # after this time nobody writes to an unfinished backup any more
 PART = re.compile(r"run|learner|coordinator|replay-\d+")
 NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,62}")
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Backup(NamedTuple):
-    """One that is whole."""
+    """A complete backup."""
 
     name: str
     run_id: str
@@ -54,7 +54,7 @@ def open_store(url: str) -> Store:
 
 
 def write_part(store: Store, name: str, part: str, copy: Copy) -> int:
-    """Writes one part, in place of one that was not finished; returns its bytes. Raises RunError: the store refuses."""
+    """Writes one part and returns its bytes. Replaces an unfinished one. Raises RunError if the store refuses."""
     store.remove(f"{name}/{part}.json")
     store.remove(f"{name}/{part}")
     for item in copy.items:
@@ -70,16 +70,16 @@ def has_part(store: Store, name: str, part: str) -> bool:
 
 
 def finish(store: Store, name: str, run_id: str, parts: Iterable[str], made: float) -> None:
-    """Says that a backup is whole. Args: made: when the last part was copied, Unix seconds."""
+    """Marks a backup as complete. Args: made: when the last part was copied, in Unix seconds."""
     lists = {part: hashlib.sha256(_read(store, f"{name}/{part}.json")).hexdigest() for part in parts}
     _write_json(store, f"{name}/{WHOLE}", {"format": FORMAT, "run_id": run_id, "made": made, "parts": lists})
 
 
 def find(store: Store) -> list[Backup]:
-    """All that are whole, oldest first; one that is damaged, or of another format, is left out with a warning.
+    """All complete backups, oldest first. Skips damaged ones, and ones of another format, with a warning.
 
     Raises:
-        RunError: none is left.
+        RunError: there are only such backups.
     """
     found, unusable = [], []
     for name in store.folders():
@@ -98,11 +98,11 @@ def find(store: Store) -> list[Backup]:
 
 
 def prune(store: Store, run_id: str, keep: int) -> None:
-    """Deletes a run's backups but the newest `keep`, and what was begun a day ago or longer and is not whole."""
+    """Deletes all but the newest `keep` backups of a run, and incomplete ones that were begun at least a day ago."""
     backups = find(store)
     of_run = [one.name for one in backups if one.run_id == run_id]
     for name in of_run[: max(0, len(of_run) - keep)]:
-        store.remove(f"{name}/{WHOLE}")  # first: half of one is none
+        store.remove(f"{name}/{WHOLE}")  # first, so that a half-deleted backup does not count
         store.remove(name)
     now, whole = time.time(), {one.name for one in backups}
     for name in store.folders():
@@ -130,11 +130,11 @@ def files_of(store: Store, backup: Backup, part: str) -> dict[str, str]:
 
 
 def choose(store: Store, name: str | None) -> Backup:
-    """The backup of this name, or without one the newest.
+    """The backup of this name, or the newest if there is no name.
 
     Raises:
-        UsageError: there is none, or no name although there are several runs' backups.
-        RunError: one is damaged, or of another format.
+        UsageError: there is no such backup, or the store has backups of several runs and there is no name.
+        RunError: all backups are damaged, or of another format.
     """
     backups = find(store)
     if not backups:

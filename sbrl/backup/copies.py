@@ -1,7 +1,7 @@
-"""Copies of what a run keeps, taken while it runs: each part whole, as of one moment.
+"""Copies a run's files while it runs: each part is complete and from one moment.
 
-Checkpoints never change once they are whole; a role only deletes old ones. So their files are opened first, and stay readable
-for as long as they are open. What does change is copied first: the coordinator's database (`copy_database`), what actors count.
+Complete checkpoints never change; a role only deletes old ones. So their files are opened first, and stay readable as long as
+they are open. Files that do change are copied first: the coordinator's database (`copy_database`) and the actors' counters.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sbrl.storage.black_box import snapshot
 from sbrl.storage.checkpoints import list_checkpoints
 from sbrl.storage.run_directory import RunDirectory
 
-MANIFEST = "manifest.json"  # of learners' and shards' checkpoints alike
+MANIFEST = "manifest.json"  # in checkpoints of learners and shards
 DATABASE = "state.sqlite"
-TRIES = 20  # to be quicker than what a role does to its files
+TRIES = 20  # attempts to copy files before their role changes or deletes them
 _WAL_HEADER_BYTES = 32
 
 _log = logging.getLogger(__name__)
@@ -44,19 +44,19 @@ class Item(NamedTuple):
 class Copy(NamedTuple):
     """A part of a run, ready to be written somewhere."""
 
-    what: str  # of it was copied, for people
+    what: str  # what was copied, for people
     items: list[Item]
 
 
 def copy_part(run: RunDirectory, part: str, scratch: Path, closing: contextlib.ExitStack) -> Copy:
-    """The learner's, one shard's (replay-0, ...), the coordinator's part, or what the whole run has (run).
+    """One part: of the learner, of a shard (replay-0, ...), of the coordinator, or the files of the whole run (run).
 
     Args:
         scratch: an empty folder, for a copy of the coordinator's database.
         closing: closes the files.
 
     Raises:
-        RunError: there is nothing whole of it, or it cannot be read.
+        RunError: the part has nothing complete, or cannot be read.
     """
     try:
         if part == "run":
@@ -74,13 +74,13 @@ def copy_part(run: RunDirectory, part: str, scratch: Path, closing: contextlib.E
 
 
 def copy_newest(run: RunDirectory, candidates: Callable[[], list[Path]], closing: contextlib.ExitStack) -> Copy:
-    """The newest checkpoint that is whole; a damaged one is left out with a warning, as its role leaves it out.
+    """The newest complete checkpoint. Skips a damaged one with a warning, as its role does.
 
     Args:
-        candidates: lists them, oldest first.
+        candidates: lists the checkpoints, oldest first.
 
     Raises:
-        RunError: there are some, and none is whole.
+        RunError: there are checkpoints, but none is complete.
     """
     damaged: dict[Path, Exception] = {}
     found = Copy("no checkpoint yet", [])
@@ -93,7 +93,7 @@ def copy_newest(run: RunDirectory, candidates: Callable[[], list[Path]], closing
             break
         except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
             damaged[left[-1]] = error
-    # Others were deleted in this moment, for a newer one.
+    # The others were only just deleted, because of a newer one.
     damaged = {path: reason for path, reason in damaged.items() if path.exists()}
     if damaged and not found.items:
         raise RunError(f"none of {', '.join(map(str, sorted(damaged)))} is whole: there is nothing to back up")
@@ -105,7 +105,7 @@ def copy_newest(run: RunDirectory, candidates: Callable[[], list[Path]], closing
 def open_checkpoint(run: RunDirectory, checkpoint: Path, closing: contextlib.ExitStack) -> list[Item]:
     """
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, FileNotFoundError: it is not whole.
+        ValueError, KeyError, TypeError, AttributeError, FileNotFoundError: it is incomplete.
     """
     manifest = open_item(run, checkpoint / MANIFEST, closing)
     digests = json.loads(manifest.file.read())["sha256"]
@@ -118,7 +118,7 @@ def open_checkpoint(run: RunDirectory, checkpoint: Path, closing: contextlib.Exi
 
 
 def open_item(run: RunDirectory, path: Path, closing: contextlib.ExitStack, under: Path | None = None) -> Item:
-    """Args: under: its folder in the run directory, where it lies elsewhere now."""
+    """Args: under: the file's folder in the run directory, if `path` is elsewhere."""
     file = closing.enter_context(path.open("rb"))
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = file.tell()
@@ -128,7 +128,7 @@ def open_item(run: RunDirectory, path: Path, closing: contextlib.ExitStack, unde
 
 
 def copy_run(run: RunDirectory, closing: contextlib.ExitStack) -> Copy:
-    """What a run on one machine has beside its roles' parts: its config, its clock, and what its actors have counted."""
+    """A local run's files besides its roles' parts: its config, its clock, and its actors' counters."""
     items = [open_item(run, path, closing) for path in (run.config, run.summary) if path.exists()]
     for path in sorted((run.path / "counts").glob("*.bin")):
         data = snapshot(path)
@@ -138,10 +138,10 @@ def copy_run(run: RunDirectory, closing: contextlib.ExitStack) -> Copy:
 
 
 def copy_coordinator(run: RunDirectory, scratch: Path, closing: contextlib.ExitStack) -> Copy:
-    """The database, and of the versions of weights that it knows those that are whole.
+    """The database, and the complete ones of the versions of weights that it knows.
 
     Raises:
-        RunError: there is none, it is damaged, or it changed each time while it was copied.
+        RunError: there is no database, it is damaged, or it changed during every attempt to copy it.
     """
     source = run.coordinator / DATABASE
     if not source.is_file():
@@ -150,7 +150,7 @@ def copy_coordinator(run: RunDirectory, scratch: Path, closing: contextlib.ExitS
         target = scratch / str(number) / DATABASE
         target.parent.mkdir()
         with contextlib.ExitStack() as opened:
-            # Before and after the database, which knows the newest two: one of them is among these.
+            # Open them before and after the database. It knows the newest two versions, and one of them is among these.
             held = open_weights(run, opened)
             if not copy_database(source, target):
                 continue
@@ -167,7 +167,7 @@ def copy_coordinator(run: RunDirectory, scratch: Path, closing: contextlib.ExitS
 def open_weights(run: RunDirectory, closing: contextlib.ExitStack) -> dict[str, Item]:
     found = {}
     for path in run.coordinator.glob("weights-*.safetensors"):
-        with contextlib.suppress(FileNotFoundError):  # a newer one has just taken its place
+        with contextlib.suppress(FileNotFoundError):  # a newer one has just replaced it
             found[path.name] = open_item(run, path, closing)
     return found
 
@@ -186,24 +186,24 @@ def weights_of(database: Path) -> dict[str, tuple[int, int]]:
 
 
 def copy_database(source: Path, target: Path) -> bool:
-    """Copies a SQLite database that another process holds for itself (exclusively, with a write-ahead log) and writes to.
+    """Copies a SQLite database that another process has locked (exclusively, with a write-ahead log) and writes to.
 
-    Pages get into the file only from the log, in which they stay until it begins anew, with another header. So the file, and
-    then the log, copied while the header stays the same, are together as of the moment when the log was copied. What was
-    being appended to it then has no valid checksum, and SQLite leaves it out.
+    Pages only get into the file from the log, and they stay in the log until it starts again with a new header. So first the
+    file is copied, then the log. If the header has not changed, both together are the state at the time when the log was
+    copied. A record that was being appended then has no valid checksum, and SQLite ignores it.
 
-    Returns whether it is a copy as of one moment; False: the log began anew meanwhile, try again.
+    Returns whether the copy is from one moment. False: the log started again meanwhile, so try again.
 
     Args:
-        target: does not exist; made as one file, without a log.
+        target: must not exist; becomes a single file, without a log.
 
     Raises:
-        RunError: the copy is damaged, so the database is.
+        RunError: the copy is damaged, and so is the database.
     """
     log, copied_log = (path.with_name(f"{path.name}-wal") for path in (source, target))
     before = _header(log)
     shutil.copyfile(source, target)
-    with contextlib.suppress(FileNotFoundError):  # closed as it should be, it has none
+    with contextlib.suppress(FileNotFoundError):  # a properly closed database has none
         shutil.copyfile(log, copied_log)
     if not before == _header(copied_log) == _header(log):
         return False

@@ -1,8 +1,8 @@
-"""Puts a backup where a run can go on from it: `sbrl restore SOURCE RUN_DIR`.
+"""Restores a backup so that a run can continue from it: `sbrl restore SOURCE RUN_DIR`.
 
-After it, `sbrl train --resume --run-dir RUN_DIR` goes on.
+Afterwards, `sbrl train --resume --run-dir RUN_DIR` continues the run.
 
-SOURCE is a folder or s3://BUCKET/PREFIX with backups, of which the newest is taken, or one backup in it.
+SOURCE is a folder or s3://BUCKET/PREFIX with backups, and the newest is restored; or it is one backup in there.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def find_store(source: str) -> tuple[Store, str | None]:
-    """The store that is meant, and the name of the backup where that is one."""
+    """The store in `source`, and the backup's name if `source` is a backup."""
     store = open_store(source.rstrip("/"))
     with store.read(WHOLE) as file:
         if file is None:
@@ -68,7 +68,7 @@ def find_store(source: str) -> tuple[Store, str | None]:
 
 
 def holds(target: Path) -> bool:
-    """Whether there is anything in a folder but what a file system, a lock or a restore that was cut short has left.
+    """Whether a folder has data. Files of the file system, of a lock or of an interrupted restore do not count.
 
     Raises:
         RunError: it cannot be read.
@@ -77,12 +77,12 @@ def holds(target: Path) -> bool:
         names = {path.name for path in target.iterdir()} if target.exists() else set()
     except OSError as error:
         raise RunError(f"cannot restore to {target}: {error.strerror}") from None
-    # While this is there, all else is of the same restore.
+    # As long as this folder exists, everything else is from the same restore.
     return UNFINISHED not in names and bool(names - {LOCK, "lost+found"})
 
 
 def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path, now: float) -> None:
-    """All of these parts, or nothing.
+    """Restores all of these parts, or nothing.
 
     Args:
         now: Unix seconds.
@@ -104,7 +104,7 @@ def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path, no
         unfinished.rmdir()
         sync(target)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the volume that refused one may refuse the other
+        with contextlib.suppress(OSError):  # a volume that refused one call may refuse the other
             clear(target)
         if isinstance(error, OSError):
             raise RunError(f"cannot restore to {error.filename or target}: {error.strerror}") from None
@@ -112,7 +112,7 @@ def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path, no
 
 
 def clear(target: Path) -> None:
-    """Removes what a restore that was cut short has left."""
+    """Removes the files of an interrupted restore."""
     if (target / UNFINISHED).exists():
         for path in target.iterdir():
             if path.name not in (LOCK, "lost+found", UNFINISHED):
@@ -121,7 +121,7 @@ def clear(target: Path) -> None:
 
 
 def fetch(store: Store, path: str, target: Path, sha256: str) -> None:
-    """Raises RunError: it is not there, or not what was written; OSError: the file system refuses."""
+    """Copies a file from the store. Raises RunError if it is missing or has changed, OSError if the file system refuses."""
     digest = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with store.read(path) as file, target.open("wb") as copy:
@@ -135,10 +135,10 @@ def fetch(store: Store, path: str, target: Path, sha256: str) -> None:
 
 
 def end_leases(database: Path, age_seconds: float) -> None:
-    """Ends the leases of members that were there when the backup was made, and makes them as recent as they were then.
+    """Ends the leases of members that existed when the backup was made, and makes them as recent as they were then.
 
-    Who holds a name is asked of its process, which may be alive where the backup was made; and what an actor had in flight is
-    given up for up to an hour after it was seen last.
+    Otherwise a new member would find its name held by a process that may still be alive where the backup was made. And an
+    actor's steps in flight are only given up for up to an hour after it was last seen.
     """
     if not database.exists():
         return

@@ -1,4 +1,4 @@
-"""Where backups are kept: in a folder, or in an S3-compatible bucket, with the same few verbs."""
+"""The stores of backups, a folder or an S3-compatible bucket, with the same few verbs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ PIECE_BYTES = 1 << 20
 
 
 class Store(Protocol):
-    """Files by their path within it. Every method raises RunError where the file system or the bucket refuses."""
+    """Files by their path within the store. Every method raises RunError if the file system or the bucket refuses."""
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The store's name in messages."""
         ...
 
     def write(self, path: str, file: IO[bytes], size: int, sha256: str) -> None:
-        """Writes a file, whole or not at all: `size` bytes from where `file` stands, with this checksum (hexadecimal)."""
+        """Writes a file, all or nothing: `size` bytes from the position of `file`, with this checksum (hexadecimal)."""
         ...
 
     def read(self, path: str) -> AbstractContextManager[IO[bytes] | None]:
-        """Opens a file; None where there is none."""
+        """Opens a file; None if it does not exist."""
         ...
 
     def folders(self) -> list[str]:
-        """The folders in it."""
+        """The folders in the store."""
         ...
 
     def age_seconds(self, folder: str, now: float) -> float:
-        """Since something was written to a folder last. Args: now: Unix seconds."""
+        """Seconds since the last write to a folder. Args: now: Unix seconds."""
         ...
 
     def remove(self, path: str) -> None:
-        """Removes a file, or a folder with all that is in it; nothing where there is none."""
+        """Removes a file, or a folder with its contents. Does nothing if it does not exist."""
         ...
 
 
@@ -92,7 +92,7 @@ class Folder:
 
 
 def checked(path: str, file: IO[bytes], sha256: str) -> Iterator[bytes]:
-    """The rest of a file, in pieces. Raises RunError, at its end: its checksum is another."""
+    """The rest of a file, in pieces. Raises RunError at the end if its checksum differs."""
     digest = hashlib.sha256()
     while data := file.read(PIECE_BYTES):
         digest.update(data)

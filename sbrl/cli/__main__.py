@@ -1,4 +1,4 @@
-"""The command line: starts the program that a command means. It imports little: most commands are programs of their own."""
+"""The command line: starts the program of a command. It imports little: most commands are separate programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
 
     parser = make_parser({name: program.help for name, program in PROGRAMS.items()})
     arguments, rest = parser.parse_known_args(argv)
-    # argparse takes positional arguments in one piece only; people write options between overrides.
+    # argparse only takes positional arguments in one block, but people write options between overrides.
     if rest and not (hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
         parser.refuse_unknown(rest)
     if rest:
@@ -50,7 +50,7 @@ def _names_a_release(argv: Sequence[str]) -> bool:
 
 
 def _log_context(role: str, argv: Sequence[str]) -> Context:
-    """What is said of a role in lines that it did not log itself; its own parser says what is wrong with the arguments."""
+    """The context for output lines that a role did not log itself. The role's own parser reports bad arguments."""
     from sbrl.storage.metadata import run_id_of
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

@@ -1,4 +1,4 @@
-"""The commands that have no program of their own: `sbrl train`, `config` and `presets`."""
+"""The commands without a separate program: `sbrl train`, `config` and `presets`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXIT_INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 def make_parser(programs: Mapping[str, str]) -> Parser:
-    """Args: programs: what else the command line has, by name, each with a sentence on it."""
+    """Args: programs: name -> help text of the commands that are separate programs."""
     parser = Parser(prog="sbrl", description="Small-batch deep reinforcement learning on Atari.")
     parser.add_argument("--version", action="version", version=f"sbrl {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -71,7 +71,7 @@ def make_parser(programs: Mapping[str, str]) -> Parser:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments a config is made of: --config, --preset and overrides."""
+    """The arguments that make up a config: --config, --preset and overrides."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with (part of) a config")
     parser.add_argument(
         "--preset", metavar="NAME", help=f"settings to start from, see `sbrl presets` (default: {DEFAULT_PRESET})"
@@ -106,7 +106,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _exec_serial(arguments: argparse.Namespace) -> NoReturn:
-    """Becomes the serial program, which is handed the same arguments."""
+    """Replaces this process with the serial program, with the same arguments."""
     if arguments.resume:
         raise UsageError("--serial cannot resume: its promise is one unbroken, reproducible run; leave one of the two out")
     if arguments.prometheus:
@@ -139,7 +139,7 @@ def _show_schema(arguments: argparse.Namespace) -> int:
 
 
 def print_warnings(config: Config) -> None:
-    """Says on standard error what the config allows but seldom means."""
+    """Prints the config's warnings to standard error."""
     for warning in config.warnings:
         print(f"{WARNING_MARK}{warning}", file=sys.stderr, flush=True)
 
@@ -149,7 +149,7 @@ def _default_run_directory(env_id: str) -> Path:
 
 
 def closing_lines(directory: RunDirectory, complete: bool) -> str:
-    """What a run reached and where to look, from its summary."""
+    """The run's results and where to find them, from its summary."""
     summary = json.loads(directory.summary.read_text(encoding="utf-8"))
     achieved, training, evaluation = (
         summary[key] for key in ("samples_per_insert_achieved", "train_return_mean_100", "eval_return_mean")

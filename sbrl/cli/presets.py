@@ -1,4 +1,4 @@
-"""`sbrl presets`: what there is to choose from, and what each choice means."""
+"""`sbrl presets`: lists the presets, and shows what each one means."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sbrl.envs.spec import EnvSpec  # it loads NumPy
 
 UNKNOWN = "?"
-DESCRIPTION_WIDTH = 120  # columns of a terminal that leave enough for them
+DESCRIPTION_WIDTH = 120  # a terminal with this many columns has room for descriptions
 
 
 class PresetRow(NamedTuple):
@@ -36,7 +36,7 @@ class PresetRow(NamedTuple):
     samples_per_insert: float
     n_step_initial: int  # n_step, unless n is annealed
     n_step: int
-    torso: str | None  # None: the environment cannot be made here, so that its observations are not known
+    torso: str | None  # None: the environment cannot be made here, so its observations are unknown
     parameters: int | None  # of the network; None as for torso
     description: str
 
@@ -59,7 +59,7 @@ def add_presets_command(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def preset_rows() -> tuple[list[PresetRow], list[str]]:
-    """All presets in their order, and for each environment that cannot be made here a sentence that says why."""
+    """All presets in their order, and for each environment that cannot be made here a sentence with the reason."""
     from sbrl.networks.build import count_parameters  # loads torch
     from sbrl.networks.checks import torso_name
 
@@ -71,7 +71,7 @@ def preset_rows() -> tuple[list[PresetRow], list[str]]:
         try:
             key = config.env.model_dump_json()
             spec = specs[key] = specs.get(key) or _spec(config.env)
-        except UsageError as error:  # most often an optional package that is not installed
+        except UsageError as error:  # mostly an optional package that is not installed
             problems[config.env.id] = str(error)
         else:
             torso, parameters = torso_name(config.agent, spec), count_parameters(config.agent, spec)
@@ -80,7 +80,7 @@ def preset_rows() -> tuple[list[PresetRow], list[str]]:
 
 
 def preset_yaml(name: str) -> str:
-    """The preset's whole config as YAML that `--config` reads, with what it is and where it comes from as comments.
+    """The preset's whole config as YAML for `--config`, with description and source as comments.
 
     Raises:
         UsageError: an unknown name.
@@ -104,7 +104,7 @@ def plain_table(rows: list[PresetRow]) -> str:
 
 
 def rich_table(rows: list[PresetRow], width: int) -> Table:
-    """The list for a terminal of `width` columns, by environment; a narrow one has no room for descriptions."""
+    """The list by environment, for a terminal of `width` columns. A narrow one has no room for descriptions."""
     has_descriptions = width >= DESCRIPTION_WIDTH
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2 if has_descriptions else 1, 0, 0))
     shown = [index for index, (title, _) in enumerate(_COLUMNS) if title != "environment"]

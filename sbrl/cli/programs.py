@@ -1,4 +1,4 @@
-"""The table of commands that are programs of their own: the module that each starts, and its line of help."""
+"""The table of commands that are separate programs, each with its module and its help text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Program(NamedTuple):
-    """A module that is started by its name: sbrl imports none of them."""
+    """A module that is started by its name. sbrl imports none of them."""
 
     module: str
     help: str
-    extra: str = ""  # what SBRL must be installed with: an extra of pyproject.toml; none for what watches runs
-    role: bool = False  # of a run: its log is JSON where the environment asks for it
+    extra: str = ""  # the extra of pyproject.toml that it needs; none for tools that watch runs
+    role: bool = False  # a role of a run; its log is JSON if the environment asks for it
 
 
 PROGRAMS = {

@@ -1,1 +1,1 @@
-"""A release on Kubernetes: the one door to its API, and the tools for a laptop. May import sbrl.monitor and what is below."""
+"""A release on Kubernetes: access to its API, and the tools for a laptop. May import sbrl.monitor and below."""

@@ -1,7 +1,7 @@
-"""The one import of the Kubernetes client, without the 700 models that its packages would load.
+"""The only import of the Kubernetes client, without the 700 models that its packages would load.
 
-They cost more CPU than all else that `sbrl status` does, and a dozen of them are used. So the packages are made without what
-they import, and a model is loaded when an answer has one.
+Loading them takes more CPU than everything else in `sbrl status`, and only a dozen are used. So the packages are created
+without their imports, and a model is loaded when an answer contains one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # as in
 
 
 def _hollow(name: str) -> ModuleType:
-    """A package without what it imports: its modules can be imported one by one."""
+    """A package without its own imports. Its modules can be imported one by one."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     package = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -29,7 +29,7 @@ def _hollow(name: str) -> ModuleType:
 
 
 def _model(name: str) -> Any:
-    """A model by its name, as the client asks for it."""
+    """A model by the name that the client uses."""
     try:
         return getattr(importlib.import_module(f"{_MODELS}.{_WORDS.sub('_', name).lower()}"), name)
     except ModuleNotFoundError:
@@ -44,7 +44,7 @@ from kubernetes.client.api_client import ApiClient  # noqa: E402
 from kubernetes.client.configuration import Configuration  # noqa: E402
 from kubernetes.client.exceptions import ApiException  # noqa: E402
 
-_client.__dict__.update(ApiClient=ApiClient, Configuration=Configuration)  # kubernetes.config looks for them there
+_client.__dict__.update(ApiClient=ApiClient, Configuration=Configuration)  # kubernetes.config expects them there
 
 from kubernetes.client.api.apps_v1_api import AppsV1Api  # noqa: E402
 from kubernetes.client.api.autoscaling_v2_api import AutoscalingV2Api  # noqa: E402

@@ -1,4 +1,4 @@
-"""A port of a pod as a Unix socket on this machine, as `kubectl port-forward` would have it."""
+"""Forwards a Unix socket on this machine to a pod's port, like `kubectl port-forward`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 def forwarded(cluster: Cluster, pod: str, port: int) -> Iterator[str]:
     """Yields a gRPC address that leads to `port` of a pod.
 
-    A Unix socket in a folder of this user's, not a port: nobody else on this machine can use it.
+    It is a Unix socket in a folder of this user and not a port, so nobody else on this machine can use it.
 
     Raises:
-        RunError: the first connection could not be made, a right is missing, say.
+        RunError: the first connection could not be made, for example because a right is missing.
     """
     _drain(_connect(cluster, pod, port).socket(port))
     with tempfile.TemporaryDirectory(prefix="sbrl-") as folder, socket.socket(socket.AF_UNIX) as server:
@@ -59,7 +59,7 @@ def _serve(server: socket.socket, cluster: Cluster, pod: str, port: int) -> None
 
 
 def _carry(local: socket.socket, remote: Any) -> None:
-    """Carries bytes both ways until both ends have closed."""
+    """Copies bytes in both directions until both ends have closed."""
     there = threading.Thread(target=_copy, args=(local, remote), name="forward", daemon=True)
     there.start()
     _copy(remote, local)
@@ -71,7 +71,7 @@ def _carry(local: socket.socket, remote: Any) -> None:
 
 
 def _copy(source: Any, sink: Any) -> None:
-    """Carries bytes one way until either end has closed, and tells the sink that no more come."""
+    """Copies bytes in one direction until either end has closed, then tells the sink that no more will come."""
     with contextlib.suppress(OSError):
         while data := source.recv(CHUNK_BYTES):
             sink.sendall(data)
@@ -80,7 +80,7 @@ def _copy(source: Any, sink: Any) -> None:
 
 
 def _drain(remote: Any) -> None:
-    """Closes a forwarded connection: bytes left unread would end the client's own thread with a traceback."""
+    """Closes a forwarded connection. Reads it to its end: unread bytes would end the client's thread with a traceback."""
     with contextlib.suppress(OSError):
         remote.settimeout(CLOSE_SECONDS)
         remote.shutdown(socket.SHUT_WR)
@@ -91,13 +91,13 @@ def _drain(remote: Any) -> None:
 
 def _connect(cluster: Cluster, pod: str, port: int) -> Any:
     """One forwarded connection (kubernetes.stream.ws_client.PortForward)."""
-    # The call swaps a method of its client for a moment: one of its own, for others use the cluster's at the same time.
+    # The call temporarily replaces a method of its client. It gets a separate client, because others use the cluster's.
     core = client.CoreV1Api(client.ApiClient(cluster.api.configuration))
     with api_errors("create", f"pods/portforward {pod}", cluster.namespace):
         try:
             return client.portforward(core.connect_get_namespaced_pod_portforward, pod, cluster.namespace, ports=str(port))
         except AttributeError as error:
-            # The client trips over its own exception for a refused WebSocket, which has no body to decode.
+            # The client fails in its own error handling for a refused WebSocket, which has no body to decode.
             if isinstance(error.__context__, client.ApiException):
                 raise error.__context__ from None
             raise

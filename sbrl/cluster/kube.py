@@ -1,4 +1,4 @@
-"""The Kubernetes API as the controller and its tools use it: a few calls, with time limits and clear errors."""
+"""The Kubernetes API for the controller and its tools: a few calls, with time limits and clear errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sbrl.errors import RunError, UsageError
 
 REQUEST_SECONDS = 5.0
 DISOWN_ATTEMPTS = 5
-COMPONENT = "sbrl-controller"  # events and changes of fields come from it
+COMPONENT = "sbrl-controller"  # the source of events and field changes
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NO_ANSWER = frozenset({0, 408, 429, 500, 502, 503, 504})  # 0: no HTTP answer at all
 
@@ -30,7 +30,7 @@ class ApiUnavailable(RunError):
 
 
 class ApiConflict(RunError):
-    """The object is no longer what the change was meant for: worth reading it again."""
+    """The object has changed since it was read: worth reading it again."""
 
 
 class ApiNotFound(RunError):
@@ -40,14 +40,14 @@ class ApiNotFound(RunError):
 class Scale(NamedTuple):
     """A Deployment's scale subresource."""
 
-    replicas: int  # asked for
+    replicas: int  # requested
     running: int  # pods that exist
     uid: str  # of the Deployment
     resource_version: str
 
 
 class LeaseRecord(NamedTuple):
-    """A Lease's spec; `resource_version` is "" for one that does not exist yet."""
+    """A Lease's spec. `resource_version` is "" if the Lease does not exist yet."""
 
     holder: str  # "": nobody
     duration_seconds: int
@@ -58,7 +58,7 @@ class LeaseRecord(NamedTuple):
 
 
 class Cluster:
-    """One namespace of a cluster. Every call raises ApiUnavailable, or RunError where the API server refuses it."""
+    """One namespace of a cluster. Every call raises ApiUnavailable, or RunError if the API server refuses it."""
 
     def __init__(self, api: client.ApiClient, namespace: str, context: str = "") -> None:
         self.namespace, self.context = namespace, context
@@ -71,7 +71,7 @@ class Cluster:
         self.api.close()
 
     def scale(self, deployment: str) -> Scale:
-        """How many pods a Deployment is to have.
+        """The scale of a Deployment.
 
         Raises:
             ApiNotFound: there is no such Deployment.
@@ -83,13 +83,13 @@ class Cluster:
     def set_scale(
         self, deployment: str, replicas: int, resource_version: str | None = None, field_manager: str = COMPONENT
     ) -> Scale:
-        """Asks for another number of pods.
+        """Sets the number of pods.
 
         Args:
-            field_manager: who owns the number then.
+            field_manager: the owner of the number from then on.
 
         Raises:
-            ApiConflict: the Deployment has changed since it had `resource_version`, if that is given.
+            ApiConflict: `resource_version` is given, and the Deployment has changed since.
         """
         body: dict[str, Any] = {"spec": {"replicas": replicas}}
         if resource_version is not None:
@@ -106,9 +106,10 @@ class Cluster:
         return _scale(scale)
 
     def disown_scale(self, deployment: str, field_manager: str) -> None:
-        """Leaves the number of pods, which `field_manager` has set, to whoever applies one next, without a conflict.
+        """Gives up the ownership of the number of pods that `field_manager` has set, so that the next apply can set it.
 
-        Who changes a field by an update owns it, and server-side apply (Helm 4) refuses to change what somebody else owns.
+        An update makes its author the owner of a field, and server-side apply (Helm 4) refuses to change a field with another
+        owner.
         """
         for attempt in range(DISOWN_ATTEMPTS):
             with api_errors("get", f"deployments {deployment}", self.namespace):
@@ -119,7 +120,7 @@ class Cluster:
             kept = [one for one in entries if (one.manager, one.subresource) != (field_manager, "scale")]
             if len(kept) == len(entries):
                 return
-            # An empty list would change nothing: one empty entry is how an API server is told that there are none.
+            # An empty list would change nothing. A list with one empty entry tells the API server to clear it.
             change = {"metadata": {"resourceVersion": metadata.resource_version, "managedFields": kept or [{}]}}
             try:
                 with api_errors("patch", f"deployments {deployment}", self.namespace):
@@ -131,7 +132,7 @@ class Cluster:
                         _request_timeout=REQUEST_SECONDS,
                     )
                 return
-            except ApiConflict:  # its controller has written its status meanwhile, most often
+            except ApiConflict:  # mostly because its controller has written the status meanwhile
                 if attempt == DISOWN_ATTEMPTS - 1:
                     raise
 
@@ -140,11 +141,11 @@ class Cluster:
 
         Args:
             reason: one CamelCase word.
-            instance: who posts it, a pod's name.
+            instance: the name of the pod that posts it.
         """
         now = datetime.now(UTC)
         event = {
-            # As client-go names them: the object, and a number that does not come again.
+            # Named as in client-go: the object's name and a unique number.
             "metadata": {"name": f"{deployment}.{int(now.timestamp() * 1e9):x}", "namespace": self.namespace},
             "involvedObject": {
                 "apiVersion": "apps/v1",
@@ -155,7 +156,7 @@ class Cluster:
             },
             "type": "Warning" if warning else "Normal",
             "reason": reason,
-            "message": message[:1024],  # the most an API server takes
+            "message": message[:1024],  # an API server takes no more
             "source": {"component": COMPONENT, "host": instance},
             "reportingComponent": COMPONENT,
             "reportingInstance": instance,
@@ -167,7 +168,7 @@ class Cluster:
             self.core.create_namespaced_event(self.namespace, event, _request_timeout=REQUEST_SECONDS)
 
     def lease(self, name: str) -> LeaseRecord | None:
-        """A Lease; None if there is none of this name."""
+        """The Lease of this name; None if there is none."""
         try:
             with api_errors("get", f"leases {name}", self.namespace):
                 lease = self._coordination.read_namespaced_lease(name, self.namespace, _request_timeout=REQUEST_SECONDS)
@@ -179,7 +180,7 @@ class Cluster:
         """Creates a Lease, or replaces the one that `record.resource_version` names.
 
         Raises:
-            ApiConflict: someone else has written it since.
+            ApiConflict: another client has written it since.
         """
         metadata = {"name": name, "namespace": self.namespace}
         spec = {
@@ -203,7 +204,7 @@ class Cluster:
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `connect` takes."""
+    """Adds the arguments for `connect`."""
     parser.add_argument("-n", "--namespace", help="of the release (default: the pod's own, or the kubeconfig context's)")
     parser.add_argument("--context", help="of the kubeconfig (default: its current one)")
     parser.add_argument(
@@ -218,16 +219,16 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
     """The cluster that a pod runs in, or that a kubeconfig names.
 
     Args:
-        kubeconfig: None: in a pod its service account, elsewhere $KUBECONFIG or ~/.kube/config.
+        kubeconfig: None takes the service account in a pod, and $KUBECONFIG or ~/.kube/config elsewhere.
         context: of the kubeconfig; None takes its current one.
         namespace: None takes the pod's own, or the context's.
 
     Raises:
-        UsageError: neither is to be had.
+        UsageError: there is neither.
     """
     settings = client.Configuration()
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each try; what comes of them all is in our own message
-    # A connection that could not be made is tried again at once; what was sent is not, for it may have been carried out.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about each attempt; our own message has the result of all
+    # A failed connection is retried at once. A request that was sent is not: it may have been carried out.
     settings.retries = urllib3.Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.2)
     try:
         if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -249,12 +250,12 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
 
 @contextmanager
 def api_errors(verb: str, what: str, namespace: str) -> Iterator[None]:
-    """Turns the client's errors of one call into those that a caller acts on.
+    """Turns the client's errors of one call into the errors that callers handle.
 
     Raises:
         ApiUnavailable: no answer in time; a change may or may not have been made.
-        ApiConflict, ApiNotFound: as they say.
-        RunError: the API server refuses the call; says what right is missing.
+        ApiConflict, ApiNotFound: see these classes.
+        RunError: the API server refuses the call; the message names the missing right.
     """
     where = f"{verb} {what} in namespace {namespace}"
     try:
@@ -280,7 +281,7 @@ def api_errors(verb: str, what: str, namespace: str) -> Iterator[None]:
 
 
 def _message(error: client.ApiException) -> str:
-    """The message of the Status object that an API server answers with, or what there is in its place."""
+    """The message in the API server's Status object, or else the best available text."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
     if not body:  # a refused WebSocket's answer is only in the text, at its end
         body = str(error.reason or "").rpartition("-+-+- ")[2]
@@ -293,14 +294,14 @@ def _message(error: client.ApiException) -> str:
 
 
 def _handshake_status(error: client.ApiException) -> int:
-    """The HTTP status that a WebSocket was refused with, which the client only has in its text; 0 if it was not refused."""
+    """The HTTP status of a refused WebSocket, which the client only has in its text; 0 if none was refused."""
     found = re.search(r"Handshake status (\d{3})", str(error.reason))
     return int(found[1]) if found else 0
 
 
 def _scale(scale: Any) -> Scale:
     return Scale(
-        # An API server leaves out zeros.
+        # An API server omits zeros.
         replicas=int(scale.spec.replicas or 0) if scale.spec else 0,
         running=int(scale.status.replicas or 0) if scale.status else 0,
         uid=str(scale.metadata.uid or ""),
@@ -327,5 +328,5 @@ def _time(time: datetime) -> str:
 
 
 def _micro_time(time: datetime | None) -> str | None:
-    """As a MicroTime: with all six digits, which the client's own way of writing times leaves out when they are zero."""
+    """A time as a MicroTime with all six digits. The client's own format omits them when they are zero."""
     return None if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

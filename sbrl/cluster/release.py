@@ -1,4 +1,4 @@
-"""A release of the chart, found from a laptop: by labels, and by what its coordinator's pod is given."""
+"""Finds a release of the chart from a laptop: by labels, and through its coordinator's pod."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def add_release_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def find_release(cluster: Cluster, name: str | None) -> Release:
-    """The release of this name; without one the only release there is.
+    """The release of this name, or the only release if there is no name.
 
     Raises:
-        UsageError: there is none, or several to choose from.
+        UsageError: there is no such release, or there are several.
     """
     with api_errors("list", "deployments", cluster.namespace):
         found = cluster.apps.list_namespaced_deployment(
@@ -63,7 +63,7 @@ def pods(cluster: Cluster, release: str) -> list[Any]:
 
 
 def current(found: Iterable[Any]) -> list[Any]:
-    """The pods that are there to work: without a test that is over, and those that ended and have been replaced."""
+    """The pods that should work: without finished test pods and ended pods that have been replaced."""
     return [pod for pod in found if pod.status.phase not in ("Succeeded", "Failed")]
 
 
@@ -90,7 +90,7 @@ def run_config(cluster: Cluster, pod: Any) -> Config:
 
     Raises:
         RunError: it cannot be found or read.
-        UsageError: it is of another version of sbrl.
+        UsageError: it is from another version of sbrl.
     """
     content = mounted_file(cluster, pod, _argument(pod, "--config"))
     with tempfile.TemporaryDirectory(prefix="sbrl-") as folder:
@@ -100,7 +100,7 @@ def run_config(cluster: Cluster, pod: Any) -> Config:
 
 
 def run_credentials(cluster: Cluster, pod: Any) -> Credentials:
-    """What the run's clients prove themselves with, from the Secrets that a role's pod mounts.
+    """The credentials of the run's clients, from the Secrets that a role's pod mounts.
 
     Raises:
         RunError: they cannot be read.
@@ -118,7 +118,7 @@ def mounted_file(cluster: Cluster, pod: Any, path: str) -> bytes:
     """The content of a file that a pod's first container mounts from a ConfigMap or a Secret, read through the API.
 
     Raises:
-        RunError: it comes from something else, or cannot be read.
+        RunError: it comes from another source, or cannot be read.
     """
     mount, relative = _mount_of(pod, path)
     volume = next(volume for volume in pod.spec.volumes if volume.name == mount.name)
@@ -127,7 +127,7 @@ def mounted_file(cluster: Cluster, pod: Any, path: str) -> bytes:
             if reference is None:
                 continue
             key = _key(reference.items, relative)
-            # A Secret's name is called otherwise where it is a volume of its own.
+            # A Secret that is a whole volume has its name in another field.
             name = reference.secret_name if hasattr(reference, "secret_name") else reference.name
             content = None if key is None else _read(cluster, kind, name, key)
             if content is not None:
@@ -147,7 +147,7 @@ def _argument(pod: Any, option: str) -> str:
 
 
 def _mount_of(pod: Any, path: str) -> tuple[Any, str]:
-    """The mount that a path lies in, and the path in its volume."""
+    """The mount that contains a path, and the path within its volume."""
     wanted = PurePosixPath(path)
     for mount in pod.spec.containers[0].volume_mounts or ():
         place = PurePosixPath(mount.mount_path)
@@ -166,7 +166,7 @@ def _key(items: Iterable[Any] | None, relative: str) -> str | None:
 
 
 def _read(cluster: Cluster, kind: str, name: str, key: str) -> bytes | None:
-    """One key of a ConfigMap or a Secret; None if it is not there."""
+    """One key of a ConfigMap or a Secret; None if it does not exist."""
     read = cluster.core.read_namespaced_config_map if kind == "configmaps" else cluster.core.read_namespaced_secret
     try:
         with api_errors("get", f"{kind} {name}", cluster.namespace):

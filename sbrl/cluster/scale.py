@@ -1,4 +1,4 @@
-"""`sbrl scale N`: asks for another number of actors, from a laptop with a kubeconfig."""
+"""`sbrl scale N`: sets the number of actors, from a laptop with a kubeconfig."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def owned(cluster: Cluster, release: Release) -> list[str]:
-    """Gives up the field that the change has made this program's; says so where that cannot be done."""
+    """Gives up the ownership of the field that the change gave to this program. Returns a warning if that fails."""
     try:
         cluster.disown_scale(release.actors, FIELD_MANAGER)
     except RunError as error:
@@ -47,7 +47,7 @@ def owned(cluster: Cluster, release: Release) -> list[str]:
 
 
 def overruled(cluster: Cluster, release: Release) -> list[str]:
-    """Who else sets the number of actors, and will set it again. What this user may not see is left out."""
+    """Warnings about everything else that sets the number of actors. Skips objects that this user may not read."""
     found = []
     with contextlib.suppress(RunError), api_errors("list", "deployments", cluster.namespace):
         controllers = cluster.apps.list_namespaced_deployment(

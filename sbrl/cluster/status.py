@@ -1,4 +1,4 @@
-"""`sbrl status`: how a run on Kubernetes stands, from a laptop: pods, ratio, who waits for whom."""
+"""`sbrl status`: the state of a run on Kubernetes, from a laptop: pods, ratio, who waits for whom."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ ROLES = ("coordinator", "replay", "learner", "actor", "evaluator", "controller")
 
 
 class PodRow(NamedTuple):
-    """A pod in a line."""
+    """A pod in one line of the output."""
 
     role: str
     name: str
-    state: str  # Ready, or why it is not
+    state: str  # Ready, or the reason why not
     restarts: int
     age_seconds: float
     node: str
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         rows = [pod_row(pod, datetime.now(UTC)) for pod in current(pods(cluster, release.name))]
         wanted = cluster.scale(release.actors).replicas
         title = f"release {release.name} in namespace {cluster.namespace} of context {cluster.context}"
-        if not arguments.json:  # at once: the rest takes some seconds, and may not come at all
+        if not arguments.json:  # now, because the rest takes some seconds and may fail
             print("\n".join([title, "", *pod_lines(rows, wanted, everything=arguments.pods), ""]), flush=True)
         config, progress, reading, state, last = look(cluster, release, arguments.seconds, wanted)
         event = newest_event(cluster, release.actors)
@@ -89,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
 def look(
     cluster: Cluster, release: Release, seconds: float, wanted: int
 ) -> tuple[Config, Progress, tuple[LoadReading, LoadReading], str, fleet_pb2.GetStatusResponse]:
-    """Asks the coordinator twice, through a forwarded port, with what its pod's config and token say."""
+    """Asks the coordinator twice through a forwarded port, with the config and token of its pod."""
     pod = coordinator_pod(cluster, release.name)
     config, credentials = run_config(cluster, pod), run_credentials(cluster, pod)
     port = int(config.network.coordinator_address.rpartition(":")[2])
@@ -134,7 +134,7 @@ def pod_row(pod: Any, now: datetime) -> PodRow:
 
 
 def pod_state(pod: Any) -> str:
-    """As kubectl has it: Ready, or the best reason there is."""
+    """The state as in kubectl: Ready, or the best available reason."""
     if pod.metadata.deletion_timestamp is not None:
         return "Terminating"
     for container in pod.status.container_statuses or ():
@@ -151,7 +151,7 @@ def pod_state(pod: Any) -> str:
 
 
 def pod_lines(rows: Iterable[PodRow], actors_wanted: int, everything: bool) -> list[str]:
-    """A line a role, and below it the pods that are not ready (or all)."""
+    """A line per role, and below it its pods that are not ready (or all)."""
     rows = list(rows)
     lines = [f"{'ROLE':12} {'READY':>9} {'RESTARTS':>9}"]
     for name in (*ROLES, *sorted({row.role for row in rows} - set(ROLES))):
@@ -169,13 +169,13 @@ def pod_lines(rows: Iterable[PodRow], actors_wanted: int, everything: bool) -> l
 
 
 def gone(status: fleet_pb2.GetStatusResponse, rows: Iterable[PodRow]) -> list[str]:
-    """Members that have fallen silent though their pod is there: who has lost his pod was replaced, and stays in the list."""
+    """Silent members whose pod exists. A member without its pod was replaced, and does not count."""
     there = {row.name for row in rows}
     return sorted(member.name for member in status.members if not member.alive and member.name in there)
 
 
 def run_lines(config: Config, progress: Progress, state: str, silent: Sequence[str], event: str | None) -> list[str]:
-    """The run, a fact a line."""
+    """The run's state, one fact per line."""
     share = progress.env_steps / progress.target_env_steps
     speed = f"{progress.env_steps_per_second:,.0f} steps/s, {progress.updates_per_second:,.1f} updates/s"
     rows = {
@@ -196,7 +196,7 @@ def run_lines(config: Config, progress: Progress, state: str, silent: Sequence[s
 
 
 def newest_event(cluster: Cluster, deployment: str) -> str | None:
-    """What the controller said last of the actors' Deployment; None if nothing, or nothing this user may read."""
+    """The controller's last event about the actors' Deployment; None if there is none that this user may read."""
     try:
         with api_errors("list", "events", cluster.namespace):
             events = cluster.core.list_namespaced_event(
@@ -223,7 +223,7 @@ def as_tree(
     readings: tuple[LoadReading, LoadReading],
     state: str,
 ) -> dict[str, Any]:
-    """All of it for programs."""
+    """The whole status as plain data, for programs."""
     first, last = readings
     measured = measure(readings, last.time - first.time)
     return {

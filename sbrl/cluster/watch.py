@@ -1,6 +1,6 @@
-"""`sbrl top` and `sbrl doctor` of a release on Kubernetes, from a kubeconfig.
+"""`sbrl top` and `sbrl doctor` for a release on Kubernetes, from a kubeconfig.
 
-The coordinator is asked through a forwarded port, with the token of the release; what pods are short of is asked of the API.
+They reach the coordinator through a forwarded port, with the release's token, and read the pods' state from the API.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from sbrl.runtime.arguments import Parser
 from sbrl.runtime.program import run_program
 
 READY = "Ready"
-PASSING = frozenset({"NotReady", "ContainerCreating", "PodInitializing", "Terminating"})  # on its way, or waiting for others
+PASSING = frozenset({"NotReady", "ContainerCreating", "PodInitializing", "Terminating"})  # on the way, or waiting for others
 
 
 class CoordinatorAccess(NamedTuple):
-    """How to ask a release's coordinator."""
+    """The access to a release's coordinator."""
 
     release: Release
     pod: str
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 def make_parser(command: str) -> argparse.ArgumentParser:
     """
     Raises:
-        UsageError: neither command is meant.
+        UsageError: the command is neither of the two.
     """
     if command not in ("top", "doctor"):
         raise UsageError(f"{command!r} is not to be had of a release: top and doctor are")
@@ -78,7 +78,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def way_to_coordinator(cluster: Cluster, name: str | None) -> Iterator[CoordinatorAccess]:
-    """The way to a release's coordinator for as long as the context lasts, with what its pod's config and token say."""
+    """The access to a release's coordinator within this context, with the config and token of its pod."""
     release = find_release(cluster, name)
     pod = coordinator_pod(cluster, release.name)
     config, credentials = run_config(cluster, pod), run_credentials(cluster, pod)
@@ -88,7 +88,7 @@ def way_to_coordinator(cluster: Cluster, name: str | None) -> Iterator[Coordinat
 
 
 def judge(cluster: Cluster, access: CoordinatorAccess, seconds: float) -> int:
-    """Prints what the doctor finds; a pod's readiness stands for its role's health, which cannot be asked from here."""
+    """Prints the doctor's findings. A pod's readiness replaces its role's health, which is not reachable from here."""
     found = pods(cluster, access.release.name)
     states = {str(pod.metadata.name): pod_state(pod) for pod in found}
     healths = {name: SERVING if state == READY else NOT_SERVING for name, state in states.items()}
@@ -101,7 +101,7 @@ def judge(cluster: Cluster, access: CoordinatorAccess, seconds: float) -> int:
 
 
 def pod_findings(found: Iterable[Any]) -> Iterator[Finding]:
-    """What keeps pods from running, in Kubernetes' own words; it comes first, for the rest follows from it."""
+    """Why pods are not running, in Kubernetes' own words. These findings come first: others follow from them."""
     for pod in found:
         state = pod_state(pod)
         if state in (READY, *PASSING) or role(pod) not in ROLES:
@@ -113,7 +113,7 @@ def pod_findings(found: Iterable[Any]) -> Iterator[Finding]:
 
 
 def mute_coordinator(run: Observation, access: CoordinatorAccess) -> Finding:
-    """Its pod runs, or there would be no way to it, but it gives no answer."""
+    """The coordinator does not answer. Its pod runs, because otherwise there would be no access."""
     text = f"the coordinator's pod {access.pod} runs but does not answer: {run.coordinator_error}; all others wait for it"
     return Finding(
         "coordinator",

@@ -1,6 +1,6 @@
-"""The configuration: tree, sections, checks, messages, presets, algorithms. Imports sbrl.errors and sbrl.yaml_text alone.
+"""The configuration: tree, sections, checks, messages, presets, algorithms. Imports only sbrl.errors and sbrl.yaml_text.
 
-What other packages need is offered here: `from sbrl.config import Config, load`.
+Other packages import from here: `from sbrl.config import Config, load`.
 """
 
 from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run

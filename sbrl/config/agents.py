@@ -1,7 +1,8 @@
-"""The agents there are: SBRL's own, and what other packages offer under the entry point `sbrl.agents`.
+"""All known agents: SBRL's own, and those that other packages offer under the entry point `sbrl.agents`.
 
-An entry point's name is what agent.algorithm takes; it refers to an `Algorithm`, whose module must not load torch: configs are
-checked without it. Its presets are taken by their names, too. SBRL's own names come first.
+The name of an entry point is a value of agent.algorithm. It refers to an `Algorithm`. The module of that object must not load
+torch, because configs are checked without it. The algorithm's presets are available by their names, too. If a name occurs
+twice, SBRL's own wins.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 def find_algorithm(name: str) -> Algorithm | None:
-    """The algorithm of that name; None where there is none.
+    """The algorithm of that name, or None.
 
     Raises:
         UsageError: a package offers it, but it cannot be loaded.
@@ -44,7 +45,7 @@ def all_presets() -> dict[str, Preset]:
 def find_preset(name: str) -> Preset:
     """
     Raises:
-        UsageError: there is none of that name; or as `find_algorithm`.
+        UsageError: no preset has that name; or as `find_algorithm`.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -55,7 +56,7 @@ def find_preset(name: str) -> Preset:
 
 
 def part(table: Mapping[str, T], reference: str) -> T:
-    """An algorithm's head or loss: from SBRL's table, or `module:Name` of another package, which is imported.
+    """An algorithm's head or loss, from SBRL's table or imported from another package as `module:Name`.
 
     Raises:
         UsageError: it cannot be imported.
@@ -75,7 +76,7 @@ def part(table: Mapping[str, T], reference: str) -> T:
 
 @cache
 def of_other_packages(name: str | None = None) -> Mapping[str, Algorithm]:
-    """Those of one name, or all."""
+    """The algorithms of other packages: those of one name, or all."""
     points = entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name)
     found: dict[str, EntryPoint] = {}
     for point in points:
@@ -91,7 +92,7 @@ def _load(point: EntryPoint) -> Algorithm:
     where = f"the agent {point.name!r} of package {_package(point)}"
     try:
         found = point.load()
-    except Exception as error:  # code of others: whatever it raises as it is imported
+    except Exception as error:  # other people's code: its import can raise anything
         raise UsageError(f"{where} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall it") from None
     if not isinstance(found, Algorithm):
         raise UsageError(f"{where} is no sbrl.config.algorithms.Algorithm but {type(found).__name__}: mend or uninstall it")

@@ -12,13 +12,13 @@ from sbrl.config.presets import Preset
 
 
 class Algorithm(NamedTuple):
-    """What an algorithm is composed of; all else (torso, n, double, dueling, replay, exploration) is chosen freely."""
+    """The parts of an algorithm. The rest (torso, n, double, dueling, replay, exploration) can be combined freely."""
 
     head: str  # in sbrl.networks.heads.registry.HEADS, or module:Name of another package
     loss: str  # in learner.algorithm.losses.registry.LOSSES, or module:Name
-    source: str  # where it was published
-    presets: Mapping[str, Preset] = MappingProxyType({})  # of another package's; ours are in sbrl.config.presets
-    options: type[BaseModel] | None = None  # of another package's: what agent.options may hold; ours are keys of agent
+    source: str  # the publication
+    presets: Mapping[str, Preset] = MappingProxyType({})  # other packages only; ours are in sbrl.config.presets
+    options: type[BaseModel] | None = None  # other packages only: the model of agent.options; ours are keys of agent
 
 
 ALGORITHMS: dict[str, Algorithm] = {

@@ -1,4 +1,4 @@
-"""Rules across the keys of a config: what is refused, and what is allowed with a warning, each with its reason."""
+"""Rules across the keys of a config: which combinations are refused, which ones get a warning, and why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check(config: Config) -> None:
     """Checks a complete config, in the order of its sections.
 
     Raises:
-        ValueError: the first rule that is broken, with the keys, their values, the consequence and the remedy.
+        ValueError: the first broken rule, with the keys, their values, the consequence and the remedy.
     """
     _check_environment(config)
     _check_steps(config)
@@ -35,7 +35,7 @@ def check(config: Config) -> None:
 
 
 def warn(config: Config) -> tuple[str, ...]:
-    """A sentence for each thing that is allowed but seldom meant."""
+    """One sentence for each setting that is allowed but rarely intended."""
     return tuple(
         sentence
         for rule in (
@@ -116,7 +116,7 @@ def _check_algorithm(config: Config) -> None:
 
 
 def _check_options(config: Config) -> None:
-    """Options are an agent's from another package, which says what they may be."""
+    """Only agents of other packages have options. The package defines which ones are valid."""
     agent, algorithm = config.agent, find_algorithm(config.agent.algorithm)
     model = algorithm.options if algorithm is not None else None
     if model is None and agent.options:
@@ -133,7 +133,7 @@ def _check_options(config: Config) -> None:
 
 
 def _check_images(config: Config) -> None:
-    """Self-prediction and image augmentation need images; what torso=auto becomes is known once the environment is."""
+    """Self-prediction and image augmentation need images. torso=auto is not checked here: it depends on the environment."""
     if config.agent.torso != "mlp":
         return
     for key, value, why in (
@@ -207,7 +207,7 @@ def _check_addresses(config: Config) -> None:
         )
 
 
-# The settings of ALE games alone, each with the value at which it does nothing; presets and defaults may have others.
+# Settings that only ALE games have, each with the value at which it does nothing. Presets and defaults may have other values.
 _ALE_ONLY: Mapping[str, object] = {
     "frame_skip": 1,
     "repeat_action_probability": 0.0,
@@ -277,7 +277,7 @@ def _warn_weights(config: Config) -> list[str]:
 
 
 def _warn_shards(config: Config) -> list[str]:
-    """An environment writes to one shard while that answers, in turn over all of them: see actors.segment_stream."""
+    """Environments are spread over the shards, and each writes to one shard at a time: see actors.segment_stream."""
     actors, num_shards = config.actors, config.replay.num_shards
     if actors.num_actors is None or num_shards <= (num_envs := actors.num_actors * actors.envs_per_actor):
         return []
@@ -306,7 +306,7 @@ def _warn_last_reset(config: Config, updates: float) -> list[str]:
     end = updates
     if learner.no_resets_after_env_steps is not None:
         end = min(updates, (learner.no_resets_after_env_steps - config.min_replay_size) * learner.updates_per_step)
-    last = (math.ceil(end / learner.reset_period) - 1) * learner.reset_period  # a reset at the end itself is not made
+    last = (math.ceil(end / learner.reset_period) - 1) * learner.reset_period  # there is no reset at the end itself
     if last > 0 and updates - last < learner.reset_period / 4:
         return [
             f"the last reset follows update {last} of {updates:.0f}: there is little left to recover in; lower "

@@ -1,4 +1,4 @@
-"""Turns pydantic's validation errors into messages for people: field, value, rule, consequence, and near misses."""
+"""Turns pydantic's validation errors into messages for people: field, value, rule, consequence, similar names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from sbrl.errors import did_you_mean, near, nearest, plain, shown
 
-# Pydantic's error types in this project's words; filled in from the error's context (the bound, the choices, the pattern).
+# Pydantic's error types in this project's words. The error's context (bound, choices, pattern) fills in the placeholders.
 _RULES = {
     "greater_than": "must be above {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -37,22 +37,22 @@ _RULES = {
 
 
 def explain(error: ValidationError, tree: type[BaseModel], listing: str = "`sbrl config schema`") -> str:
-    """One line for each thing wrong.
+    """One line for each error.
 
     Args:
-        tree: the model that was validated, whose keys and descriptions are used.
-        listing: what lists them all.
+        tree: the model that was validated. The messages use its keys and descriptions.
+        listing: the command or document that lists all keys.
     """
     known = dict(_fields(tree))
     return "\n".join(_explain_one(item, known, listing) for item in error.errors())
 
 
 def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo], listing: str) -> str:
-    path = [str(part) for part in item["loc"]][:3]  # an argument in env.kwargs may nest without end: its name will do
+    path = [str(part) for part in item["loc"]][:3]  # env.kwargs may nest without end: the argument's name is enough
     field = ".".join(path)
     if item["type"] == "extra_forbidden":
         return f"unknown key {shown(field)}{_nearest_key(path, known, listing)}"
-    if item["type"] == "value_error":  # from a check across fields, which names them itself
+    if item["type"] == "value_error":  # from a check across fields; its message names them
         return str(item["msg"]).removeprefix("Value error, ")
     template = _RULES.get(item["type"])
     context = {name: plain(bound) if isinstance(bound, int | float) else bound for name, bound in item.get("ctx", {}).items()}
@@ -65,7 +65,7 @@ def _explain_one(item: Mapping[str, Any], known: Mapping[str, FieldInfo], listin
 
 
 def _nearest_key(path: list[str], known: Mapping[str, FieldInfo], listing: str) -> str:
-    """The same key of other sections, else the nearest key of this section (or section), else the nearest of any."""
+    """The same key in other sections, else the nearest key of this section, else the nearest of all keys."""
     section, _, name = ".".join(path).rpartition(".")
     names = {key: key.rpartition(".")[2] for key in known}
     for candidates in (
@@ -79,13 +79,13 @@ def _nearest_key(path: list[str], known: Mapping[str, FieldInfo], listing: str) 
 
 
 def _keys_near(name: str, keys: Mapping[str, str]) -> list[str]:
-    """Args: keys: what each key is called in its section."""
+    """Args: keys: full key -> its name within its section."""
     names = near(name, keys.values())
     return [key for key, called in keys.items() if called in names]
 
 
 def _fields(tree: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of the tree, dotted, with its field: sections come before their keys."""
+    """Every dotted key of the tree with its field. A section comes before its keys."""
     for name, field in tree.model_fields.items():
         yield name, field
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

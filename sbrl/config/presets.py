@@ -1,11 +1,11 @@
-"""Named settings (presets), each only what differs from the defaults.
+"""Named settings (presets). Each holds only the differences from the defaults.
 
-Those are Dopamine's QR-DQN with batch 8 and twice the step size.
+The defaults are Dopamine's QR-DQN with batch 8 and twice the step size.
 
-An Atari agent's values are those of Dopamine's configuration files (its JAX agents). Periods that Dopamine counts in agent
-steps are counted in updates here: a target copied every 8,000 steps at 0.25 updates per step is copied every 2,000 updates. Two
-things differ on purpose: noisy agents do not act at random on top of their noise (Dopamine keeps epsilon at 0.01), and
-convolutions are without padding (`sbrl.networks.torsos`).
+The values of the Atari agents are from Dopamine's configuration files (its JAX agents). Dopamine counts some periods in agent
+steps. They are counted in updates here: a target copied every 8,000 steps at 0.25 updates per step is copied every 2,000
+updates. Two things differ on purpose. Noisy agents take no random actions on top of their noise (Dopamine keeps epsilon at
+0.01), and convolutions have no padding (`sbrl.networks.torsos`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def combine(*parts: Settings) -> Settings:
     return {section: {key: value for part in parts for key, value in part.get(section, {}).items()} for section in sections}
 
 
-# What the agents are, wherever they play: the algorithm, its extensions and how it samples.
+# The agents without an environment: the algorithm, its extensions and its sampling.
 _DQN: Settings = {"agent": {"algorithm": "dqn", "n_step": 1}, "replay": {"prioritized": False}}
 _DOUBLE_DQN = combine(_DQN, {"agent": {"double": True}})
 _DUELING_DQN = combine(_DOUBLE_DQN, {"agent": {"dueling": True}})
@@ -79,9 +79,9 @@ _ATARI: Mapping[str, Settings] = {
     "rainbow": combine(_RAINBOW, _adam(6.25e-5, 1.5e-4)),
     "full-rainbow": combine(_FULL_RAINBOW, _adam(6.25e-5, 1.5e-4)),
 }
-# Adam divides by the gradient's root mean square. At a small batch that is mostly noise, which is twice as large with 8
-# transitions as with 32, so an update moves half as far along the mean gradient: twice the step size makes up for it. On Pong
-# the default preset then gets past par within 5M frames, and at 5e-5 it does not (docs/benchmarks.md).
+# Adam divides by the gradient's root mean square. With a small batch this is mostly noise, and the noise is twice as large with
+# 8 transitions as with 32. So an update moves half as far along the mean gradient, and twice the step size makes up for it. On
+# Pong the default preset then gets past par within 5M frames; at 5e-5 it does not (docs/benchmarks.md).
 _SMALL_BATCH_STEP_SIZE: Settings = {"learner": {"learning_rate": 1e-4}}
 _DOPAMINE_UPDATES: Settings = {"learner": {"batch_size": 32, "updates_per_step": 0.25, "target_update_period": 2_000}}
 
@@ -124,7 +124,7 @@ _SPR = combine(
         "replay": {"min_size": 2_000},
     },
 )
-# Without noise, and with an epsilon that falls to 0: the target network's greedy action is what explores.
+# No noise, and an epsilon that falls to 0: exploration comes from the target network's greedy action.
 _WITH_RESETS = combine(
     _SPR,
     {
@@ -156,8 +156,8 @@ _BBF = combine(
     },
 )
 
-# Dopamine's agents on MinAtar (dopamine/labs/environments/minatar): dqn, qr-dqn and rainbow are published, the others share
-# their common values. The dense layer of 128 is Young and Tian's; Dopamine's network has none.
+# Dopamine's agents on MinAtar (dopamine/labs/environments/minatar). dqn, qr-dqn and rainbow are published; the others share
+# their common values. The dense layer of 128 is from Young and Tian; Dopamine's network has none.
 _MINATAR: Settings = {
     "env": {"id": "MinAtar/Breakout-v1"},
     "agent": {"hidden_size": 128, "v_min": -100.0, "v_max": 100.0},
@@ -170,7 +170,8 @@ _MINATAR: Settings = {
     },
     "replay": {"min_size": 1_000, "capacity": 100_000},
 }
-# The 100k agents made small, for MinAtar on a CPU: as many atoms as C51 needs to tell returns of 1 apart, a larger step size.
+# Small versions of the 100k agents, for MinAtar on a CPU: enough atoms for C51 to tell apart returns that differ by 1, and a
+# larger step size.
 _MINATAR_HIGH_RATIO: Settings = {
     "run": {"env_steps": 100_000},
     "env": {"id": "MinAtar/Breakout-v1"},
@@ -223,8 +224,8 @@ _MINATAR_AGENTS: Mapping[str, Settings] = {
     ),
 }
 
-# Classic control: one set of values that learns CartPole in minutes with every agent (see docs/benchmarks.md). The moving
-# average, which also acts, is what lets unbounded heads end on a policy that holds: the online network's swings to the last.
+# Classic control: one set of values that learns CartPole in minutes with every agent (see docs/benchmarks.md). The agent acts
+# with the moving average, so that heads without bounds end on a stable policy: the online network's policy keeps swinging.
 _CLASSIC: Settings = {
     "run": {"env_steps": 40_000},
     "env": {"id": "CartPole-v1"},
@@ -261,7 +262,7 @@ _CLASSIC_AGENTS: Mapping[str, Settings] = {
     "c51": combine(_C51, _CLASSIC),
     "qr-dqn": combine(_QR_DQN, _CLASSIC),
     "iqn": combine(_IQN, _CLASSIC),
-    "m-dqn": combine(_CLASSIC, _M_DQN),  # n = 1: its bonus is for one step
+    "m-dqn": combine(_CLASSIC, _M_DQN),  # n = 1: its bonus covers one step
     "rainbow": combine(_RAINBOW, _CLASSIC),
     "full-rainbow": combine(_FULL_RAINBOW, _CLASSIC),
 }

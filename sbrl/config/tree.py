@@ -1,7 +1,8 @@
 """One frozen, validated config for all roles, from preset, file and overrides; as YAML and JSON schema.
 
-Sources, later wins: a preset, a YAML file, dotted `key=value` overrides. `load` reads all three; `dump` writes the YAML that
-`load` reads back to an equal tree. The keys are in `sbrl.config.sections`, the rules across keys in `sbrl.config.checks`.
+There are three sources, and later ones win: a preset, a YAML file, and dotted `key=value` overrides. `load` reads all three.
+`dump` writes YAML that `load` reads back to an equal tree. `sbrl.config.sections` has the keys, `sbrl.config.checks` the rules
+across keys.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from sbrl.yaml_text import read_yaml_text
 SCHEMA_VERSION: Final = 2
 # Dopamine's support for returns of clipped rewards (Bellemare et al. 2017).
 CLIPPED_V_MAX: Final = 10.0
-SEGMENT_STEPS: Final = 32  # steps of one environment that travel together: see sbrl.replay.segments
-MOST_PARTS: Final = 20  # of an override's key: env.kwargs may nest
+SEGMENT_STEPS: Final = 32  # steps of one environment that are sent together: see sbrl.replay.segments
+MOST_PARTS: Final = 20  # limit on the parts of an override's key: env.kwargs may nest
 
 
 class Config(Section):
-    """The whole tree, complete: what is unset and depends on run.env_steps is filled in, so a saved config holds numbers."""
+    """The complete tree. Unset values that depend on run.env_steps are filled in, so a saved config holds numbers."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    """Version of this tree that a run directory was written with; another one is refused rather than guessed at."""
+    """Version of this tree that a run directory was written with. Any other version is refused."""
     run: Run = Run()
     env: Env = Env()
     agent: Agent = Agent()
@@ -50,25 +51,25 @@ class Config(Section):
 
     @property
     def receive_ahead(self) -> float:
-        """replay.ahead, or its default: two segments, or what two updates need if that is more."""
+        """replay.ahead, or its default: two segments, or as many as two updates need if that is more."""
         if self.replay.ahead is not None:
             return self.replay.ahead
         return max(2.0 * SEGMENT_STEPS, 2.0 / self.learner.updates_per_step)
 
     @property
     def min_replay_size(self) -> int:
-        """replay.min_size, which validation has filled in."""
+        """replay.min_size. Validation fills it in, so it is never None."""
         assert self.replay.min_size is not None
         return self.replay.min_size
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed but seldom meant, a sentence each."""
+        """One sentence for each setting that is allowed but rarely intended."""
         return warn(self)
 
     @model_validator(mode="after")
     def _fill_in_and_cross_check(self) -> Config:
-        # A frozen model has no other door: pydantic wants the same object back.
+        # The model is frozen, and pydantic requires this same object as the result: this is the only way to set fields.
         env_steps = self.run.env_steps
         if self.replay.min_size is None:
             min_size = max(self.replay.num_shards, min(20_000, env_steps // 10))
@@ -86,12 +87,12 @@ class Config(Section):
         return self
 
 
-# What follows from run.env_steps where it is unset: a run that is given more steps keeps what it began with.
+# If unset, these follow from run.env_steps. A run that gets more steps later keeps the values that it began with.
 DERIVED: Final = (("replay", "min_size"), ("agent", "epsilon_decay_steps"))
 
 
 def with_derived_of(config: Config, other: Config) -> Config:
-    """`config` with what follows from run.env_steps as `other` has it."""
+    """`config` with the DERIVED values of `other`."""
     tree = config.model_dump(mode="json")
     for section, key in DERIVED:
         tree[section][key] = getattr(getattr(other, section), key)
@@ -99,7 +100,7 @@ def with_derived_of(config: Config, other: Config) -> Config:
 
 
 def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
-    """The config of a run that goes on: what follows from run.env_steps and is not set in `given` is as it was `before`.
+    """The config of a resumed run. DERIVED values that `given` does not set keep their values from `before`.
 
     Raises:
         UsageError: as `build`.
@@ -107,7 +108,7 @@ def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
     kept: dict[str, Any] = {}
     for section, key in DERIVED:
         values = {} if given.get(section) is None else given[section]
-        if isinstance(values, Mapping) and values.get(key) is None:  # what else it may be, `build` refuses
+        if isinstance(values, Mapping) and values.get(key) is None:  # `build` refuses anything else
             kept.setdefault(section, {})[key] = getattr(getattr(before, section), key)
     return build(given, kept)
 
@@ -127,7 +128,7 @@ def build(*sources: Mapping[str, Any]) -> Config:
     """Merges nested mappings, later ones winning, and validates the result.
 
     Raises:
-        UsageError: one line for each thing wrong, with the field, the rule and the consequence, or the nearest known key.
+        UsageError: one line for each error, with the field, the rule and the consequence, or the nearest known key.
     """
     tree: dict[str, Any] = {}
     for source in sources:
@@ -139,13 +140,13 @@ def build(*sources: Mapping[str, Any]) -> Config:
 
 
 def load(path: Path | None = None, preset: str | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Reads a config from a preset, then a YAML file, then `key=value` overrides; later wins.
+    """Reads a config from a preset, then a YAML file, then `key=value` overrides; later ones win.
 
-    Without a preset a YAML file stands on the default values alone, so that a saved run.yaml is read back unchanged; with
-    neither, the default preset is taken.
+    Without a preset, a YAML file changes the default values only, so that a saved run.yaml is read back unchanged. With neither
+    preset nor file, the default preset is used.
 
     Raises:
-        UsageError: an unknown preset or key, a value out of range, or a file that is no YAML mapping.
+        UsageError: an unknown preset or key, a value out of range, or a file that is not a YAML mapping.
     """
     sources: list[Mapping[str, Any]] = []
     if preset is not None or path is None:
@@ -157,10 +158,10 @@ def load(path: Path | None = None, preset: str | None = None, overrides: Iterabl
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The config part of a YAML file: its `metadata` (versions, git commit) is left out.
+    """The config part of a YAML file, without its `metadata` (versions, git commit).
 
     Raises:
-        UsageError: the file cannot be read, is no YAML mapping, or was written with another schema version.
+        UsageError: the file cannot be read, is not a YAML mapping, or was written with another schema version.
     """
     try:
         return _tree_of(path.read_text(encoding="utf-8"), str(path))
@@ -171,10 +172,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, name: str) -> Config:
-    """The config in a YAML text, as `dump` writes it. Args: name: of where the text is from, for messages.
+    """The config in a YAML text that `dump` wrote. Args: name: the text's source, for messages.
 
     Raises:
-        UsageError: it is no YAML mapping, of another schema version, or has a bad value.
+        UsageError: the text is not a YAML mapping, has another schema version, or contains a bad value.
     """
     return build(_tree_of(text, name))
 
@@ -201,10 +202,10 @@ def _tree_of(text: str, name: str) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`section.key=value` as a nested mapping; the value is read as YAML, so 1e-4, true, null and [a, b] have their types.
+    """`section.key=value` as a nested mapping. The value is read as YAML, so 1e-4, true, null and [a, b] have their types.
 
     Raises:
-        UsageError: no `=`, an empty part of the key, or a value that is no YAML.
+        UsageError: no `=`, an empty part of the key, or a value that is not YAML.
     """
     key, separator, value = text.partition("=")
     parts = key.strip().split(".")
@@ -220,7 +221,7 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def dump(config: Config, metadata: Mapping[str, Any] | None = None) -> str:
-    """YAML that `load` reads back to an equal config; `metadata` comes first and is ignored by `load`."""
+    """YAML that `load` reads back to an equal config. `metadata` comes first; `load` ignores it."""
     tree = config.model_dump(mode="json")
     if metadata:
         tree = {"metadata": dict(metadata), **tree}
@@ -228,7 +229,7 @@ def dump(config: Config, metadata: Mapping[str, Any] | None = None) -> str:
 
 
 def json_schema() -> str:
-    """The tree's JSON schema (draft 2020-12) with every field's default, bounds and description."""
+    """The JSON schema (draft 2020-12) of the tree, with every field's default, bounds and description."""
     return json.dumps(Config.model_json_schema(), indent=2)
 
 

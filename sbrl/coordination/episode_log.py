@@ -1,4 +1,4 @@
-"""The durable log of training episodes and evaluations, kept by the coordinator."""
+"""Client of the coordinator's durable log of training episodes and evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class LogClient:
-    """The coordinator's log service; every call has a deadline and may be repeated, for each record counts once."""
+    """The coordinator's log service. Every call has a deadline and may be repeated: each record counts once."""
 
     def __init__(self, address: str) -> None:
         """Args: address: host:port of the coordinator; nothing connects before the first call."""
@@ -32,11 +32,11 @@ class LogClient:
     def append_episodes(
         self, episodes: Sequence[Episode], timeout: float = CALL_SECONDS
     ) -> episodes_pb2.AppendEpisodesResponse:
-        """Appends up to 1,000 episodes; they are durable when this returns, but those that the answer says were refused.
+        """Appends up to 1,000 episodes. When this returns they are durable, except those that the answer names as refused.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
-            RunError: the coordinator refused them all.
+            RunError: the coordinator refused all of them.
         """
         request = episodes_pb2.AppendEpisodesRequest(episodes=episodes)
         with channels.coordinator_errors(self._address):
@@ -44,7 +44,7 @@ class LogClient:
         return response
 
     def append_evaluation(self, evaluation: Evaluation, timeout: float = 60.0) -> None:
-        """Appends one evaluation, waiting up to `timeout` seconds for an absent coordinator; it is durable when this returns.
+        """Appends one evaluation, which is durable when this returns. Waits for an absent coordinator within `timeout`.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
@@ -54,9 +54,9 @@ class LogClient:
             self._stub.AppendEvaluation(request, timeout=timeout, wait_for_ready=True)
 
     def read_episodes(self, after_row: int = 0, timeout: float = 60.0) -> Iterator[tuple[int, list[Episode]]]:
-        """Yields pages of episodes, oldest first, each with the row to go on from in a later call.
+        """Yields pages of episodes, oldest first, each with the `after_row` for a later call.
 
-        Each page is a call of its own, for no deadline suits a log of ten episodes and one of ten millions.
+        Each page is a separate call, because no single deadline suits both ten episodes and ten million.
 
         Raises:
             CoordinatorUnavailable: a page did not come within `timeout` seconds.
@@ -86,16 +86,16 @@ class LogClient:
 
 
 class EpisodeSender:
-    """Sends episodes from a bounded buffer in the background, so that a loop that plays never waits for the coordinator.
+    """Sends episodes from a bounded buffer in the background, so that a playing loop never waits for it.
 
-    Every episode added is sent, pending or counted in `dropped`.
+    Every added episode is sent, pending or counted in `dropped`.
     """
 
     def __init__(self, client: LogClient, capacity: int = 10_000) -> None:
-        """Args: client: closed by the caller, after `close`. capacity: episodes kept while the coordinator is away."""
+        """Args: client: the caller closes it, after `close`. capacity: episodes to keep while the coordinator is away."""
         self._client = client
         self._capacity = capacity
-        self._changed = threading.Condition()  # guards what is below
+        self._changed = threading.Condition()  # guards the fields below
         self._pending: deque[Episode] = deque()
         self._dropped = 0
         self._closing = False
@@ -106,7 +106,7 @@ class EpisodeSender:
         self._thread.start()
 
     def add(self, episode: Episode) -> None:
-        """Queues an episode without waiting; a full buffer drops it, and counts it."""
+        """Queues an episode without waiting. If the buffer is full, the episode is dropped and counted."""
         with self._changed:
             if len(self._pending) < self._capacity:
                 self._pending.append(episode)
@@ -117,18 +117,18 @@ class EpisodeSender:
 
     @property
     def dropped(self) -> int:
-        """Episodes lost to a full buffer, to the coordinator's refusal or to its absence at the end."""
+        """Episodes lost because the buffer was full, or the coordinator refused them or was absent at the end."""
         with self._changed:
             return self._dropped
 
     @property
     def pending(self) -> int:
-        """Episodes the coordinator has not confirmed yet."""
+        """Episodes that the coordinator has not confirmed yet."""
         with self._changed:
             return len(self._pending)
 
     def close(self, timeout: float = 10.0) -> None:
-        """After `start`: sends what is pending for up to `timeout` seconds, drops and counts the rest, and stops."""
+        """After `start`: sends pending episodes for up to `timeout` seconds, drops and counts the rest, and stops."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pending, timeout)
             self._closing = True
@@ -147,7 +147,7 @@ class EpisodeSender:
             try:
                 answer = self._client.append_episodes(batch)
             except channels.CoordinatorUnavailable as error:
-                _log.debug("episodes kept for later: %s", error)  # the membership's heartbeats warn of the outage
+                _log.debug("episodes kept for later: %s", error)  # the membership's heartbeats report the outage
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
             except RunError as error:

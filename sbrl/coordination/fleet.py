@@ -1,4 +1,4 @@
-"""The fleet's roles, its instructions, the state of the run, and what the run's owner asks: status, finish."""
+"""The fleet's roles and instructions, the state of the run, and the run owner's requests: status, finish."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 CALL_SECONDS = 5.0
 ROLES = ("replay", "coordinator", "actor", "learner", "evaluator")
 STEPS_COUNTER = "env_steps"
-CUT_COUNTER = "episodes_cut"  # each costs the step at which the environment returned a bad value: it is no transition
+CUT_COUNTER = "episodes_cut"  # each costs one step, the one with the bad value: it is not a transition
 
 
 class RunState(enum.IntEnum):
-    """How the run stands; the values are those of sbrl.v1.RunState."""
+    """The state of the run. The values are those of sbrl.v1.RunState."""
 
     RUNNING = fleet_pb2.RUN_STATE_RUNNING
     COLLECTED = fleet_pb2.RUN_STATE_COLLECTED
@@ -24,7 +24,7 @@ class RunState(enum.IntEnum):
 
     @property
     def wire_name(self) -> str:
-        """The name in sbrl.v1.RunState, which messages take for the value."""
+        """The value's name in sbrl.v1.RunState, which messages accept in place of the value."""
         return f"RUN_STATE_{self.name}"
 
 
@@ -40,15 +40,15 @@ class Instructions(NamedTuple):
 
     state: RunState
     env_steps: int  # of the whole run as reported so far, for the epsilon schedule
-    step_allowance: int  # actors: steps beyond those that the heartbeat reported
+    step_allowance: int  # actors: further steps, beyond those that the heartbeat reported
     step_limit: int  # actors: step while the process's own env_steps counter is below this
-    initial_priority: float = 1.0  # actors: of new items, where replay is sampled from Reverb
-    sampling: str = ""  # "cached" or "remote", as the learner has chosen; empty until it has
+    initial_priority: float = 1.0  # actors: priority of new items, with remote sampling
+    sampling: str = ""  # "cached" or "remote"; empty until the learner has chosen
     ended_actors: tuple[tuple[int, int], ...] = ()  # learners: (incarnation, transitions) of actors that are gone
 
     @classmethod
     def of(cls, response: fleet_pb2.HeartbeatResponse, step_base: float) -> Self:
-        """Reads an answer. Args: step_base: env_steps counted under earlier leases, and with the heartbeat."""
+        """Reads an answer. Args: step_base: env_steps counted under earlier leases and in the heartbeat."""
         return cls(
             state=RunState(response.state),
             env_steps=response.env_steps,
@@ -61,10 +61,10 @@ class Instructions(NamedTuple):
 
 
 class FleetClient:
-    """What a run's owner asks of the fleet: how it stands, and to finish."""
+    """The run owner's requests to the fleet: its status, and to finish."""
 
     def __init__(self, address: str, credentials: Credentials | None = None) -> None:
-        """Args: credentials: None: those of the process's environment."""
+        """Args: credentials: None takes those of the process's environment."""
         self._address = address
         self._channel = channels.open_channel(address, credentials)
         self._stub = fleet_pb2_grpc.FleetStub(self._channel)
@@ -73,7 +73,7 @@ class FleetClient:
         """Members, totals and state of the run.
 
         Args:
-            wait: for a coordinator that is absent, within `timeout`.
+            wait: whether to wait for an absent coordinator, within `timeout`.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.

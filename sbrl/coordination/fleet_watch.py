@@ -1,4 +1,4 @@
-"""The fleet's status, asked for in the background: for those who must not wait for the coordinator."""
+"""Reads the fleet's status in the background, for code that must not wait for the coordinator."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CALL_BEGINS_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
-SILENT_SECONDS = 10.0  # without an answer, which is then said: a coordinator that dies is back within less
+SILENT_SECONDS = 10.0  # without an answer, until a notice: a coordinator that dies is back sooner
 
 
 class FleetWatch:
-    """Asks the coordinator every `interval_seconds` how the fleet stands and keeps the newest answer."""
+    """Asks the coordinator for the fleet's status every `interval_seconds` and keeps the newest answer."""
 
     def __init__(self, client: FleetClient, interval_seconds: float) -> None:
         self._client, self._interval = client, interval_seconds
@@ -34,21 +34,21 @@ class FleetWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Asks no more: the client may be closed, which ends a call in flight."""
+        """Stops asking. The client may be closed afterwards, which ends a call in flight."""
         self._stopped.set()
         if self._thread.ident is not None:
             self._thread.join(CALL_BEGINS_SECONDS)  # so that it begins no call on a closed connection
 
     @property
     def status(self) -> GetStatusResponse:
-        """The newest answer; an empty one before the first."""
+        """The newest answer; an empty status before the first answer."""
         return self._status
 
     def ask(self) -> GetStatusResponse:
-        """An answer of this moment, which is then the newest.
+        """Asks now, and keeps and returns the answer.
 
         Raises:
-            CoordinatorUnavailable: there was none in time.
+            CoordinatorUnavailable: there was no answer in time.
         """
         try:
             self._status = self._client.status()
@@ -60,12 +60,12 @@ class FleetWatch:
 
     @property
     def age_seconds(self) -> float:
-        """Since the newest answer."""
+        """Seconds since the newest answer."""
         return time.monotonic() - self._answer_time
 
     @property
     def problem(self) -> str:
-        """Why the newest question that had no answer had none; names the coordinator's address."""
+        """Why the last failed request got no answer; names the coordinator's address."""
         return self._problem
 
     def _run(self) -> None:
@@ -74,20 +74,20 @@ class FleetWatch:
                 self.ask()
             except CoordinatorUnavailable as error:
                 logger.debug("no status: %s", error)
-            except RunError:  # refused: this thread goes on asking all the same
+            except RunError:  # refused: this thread keeps asking anyway
                 logger.exception("no status")
             self._stopped.wait(self._interval)
 
 
 class SilenceNotice:
-    """Says it once when the coordinator has given no answer for `SILENT_SECONDS`, and why; and when it answers again."""
+    """Reports once that the coordinator has not answered for `SILENT_SECONDS`, and why; and when it answers again."""
 
     def __init__(self, watch: FleetWatch, say: Callable[[str], None]) -> None:
         self._watch, self._say = watch, say
         self._said = False
 
     def look(self) -> None:
-        """To be called about once a second."""
+        """Call this about once a second."""
         is_silent = self._watch.age_seconds >= SILENT_SECONDS
         if is_silent and not self._said:
             self._say(f"no answer for {SILENT_SECONDS:.0f} s: {self._watch.problem}; asking on (see logs/coordinator.log)")
@@ -97,17 +97,17 @@ class SilenceNotice:
 
 
 def total(status: GetStatusResponse, name: str) -> float:
-    """A counter `<role>.<counter>` summed over all processes there ever were; 0 if nobody counted it."""
+    """A counter `<role>.<counter>`, summed over all processes of the run so far; 0 if no process counted it."""
     return float(status.totals.get(name, 0.0))
 
 
 def run_state(status: GetStatusResponse) -> RunState | None:
-    """How the run stands; None before the coordinator's first answer."""
+    """The state of the run; None before the coordinator's first answer."""
     return RunState(status.state) if status.state else None
 
 
 def all_collected(status: GetStatusResponse) -> bool:
-    """Whether run.env_steps are collected and no actor is left that could still insert."""
+    """Whether run.env_steps are collected and no living actor could still insert."""
     if run_state(status) not in (RunState.COLLECTED, RunState.FINISHED):
         return False
     return not any(member.alive for member in status.members if member.role == "actor")

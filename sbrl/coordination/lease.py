@@ -1,4 +1,4 @@
-"""One process's lease in the fleet: given, kept by heartbeats, ended, one call of the coordinator at a time."""
+"""One process's lease in the fleet: getting it, keeping it by heartbeats, ending it; one call at a time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class NameTakenError(RunError):
-    """Another process that is alive has this member's name."""
+    """Another living process has this member's name."""
 
 
 class Lease:
-    """A place in the fleet, and what is counted under it.
+    """A process's place in the fleet, and the counters reported under it.
 
-    A lease that ended is replaced by a new incarnation; the coordinator's totals stay exact across that, for the ended one's
-    counters are settled first and the new one's are relative to them. One thread at a time may exchange; any may read.
+    A new incarnation replaces a lease that ended. The coordinator's totals stay exact: the counters of the ended lease are
+    settled first, and those of the new one are relative to them. One thread at a time may exchange; any thread may read.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class Lease:
         """
         Args:
             counters, gauges: called for each report.
-            on_end: called when the lease is found to have ended, before its last counters are read: no step may be taken after.
+            on_end: called when the lease turns out to have ended, before its last counters are read. No step may follow it.
         """
         self._stub, self._request, self._counters, self._gauges, self._on_end = stub, request, counters, gauges, on_end
-        self.predecessor: Record | None = None  # of a process before this one, which was killed before it could report all
-        self.term = 0  # which learner the reports are from
+        self.predecessor: Record | None = None  # of an earlier process, killed before it could report everything
+        self.term = 0  # the term of the learner that reports
         self.progress: Callable[[], fleet_pb2.LearnerProgress] | None = None
         self.fenced: StaleTermError | None = None
-        self._joined = False  # the newest lease is not known to have ended
+        self._joined = False  # whether there is a lease that is not known to have ended
         self._step_limit = 0  # of the newest instructions
         self._guard = threading.Lock()  # guards the next two
         self._held: fleet_pb2.JoinResponse | None = None
-        self._settled: dict[str, float] = {}  # counters of the process that earlier incarnations have accounted for
+        self._settled: dict[str, float] = {}  # the part of the process's counters that earlier incarnations have reported
 
     @property
     def name(self) -> str:
@@ -66,20 +66,20 @@ class Lease:
 
     @property
     def is_given(self) -> bool:
-        """Whether there has been one."""
+        """Whether there has been a lease."""
         return self._held is not None
 
     def counted(self, counters: Mapping[str, float]) -> Record:
-        """The part of the process's counters that is counted under the newest lease. Raises RunError before the first."""
+        """The part of the process's counters that belongs to the newest lease. Raises RunError before the first."""
         with self._guard:
             return Record(int(self.held.incarnation), self._relative(counters))
 
     def exchange(self) -> Instructions:
-        """Joins if need be, reports the counters, and returns the coordinator's instructions.
+        """Joins if necessary, reports the counters, and returns the coordinator's instructions.
 
         Raises:
             grpc.RpcError: no answer, or the counters were refused.
-            NameTakenError: another process that is alive has this name.
+            NameTakenError: another living process has this name.
             StaleTermError: another learner has taken over.
         """
         if not self._joined:
@@ -102,7 +102,7 @@ class Lease:
         return self._take(response, counters)
 
     def end(self) -> None:
-        """Ends the lease with the last counters. Raises grpc.RpcError: no answer, or they were refused."""
+        """Ends the lease with the last counters. Raises grpc.RpcError if there is no answer, or they are refused."""
         if self._joined:
             self._stub.Leave(self._report(dict(self._counters())), timeout=CALL_SECONDS)
 
@@ -138,13 +138,13 @@ class Lease:
         try:
             self._stub.Leave(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
-            # NOT_FOUND: of another run. INVALID_ARGUMENT: nothing that this program wrote.
+            # NOT_FOUND: it belongs to another run. INVALID_ARGUMENT: this program did not write it.
             if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
         self.predecessor = None
 
     def _settle(self) -> None:
-        """Has the ended lease's last counters counted, so that the next lease can go on from them."""
+        """Reports the last counters of the ended lease, so that the next lease can continue from them."""
         self._on_end()
         self._step_limit = 0  # the allowance ended with the lease
         counters = dict(self._counters())
@@ -172,7 +172,7 @@ class Lease:
         )
 
     def _relative(self, counters: Mapping[str, float]) -> dict[str, float]:
-        """The part of the process's counters that is this incarnation's."""
+        """The part of the process's counters that belongs to this incarnation."""
         return {name: value - self._settled.get(name, 0.0) for name, value in counters.items()}
 
     def _take(self, response: fleet_pb2.HeartbeatResponse, counters: Mapping[str, float]) -> Instructions:

@@ -1,4 +1,4 @@
-"""A process's membership of the fleet: heartbeats in the background, and waiting for what they bring."""
+"""A process's membership in the fleet: heartbeats in the background, and waiting for their answers."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from sbrl.v1 import fleet_pb2, fleet_pb2_grpc
 
 HEARTBEAT_SECONDS = 1.0
 TAKEN_SECONDS = 15.0  # a lease ends after 10 seconds without a heartbeat
-# An actor that has used up its allowance, or has just lost most of it to others that wait, asks sooner; so does a member that
-# cannot go on before it hears where replay is sampled.
+# An actor asks sooner if it has used up its allowance, or has just lost most of it to waiting actors. So does any member that
+# waits to hear where replay is sampled.
 EAGER_HEARTBEAT_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
 
 class FleetMember:
-    """One process's place in the fleet, kept by a daemon thread until `leave`; what is done under it is in `Lease`."""
+    """One process's place in the fleet. A daemon thread keeps it until `leave`. `Lease` makes the calls."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class FleetMember:
 
         Args:
             address: host:port of the coordinator.
-            counters: Called for each heartbeat; cumulative since the process started, never falling. Actors count `env_steps`.
-            gauges: Called for each heartbeat; readings for the live view.
+            counters: Called for each heartbeat. Cumulative since the process started, never falling. Actors count `env_steps`.
+            gauges: Called for each heartbeat. Readings for the live view.
             index: The index to ask for; None takes the lowest free one.
         """
         self._address, self._role, self._counters = address, role, counters
@@ -81,7 +81,7 @@ class FleetMember:
     def of_role(
         cls, address: str, role: str, name: str, metrics: RoleMetrics, runtime: RoleRuntime, index: int | None = None
     ) -> Self:
-        """The membership of a role program, which reports the counters and gauges that it also exports."""
+        """The membership of a role program. It reports the same counters and gauges that the program exports."""
         return cls(
             address,
             role,
@@ -94,15 +94,15 @@ class FleetMember:
         )
 
     def start(self) -> None:
-        """Begins to join and to send heartbeats in the background; an absent coordinator is waited for."""
+        """Joins and sends heartbeats in the background. Waits for an absent coordinator."""
         self._thread.start()
 
     def wait_joined(self, timeout: float) -> None:
         """Waits for the first lease.
 
         Raises:
-            CoordinatorUnavailable: there was none within `timeout` seconds.
-            NameTakenError: another process has had this name for longer than a lease holds.
+            CoordinatorUnavailable: there was no lease within `timeout` seconds.
+            NameTakenError: another process has held this name for longer than a lease lasts.
         """
         with self._answered:
             if not self._answered.wait_for(lambda: self._lease.is_given, timeout):
@@ -113,7 +113,7 @@ class FleetMember:
                 )
 
     def wait_joined_or(self, stop: threading.Event) -> bool:
-        """Waits for the first lease for as long as it takes; False if `stop` was set first."""
+        """Waits for the first lease without a time limit. False if `stop` was set first."""
         while not stop.is_set():
             try:
                 self.wait_joined(HEARTBEAT_SECONDS)
@@ -123,14 +123,14 @@ class FleetMember:
         return False
 
     def wait_instructions(self, timeout: float) -> Instructions:
-        """Waits for the next answer of the coordinator, up to `timeout` seconds, and returns the newest instructions."""
+        """Waits for the coordinator's next answer, up to `timeout` seconds. Returns the newest instructions."""
         with self._answered:
             seen = self._answers
             self._answered.wait_for(lambda: self._answers != seen, timeout)
             return self._instructions
 
     def wait_sampling(self, configured: str, stop: threading.Event) -> str:
-        """Where batches are drawn, cached or remote: what the config says, or for auto the learner, who is waited for.
+        """Where batches are drawn: cached or remote. With auto, waits for the learner's choice.
 
         Returns an empty string if `stop` was set first.
         """
@@ -155,35 +155,38 @@ class FleetMember:
         return self._lease.held.incarnation
 
     def report_progress(self, progress: Callable[[], fleet_pb2.LearnerProgress]) -> None:
-        """Learners: has every heartbeat carry what this returns."""
+        """Learners: adds the result of `progress` to every heartbeat."""
         self._lease.progress = progress
 
     def settle_for(self, died: Record | None) -> None:
-        """Before `start`: what a process before this one had counted, which was killed before it could report all of it."""
+        """Before `start`: the counters of an earlier process that was killed before it could report all of them."""
         self._lease.predecessor = died
 
     def of_this_lease(self, counters: Mapping[str, float]) -> Record:
-        """The part of the process's counters that is counted under the newest lease."""
+        """The part of the process's counters that belongs to the newest lease."""
         return self._lease.counted(counters)
 
     def hold_term(self, term: int) -> None:
-        """Has the reports say which learner they are from."""
+        """Adds the learner's term to the reports."""
         self._lease.term = term
 
     def check_fenced(self) -> None:
         """
         Raises:
-            StaleTermError: the coordinator has refused this learner's reports, for another has taken over.
+            StaleTermError: the coordinator has refused this learner's reports, because another has taken over.
         """
         if self._lease.fenced is not None:
             raise self._lease.fenced
 
     def has_exchanged_since(self, since: float) -> bool:
-        """Whether a heartbeat that began after a time (monotonic clock, seconds) was answered or has failed."""
+        """Whether a heartbeat that began after `since` (monotonic clock, seconds) was answered or has failed."""
         return self._exchange_time > since
 
     def settled_config(self, config: Config) -> Config:
-        """The config with what the coordinator has kept from the run's beginning. Raises RunError before the first lease."""
+        """The config with the derived values that the coordinator has kept from the run's beginning.
+
+        Raises RunError before the first lease.
+        """
         return with_derived_of(config, configs.parse(self._lease.held.config, "the coordinator's config"))
 
     @property
@@ -193,10 +196,10 @@ class FleetMember:
             return self._instructions
 
     def send_heartbeat(self) -> Instructions:
-        """Joins if need be, reports the counters and returns the new instructions.
+        """Joins if necessary, reports the counters and returns the new instructions.
 
         Raises:
-            CoordinatorUnavailable: no answer in time; what was counted is reported with the next heartbeat.
+            CoordinatorUnavailable: no answer in time. The next heartbeat reports the counters.
             RunError: the coordinator refused the counters.
         """
         with self._exchange:
@@ -209,7 +212,7 @@ class FleetMember:
         return instructions
 
     def leave(self) -> None:
-        """Stops sending heartbeats and ends the lease with the last counters; an absent coordinator is not waited for."""
+        """Stops sending heartbeats and ends the lease with the last counters. Does not wait for an absent coordinator."""
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is not None:
@@ -239,16 +242,16 @@ class FleetMember:
                     _log.info("coordinator at %s is back", self._address)
                 absent = False
             except channels.CoordinatorUnavailable as error:
-                if not absent:  # once an outage, not once a second
+                if not absent:  # once per outage, not once a second
                     _log.warning("%s; trying again every %g s", error, HEARTBEAT_SECONDS)
                 absent, pause = True, HEARTBEAT_SECONDS
             except StaleTermError as error:
                 _log.warning("%s", error)
                 return
             except NameTakenError as error:
-                # A pod that was moved finds its own lease: it ends with the next few seconds.
+                # A pod that was moved finds its own old lease, which ends within the next few seconds.
                 self._taken, pause = error, HEARTBEAT_SECONDS
-            except Exception:  # a failed heartbeat must never end the next ones: the lease would end without a word
+            except Exception:  # a failed heartbeat must never stop the next ones: the lease would end silently
                 _log.exception("heartbeat failed")
                 pause = HEARTBEAT_SECONDS
             self._wake.wait(pause)

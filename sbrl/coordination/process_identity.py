@@ -1,4 +1,4 @@
-"""Names a process (machine, number, beginning), so that another can tell whether it is still there."""
+"""Identifies a process by machine, PID and start time, so that others can check whether it still exists."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SEPARATOR = " "
 
 
 def own_identity() -> str:
-    """Of this process: host name, boot and PID namespace, number, and start time."""
+    """This process's identity: host name, boot and PID namespace, PID, and start time."""
     process = psutil.Process()
     return _SEPARATOR.join((socket.gethostname(), _world(), str(process.pid), f"{process.create_time():.2f}"))
 
 
 def is_gone(identity: str) -> bool:
-    """Whether a process is known to be gone: it is of this host, and ended, or of a boot or a container before this one.
+    """Whether a process is known to be gone.
 
-    False where that cannot be told: on another host, or of an identity that is none. A pod's host name is its own, and its
-    containers follow one another.
+    True if it ran on this host and has ended, or ran in an earlier boot or container. False if this is unknown: for a process
+    on another host, or an invalid identity. Each pod has its own host name, and its containers run one after the other.
     """
     parts = identity.split(_SEPARATOR)
     if len(parts) != 4 or parts[0] != socket.gethostname():
@@ -38,11 +38,11 @@ def is_gone(identity: str) -> bool:
 
 
 def described(identity: str) -> str:
-    """For people: the host and the process's number."""
+    """A text for people: the host and the PID."""
     parts = identity.split(_SEPARATOR)
     return f"process {parts[2]} on {parts[0]}" if len(parts) == 4 else "another process"
 
 
 def _world() -> str:
-    """The boot and the PID namespace, within which a process's number means something."""
+    """The boot and the PID namespace, within which a PID is valid."""
     return f"{_BOOT_ID.read_text(encoding='ascii').strip()}/{os.readlink(_PID_NAMESPACE)}"

@@ -1,4 +1,4 @@
-"""Publishing and fetching network weights: versions of safetensors bytes, kept and fenced by the coordinator."""
+"""Publishing and fetching network weights: versioned safetensors bytes. The coordinator keeps and fences them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class StaleTermError(RunError):
 
 
 class FetchedWeights(NamedTuple):
-    """One version of the weights, its checksum verified."""
+    """One version of the weights, with a verified checksum."""
 
     version: int
-    updates: int  # gradient updates made when it was published
+    updates: int  # gradient updates at the time of publication
     data: bytes  # safetensors
     published_time: float  # seconds of this process's monotonic clock
 
 
 class WeightsClient:
-    """The coordinator's weights service; every call has a deadline."""
+    """The coordinator's weights service. Every call has a deadline."""
 
     def __init__(self, address: str) -> None:
         """Args: address: host:port of the coordinator; nothing connects before the first call."""
@@ -40,7 +40,7 @@ class WeightsClient:
         self._stub = weights_pb2_grpc.WeightsStub(self._channel)
 
     def acquire_term(self, holder: str, timeout: float = 30.0) -> tuple[int, int]:
-        """Makes the caller the learner, waiting for an absent coordinator, and returns (term, newest version or 0).
+        """Makes the caller the learner and returns (term, newest version or 0). Waits for an absent coordinator.
 
         Raises:
             CoordinatorUnavailable: no answer within `timeout` seconds.
@@ -55,7 +55,7 @@ class WeightsClient:
 
         Raises:
             StaleTermError: another learner has acquired a newer term.
-            CoordinatorUnavailable: no answer in time; the weights may or may not be published, and may be published again.
+            CoordinatorUnavailable: no answer in time. The weights may or may not be published; publishing again is safe.
             RunError: the coordinator refused the bytes.
         """
         header = weights_pb2.WeightsHeader(term=term, updates=updates, size_bytes=len(data), crc32=zlib.crc32(data))
@@ -68,10 +68,10 @@ class WeightsClient:
                 raise
 
     def fetch(self, newer_than_version: int = 0, timeout: float = 30.0) -> FetchedWeights | None:
-        """The newest weights, or None if none newer than `newer_than_version` are published.
+        """The newest weights, or None if there are none newer than `newer_than_version`.
 
         Raises:
-            CoordinatorUnavailable: no complete answer in time, or its bytes arrived damaged.
+            CoordinatorUnavailable: no complete answer in time, or the bytes arrived damaged.
         """
         request = weights_pb2.FetchRequest(newer_than_version=newer_than_version)
         header, data, published_time = weights_pb2.WeightsHeader(), bytearray(), 0.0
@@ -101,7 +101,7 @@ class WeightsClient:
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
-    """Cuts bytes into chunks of CHUNK_BYTES, the last one shorter."""
+    """Cuts bytes into chunks of CHUNK_BYTES; the last one can be shorter."""
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 

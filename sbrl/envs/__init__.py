@@ -1,1 +1,1 @@
-"""Environments, and their spec, which is all that agents know of them. May import sbrl.config and sbrl.telemetry.logs."""
+"""Environments and their spec, which is all that agents know about them. May import sbrl.config and sbrl.telemetry.logs."""

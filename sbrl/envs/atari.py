@@ -1,13 +1,14 @@
-"""ALE games through ALE's own vector environment, with every setting of the protocol given.
+"""ALE games through ALE's own vector environment, with explicit values for every setting of the protocol.
 
-Facts of ale_py 0.12.1 that the adapter relies on, each with a test:
+The adapter relies on these facts about ale_py 0.12.1. Each has a test:
 
-- Automatic reset cannot be switched off. In its "SameStep" mode a step that ends an episode returns the next episode's first
-  observation, and the last one of the old episode in `info["final_obs"]`: nothing is lost.
-- A step that ends an episode does not look at its last screen: what it shows is partly the step before. After a terminal state
-  nothing is learned from it. From the last observation of a truncated episode the learner bootstraps, so steps are counted
-  here, ALE's own limit (in emulator frames) is never reached, and a truncated game is reset by a mask.
-- After a reset the stack holds the first frame last and zeros before it, as in Dopamine.
+- Automatic reset cannot be switched off. In "SameStep" mode a step that ends an episode returns the next episode's first
+  observation, and the old episode's last observation in `info["final_obs"]`. So nothing is lost.
+- A step that ends an episode does not read its last screen: its observation partly shows the step before. After a terminal
+  state this does not matter, because the learner does not use that observation. But it bootstraps from the last observation of
+  a truncated episode. So steps are counted here, ALE's own limit (in emulator frames) is never reached, and a truncated game is
+  reset by a mask.
+- After a reset the stack holds zeros followed by the first frame, as in Dopamine.
 - `noop_max` is exclusive.
 - Defaults differ from Dopamine's protocol: docs/preprocessing.md lists them.
 """
@@ -29,9 +30,9 @@ ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for ever
 
 
 def make_vector_env(env: Env, rom: str, num_envs: int, num_threads: int, picture: Mapping[str, Any]) -> AtariVectorEnv:
-    """ALE's vector environment; `picture` says what is seen of the game and has no influence on how it goes.
+    """ALE's vector environment. `picture` sets what is visible of the game and does not influence its course.
 
-    It ends an episode one step after env.max_episode_steps: the caller counts, and resets before.
+    It ends an episode one step after env.max_episode_steps: the caller counts steps and resets earlier.
     """
     return AtariVectorEnv(
         rom,
@@ -66,7 +67,7 @@ class AtariEnvs:
         self._limit = env.max_episode_steps
         self._steps = np.zeros(num_envs, np.int64)  # of the running episodes
         self._lives = np.zeros(num_envs, np.int32)
-        self._next: NDArray[Any] | None = None  # first observations of the episodes to come
+        self._next: NDArray[Any] | None = None  # first observations of the next episodes
         picture = {"img_height": env.frame_size, "img_width": env.frame_size, "grayscale": True, "stack_num": env.frame_stack}
         self._envs = make_vector_env(env, rom, num_envs, num_threads, picture)
         self.spec = EnvSpec(
@@ -82,7 +83,7 @@ class AtariEnvs:
         if self._next is None:
             self._next, info = self._envs.reset(seed=self._seeds)
             self._lives = info["lives"]
-        # Games that were over were begun again by the step that ended them; what is left are those cut off.
+        # The step that ends a game also begins the next one. Only truncated games still need a reset.
         cut = self._steps >= self._limit
         if mask is not None:
             cut &= mask
@@ -104,7 +105,7 @@ class AtariEnvs:
             observation[terminated] = info["final_obs"][terminated]
         lost = (info["lives"] < self._lives) & ~terminated if self._life_loss else np.zeros(self.num_envs, np.bool_)
         self._lives = info["lives"]
-        # The emulator's rewards are whole numbers and its frames are bytes: none of them can be bad.
+        # The emulator's rewards are whole numbers and its frames are bytes: neither can be a bad value.
         return StepResult(observation, reward.astype(np.float32), terminated, truncated, lost, bad=np.zeros_like(terminated))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Any other Gymnasium environment with discrete actions: classic control, MinAtar, pictures and the like."""
+"""All other Gymnasium environments with discrete actions: classic control, MinAtar, pictures and so on."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from sbrl.errors import FinalError, RunError, UsageError
 
 logger = logging.getLogger(__name__)
 
-BAD_IN_A_ROW = 10  # values, without a good step in between: such an environment has nothing to learn from
-LARGEST_VECTOR = 4096  # numbers; a dense network is the wrong one for more
+BAD_IN_A_ROW = 10  # bad values without a good step in between: nothing can be learned from such an environment
+LARGEST_VECTOR = 4096  # numbers; for more, a dense network is the wrong one
 LARGEST_GRID = 32  # cells high and wide
 
 
 class GymnasiumEnvs:
     """E environments stepped one after the other.
 
-    Whatever their code raises, and an answer that is not as Gymnasium's API has it, becomes an error of ours: one line.
+    Any exception in their code, and any answer that violates Gymnasium's API, becomes one of our errors, in one line.
     """
 
     def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool, render_mode: str | None = None) -> None:
@@ -36,14 +36,14 @@ class GymnasiumEnvs:
             render_mode: Gymnasium's; "rgb_array" if pictures are wanted (see sbrl.envs.render).
 
         Raises:
-            UsageError: the environment cannot be made (a package is missing, say), its actions are not discrete, or its
-                observations are of no kind that is supported.
+            UsageError: the environment cannot be made (for example, a package is missing), its actions are not discrete, or
+                its observations are not supported.
         """
         self.num_envs = num_envs
         rendering: dict[str, Any] = (
             {} if render_mode is None else {"render_mode": render_mode}
         )  # not every environment knows the argument
-        # Gymnasium's checker only slows steps down and warns of what the environment's authors could change.
+        # Gymnasium's checker only slows steps down, and its warnings are for the environment's authors.
         arguments = {"disable_env_checker": True, **env.kwargs, **rendering}
         try:
             self._envs = [call(env.id, MADE, gymnasium.make, env.name, **arguments) for _ in range(num_envs)]
@@ -52,14 +52,14 @@ class GymnasiumEnvs:
                 raise
             raise UsageError(f"env.id={env.id} draws no picture: it takes no render_mode, as Gymnasium's own do") from None
         self._env = env
-        self._bad = 0  # values refused
+        self._bad = 0  # bad values so far
         self._bad_in_a_row = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
         self.spec = call(env.id, MADE, make_gymnasium_spec, env, self._envs[0], clip_rewards)
-        # Kept, for each look-up goes through all wrappers.
+        # Kept here, because each look-up goes through all wrappers.
         self._space, actions = self._envs[0].observation_space, self._envs[0].action_space
-        assert isinstance(actions, spaces.Discrete)  # or there were no spec
+        assert isinstance(actions, spaces.Discrete)  # else there would be no spec
         self._start = int(actions.start)
         self._make_frame = FrameMaker(layout_of(self._space), env.frame_size) if self.spec.kind == "frames" else None
         self._observation = np.zeros((num_envs, *self.spec.observation_shape), self.spec.frame_dtype)
@@ -98,24 +98,24 @@ class GymnasiumEnvs:
         for env in self._envs:
             try:
                 call(self._env.id, CLOSED, env.close)
-            except RunError as error:  # nothing that was collected is the worse for it
+            except RunError as error:  # it does not affect the collected data
                 logger.warning("%s", error)
 
     def _first_frame(self, k: int) -> NDArray[Any]:
-        """Begins an episode of environment `k`; its first observation as `_frame` has it."""
+        """Begins an episode of environment `k`. Returns its first observation as `_frame` does."""
         while True:
             answer = call(self._env.id, RESET, self._envs[k].reset, seed=self._seeds[k])
-            self._seeds[k] = None  # later episodes go on from the generator that the first one seeded
+            self._seeds[k] = None  # later episodes continue with the generator that the first one seeded
             try:
                 return self._frame(read_reset(self._env.id, answer))
             except BadValueError as error:
                 self._refuse(k, error, "at a reset")
 
     def _refuse(self, k: int, error: BadValueError, when: str) -> None:
-        """Counts a bad value of environment `k` and says so.
+        """Counts a bad value of environment `k` and logs it.
 
         Raises:
-            FinalError: it is to end the run, or there was no good step between so many of them.
+            FinalError: bad values end the run, or there were BAD_IN_A_ROW of them without a good step in between.
         """
         self._bad += 1
         self._bad_in_a_row[k] += 1
@@ -130,14 +130,14 @@ class GymnasiumEnvs:
                 f"{text}, the last of {BAD_IN_A_ROW} bad values without a good step between: there is nothing to learn from; "
                 f"mend the environment"
             )
-        if self._bad.bit_count() == 1:  # the first, the second, the fourth, ...: a line each would fill the log
+        if self._bad.bit_count() == 1:  # 1, 2, 4, ...: a line for each would fill the log
             logger.warning("%s: the rest of the episode is dropped (bad values so far: %d)", text, self._bad)
 
     def _frame(self, observation: Any) -> NDArray[Any]:
-        """[*frame_shape]: pictures as frames, channels first for grids, all else flat (numbers one-hot).
+        """[*frame_shape]: frames for pictures, channels first for grids, all else flat (discrete numbers one-hot).
 
         Raises:
-            BadValueError: it cannot be learned from.
+            BadValueError: it is a bad value.
         """
         check_observation(self._space, observation)
         if self._make_frame is not None:
@@ -153,10 +153,10 @@ def make_gymnasium_spec(env: Env, made: gymnasium.Env[Any, Any], clip_rewards: b
     """The spec of `made`, which `env` describes: a grid, frames, or else a vector.
 
     Small grids of 0/1 planes (height, width, channels) stay grids, and pictures become stacked frames (`sbrl.envs.pictures`).
-    All else Gymnasium flattens: a number of a discrete space becomes one-hot, tuples and dictionaries are joined.
+    Gymnasium flattens everything else: numbers of discrete spaces become one-hot, tuples and dictionaries are joined.
 
     Raises:
-        UsageError: actions that are not discrete, or other observations.
+        UsageError: actions that are not discrete, or unsupported observations.
     """
     actions, observations = made.action_space, made.observation_space
     if not isinstance(actions, spaces.Discrete):

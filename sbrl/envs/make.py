@@ -25,10 +25,10 @@ def make_envs(env: Env, num_envs: int, seed: int, num_threads: int = 1) -> Vecto
     """`num_envs` environments, seeded with `seed`, `seed` + 1, ...
 
     Args:
-        num_threads: native threads that step ALE games; others are stepped one after the other.
+        num_threads: native threads that step ALE games. Other environments are stepped one after the other.
 
     Raises:
-        UsageError: unknown id, actions that are not discrete, observations that are not supported.
+        UsageError: unknown id, actions that are not discrete, or observations that are not supported.
     """
     registration = look_up(env.id)
     if env.is_atari:
@@ -37,7 +37,7 @@ def make_envs(env: Env, num_envs: int, seed: int, num_threads: int = 1) -> Vecto
 
 
 def make_spec(env: Env) -> EnvSpec:
-    """What networks and replay must know of the environment `env` describes. Raises as `make_envs` does."""
+    """The spec of the environment that `env` describes. Raises as `make_envs` does."""
     envs = make_envs(env, num_envs=1, seed=0)
     try:
         return envs.spec
@@ -46,10 +46,10 @@ def make_spec(env: Env) -> EnvSpec:
 
 
 def look_up(env_id: str) -> Registration:
-    """Gymnasium's registration of an id, which may name the module that registers it: module:Name-v0.
+    """Gymnasium's registration of an id. The id may name the module that registers it: module:Name-v0.
 
     Raises:
-        UsageError: there is none, and names the nearest ones; or its module cannot be imported.
+        UsageError: the id is unknown (the message names the nearest ones), or its module cannot be imported.
     """
     module, _, name = env_id.rpartition(":")
     if module:
@@ -58,7 +58,7 @@ def look_up(env_id: str) -> Registration:
     if env_id.startswith(MINATAR_PREFIX):
         _register_minatar()
     registry = gymnasium.envs.registry
-    # ALE's games are registered under older ids too, with other protocols: one form is enough, and its settings are ours.
+    # ALE's games are also registered under older ids with other protocols. One form is enough: the settings are in our config.
     known = [name for name, spec in registry.items() if not _is_ale(spec) or re.fullmatch(r"ALE/\w+-v5", name)]
     if env_id in known:
         if env_id.startswith(ATARI_PREFIX) and not _is_ale(registry[env_id]):
@@ -81,9 +81,10 @@ def _import_module(module: str, env_id: str) -> None:
 
 
 def _nearest_id(env_id: str, known: Iterable[str]) -> str:
-    """People write Pong, pong or PongNoFrameskip-v4, and old versions: compares bare names, and gives their newest version.
+    """A hint with the newest versions of the nearest ids, by bare name.
 
-    Where several have the bare name, it is that of the namespace which was asked for, else ALE's, else one without a namespace.
+    People write Pong, pong, PongNoFrameskip-v4 or old versions. If several ids share the bare name, the requested namespace
+    comes first, then ALE, then ids without a namespace.
     """
     namespace = env_id.rpartition("/")[0]
 

@@ -1,7 +1,7 @@
-"""Pictures that environments show, and the frames made of them: gray, each pixel the mean over its area. Pure.
+"""Makes frames of the pictures that environments show: gray, each pixel the mean over its area. Pure.
 
-The mean is our own code: Pillow's box filter and torch's area mode take whole pixels only, and OpenCV, a test's oracle, would
-put 50 MB more into every image.
+The mean is our own code. Pillow's box filter and torch's area mode only take whole pixels, and OpenCV, the oracle in a test,
+would add 50 MB to every image.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ import numpy as np
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
-# Smaller arrays are boards and codes of cells as a rule (25 x 25 x 3 in MiniGrid); the smallest pictures in use are 28 x 28.
+# Smaller arrays are usually boards and cell codes (25 x 25 x 3 in MiniGrid). The smallest pictures in use are 28 x 28.
 LEAST_SIDE = 28
 CHANNELS = (1, 3)  # gray, RGB
-# Of red, green and blue in what is seen (ITU-R BT.601), in 1/32,768 as OpenCV has them. A float32 holds such a sum exactly.
+# Weights of red, green and blue (ITU-R BT.601), in 1/32,768 as in OpenCV. A float32 holds such a sum exactly.
 LUMINANCE = np.array([9_798, 19_235, 3_735], np.float32)
 LUMINANCE_UNIT = 32_768
-EXACT_IN_FLOAT32 = 2**24  # whole numbers up to here
+EXACT_IN_FLOAT32 = 2**24  # whole numbers are exact up to here
 
 
 class NoPictureError(ValueError):
-    """An observation is no picture; says which rule it breaks, and the remedy."""
+    """An observation is not a picture. The message names the broken rule and the remedy."""
 
 
 class Layout(NamedTuple):
-    """Where a picture has what."""
+    """The layout of a picture's array."""
 
     height: int  # pixels
     width: int
-    channel_axis: int | None  # 0 or 2; None: gray, without one
+    channel_axis: int | None  # 0 or 2; None: gray, without this axis
 
 
 def layout_of(space: Space[Any]) -> Layout:
     """The layout of a space's pictures: [H, W], [H, W, C] or [C, H, W] of uint8 from 0 to 255, with C of 1 or 3.
 
-    No shape can be read in two ways: height and width are larger than the number of channels.
+    Every shape has one reading, because height and width are larger than the number of channels.
 
     Raises:
-        NoPictureError: it is none.
+        NoPictureError: the space has no pictures.
     """
     if not isinstance(space, spaces.Box):
         raise NoPictureError("a picture is a Box; gymnasium.wrappers.TransformObservation can pick it out")
@@ -73,7 +73,7 @@ def layout_of(space: Space[Any]) -> Layout:
 
 
 class FrameMaker:
-    """Makes frames of pictures of one layout, the same on every machine: sums are exact, and a half goes to the even number."""
+    """Makes frames of pictures with one layout. They are the same on every machine: sums are exact, halves round to even."""
 
     def __init__(self, layout: Layout, size: int) -> None:
         """
@@ -81,7 +81,7 @@ class FrameMaker:
             size: height and width of a frame, in pixels.
         """
         self._channel_axis = layout.channel_axis
-        self._area = layout.height * layout.width  # of what a frame's pixel covers, in 1/size^2 of a picture's pixel
+        self._area = layout.height * layout.width  # area of a frame's pixel, in units of 1/size^2 of a picture's pixel
         self._dtype = np.float32 if 255 * self._area <= EXACT_IN_FLOAT32 else np.float64
         self._rows, self._columns = (_covered(side, size, self._dtype) for side in (layout.height, layout.width))
 
@@ -104,9 +104,10 @@ class FrameMaker:
 
 
 def _covered(source: int, target: int, dtype: type[np.floating[Any]]) -> list[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """The lines of a picture that each line of a frame covers, one after the other: int64[target], and how much of each.
+    """The lines of a picture that each line of a frame covers, one after the other, and the covered part of each.
 
-    That is dtype[target, 1], in 1/target of a line: whole numbers, which add up to `source`.
+    The lines are int64[target]. The parts are dtype[target, 1] in units of 1/target of a line: whole numbers that add up to
+    `source`.
     """
     begin, end = (np.arange(first, first + target) * source for first in (0, 1))
     lines = []
@@ -118,7 +119,7 @@ def _covered(source: int, target: int, dtype: type[np.floating[Any]]) -> list[tu
 
 
 def _sums(picture: NDArray[Any], covered: list[tuple[NDArray[np.int64], NDArray[Any]]]) -> NDArray[Any]:
-    """[source, W] -> [target, W]: of the lines that each line of a frame covers, by how much of them."""
+    """[source, W] -> [target, W]: sums of the lines that each line of a frame covers, weighted by the covered part."""
     (index, part), *others = covered
     total = picture[index] * part
     for index, part in others:

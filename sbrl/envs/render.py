@@ -1,4 +1,4 @@
-"""One environment with a picture for people: the agent sees and meets exactly what it does without one."""
+"""One environment with a picture for people. The agent's game is exactly the same as without the picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sbrl.envs.user_code import describe
 from sbrl.errors import RunError, UsageError
 
 ALE_FRAMES_PER_SECOND = 60
-USUAL_STEPS_PER_SECOND = 10.0  # where an environment names no speed (MinAtar)
+USUAL_STEPS_PER_SECOND = 10.0  # if an environment names no speed (MinAtar)
 
 
 class RenderedEnv(Protocol):
@@ -35,17 +35,17 @@ class RenderedEnv(Protocol):
     def reset(self) -> NDArray[Any]: ...
     def step(self, actions: NDArray[np.int64]) -> StepResult: ...
     def picture(self) -> NDArray[np.uint8]:
-        """What the newest observation shows, uint8[height, width, 3]."""
+        """The picture of the newest observation, uint8[height, width, 3]."""
         ...
 
     def close(self) -> None: ...
 
 
 def make_rendered_env(env: Env, seed: int) -> RenderedEnv:
-    """An environment that plays as the only one of `make_envs(env, 1, seed)` does.
+    """An environment that plays exactly like `make_envs(env, 1, seed)`.
 
     Raises:
-        UsageError: as `make_envs` does, or the environment draws no pictures.
+        UsageError: as `make_envs`, or the environment draws no pictures.
     """
     registration = look_up(env.id)
     if env.is_atari:
@@ -54,10 +54,10 @@ def make_rendered_env(env: Env, seed: int) -> RenderedEnv:
 
 
 class RenderedAtari:
-    """Two emulators of one game in step: of one the agent sees its frames, of the other people see the screen.
+    """Two emulators of one game in step: the agent sees the frames of one, people see the screen of the other.
 
-    ALE's vector environment gives no other picture than its observations. But games of one seed and the same actions are the
-    same game, sticky actions included, so a second one that observes the coloured screen shows what happens in the first.
+    ALE's vector environment returns only its observations as pictures. But the same seed and the same actions give the same
+    game, even with sticky actions. So a second emulator that observes the coloured screen shows what happens in the first.
     """
 
     def __init__(self, env: Env, rom: str, seed: int) -> None:
@@ -92,7 +92,7 @@ class RenderedAtari:
 
 
 class RenderedGymnasium(GymnasiumEnvs):
-    """Gymnasium's own pictures."""
+    """An environment with Gymnasium's own pictures."""
 
     def __init__(self, env: Env, seed: int) -> None:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which draws classic control, looks for a display
@@ -102,17 +102,17 @@ class RenderedGymnasium(GymnasiumEnvs):
     def picture(self) -> NDArray[np.uint8]:
         """
         Raises:
-            UsageError: the environment draws none, or needs a package for it that is not installed.
+            UsageError: the environment draws no picture, or needs a package for it that is not installed.
         """
         env = self._envs[0]
         try:
             drawn = env.render()
-        except Exception as error:  # a package is missing, most often: the error names it
+        except Exception as error:  # mostly a missing package, which the error names
             raise UsageError(f"env.id={self._env.id} draws no picture: {describe(error)}") from error
         picture = np.asarray(drawn)
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise UsageError(f"env.id={self._env.id} draws no picture: its render() gives {type(drawn).__name__}")
-        if picture.dtype != np.uint8:  # MinAtar's are fractions
+        if picture.dtype != np.uint8:  # MinAtar's values are fractions
             picture = np.round(255 * picture).astype(np.uint8)
         return picture
 

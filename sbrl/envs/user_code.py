@@ -1,4 +1,4 @@
-"""Calls of what an environment's authors wrote, which may raise anything: one line with reason and remedy."""
+"""Calls an environment's own code, which may raise anything, and makes one line with reason and remedy of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sbrl.telemetry.logs import one_line
 
 T = TypeVar("T")
 
-# What is asked of an environment, each with the remedy if it fails.
+# The calls to an environment, each with the remedy if it fails.
 MADE, RESET, STEPPED, CLOSED = "made", "reset", "stepped", "closed"
 REMEDIES = {
     MADE: "install what it needs, mend its module, or give its constructor what it wants with env.kwargs",
@@ -25,11 +25,13 @@ _NOT_THEIRS = (f"{Path(__file__).parents[1]}/", "/site-packages/gymnasium/", "/i
 
 
 def call(env_id: str, what: str, function: Callable[..., T], /, *arguments: object, **named: object) -> T:
-    """function(*arguments, **named), which is code of the environment `env_id`; `what` is a key of `REMEDIES`.
+    """Calls function(*arguments, **named), code of the environment `env_id`. `what` is a key of `REMEDIES`.
+
+    Our own errors and Ctrl-C pass through.
 
     Raises:
-        UsageError: it cannot be made: it raised something, be it SystemExit. Our own errors and Ctrl-C pass.
-        RunError: it was made, and raised something later. Another start may do better.
+        UsageError: making the environment raised anything, even SystemExit.
+        RunError: a later call raised something. Another start may succeed.
     """
     try:
         return function(*arguments, **named)
@@ -44,7 +46,7 @@ def read_reset(env_id: str, answer: Any) -> Any:
     """The observation that reset() returned.
 
     Raises:
-        RunError: it returned something else than (observation, info).
+        RunError: it did not return (observation, info).
     """
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
         raise RunError(complaint(env_id, RESET, f"it returned {_outline(answer)}, as under old Gym's API"))
@@ -52,10 +54,10 @@ def read_reset(env_id: str, answer: Any) -> Any:
 
 
 def read_step(env_id: str, answer: Any) -> tuple[Any, Any, Any, Any]:
-    """(observation, reward, terminated, truncated) as step() returned them.
+    """(observation, reward, terminated, truncated) from step().
 
     Raises:
-        RunError: it returned something else than these and an info.
+        RunError: it did not return these and an info.
     """
     if not (isinstance(answer, tuple | list) and len(answer) == 5):
         raise RunError(complaint(env_id, STEPPED, f"it returned {_outline(answer)}, as under old Gym's API"))
@@ -64,12 +66,12 @@ def read_step(env_id: str, answer: Any) -> tuple[Any, Any, Any, Any]:
 
 
 def complaint(env_id: str, what: str, reason: str) -> str:
-    """What is said of an environment that cannot be made, reset, stepped or closed."""
+    """The message about an environment that cannot be made, reset, stepped or closed."""
     return f"env.id={env_id} cannot be {what}: {reason}; {REMEDIES[what]}"
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, with the place in the environment's own code that it comes from, where there is one."""
+    """An exception in one line, with its place in the environment's own code if there is one."""
     text = one_line(str(error))
     text = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
     frames = traceback.extract_tb(error.__traceback__)
@@ -79,5 +81,5 @@ def describe(error: BaseException) -> str:
 
 
 def _outline(value: Any) -> str:
-    """What kind of thing it is."""
+    """A short description of a value's kind."""
     return f"{len(value)} values" if isinstance(value, tuple) else f"one {type(value).__name__}"

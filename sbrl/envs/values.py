@@ -1,4 +1,4 @@
-"""What an environment returns, checked before anything else sees it: only what an agent can learn from goes on. Pure."""
+"""Checks the values that an environment returns, so that only values an agent can learn from pass. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LARGEST = float(np.finfo(np.float32).max)  # rewards and observations are stored
 
 
 class BadValueError(Exception):
-    """An environment returned what cannot be learned from; says which value breaks which rule."""
+    """An environment returned a value that an agent cannot learn from. The message names the value and the broken rule."""
 
 
 def to_reward(value: Any) -> float:
-    """A reward as a float; one number in an array or a tensor counts as a number.
+    """A reward as a float. An array or tensor with one number counts as a number.
 
     Raises:
-        BadValueError: it is no finite number, or beyond what 32-bit floats can hold.
+        BadValueError: it is not a finite number, or too large for a 32-bit float.
     """
     number = value if type(value) is float else _number(value)
     if not abs(number) <= LARGEST:
@@ -34,7 +34,7 @@ def to_flag(name: str, value: Any) -> bool:
     """Whether an episode is `name` (terminated or truncated).
 
     Raises:
-        BadValueError: it is neither true nor false, nor 0 nor 1.
+        BadValueError: it is none of true, false, 0 and 1.
     """
     if type(value) is bool:
         return value
@@ -45,10 +45,10 @@ def to_flag(name: str, value: Any) -> bool:
 
 
 def check_observation(space: Space[Any], value: Any, name: str = "observation") -> None:
-    """Checks shape and numbers against the environment's own space; its bounds may be exceeded, for they often are.
+    """Checks shape and numbers against the environment's own space. Exceeding its bounds is allowed: it is common.
 
     Raises:
-        BadValueError: another shape or kind; a number that is not finite, beyond 32-bit floats or not of the space's type.
+        BadValueError: wrong shape or kind; a number that is not finite, too large for 32-bit floats or not of the space's type.
     """
     match space:
         case spaces.Box():
@@ -71,7 +71,7 @@ def check_observation(space: Space[Any], value: Any, name: str = "observation") 
 def _check_box(space: spaces.Box, value: Any, name: str) -> None:
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError):  # lists of different lengths, a tensor on a GPU or with a gradient
+    except (ValueError, TypeError, RuntimeError):  # lists of different lengths; a tensor on a GPU or with a gradient
         raise BadValueError(f"{name}={shown(value)}, and it must be an array of numbers") from None
     if array.shape != space.shape:
         raise BadValueError(f"{name} of shape {array.shape}, and its space has the shape {space.shape}")
@@ -85,7 +85,7 @@ def _check_box(space: spaces.Box, value: Any, name: str) -> None:
 
 
 def _require(good: Any, array: NDArray[Any], name: str, rule: str) -> None:
-    """Raises BadValueError, naming the first number that is not good."""
+    """Raises BadValueError for the first number that is not good."""
     if good.all():
         return
     index = tuple(int(place) for place in np.argwhere(~good)[0])
@@ -94,7 +94,7 @@ def _require(good: Any, array: NDArray[Any], name: str, rule: str) -> None:
 
 
 def _number(value: Any) -> float:
-    """NaN where `value` is no number."""
+    """`value` as a float; NaN if it is not a number."""
     try:
         array = np.asarray(value)
         return float(array.item()) if array.size == 1 and array.dtype.kind in "biufO" else np.nan

@@ -1,18 +1,18 @@
-"""Finds out whether a device can be used, without loading torch in this process."""
+"""Checks whether a device can be used, without loading torch in this process."""
 
 from __future__ import annotations
 
 from sbrl.errors import UsageError
 from sbrl.runtime.trial import TrialFailed, run_trial
 
-DEVICE_SECONDS = 120.0  # for torch to load and a GPU to wake up, on a machine that is busy with others
+DEVICE_SECONDS = 120.0  # time to load torch and wake up a GPU on a busy machine
 
 
 def check_device(name: str) -> None:
-    """Finds out in another process whether learner.device can be used.
+    """Checks in another process whether learner.device can be used.
 
     Raises:
-        UsageError: it is absent, or does not work.
+        UsageError: the device is absent, or does not work.
     """
     if name == "cpu":
         return

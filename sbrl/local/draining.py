@@ -1,4 +1,4 @@
-"""Whether processes that were told to end still get on with it."""
+"""Whether processes that were told to end still make progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ PROGRESS_SECONDS = 5.0
 
 
 class Draining:
-    """Processes that may be writing a last checkpoint: as long as they move bytes to or from files, or the disk keeps them."""
+    """Processes that may be writing a last checkpoint.
+
+    They make progress as long as they move bytes to or from files, or wait for the disk.
+    """
 
     def __init__(self, process_ids: Iterable[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -22,7 +25,7 @@ class Draining:
         self._got_on = -math.inf
 
     def is_getting_on(self) -> bool:
-        """Whether one of them has got on within PROGRESS_SECONDS; to be asked several times in such a while."""
+        """Whether one of them has made progress within PROGRESS_SECONDS. Call this several times in such an interval."""
         for process_id, before in self._moved.items():
             moved = _bytes_moved(process_id)
             if moved - before >= PROGRESS_BYTES or _waits_for_disk(process_id):
@@ -32,18 +35,18 @@ class Draining:
 
 
 def _bytes_moved(process_id: int) -> int:
-    """Read from and written to files so far: Reverb's connections count in neither."""
+    """Bytes read from and written to files so far. Reverb's connections do not count."""
     try:
         counters = psutil.Process(process_id).io_counters()
-    except (psutil.Error, OSError):  # it has ended, or the system does not tell
+    except (psutil.Error, OSError):  # it has ended, or the system does not report them
         return 0
     return int(counters.read_chars + counters.write_chars)
 
 
 def _waits_for_disk(process_id: int) -> bool:
-    """Whether a thread is in a call that the disk has not answered: fsync of gigabytes moves no byte of the process's."""
+    """Whether a thread waits for the disk: an fsync of gigabytes moves none of the process's bytes."""
     try:
         stats = [(task / "stat").read_bytes() for task in Path(f"/proc/{process_id}/task").iterdir()]
-    except OSError:  # it has ended, or one of its threads has meanwhile
+    except OSError:  # it, or one of its threads, has ended meanwhile
         return False
     return any(stat.rpartition(b")")[2].split()[:1] == [b"D"] for stat in stats)

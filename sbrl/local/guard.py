@@ -1,9 +1,9 @@
-"""A process that lets nothing outlive a launcher, however that dies.
+"""A process that ensures that nothing outlives the launcher, however the launcher dies.
 
-`python -m sbrl.local.guard`, started by it.
+The launcher starts it as `python -m sbrl.local.guard`.
 
-The kernel sends SIGTERM to the roles of a launcher that has died. One that hangs, in an environment's step say, does not end
-upon that, and would hold the run's directory for ever. Nobody is left to kill it but this process.
+When a launcher dies, the kernel sends SIGTERM to its roles. A role that hangs, for example in an environment's step, does not
+react and would hold the run directory for ever. Only this process is left to kill it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import psutil
 
 from sbrl.local.draining import Draining
 
-ORPHAN_SECONDS = 25.0  # to end by themselves
-PATIENCE_SECONDS = 600.0  # for one that is writing a large checkpoint
+ORPHAN_SECONDS = 25.0  # time for orphans to end by themselves
+PATIENCE_SECONDS = 600.0  # time for an orphan that is writing a large checkpoint
 POLL_SECONDS = 0.1
 
 
 class Guard:
-    """The launcher's side: names its processes to the guard."""
+    """The launcher's side: tells the guard which processes to watch."""
 
     def __init__(self, log: Path) -> None:
-        """Args: log: where the guard says what it killed."""
+        """Args: log: the file in which the guard records what it killed."""
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -44,13 +44,13 @@ class Guard:
             )
 
     def watch(self, process_id: int) -> None:
-        """A process, first of its own session, that is to end with the launcher."""
+        """Adds a process that must end with the launcher. It must lead its own session."""
         if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # killed: the kernel's SIGTERM is left
+            with contextlib.suppress(BrokenPipeError):  # the guard was killed: only the kernel's SIGTERM is left
                 os.write(self._process.stdin.fileno(), f"{process_id}\n".encode())
 
     def close(self) -> None:
-        """Ends it, now that all it watches has ended."""
+        """Ends the guard. All processes that it watches must have ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -60,9 +60,9 @@ class Guard:
 
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a run, this is the last to go
+        signal.signal(number, signal.SIG_IGN)  # a signal to all processes of a run must not end this one first
     watched = []
-    for line in sys.stdin:  # to its end, which is the launcher's
+    for line in sys.stdin:  # it ends when the launcher does
         try:
             watched.append(psutil.Process(int(line)))
         except psutil.NoSuchProcess:
@@ -75,11 +75,11 @@ def main() -> None:
                 print(f"killing process {process.pid}: its launcher died {waited:.0f} s ago", flush=True)
                 kill_session(process.pid)
             return
-        time.sleep(POLL_SECONDS)  # no event tells the end of a process that is not a child
+        time.sleep(POLL_SECONDS)  # there is no event for the end of a process that is not a child
 
 
 def kill_session(process_id: int) -> None:
-    """Kills a process that leads a session and has not been waited for, with those that it has started."""
+    """Kills a session leader that has not been waited for, together with the processes it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process_id, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""`sbrl train`: decides and checks all that can be before the roles of a run are started on this machine."""
+"""`sbrl train`: all decisions and checks that are possible before a run's roles start on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sbrl.storage.run_directory import RunDirectory, any_checkpoint
 from sbrl.telemetry.weights_and_biases import check_wandb
 
 CORES_PER_ACTOR = 2
-# What is said of the first request to stop, the second and any more.
+# Messages for the first request to stop, the second, and any more.
 STOPPING = (
     "stopping: actors drain, the learner and the shards save; again after a second: in a hurry",
     "stopping in a hurry: what has not ended in a moment is killed; again: at once",
@@ -39,15 +39,15 @@ STOPPING = (
 def train(config: Config, run_directory: RunDirectory, resume: bool, with_prometheus: bool = False) -> bool:
     """Runs a whole run, or the rest of one, and leaves its results in the run directory.
 
-    Returns whether the run is complete; False: it was interrupted, and can be resumed.
+    Returns whether the run is complete. False: it was interrupted and can be resumed.
 
     Args:
-        with_prometheus: a Prometheus is configured for the run, and started where there is one.
+        with_prometheus: configure a Prometheus for the run, and start it if it is installed.
 
     Raises:
-        UsageError, RunError: bad input, or a role that cannot be kept alive; nothing that was there is overwritten.
+        UsageError, RunError: bad input, or a role that cannot be kept alive. No existing data is overwritten.
     """
-    # All that can be found out before anything is made.
+    # First, all checks that are possible before anything is created.
     check_wandb(config.run)
     check_device(config.learner.device)
     spec = probe(config.env)
@@ -62,7 +62,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
         config = place(config)
     with run_directory.lock() as lock:
         if resume:
-            config = place(config)  # now that no role of an earlier session holds a port any more
+            config = place(config)  # only now: roles of an earlier session held ports until the lock was free
         run_id = run_id_of(run_directory.config) if resume else new_run_id(config.env.id)
         replace_text(run_directory.config, configs.dump(config, run_metadata(run_id, spec)))
         stop = StopRequest()
@@ -77,7 +77,7 @@ def train(config: Config, run_directory: RunDirectory, resume: bool, with_promet
 def check_memory(config: Config, spec: EnvSpec) -> None:
     """
     Raises:
-        UsageError: replay.sampling=cached, and the replay does not fit into memory. Into a GPU's, the learner finds out.
+        UsageError: replay.sampling=cached, and the replay does not fit in memory. For a GPU's memory the learner checks this.
     """
     if config.learner.device == "cpu":
         shape = SegmentShape.of(spec, config.agent.stored_steps)
@@ -85,16 +85,16 @@ def check_memory(config: Config, spec: EnvSpec) -> None:
 
 
 def make_prometheus(run_directory: RunDirectory, view: View, guard: Guard) -> LocalPrometheus:
-    """The run's Prometheus, which names the run by its folder."""
+    """The run's Prometheus. Its name for the run is the folder's name."""
     return LocalPrometheus(run_directory.prometheus, run_directory.path.resolve().name, view.message, guard.watch)
 
 
 def place(config: Config) -> Config:
-    """The config with what was left open decided for this machine: ports of loopback and the number of actors.
+    """The config with this machine's values for everything left open: loopback ports and the number of actors.
 
     Raises:
-        UsageError: one port for the health or metrics of all processes, or an address that this machine does not have.
-        RunError: a port that was asked for is taken.
+        UsageError: a fixed port for the health or metrics of all processes, or an address that this machine does not have.
+        RunError: a requested port is taken.
     """
     network, host = config.network, config.network.bind_host
     for name in ("health_port", "metrics_port"):
@@ -121,7 +121,7 @@ def place(config: Config) -> Config:
 def check_incomplete(config: Config, run_directory: RunDirectory) -> None:
     """
     Raises:
-        UsageError: the run in the directory has collected and trained all that the config asks for.
+        UsageError: the run in the directory is complete and has collected all steps of the config.
     """
     summary = run_so_far(run_directory.summary)
     if summary.complete and summary.env_steps >= config.run.env_steps:
@@ -134,7 +134,7 @@ def check_incomplete(config: Config, run_directory: RunDirectory) -> None:
 def check_trainable(config: Config, run_directory: RunDirectory) -> None:
     """
     Raises:
-        RunError: all is collected, samples are due, and there is no shard left that they could come from.
+        RunError: everything is collected and samples are due, but no shard is left that could provide them.
     """
     summary = run_so_far(run_directory.summary)
     trained = summary.samples_trained if any_checkpoint(run_directory.learner_checkpoints) else 0.0
@@ -148,10 +148,10 @@ def check_trainable(config: Config, run_directory: RunDirectory) -> None:
 
 
 def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config:
-    """The config of an earlier run, with ports to be chosen again and `overrides` on top.
+    """The config of an earlier run, with `overrides` on top. Its ports are to be chosen again.
 
     Raises:
-        UsageError: no run, a config of another schema, a bad override, or one of a setting that is fixed for a run.
+        UsageError: no run, a config of another schema, a bad override, or an override of a setting that is fixed for a run.
     """
     run_directory.check_resumable()
     tree = configs.read_yaml(run_directory.config)
@@ -165,7 +165,7 @@ def load_for_resume(run_directory: RunDirectory, overrides: list[str]) -> Config
 def check_resumable_with(before: Config, after: Config) -> None:
     """
     Raises:
-        UsageError: a setting was changed that the run's network, its stored transitions or its shards depend on.
+        UsageError: the run's network, its stored transitions or its shards depend on a setting that was changed.
     """
     fixed = [
         ("run", ["seed"]),  # resets draw from it
@@ -190,7 +190,7 @@ def check_resumable_with(before: Config, after: Config) -> None:
 
 
 def role_commands(config: Config, run_directory: RunDirectory) -> list[RoleCommand]:
-    """Every role process of a local run."""
+    """The commands of all role processes of a local run."""
     common = ["--config", str(run_directory.config), "--run-dir", str(run_directory.path)]
 
     def command(name: str, module: str, *extra: str) -> RoleCommand:

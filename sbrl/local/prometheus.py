@@ -20,21 +20,21 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 HOST = "127.0.0.1"
 PROGRAM = "prometheus"
-TOOLS = Path(sys.prefix) / "tools" / "bin"  # where scripts/prometheus.sh puts it, and promtool, without installing anything
+TOOLS = Path(sys.prefix) / "tools" / "bin"  # scripts/prometheus.sh puts prometheus and promtool here without installing them
 HOW_TO_GET = "apt-get install prometheus on Debian and Ubuntu, elsewhere https://prometheus.io/download"
 DATA, LOG = "data", "prometheus.log"
 RETENTION = ("--storage.tsdb.retention.time=90d", "--storage.tsdb.retention.size=4GB")
-STOP_SECONDS = 4.0  # what it has in memory is in its log on the disk, too
+STOP_SECONDS = 4.0  # killing it after that loses nothing: its memory is also in its log on disk
 AGAIN_SECONDS = 60.0
 
 
 def find_program(name: str) -> str | None:
-    """Where a program of Prometheus' is: installed, or among this environment's tools; None if it is not here."""
+    """The path of one of Prometheus's programs, installed or among this environment's tools; None if it is missing."""
     return shutil.which(name) or shutil.which(name, path=TOOLS)
 
 
 class Prometheus(Protocol):
-    """What watches a local run."""
+    """The monitoring of a local run."""
 
     def start(self) -> None: ...
     def look(self, status: GetStatusResponse) -> None: ...
@@ -42,7 +42,7 @@ class Prometheus(Protocol):
 
 
 class NoPrometheus:
-    """Nobody watches."""
+    """No monitoring."""
 
     def start(self) -> None:
         return None
@@ -55,9 +55,10 @@ class NoPrometheus:
 
 
 class LocalPrometheus:
-    """Configuration, targets, rules, data and log in one folder of the run directory; the server on loopback, on a free port.
+    """A server on a free loopback port. One folder in the run directory holds its files.
 
-    The run goes on without it: that it is not installed, or has ended, is said and no more than that.
+    These are configuration, targets, rules, data and log. The run continues without the server: if it is not installed or has
+    ended, the user gets a message.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class LocalPrometheus:
     ) -> None:
         """
         Args:
-            directory: where it keeps all of its files.
+            directory: the folder for all of its files.
             release: the run's name, a label of all its series.
             say: tells the user where to look, and what happened.
-            guarded: is told the server's process, which must not outlive this one.
+            guarded: called with the server's process, which must not outlive this one.
         """
         self._directory, self._release, self._say, self._guarded = directory, release, say, guarded
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,7 +94,7 @@ class LocalPrometheus:
         self._spawn()
 
     def look(self, status: GetStatusResponse) -> None:
-        """Keeps the targets up to date, and starts a server again that has ended; to be called about once a second."""
+        """Keeps the targets up to date and restarts a server that has ended. Call this about once a second."""
         if status.members:
             self._keep_targets(status)
         now = time.monotonic()
@@ -107,7 +108,7 @@ class LocalPrometheus:
             self._process, self._again_at = None, now + AGAIN_SECONDS
 
     def stop(self) -> None:
-        """Ends the server; what it has collected stays."""
+        """Ends the server. Its collected data stays."""
         process, self._process, self._again_at = self._process, None, None
         if process is None:
             return
@@ -119,13 +120,13 @@ class LocalPrometheus:
             process.wait()
 
     def _keep_targets(self, status: GetStatusResponse) -> None:
-        """A disk that is full, say, is no reason to end the run."""
+        """Updates the targets. A failure, such as a full disk, must not end the run."""
         problem = ""
         try:
             write_targets(self._directory / TARGETS, status, self._release)
         except (RunError, OSError) as error:
             problem = f"prometheus goes on with old targets: {error}"
-        if problem and problem != self._problem:  # not twice a second
+        if problem and problem != self._problem:  # once, not twice a second
             self._say(problem)
         self._problem = problem
 
@@ -140,7 +141,7 @@ class LocalPrometheus:
                 "-m",
                 "sbrl.runtime.parent_death",
                 find_program(PROGRAM) or PROGRAM,
-            ),  # a launcher that is killed leaves no server behind
+            ),  # a killed launcher leaves no server behind
             f"--config.file={directory / CONFIG}",
             f"--storage.tsdb.path={directory / DATA}",
             *RETENTION,
@@ -152,7 +153,7 @@ class LocalPrometheus:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the launcher alone
+                start_new_session=True,  # Ctrl-C only reaches the launcher
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
             )
         self._guarded(self._process.pid)

@@ -1,8 +1,8 @@
 """A Prometheus configuration for a run on this machine, with its targets from the fleet's list.
 
-Targets are in a file of their own, which Prometheus reads again whenever it changes: roles that are restarted listen on other
-ports. Each is named by its process, not by its port, so that its series go on across a restart. All paths are relative to the
-configuration, so the folder can be moved and read elsewhere.
+The targets are in a separate file, which Prometheus reads again whenever it changes: restarted roles listen on other ports.
+Each target has the name of its process, not its port, so that its series continue after a restart. All paths are relative to
+the configuration, so the folder can be moved and read elsewhere.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sbrl.storage.atomic import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 CONFIG, TARGETS, RULES = "prometheus.yaml", "targets.json", "rules"
-SCRAPE_SECONDS = 5  # one machine's dozen targets cost nothing, and short runs give their curves enough points
+SCRAPE_SECONDS = 5  # a dozen targets on one machine cost nothing, and even short runs get enough points for curves
 NAMESPACE = "local"
-# The chart's, which sbrl/telemetry/rules links to; a wheel holds a copy, an image none.
+# The chart's rules: sbrl/telemetry/rules is a link to them. A wheel has a copy of them, an image has none.
 SHIPPED_RULES = Path(telemetry.__file__).parent / "rules"
 
 
@@ -29,11 +29,11 @@ def scrape_config(scrape_seconds: int = SCRAPE_SECONDS) -> str:
     """prometheus.yaml.
 
     Args:
-        scrape_seconds: between two scrapes, and between two evaluations of the rules.
+        scrape_seconds: seconds between two scrapes, and between two evaluations of the rules.
     """
     tree: dict[str, Any] = {
         "global": {"scrape_interval": f"{scrape_seconds}s", "evaluation_interval": f"{scrape_seconds}s"},
-        # Where the clock is set back, samples are of times that have been: without this none is kept until it has caught up.
+        # If the clock is set back, samples have past times. Without this they are dropped until the clock has caught up.
         "storage": {"tsdb": {"out_of_order_time_window": "1d"}},
         "rule_files": [f"{RULES}/*.yaml"],
         "scrape_configs": [{"job_name": "sbrl", "file_sd_configs": [{"files": [TARGETS]}]}],
@@ -64,9 +64,9 @@ def target_groups(status: GetStatusResponse, release: str) -> list[dict[str, Any
 
 
 def write_targets(path: Path, status: GetStatusResponse, release: str) -> None:
-    """Brings the file of targets up to date; a file that would not change is left alone.
+    """Updates the file of targets; a file that would not change is not written.
 
-    Members stay targets after their end, so that Prometheus sees that they are gone, until the fleet forgets them.
+    Ended members stay targets until the fleet forgets them, so that Prometheus sees that they are gone.
     """
     text = json.dumps(target_groups(status, release), indent=2) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -74,9 +74,9 @@ def write_targets(path: Path, status: GetStatusResponse, release: str) -> None:
 
 
 def write_config(directory: Path, scrape_seconds: int = SCRAPE_SECONDS) -> Path:
-    """Writes prometheus.yaml and the rules into `directory`, which is made; its targets belong beside it.
+    """Writes prometheus.yaml and the rules into `directory`, and makes it if necessary. The targets belong there, too.
 
-    Returns the configuration's path. Rules of an earlier version of sbrl do not stay.
+    Returns the configuration's path. Removes rules of an earlier version of sbrl.
     """
     rules = directory / RULES
     shutil.rmtree(rules, ignore_errors=True)

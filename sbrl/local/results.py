@@ -1,4 +1,4 @@
-"""What a local run leaves in its directory to be read: episodes.csv, evaluations.csv and summary.json."""
+"""The results that a local run writes to its directory: episodes.csv, evaluations.csv and summary.json."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sbrl.storage.tables import GrowingEpisodes, write_evaluations
 from sbrl.v1.episodes_pb2 import Episode
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
-RESULTS_SECONDS = 10.0  # between two times that the results are brought up to date while the run goes on
+RESULTS_SECONDS = 10.0  # between two updates of the results while the run is active
 
 
 class RunResults:
-    """Brings the results up to date every ten seconds, for whoever looks while the run goes on, and again at its end.
+    """Updates the results every ten seconds while the run is active, and once more at its end.
 
-    In the background, for a log of millions of episodes takes a minute to read, and the launcher has roles to restart.
+    It works in the background: reading a log of millions of episodes takes a minute, and the launcher has roles to restart.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class RunResults:
     ) -> None:
         """
         Args:
-            fleet: closed by the caller, after `close`.
-            wall_seconds: of training so far, over all sessions of the run.
-            say: tells the user what went wrong, from another thread.
+            fleet: the caller closes it, after `close`.
+            wall_seconds: returns the seconds of training so far, over all sessions of the run.
+            say: tells the user about problems; called from another thread.
         """
         self._config, self._directory, self._fleet = config, run_directory, fleet
         self._wall_seconds, self._say, self._interval = wall_seconds, say, interval_seconds
@@ -48,23 +48,23 @@ class RunResults:
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
     def start(self) -> None:
-        """Begins to bring the results up to date."""
+        """Starts updating the results."""
         self._thread.start()
 
     def begin_end(self) -> None:
-        """Begins no further update: `finish` does not wait for one."""
+        """Starts no further update, so that `finish` does not wait for one."""
         self._ending.set()
 
     def finish(self, status: GetStatusResponse, complete: bool, has_log: bool, may_go_on: Callable[[], bool]) -> None:
-        """After `start`: brings all results up to date with a run that stands as `status` says, and no more after that.
+        """After `start`: updates all results to the run's `status`. There are no updates after that.
 
         Args:
-            has_log: whether there is a coordinator to read episodes and evaluations from; if not, these stay as they are.
-            may_go_on: whether there is time to read more of the log.
+            has_log: whether a coordinator can serve episodes and evaluations; if not, their files stay as they are.
+            may_go_on: returns whether there is time to read more of the log.
 
         Raises:
-            RunError: not all of them could be written, for the coordinator does not answer, the file system refuses, or there
-                was no time; the files that could not stay as they were.
+            RunError: some results could not be written, because the coordinator does not answer, the file system refuses, or
+                there was no time. Their files stay as they were.
         """
         self._end()
         write_summary(self._directory.summary, summarize(self._config, status, self._wall_seconds(), complete))
@@ -77,7 +77,7 @@ class RunResults:
                 raise RunError(f"{self._directory.episodes} lacks the newest episodes: no time was left to read them") from None
 
     def close(self) -> None:
-        """Writes no more, and closes the connection."""
+        """Stops writing and closes the connection."""
         self._end()
         self._log.close()
 
@@ -106,4 +106,4 @@ class RunResults:
 
 
 class _Ended(Exception):
-    """There is no time for more of the log: what was begun is left."""
+    """There is no time to read more of the log; the update is abandoned."""

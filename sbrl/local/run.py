@@ -1,4 +1,4 @@
-"""A run on this machine from start to end: keeps roles alive, evaluates, stops them in order, leaves results."""
+"""A run on this machine from start to end: keeps roles alive, evaluates, stops them in order, writes results."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from sbrl.v1.episodes_pb2 import Evaluation
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
 LOOK_SECONDS = 0.5
-STATUS_SECONDS = 2.0  # for one answer of the coordinator in a stop
+STATUS_SECONDS = 2.0  # time limit for one answer of the coordinator during a stop
 LAST_STATUS_SECONDS = 10.0
-PATIENCE_SECONDS = 600.0  # for shards that are writing a large checkpoint
-TOOL_SECONDS = 2.0  # for a tool to end on SIGTERM
+PATIENCE_SECONDS = 600.0  # time for shards that are writing a large checkpoint
+TOOL_SECONDS = 2.0  # time for a tool to end after SIGTERM
 
-# Seconds that are left of a stop (`StopRequest.seconds_left`) when its parts end.
-HEAD_START = 21.0  # of actors, whose last items the learner's sampling makes room for, before the learner
+# Seconds left of a stop (`StopRequest.seconds_left`) when each part of it ends.
+HEAD_START = 21.0  # actors stop before the learner, whose sampling makes room for their last items
 TRAINED = 9.0  # actors, evaluator and learner have ended
 TRAINED_IN_A_HURRY = 4.0
 SAVED = 2.0  # the shards have ended
@@ -65,16 +65,16 @@ class LocalRun:
         self._watch = FleetWatch(self._fleet, LOOK_SECONDS)
         self._supervisor = Supervisor(commands, self._may_end, view.message, keep_open=lock, guarded=guard.watch)
         self._start = time.monotonic()
-        self._end: float | None = None  # of training: what comes after is not counted in wall_seconds
+        self._end: float | None = None  # end of training: wall_seconds does not count the time after it
         self._earlier_seconds = run_so_far(run_directory.summary).wall_seconds
         self._results = RunResults(config, run_directory, self._fleet, self._wall_seconds, view.message)
 
     def run(self) -> bool:
-        """Runs to the end; returns whether the run is complete, rather than told to stop.
+        """Runs to the end. Returns True if the run is complete, False if it was told to stop.
 
         Raises:
-            RunError: a role cannot be kept alive, training came to an end with samples missing, or the final evaluation or the
-                results failed. What there is of results is written all the same.
+            RunError: a role cannot be kept alive, training ended with samples missing, or the final evaluation or the results
+                failed. The available results are written anyway.
         """
         complete = False
         try:
@@ -100,7 +100,7 @@ class LocalRun:
             self._supervisor.kill("")
             self._results.close()
             self._fleet.close()
-            self._prometheus.stop()  # last, so that it has seen the end
+            self._prometheus.stop()  # last, so that it records the end
             self._guard.close()
         return complete
 
@@ -122,13 +122,13 @@ class LocalRun:
         return False
 
     def _wall_seconds(self) -> float:
-        """Of training, over all sessions of the run."""
+        """Seconds of training, over all sessions of the run."""
         return self._earlier_seconds + (self._end or time.monotonic()) - self._start
 
     def _may_end(self, name: str) -> bool:
-        """Whether a role that exited with code 0 is done: actors when all is collected, learner and evaluator at the end."""
+        """Whether a role that exited with code 0 is done: actors after all steps, learner and evaluator at the end."""
         try:
-            # Asked now: the learner ends the run and its own process within less than the watch's interval.
+            # Ask now: the learner ends the run and its own process within less than the watch's interval.
             state = run_state(self._fleet.status())
         except CoordinatorUnavailable:
             state = run_state(self._watch.status)
@@ -137,7 +137,7 @@ class LocalRun:
         return name in ("learner", "evaluator") and state is RunState.FINISHED
 
     def _conclude(self) -> bool:
-        """What follows the training; returns False if it was told to stop.
+        """The work after the training. Returns False if the run was told to stop.
 
         Raises:
             RunError: samples are missing, or the final evaluation has failed.
@@ -159,10 +159,10 @@ class LocalRun:
         return True
 
     def _last_status(self) -> GetStatusResponse:
-        """The coordinator's newest answer, waited for while it is being restarted.
+        """The coordinator's newest answer. Waits while the coordinator is being restarted.
 
         Raises:
-            RunError: it does not answer any more.
+            RunError: it no longer answers.
         """
         deadline = time.monotonic() + LAST_STATUS_SECONDS
         while (status := self._answer()) is None:
@@ -173,10 +173,10 @@ class LocalRun:
         return status
 
     def _stop_in_order(self, complete: bool, say: Callable[[str], None]) -> None:
-        """Stops those who write before those who are written to, within what time is left, and writes the results in between.
+        """Stops the writers before the roles they write to, within the time left, and writes the results in between.
 
         Args:
-            say: is told what went wrong with the results.
+            say: called with each problem with the results.
         """
         supervisor, stop = self._supervisor, self._stop
         self._end = self._end or time.monotonic()
@@ -207,15 +207,15 @@ class LocalRun:
         supervisor.kill("coordinator")
 
     def _may_save(self, draining: Draining, in_time: bool, waited: float) -> bool:
-        """Whether shards are given time: beyond what everybody has, as long as they get on and nobody has asked again."""
+        """Whether to wait for the shards: past the usual time only if they make progress and nobody has asked again."""
         gets_on = draining.is_getting_on()
         return in_time or (gets_on and not self._stop.is_urgent and waited < PATIENCE_SECONDS)
 
     def _evaluate(self, weights_version: int) -> bool:
-        """The final evaluation, on the last checkpoint, and the video; returns whether there is an evaluation.
+        """Makes the final evaluation of the last checkpoint, and the video. Returns whether the evaluation succeeded.
 
         Args:
-            weights_version: the last one published, which is the checkpoint's.
+            weights_version: the last published version, which is that of the checkpoint.
         """
         self._view.message("evaluating the final agent ...")
         result = self._directory.logs / "final-evaluation.json"
@@ -235,7 +235,7 @@ class LocalRun:
         return True
 
     def _run_tool(self, module: str, *arguments: str) -> bool:
-        """Runs a program on the run directory, unless told to stop; a failure is said. Returns whether it did its work."""
+        """Runs a program on the run directory, unless told to stop. Reports a failure. Returns whether it succeeded."""
         log_path = self._directory.log(module.rpartition(".")[2])
         with log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -260,10 +260,10 @@ class LocalRun:
         return process.returncode == 0
 
     def _write_tables(self, complete: bool) -> None:
-        """Brings summary and tables up to date.
+        """Updates summary and tables.
 
         Raises:
-            RunError: not all of them, and why.
+            RunError: some of them could not be updated; the message has the reason.
         """
         status = self._answer()
         known = status or self._watch.status
@@ -281,7 +281,7 @@ class LocalRun:
             write_learning_curve(directory.episodes, directory.evaluations, directory.learning_curve, self._config)
 
     def _answer(self) -> GetStatusResponse | None:
-        """The coordinator's; None if there is none in time."""
+        """The coordinator's answer; None if there is none in time."""
         try:
             return self._fleet.status(STATUS_SECONDS)
         except CoordinatorUnavailable:
@@ -289,7 +289,7 @@ class LocalRun:
 
 
 def end_tool(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERMs a program that leads a session, and kills it if it does not end upon that."""
+    """Sends SIGTERM to a program that leads a session, and kills it if it does not end."""
     process.terminate()
     try:
         process.wait(TOOL_SECONDS)

@@ -20,14 +20,14 @@ from sbrl.runtime.program import describe
 from sbrl.telemetry.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 
 BACKOFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row
-HEALTHY_SECONDS = 30.0  # a process that lived for so long starts again with the first back-off
-STARTUP_SECONDS = 120.0  # a first process that ends by itself sooner, with a message, will not do better the second time
+HEALTHY_SECONDS = 30.0  # after a process has lived for this long, the back-off starts anew
+STARTUP_SECONDS = 120.0  # a first process that ends sooner with an error message is not restarted: it would fail again
 TAIL_BYTES = 4096
 POLL_SECONDS = 0.1
 
 
 class RoleCommand(NamedTuple):
-    """How to start one role process."""
+    """The command that starts one role process."""
 
     name: str  # unique in the run: replay-0
     module: str  # python -m <module>
@@ -48,7 +48,10 @@ class _Role:
 
 
 class Supervisor:
-    """Starts each role as a process of its own (never by fork: Reverb's threads would not survive it), restarts what dies."""
+    """Starts each role as a separate process, and restarts those that die.
+
+    It never forks: Reverb's threads would not survive that.
+    """
 
     def __init__(
         self,
@@ -60,10 +63,10 @@ class Supervisor:
     ) -> None:
         """
         Args:
-            may_end: says of a role's name whether its exit with code 0 is its end; else it is started again.
+            may_end: returns whether the role of that name is done when it exits with code 0; if not, it is started again.
             say: tells the user what happened.
             keep_open: a file descriptor that every role inherits: the run directory's lock.
-            guarded: is told every process that must not outlive this one.
+            guarded: called with every process that must not outlive this one.
         """
         self._keep_open, self._guarded = keep_open, guarded
         self._stopping = False
@@ -77,10 +80,10 @@ class Supervisor:
                 self._spawn(role)
 
     def check(self) -> None:
-        """Restarts what has died; to be called about once a second.
+        """Restarts roles that have died. Call this about once a second.
 
         Raises:
-            RunError: a role cannot be kept alive; says why, in the role's own words, and where its log is.
+            RunError: a role cannot be kept alive. The message has the role's own error and the place of its log.
         """
         if self._stopping:
             return
@@ -105,7 +108,7 @@ class Supervisor:
         return any(role.done for role in self._roles if role.command.name == name)
 
     def begin_stop(self) -> None:
-        """From now on nothing is started, and a role that is sent SIGTERM by anybody else waits for its turn."""
+        """Starts nothing from now on. A role that gets SIGTERM from anybody else waits for its turn."""
         self._stopping = True
         for role in self._roles:
             role.restart_at = None
@@ -114,15 +117,15 @@ class Supervisor:
                     os.write(role.turn, IN_ORDER)
 
     def terminate(self, *kinds: str) -> None:
-        """SIGTERMs the roles whose names begin with one of `kinds`: it is their turn."""
+        """Sends SIGTERM to the roles whose names begin with one of `kinds`: it is their turn."""
         for role in self._of(kinds):
-            role.done = True  # and is not started again
+            role.done = True  # do not start it again
             self._end_turn(role)
             if role.process is not None:
-                role.process.terminate()  # nothing happens to one that has ended
+                role.process.terminate()  # no effect on an ended process
 
     def await_end(self, may_wait: Callable[[], bool], *kinds: str) -> bool:
-        """Waits until the roles of these kinds have ended, for as long as `may_wait` says; returns whether they have."""
+        """Waits for the roles of these kinds to end, as long as `may_wait` allows. Returns whether they have ended."""
         while self._living(kinds):
             if not may_wait():
                 return False
@@ -130,7 +133,7 @@ class Supervisor:
         return True
 
     def kill(self, *kinds: str) -> None:
-        """Kills what is left of the roles of these kinds, and what they have started."""
+        """Kills the remaining roles of these kinds, and the processes they have started."""
         for role in self._living(kinds):
             self._say(f"{role.command.name} did not stop in time: killing it")
             assert role.process is not None
@@ -139,7 +142,7 @@ class Supervisor:
             role.process.wait()
 
     def process_ids(self, kind: str) -> list[int]:
-        """Of the living roles of a kind."""
+        """The process ids of the living roles of a kind."""
         return [role.process.pid for role in self._living((kind,)) if role.process is not None]
 
     def _living(self, kinds: Sequence[str]) -> list[_Role]:
@@ -164,12 +167,12 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 pass_fds=(self._keep_open, turn),
-                start_new_session=True,  # Ctrl-C reaches the launcher alone, which stops the roles in order
+                start_new_session=True,  # Ctrl-C only reaches the launcher, which stops the roles in order
                 env={
-                    # Roles share the cores: a thread that waits must not spin (GNU OpenMP's default) where others could work.
+                    # Roles share the cores: waiting threads must not spin (GNU OpenMP's default) while others could work.
                     "OMP_WAIT_POLICY": "PASSIVE",
                     **os.environ,
-                    FORMAT_VARIABLE: TEXT,  # the logs of a local run are for people, and read by `_plan_restart`
+                    FORMAT_VARIABLE: TEXT,  # people read the logs of a local run, and so does `_plan_restart`
                     PARENT_VARIABLE: str(os.getpid()),
                     TURN_VARIABLE: str(turn),
                 },
@@ -192,10 +195,10 @@ class Supervisor:
         if code == GIVE_UP:
             raise RunError(f"{name}: {error or describe(code)} (log: {log})")
         if code == 2 or (error is not None and role.restarts == 0 and lived < STARTUP_SECONDS):
-            # Where in its work it was nobody knows here, so this does not say that it could not start.
+            # The role's progress is unknown here, so the message does not claim that it could not start.
             raise RunError(f"{name} failed {lived:.0f} s after its start: {error or describe(code)} (log: {log})")
         role.failures = 1 if lived >= HEALTHY_SECONDS else role.failures + 1
-        if code == -signal.SIGKILL:  # by somebody, or by the kernel for memory: no sign that it cannot start
+        if code == -signal.SIGKILL:  # from a person, or from the kernel for lack of memory: no sign that it cannot start
             role.failures = min(role.failures, len(BACKOFF_SECONDS))
         if role.failures > len(BACKOFF_SECONDS):
             reason = error or (lines[-1] if lines else describe(code))

@@ -1,1 +1,1 @@
-"""How a run stands: status, doctor, top, summary, curves. Imports sbrl.coordination and below, no environment, no network."""
+"""The state of a run: status, doctor, top, summary, curves. Imports sbrl.coordination and below, no environment, no network."""

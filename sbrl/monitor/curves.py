@@ -55,8 +55,8 @@ def write_learning_curve(episodes_csv: Path, evaluations_csv: Path, png_path: Pa
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """For each value the mean of it and those before it, `window` at most: float64[T] -> float64[T]."""
-    # Each window is added up by itself: differences of running sums would carry the rounding of one huge value on for ever.
+    """The mean of each value and the values before it, at most `window` in all: float64[T] -> float64[T]."""
+    # Each window is summed separately: differences of running sums would keep the rounding error of one huge value for ever.
     sums = np.convolve(values, np.ones(window))[: len(values)] if len(values) else values
     means: NDArray[np.float64] = sums / np.minimum(window, np.arange(1, len(values) + 1))
     return means
@@ -68,7 +68,7 @@ def _draw_training(axes: Axes, episodes: list[Episode]) -> None:
     steps = np.array([episode.env_steps for episode in episodes])
     returns = np.array([episode.episode_return for episode in episodes], np.float64)
     axes.plot(steps, returns, ".", color="tab:blue", alpha=0.25, markersize=4, markeredgewidth=0, label="training episode")
-    # A marker, because the mean of a single episode would be a line without length.
+    # A marker, because the mean of a single episode would be a line of zero length.
     means = running_mean(returns, MEAN_EPISODES)
     axes.plot(steps, means, color="tab:blue", marker="o" if len(steps) == 1 else "", label=f"mean of {MEAN_EPISODES} episodes")
 

@@ -1,4 +1,4 @@
-"""From what is seen of a run to what is wrong with it, in plain words: `sbrl doctor`'s findings. Pure."""
+"""Finds what is wrong with a run from an observation of it, in plain words: `sbrl doctor`'s findings. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sbrl.monitor.run_status import RunStatus
 
 STARVED, BLOCKED = 0.75, 0.9  # shares of time, as in the alert rules
 STALE_WEIGHTS_SECONDS = 300.0
-RATIO_TOLERANCE, RATIO_SAMPLES = 0.02, 10_000  # off the target; samples due before that says anything
+RATIO_TOLERANCE, RATIO_SAMPLES = 0.02, 10_000  # share off the target; samples due before it is judged
 MEMORY_HIGH, DISK_LOW, FILLED = 0.9, 0.1, 0.05
 EVALUATIONS_BEHIND = 3
 SILENT_HEARTBEAT_SECONDS = 3.0  # members send a heartbeat once a second
@@ -22,16 +22,16 @@ CHECKPOINTS_MISSED, CHECKPOINT_GRACE_SECONDS = 3, 300.0
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong, or worth knowing."""
+    """One problem, or one fact worth knowing."""
 
     cause: str  # one word for programs and tests
     text: str  # what blocks what, with the numbers
     remedy: str = ""  # what to change
-    wrong: bool = True  # False: worth knowing, but as it should be
+    wrong: bool = True  # False: worth knowing, but not a problem
 
 
 def diagnose(run: Observation) -> list[Finding]:
-    """What is wrong with the run, causes before their consequences; what is only worth knowing comes last."""
+    """The run's problems, causes before their consequences. Findings that are not problems come last."""
     if run.coordinator_error is not None:
         return list(_without_coordinator(run))
     settings = run.settings
@@ -88,7 +88,7 @@ def _without_coordinator(run: Observation) -> Iterator[Finding]:
 
 
 def _members(run: Observation, status: RunStatus, settings: Settings) -> Iterator[Finding]:
-    """Who should be there and is not, and who is there and does not answer."""
+    """Members that are missing, and members that do not answer."""
     collected = run.state is RunState.COLLECTED
     wanted = {"replay": settings.num_shards, "learner": 1}
     if status.updates or run.processes is None:  # on one machine it is started with the first update
@@ -146,7 +146,7 @@ def _consequence(role: str) -> str:
 
 
 def _training(run: Observation, status: RunStatus, settings: Settings) -> Iterator[Finding]:
-    """A warm replay and a learner that answers, but makes no update."""
+    """A warm replay and a learner that answers but makes no update."""
     learners = run.of_role("learner")
     if not _warm(status, settings) or not learners or _is_silent(run, learners[0]):
         return
@@ -232,7 +232,7 @@ def _more_actors(run: Observation) -> str:
 
 
 def _ratio(status: RunStatus, settings: Settings) -> Iterator[Finding]:
-    """The learner holds the ratio by itself: where it is off, it makes up for a restart, or something is broken."""
+    """The learner holds the ratio by itself. If it is off, the learner is catching up after a restart, or has a fault."""
     if status.samples_due < RATIO_SAMPLES or status.learner_state == "filling":
         return
     if not status.keeps_ratio(settings.samples_per_insert, settings.ahead, RATIO_TOLERANCE):
@@ -270,7 +270,7 @@ def _shards(run: Observation) -> Iterator[Finding]:
 def _weights(run: Observation) -> Iterator[Finding]:
     stale = [actor for actor in run.of_role("actor") if actor.gauges.get("weights_age_seconds", 0.0) > STALE_WEIGHTS_SECONDS]
     if not stale or not run.updates_per_second:
-        return  # without updates there is nothing newer, and that is said elsewhere
+        return  # without updates there is nothing newer, and another finding reports that
     oldest = max(stale, key=lambda actor: actor.gauges["weights_age_seconds"])
     age = duration(oldest.gauges["weights_age_seconds"])
     text = f"{len(stale)} of {len(run.of_role('actor'))} actors on old weights: {oldest.name} has ones of {age} ago"
@@ -333,7 +333,7 @@ def _warm(status: RunStatus, settings: Settings) -> bool:
 
 
 def _is_silent(run: Observation, reading: MemberReading) -> bool:
-    """Whether a live member does nothing. One that is only slow still sends heartbeats."""
+    """Whether a live member does nothing. A slow one still sends heartbeats."""
     process = run.process(reading.name)
     stopped = process is not None and process.stopped
     return (stopped or reading.health == SILENT) and reading.seconds_since_heartbeat > SILENT_HEARTBEAT_SECONDS

@@ -1,8 +1,8 @@
-"""`sbrl doctor`: says what is wrong with a running run, what blocks what, and what to change.
+"""`sbrl doctor`: reports what is wrong with a running run, what blocks what, and what to change.
 
-Of a release on Kubernetes with -n, --release, --context or --kubeconfig in place of RUN_DIR.
+For a release on Kubernetes use -n, --release, --context or --kubeconfig instead of RUN_DIR.
 
-Exit codes: 0 healthy, 1 something is wrong, 2 it cannot be told.
+Exit codes: 0 healthy, 1 something is wrong, 2 unknown.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def add_time_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name a running run: its directory, or its coordinator's address."""
+    """Adds the arguments that name a running run: its directory, or its coordinator's address."""
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="of a run on this machine")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of a run elsewhere, in a cluster say")
     parser.add_argument(
@@ -59,7 +59,7 @@ def find_run(arguments: argparse.Namespace) -> tuple[str, Config | None, Path | 
     """(the coordinator's address, the config if there is one, the directory of a run on this machine).
 
     Raises:
-        UsageError: neither or both ways to name a run are used, or there is no run.
+        UsageError: the arguments name a run in neither way or in both, or there is no run.
     """
     if (arguments.run_dir is None) == (arguments.coordinator is None):
         raise UsageError("name one run: give RUN_DIR for a run on this machine, or --coordinator HOST:PORT for any other")
@@ -75,7 +75,7 @@ def find_run(arguments: argparse.Namespace) -> tuple[str, Config | None, Path | 
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """What the findings add up to."""
+    """The exit code for the findings."""
     wrong = [finding for finding in findings if finding.wrong]
     if not wrong:
         return HEALTHY
@@ -83,7 +83,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def report(run: Observation, findings: Sequence[Finding]) -> str:
-    """The findings as people read them, the numbers of the run first."""
+    """The findings as text for people, with the numbers of the run first."""
     wrong = [finding for finding in findings if finding.wrong]
     lines = [line for line in (headline(run),) if line]
     if not wrong:
@@ -98,7 +98,7 @@ def report(run: Observation, findings: Sequence[Finding]) -> str:
 
 
 def headline(run: Observation) -> str:
-    """The run's numbers in a line; empty while there are none."""
+    """The run's numbers in one line; empty if there are none yet."""
     if run.settings is None or run.run is None:
         return ""
     achieved = run.run.samples_per_insert

@@ -1,4 +1,4 @@
-"""How the fleet is loaded: what the coordinator's answers say of who waits for whom. Pure, but for the history it keeps."""
+"""The load of the fleet: who waits for whom, from the coordinator's answers. Pure, except for its history."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 
 class LoadReading(NamedTuple):
-    """One look at the fleet. Counters are over all processes there ever were."""
+    """One reading of the fleet. Counters cover all processes of the run so far."""
 
     time: float  # seconds of the monotonic clock
     state: RunState | None  # None: the coordinator did not answer
-    obstacle: str  # why this moment says nothing of how many actors are needed; "" if it does
+    obstacle: str  # why this reading cannot show how many actors are needed; "" if it can
     actors_wanted: int  # the Deployment's replicas
     actors_live: int  # members whose lease holds
     learner: int = 0  # the live learner's incarnation
     updates: float = 0.0
     learner_waited_seconds: float = 0.0  # for batches from replay
     actors_blocked_seconds: float = 0.0  # on replay, all actors together
-    queue_fill: float = 0.0  # of the shards' queues, on average: 0: the learner takes whatever comes; 1: actors wait
+    queue_fill: float = 0.0  # of the shards' queues, on average; 0: the learner takes everything at once; 1: actors wait
 
 
 class Measured(NamedTuple):
@@ -36,19 +36,19 @@ class Measured(NamedTuple):
 
     seconds: float
     actors: float  # live, on average
-    learner_waiting: float  # part of the time
-    actors_blocked: float  # part of the live actors' time
+    learner_waiting: float  # share of the time
+    actors_blocked: float  # share of the live actors' time
     queue_fill: float  # on average
     updates: float
 
 
 def no_answer(time: float, actors_wanted: int, problem: str) -> LoadReading:
-    """The reading when the coordinator cannot be asked."""
+    """The reading if the coordinator does not answer."""
     return LoadReading(time, None, problem, actors_wanted, actors_live=0)
 
 
 def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: int) -> LoadReading:
-    """One look at the fleet.
+    """One reading of the fleet.
 
     Args:
         time: seconds of the monotonic clock.
@@ -72,7 +72,7 @@ def read(status: GetStatusResponse, config: Config, time: float, actors_wanted: 
 
 
 def queue_fill(shard: Member) -> float:
-    """How full a shard's queue is: 0, the learner takes whatever comes; 1, actors wait for it; 0.5: unknown."""
+    """How full a shard's queue is. 0: the learner takes everything at once; 1: actors wait for it; 0.5: unknown."""
     waiting, capacity = (shard.gauges.get(f"queue_{name}", 0.0) for name in ("segments", "capacity"))
     return min(1.0, max(0.0, waiting / capacity)) if capacity > 0 and math.isfinite(waiting) else 0.5
 
@@ -85,7 +85,7 @@ class History:
         self._readings: deque[LoadReading] = deque()
 
     def add(self, reading: LoadReading) -> tuple[LoadReading, ...]:
-        """Keeps a reading, and returns all that are kept, oldest first."""
+        """Adds a reading and returns all kept readings, oldest first."""
         self._readings.append(reading)
         while reading.time - self._readings[0].time > self._seconds:
             self._readings.popleft()
@@ -93,7 +93,7 @@ class History:
 
 
 def _obstacle(status: GetStatusResponse, run: RunStatus, config: Config) -> str:
-    """Why the fleet cannot be judged by what it does now; "" if it can."""
+    """Why the fleet's current state does not show how many actors it needs; "" if it does."""
     if run.state is not RunState.RUNNING:
         return "the run is not running"
     if not _live(status, "learner"):
@@ -116,7 +116,7 @@ def _live(status: GetStatusResponse, role: str) -> list[Member]:
 
 
 def measure(readings: Sequence[LoadReading], window_seconds: float) -> Measured | None:
-    """The last `window_seconds` of `readings`; None if they do not reach back so far."""
+    """Averages over the last `window_seconds` of `readings`; None if they do not reach back that far."""
     if not readings or span(readings) < window_seconds:
         return None
     end = readings[-1]
@@ -137,7 +137,7 @@ def measure(readings: Sequence[LoadReading], window_seconds: float) -> Measured 
 
 
 def span(readings: Sequence[LoadReading]) -> float:
-    """Seconds from the first to the last."""
+    """Seconds from the first reading to the last."""
     return readings[-1].time - readings[0].time if readings else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What a running run says of itself: two answers of the coordinator, every role's health, local processes."""
+"""Observes a running run: two answers of the coordinator, every role's health, and local processes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from sbrl.rpc.health import OPEN
 from sbrl.telemetry.metric_base import DISK_FREE, DISK_SIZE
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
-ANSWER_SECONDS = 3.0  # for one question to one role
+ANSWER_SECONDS = 3.0  # time limit for one request to one role
 THREADS = 16
-# Metrics are on loopback or in the cluster, where no proxy that the environment names would find them.
+# Metrics are on loopback or in the cluster. A proxy from the environment could not reach them.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SERVING, NOT_SERVING, SILENT = "serving", "not serving", "no answer"
 
 
 class Settings(NamedTuple):
-    """What the run is meant to be."""
+    """The run's targets, from its config."""
 
     target_env_steps: int
     min_replay_size: int
@@ -40,7 +40,7 @@ class Settings(NamedTuple):
     batch_size: int
     samples_per_insert: float
     evaluation_interval_env_steps: int
-    ahead: float  # transitions that the learner may receive before it has trained for them
+    ahead: float  # transitions that the learner may receive ahead of its updates
     num_actors: int | None = None  # None: as many as there are
 
     @property
@@ -76,14 +76,14 @@ class MemberReading(NamedTuple):
     name: str
     alive: bool  # its lease holds
     seconds_since_heartbeat: float
-    health: str | None = None  # SERVING, NOT_SERVING or SILENT; None: not to be told from here
+    health: str | None = None  # SERVING, NOT_SERVING or SILENT; None: unknown here
     gauges: Mapping[str, float] = {}
     rates: Mapping[str, float] = {}  # of counters, per second
-    disk_free: float | None = None  # share; None: not to be told from here
+    disk_free: float | None = None  # share; None: unknown here
 
 
 class Observation(NamedTuple):
-    """A run over `seconds` seconds."""
+    """A run, observed over `seconds` seconds."""
 
     seconds: float
     settings: Settings | None
@@ -91,7 +91,7 @@ class Observation(NamedTuple):
     run: RunStatus | None = None  # None: no answer
     readings: tuple[MemberReading, ...] = ()
     totals: Mapping[str, float] = {}  # "<role>.<counter>" since the run began
-    rates: Mapping[str, float] = {}  # of the same, per second
+    rates: Mapping[str, float] = {}  # of the same counters, per second
     updates_per_second: float = 0.0
     weights_version: int = 0
     weights_age_seconds: float = 0.0
@@ -99,7 +99,7 @@ class Observation(NamedTuple):
 
     @property
     def state(self) -> RunState | None:
-        """How the run stands; None without an answer."""
+        """The state of the run; None without an answer."""
         return None if self.run is None else self.run.state
 
     def of_role(self, role: str) -> list[MemberReading]:
@@ -119,14 +119,14 @@ def observe(
     credentials: Credentials | None = None,
     healths: Mapping[str, str] | None = None,
 ) -> Observation:
-    """Looks at a run for `seconds` seconds.
+    """Observes a run for `seconds` seconds.
 
     Args:
         address: host:port of the coordinator.
-        config: None: the coordinator's.
-        run_directory: of a run on this machine, whose processes are looked at, too.
-        credentials: to the coordinator; None: those of the environment.
-        healths: of members by name, where somebody else knows them; None: the members themselves are asked.
+        config: None takes the coordinator's config.
+        run_directory: the directory of a run on this machine, to observe its processes, too.
+        credentials: for the coordinator; None takes those of the environment.
+        healths: health by member name, if the caller knows it; None: ask the members themselves.
     """
     client = FleetClient(address, credentials)
     try:
@@ -165,13 +165,13 @@ def processes_of(run_directory: Path) -> list[Process]:
             if (Path(process.cwd()) / words[words.index("--run-dir") + 1]).resolve() == wanted:
                 name = words[words.index("--name") + 1]
                 found.append(Process(name, process.pid, process.status() == psutil.STATUS_STOPPED))
-        except (psutil.Error, IndexError):  # it ended meanwhile, or is not ours to look at
+        except (psutil.Error, IndexError):  # it ended meanwhile, or we may not read it
             continue
     return found
 
 
 def scrape(address: str, timeout: float) -> dict[str, float]:
-    """The unlabelled metrics of the process at host:port by name; empty if it gives no answer in time."""
+    """The unlabelled metrics of the process at host:port, by name; empty if it does not answer in time."""
     try:
         with DIRECT.open(f"http://{address}/metrics", timeout=timeout) as response:
             text = response.read().decode()
@@ -211,7 +211,7 @@ def _readings(
             healths = dict(zip((one.name for one in alive), pool.map(_ask_health, alive), strict=True))
             disks = dict(zip((one.name for one in alive), pool.map(_ask_disk, alive), strict=True))
         if all(health == SILENT for health in healths.values()):
-            healths = {}  # their addresses are not reachable from here, as a cluster's are not from a laptop
+            healths = {}  # their addresses are not reachable from here, like a cluster's from a laptop
     else:
         healths = {member.name: known[member.name] for member in alive if member.name in known}
     for member in after.members:

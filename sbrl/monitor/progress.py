@@ -1,4 +1,4 @@
-"""How a run stands, from two or more answers of the coordinator: rates, the ratio, and who waits for whom."""
+"""A run's progress from two or more answers of the coordinator: rates, the ratio, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrl.monitor.run_status import RunStatus
 from sbrl.v1.fleet_pb2 import GetStatusResponse, Member
 
 WINDOW_SECONDS = 15.0
-WAITING_SHARE = 0.1  # of the time: less is not worth a word
+WAITING_SHARE = 0.1  # of the time; less is not reported
 
 
 class Progress(NamedTuple):
@@ -24,14 +24,14 @@ class Progress(NamedTuple):
     updates: int
     env_steps_per_second: float
     updates_per_second: float
-    eta_seconds: float | None  # None while it cannot be told
+    eta_seconds: float | None  # None: unknown
     samples_per_insert: float  # achieved; 0 during warm-up
     updates_per_step: float  # achieved, after warm-up
     memory_transitions: int  # in the learner's replay memory
     shard_sizes: tuple[int, ...]  # transitions in each shard's log
     return_mean: float | None  # of the last 100 training episodes
     num_episodes: int
-    evaluation: tuple[float, int] | None  # newest mean return, and the env_steps it was made at
+    evaluation: tuple[float, int] | None  # newest mean return, and its env_steps
     weights_version: int
     weights_age_seconds: float | None
     waiting: str  # who waits for whom
@@ -39,14 +39,14 @@ class Progress(NamedTuple):
 
 
 class ProgressMeter:
-    """Turns the coordinator's answers into readings; rates are over the last 15 seconds."""
+    """Turns the coordinator's answers into readings. Rates cover the last 15 seconds."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._history: deque[tuple[float, GetStatusResponse]] = deque()
 
     def read(self, status: GetStatusResponse, now: float | None = None) -> Progress:
-        """A reading at `now` (seconds of the monotonic clock; the present if None)."""
+        """A reading at `now` (seconds of the monotonic clock; None: the present)."""
         now = time.monotonic() if now is None else now
         self._history.append((now, status))
         while len(self._history) > 2 and now - self._history[0][0] > WINDOW_SECONDS:
@@ -114,6 +114,6 @@ def members(status: GetStatusResponse, role: str) -> list[Member]:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean, or None of nothing."""
+    """The mean; None if there are no values."""
     values = list(values)
     return sum(values) / len(values) if values else None

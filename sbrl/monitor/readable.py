@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def number(value: float | None) -> str:
-    """A return, or a dash while there is none."""
+    """A return, or a dash if there is none yet."""
     if value is None:
         return "-"
     return f"{value:.1f}" if abs(value) < 1e9 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""How a run stands, read from the coordinator's answer: the one place where its numbers are made of counts. Pure."""
+"""The state of a run from the coordinator's answer. Only this module computes a run's numbers from counts. Pure."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ LEARNER_STATES = {
 
 
 class ShardStatus(NamedTuple):
-    """What the learner has had from one shard."""
+    """The transitions that the learner has received from one shard."""
 
     received: int
     duplicates: int
-    lost: int  # those that came after all left out
+    lost: int  # without those that came after all
     answers: bool
 
 
 class RunStatus(NamedTuple):
     """A run at one time.
 
-    env_steps - cut = received + lost + in_flight, and with a ratio r that held throughout r * (received - min_size) =
-    samples_due. `cut` are steps at which the environment returned bad values.
+    env_steps - cut = received + lost + in_flight. With a constant ratio r, samples_due = r * (received - min_size).
+    `cut` counts the steps at which the environment returned bad values.
     """
 
     state: RunState | None  # None before the coordinator's first answer
-    env_steps: int  # a transition each, but for those at which an episode was cut
+    env_steps: int  # a transition each, except steps at which an episode was cut
     received: int  # transitions that the learner has received, each counted once
-    lost: int  # transitions that are missing
-    in_flight: int  # transitions that are on their way, or whose loss is not known yet
+    lost: int  # missing transitions
+    in_flight: int  # transitions on their way, or lost without the learner knowing yet
     duplicates: int
     updates: int
     samples_trained: int
-    samples_due: float  # for what was received after warm-up
+    samples_due: float  # for the transitions received after warm-up
     samples_per_insert: float | None  # trained per transition received after warm-up; None during warm-up
     updates_per_step: float | None  # the same in updates
     shards: tuple[ShardStatus, ...]
@@ -59,15 +59,15 @@ class RunStatus(NamedTuple):
 
     @property
     def drift(self) -> float:
-        """Samples trained beyond those due, as a share of these; 0 before any is due."""
+        """Samples trained beyond the samples due, as a share of the samples due; 0 before any is due."""
         return self.samples_trained / self.samples_due - 1 if self.samples_due > 0 else 0.0
 
     def keeps_ratio(self, samples_per_insert: float, ahead: float, tolerance: float) -> bool:
-        """Whether what was trained is what is due.
+        """Whether the samples trained match the samples due.
 
         Args:
-            ahead: transitions that the learner may receive beyond those that its updates have earned: by so much it may be
-                behind, a learner that sets the pace always is, and by the segment that went beyond it.
+            ahead: transitions that the learner may receive ahead of its updates. The learner may be behind by this many, and
+                by the last segment, which can exceed the limit. A learner that sets the pace always is.
             tolerance: a share of the samples due.
         """
         behind = samples_per_insert * (ahead + SEGMENT_STEPS)
@@ -106,10 +106,10 @@ class RunStatus(NamedTuple):
 
 
 def config_of(status: GetStatusResponse) -> Config | None:
-    """The run's config, as the coordinator has it; None before its first answer.
+    """The coordinator's copy of the run's config; None before its first answer.
 
     Raises:
-        UsageError: it is of another version of SBRL.
+        UsageError: it is from another version of SBRL.
     """
     return _parsed(status.config) if status.config else None
 

@@ -1,4 +1,4 @@
-"""A run's summary.json: what was collected, trained and reached."""
+"""A run's summary.json: steps collected, samples trained, and returns reached."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sbrl.monitor.run_status import RunStatus
 from sbrl.storage.atomic import replace_text
 from sbrl.v1.fleet_pb2 import GetStatusResponse
 
-LEAST_RECEIVED = 0.5  # of what was collected: a network that has seen less is not what was asked for
+LEAST_RECEIVED = 0.5  # share of the steps collected: with less, the run did not train as configured
 
 
 def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, complete: bool) -> dict[str, Any]:
     """The summary of a run.
 
     Args:
-        status: the coordinator's last answer; its totals cover every process the run ever had.
-        wall_seconds: of training, over all sessions of the run.
+        status: the coordinator's last answer; its totals cover all processes of the run so far.
+        wall_seconds: seconds of training, over all sessions of the run.
         complete: whether the run reached run.env_steps and trained all its samples.
     """
     run = RunStatus.of(status, config.min_replay_size)
@@ -56,7 +56,7 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
         "eval_return_std": evaluation.return_std if evaluation else None,
         "eval_episodes": evaluation.episodes if evaluation else 0,
         "eval_env_steps": evaluation.env_steps if evaluation else None,
-        # What processes sent each other, each time it was sent.
+        # Transfers between processes; repeated ones count again.
         "segments_moved": int(total(status, "replay.segments_inserted") + total(status, "replay.segments_served")),
         "weights_moved": int(total(status, "learner.weights_published") + total(status, "actor.weights_fetched")),
         "wall_seconds": wall_seconds,
@@ -64,7 +64,7 @@ def summarize(config: Config, status: GetStatusResponse, wall_seconds: float, co
 
 
 def shortfall(config: Config, status: GetStatusResponse) -> str:
-    """What a run whose learner has ended lacks of being complete; empty: nothing."""
+    """The missing part of a run whose learner has ended; empty if it is complete."""
     run = RunStatus.of(status, config.min_replay_size)
     if run.env_steps < config.run.env_steps:
         return f"{run.env_steps:,} of {config.run.env_steps:,} env steps are collected"
@@ -76,12 +76,12 @@ def shortfall(config: Config, status: GetStatusResponse) -> str:
 
 
 def falls_short(due: float, trained: float, batch_size: int) -> bool:
-    """Whether a run that ends so has not kept its ratio; a batch is less than can be told."""
+    """Whether a run that ends like this has missed its ratio. A difference of up to one batch does not count."""
     return due - trained > batch_size
 
 
 def missing_samples(due: float, trained: float) -> str:
-    """What is to be said of such a run."""
+    """The message about such a run."""
     return (
         f"all env steps are collected, but only {trained:,.0f} of the {due:,.0f} samples that they are worth were trained on, "
         f"and the shards hold nothing more to train on: their data or the learner's checkpoints are lost; put back "
@@ -95,7 +95,7 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """A run's summary; empty where there is none that can be read (the run was killed before its first)."""
+    """A run's summary; empty if there is no readable one (for example, the run was killed before its first)."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -104,7 +104,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 class RunSoFar(NamedTuple):
-    """What the earlier sessions of a run have come to."""
+    """The results of a run's earlier sessions."""
 
     complete: bool = False
     env_steps: int = 0
@@ -114,7 +114,7 @@ class RunSoFar(NamedTuple):
 
 
 def run_so_far(path: Path) -> RunSoFar:
-    """What a run's summary says of it; nothing so far where it says anything else, whoever wrote it."""
+    """The results in a run's summary. If the summary is not valid, the defaults."""
     summary = read_summary(path)
     try:
         found = RunSoFar(

@@ -1,6 +1,6 @@
 """`sbrl top`: shows a running run, in place on a terminal and line by line elsewhere, until it is finished.
 
-Of a release on Kubernetes with -n, --release, --context or --kubeconfig in place of RUN_DIR.
+For a release on Kubernetes use -n, --release, --context or --kubeconfig instead of RUN_DIR.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def watch(client: FleetClient, config: Config | None, title: str, interval: float, readings: int | None) -> int:
-    """Shows the run until it is finished or `readings` have been shown, and returns the exit code.
+    """Shows the run until it is finished or `readings` have been shown. Returns the exit code.
 
     Args:
-        config: None: the coordinator's.
+        config: None takes the coordinator's config.
         interval: seconds between two readings.
 
     Raises:
@@ -78,7 +78,7 @@ def watch(client: FleetClient, config: Config | None, title: str, interval: floa
 
 
 class Screen:
-    """The run's panel with its members below on a terminal; a line for each reading elsewhere."""
+    """On a terminal: the run's panel, with its members below. Elsewhere: a line for each reading."""
 
     def __init__(self, config: Config, title: str) -> None:
         self._config, self._title, self._meter = config, title, ProgressMeter(config)
@@ -108,7 +108,7 @@ class Screen:
 
 
 def members_panel(status: GetStatusResponse) -> Panel:
-    """Every member of the fleet with its lease and the numbers that say how it does."""
+    """Every member of the fleet with its lease and the main numbers of its work."""
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for heading in ("process", "heartbeat", "doing"):
         table.add_column(heading)
@@ -119,7 +119,7 @@ def members_panel(status: GetStatusResponse) -> Panel:
 
 
 def doing(member: Member) -> str:
-    """What a member reports of its own work, in a few words."""
+    """A short summary of a member's own report."""
     counters, gauges = member.counters, member.gauges
     match member.role:
         case "actor":
@@ -146,7 +146,7 @@ def doing(member: Member) -> str:
 
 
 def _next_status(client: FleetClient, last: GetStatusResponse, screen: Screen) -> GetStatusResponse:
-    """The next answer; while there is none the view says so and the last one stands."""
+    """The next answer. If there is none, shows a message and returns the last one."""
     try:
         return client.status()
     except CoordinatorUnavailable as error:

@@ -1,4 +1,4 @@
-"""What `sbrl train` shows: a live panel on a terminal, plain lines elsewhere."""
+"""The output of `sbrl train`: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAUNCHER_SUBTITLE = "Ctrl-C stops cleanly; --resume goes on"
 
 
 class View(Protocol):
-    """Shows readings of a run, and messages beside them."""
+    """Shows readings of a run, and messages."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
@@ -33,7 +33,7 @@ class View(Protocol):
 
 
 def make_view(config: Config, title: str) -> View:
-    """The live panel where standard output is a terminal, plain lines otherwise."""
+    """The live panel if standard output is a terminal, otherwise plain lines."""
     return LiveView(config, title) if sys.stdout.isatty() else PlainView(config, title)
 
 

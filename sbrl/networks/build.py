@@ -1,4 +1,4 @@
-"""Builds the network a config describes, with parameters that depend on nothing but the seed."""
+"""Builds the network that a config describes. Its initial parameters depend only on the seed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sbrl.networks.torsos import Torso
 
 @runtime_checkable
 class InitialisesItself(Protocol):
-    """A module with parameters or buffers of its own, beside those of its submodules."""
+    """A module with its own parameters or buffers, in addition to those of its submodules."""
 
     def initialise(self, generator: torch.Generator) -> None: ...
 
 
 def build_network(agent: config.Agent, spec: EnvSpec, seed: int = 0) -> ValueNetwork:
-    """The network of `agent` for observations of `spec`, on the CPU; neither reads nor moves torch's global random state.
+    """The network of `agent` for observations of `spec`, on the CPU. Does not touch torch's global random state.
 
     Raises:
         UsageError: agent.torso cannot take the environment's observations.
@@ -32,12 +32,12 @@ def build_network(agent: config.Agent, spec: EnvSpec, seed: int = 0) -> ValueNet
     network = _compose(agent, spec)
     network.to_empty(device="cpu")
     _initialise(network, torch.Generator().manual_seed(seed), agent.initial_weights == "glorot")
-    # Convolutions on the CPU run about twice as fast backwards in this layout; values are the same.
+    # In this layout the backward pass of convolutions on the CPU is about twice as fast. Values are the same.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def count_parameters(agent: config.Agent, spec: EnvSpec) -> int:
-    """How many numbers are trained in the network of `agent`; a noisy layer has twice as many as a plain one.
+    """Number of trainable parameters in the network of `agent`. A noisy layer has twice as many as a plain one.
 
     Raises:
         UsageError: agent.torso cannot take the environment's observations.
@@ -56,14 +56,14 @@ def _compose(agent: config.Agent, spec: EnvSpec) -> ValueNetwork:
 
 
 def _initialise(network: nn.Module, generator: torch.Generator, glorot: bool) -> None:
-    """Dopamine's variance scaling, weights uniform in +-sqrt(3 * scale / fan_in) with scale = 1 / sqrt(3), and biases 0.
+    """Dopamine's variance scaling: weights uniform in +-sqrt(3 * scale / fan_in), scale = 1 / sqrt(3); biases 0.
 
-    Dopamine has it for C51, Rainbow, QR-DQN and IQN; its DQN and full Rainbow, and BBF, take Glorot's (2010)
-    +-sqrt(6 / (fan_in + fan_out)), which is 1.3 times as wide where both are the same. Noisy layers are as Fortunato et al.
-    have them, norms are the identity at first.
+    Dopamine uses it for C51, Rainbow, QR-DQN and IQN. Its DQN and full Rainbow, and BBF, use Glorot's (2010)
+    +-sqrt(6 / (fan_in + fan_out)), which is 1.3 times as wide if fan_in and fan_out are equal. Noisy layers follow Fortunato et
+    al. Norms start as the identity.
 
     Args:
-        glorot: weights are Glorot's.
+        glorot: use Glorot's initial weights.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,7 +1,4 @@
-"""Which network an environment can have, and whether a device is there: without torch.
-
-Without torch, so that a launcher can ask.
-"""
+"""Which networks fit an environment. Needs no torch, so that a launcher can ask."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ def image_shape(torso: str, spec: EnvSpec) -> tuple[int, int, int]:
     """Channels (with the stack), height and width of the image that a convolutional torso sees.
 
     Raises:
-        UsageError: the observation is no image, or is too small for `torso`.
+        UsageError: the observation is not an image, or is too small for `torso`.
     """
     if not _is_image(spec):
         raise UsageError(
@@ -40,11 +37,11 @@ def image_shape(torso: str, spec: EnvSpec) -> tuple[int, int, int]:
 
 
 def check_network(tree: config.Config, spec: EnvSpec) -> None:
-    """Says before anything is built whether the environment's observations suit the network and what is done to them.
+    """Checks, before anything is built, that the network and the augmentation fit the environment's observations.
 
     Raises:
-        UsageError: agent.torso cannot take the observations; self-prediction has no convolutional torso whose latent images
-            it could predict; random_shift or intensity_jitter has no images to change.
+        UsageError: agent.torso cannot take the observations; self-prediction has no convolutional torso with latent images to
+            predict; random_shift or intensity_jitter has no images to change.
     """
     torso = torso_name(tree.agent, spec)
     if torso != "mlp":

@@ -1,6 +1,6 @@
-"""Where a learner's updates run.
+"""The device of a learner's updates.
 
-As a program, `python -m sbrl.networks.devices NAME`, it finds out whether a device can be used, for `sbrl.local.device_check`.
+The program `python -m sbrl.networks.devices NAME` checks whether a device can be used, for `sbrl.local.device_check`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def find_device(name: str) -> torch.device:
     """The device called `name` (cpu, cuda, cuda:N).
 
     Raises:
-        UsageError: it is absent, or does not work.
+        UsageError: the device is absent, or does not work.
     """
     device = torch.device(name)
     if device.type != "cuda":
@@ -29,7 +29,7 @@ def find_device(name: str) -> torch.device:
         )
     try:
         torch.ones(1, device=device).add(1).item()
-    except RuntimeError as error:  # of a driver that is too old, say, or memory that others hold
+    except RuntimeError as error:  # for example an old driver, or memory that others hold
         raise UsageError(
             f"learner.device={name} cannot be used: {str(error).splitlines()[0]}; free it, or set learner.device=cpu"
         ) from None

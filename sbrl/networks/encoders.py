@@ -2,8 +2,8 @@
 
 Convolutions see the stack as channels.
 
-With agent.layer_norm each ReLU is preceded by layer normalisation. Parameters are left as the layers make them;
-`sbrl.networks.build` initialises them. ReLUs work in place wherever no other layer needs what they overwrite.
+With agent.layer_norm, layer normalisation comes before each ReLU. The constructors leave the parameters alone;
+`sbrl.networks.build` initialises them. ReLUs work in place if no other layer needs the tensor that they overwrite.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Encoder(nn.Sequential):
 class NatureCnn(Encoder):
     """Mnih et al. 2015: conv 32 8x8/4, 64 4x4/2, 64 3x3/1.
 
-    No padding, as published; Dopamine pads, which makes the dense layer 2.5 times as large.
+    No padding, as published. Dopamine pads, which makes the dense layer 2.5 times as large.
     """
 
     def __init__(self, agent: config.Agent, spec: EnvSpec) -> None:
@@ -52,7 +52,7 @@ class NatureCnn(Encoder):
 
 
 class ImpalaCnn(Encoder):
-    """The residual network of IMPALA (Espeholt et al. 2018), as wide as agent.width_scale asks for (BBF: 4).
+    """The residual network of IMPALA (Espeholt et al. 2018); agent.width_scale sets its width (BBF: 4).
 
     Three stages of 16, 32 and 32 channels: conv 3x3, max-pool 3x3/2, two residual blocks; a ReLU at the end.
     """
@@ -62,7 +62,7 @@ class ImpalaCnn(Encoder):
         layers: list[nn.Module] = []
         for size in (16, 32, 32):
             inputs, channels = channels, _scale(agent, size)
-            # Padded by one on both sides; TensorFlow's SAME pads even sizes on one side only. The sizes are the same.
+            # Padded by one on both sides. TensorFlow's SAME pads even sizes on one side only; the output sizes are the same.
             layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
             layers += [ResidualBlock(agent, channels) for _ in range(2)]
             height, width = (height + 1) // 2, (width + 1) // 2
@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, agent: config.Agent, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            # In place the first ReLU would overwrite x, unless it has a norm before it.
+            # In place, the first ReLU would overwrite x unless a norm comes before it.
             *(*image_norm(agent, channels), nn.ReLU(inplace=agent.layer_norm), nn.Conv2d(channels, channels, 3, padding=1)),
             *(*image_norm(agent, channels), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 3, padding=1)),
         )

@@ -1,4 +1,4 @@
-"""The layers that torsos and heads are made of, as the agent's settings have them."""
+"""The layers of torsos and heads, according to the agent's settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sbrl.networks.noisy import NoisyLinear
 
 
 def values_product(values: Tensor, weights: Tensor) -> Tensor:
-    """values @ weights in their own precision, under automatic mixed precision too: eight bits would be felt in targets."""
+    """values @ weights in their own precision, even under mixed precision: eight bits would harm the targets."""
     if not torch.is_autocast_enabled(values.device.type):
         return values @ weights
     with torch.autocast(values.device.type, enabled=False):
@@ -25,13 +25,14 @@ def dense(agent: config.Agent, num_inputs: int, num_outputs: int) -> nn.Linear |
 
 
 def norm(agent: config.Agent, num_features: int) -> list[nn.Module]:
-    """What comes between a dense layer and its ReLU: with agent.layer_norm layer normalisation, otherwise nothing."""
+    """The layers between a dense layer and its ReLU: layer normalisation with agent.layer_norm, otherwise none."""
     return [nn.LayerNorm(num_features)] if agent.layer_norm else []
 
 
 def image_norm(agent: config.Agent, channels: int) -> list[nn.Module]:
-    """What comes before a ReLU on images [B, C, H, W]: with agent.layer_norm layer normalisation, otherwise nothing.
+    """The layers before a ReLU on images [B, C, H, W]: layer normalisation with agent.layer_norm, otherwise none.
 
-    Over all of an image, with a factor and an offset for each channel (Ba et al. 2016; torch has it as one group of channels).
+    It normalises over the whole image, with a factor and an offset per channel (Ba et al. 2016; in torch, GroupNorm with one
+    group).
     """
     return [nn.GroupNorm(1, channels)] if agent.layer_norm else []

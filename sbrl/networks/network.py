@@ -1,4 +1,4 @@
-"""The network that learner, actors and evaluator agree on: a torso and a head."""
+"""The network that learner, actors and evaluator share: a torso and a head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sbrl.networks.torsos import Torso
 
 
 class ValueNetwork(nn.Module):
-    """Noisy layers use their noise in training mode, and their mean weights in evaluation mode."""
+    """A torso and a head. Noisy layers use their noise in training mode and their mean weights in evaluation mode."""
 
     def __init__(self, torso: Torso, head: Head) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class ValueNetwork(nn.Module):
         self._noisy = [module for module in self.modules() if isinstance(module, NoisyLinear)]
 
     def forward(self, observation: Tensor) -> Tensor:
-        """[B, stack, *frame_shape] -> what the head gives: float[B, num_actions, ...]."""
+        """[B, stack, *frame_shape] -> the head's outputs, float[B, num_actions, ...]."""
         return self.head(self.torso(observation))  # type: ignore[no-any-return]
 
     def q_values(self, observation: Tensor) -> Tensor:
@@ -27,6 +27,6 @@ class ValueNetwork(nn.Module):
         return self.head.q_values(self.torso(observation))
 
     def resample_noise(self) -> None:
-        """Draws new noise for each noisy layer from torch's global generator; nothing without such layers."""
+        """Draws new noise for each noisy layer from torch's global generator. Without such layers it draws nothing."""
         for module in self._noisy:
             module.resample()

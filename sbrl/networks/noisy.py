@@ -14,9 +14,9 @@ class NoisyLinear(nn.Module):
 
         y = (weight + weight_sigma * f(e_out) f(e_in)^T) x + bias + bias_sigma * f(e_out),   f(e) = sign(e) sqrt(|e|)
 
-    with standard normal e_in and e_out that stay the same until `resample`, for all rows of a batch. In evaluation mode the
-    noise is left out. The noisy weight is never formed: f(e_out) * (weight_sigma (f(e_in) * x)) is the same at the cost of a
-    second matrix product.
+    with standard normal e_in and e_out, which all rows of a batch share and which stay the same until `resample`. In evaluation
+    mode there is no noise. The noisy weight is never formed: f(e_out) * (weight_sigma (f(e_in) * x)) gives the same result with
+    a second matrix product.
     """
 
     weight: nn.Parameter
@@ -35,12 +35,15 @@ class NoisyLinear(nn.Module):
         self._sigma = sigma
         self.weight, self.weight_sigma = (nn.Parameter(torch.empty(num_outputs, num_inputs)) for _ in range(2))
         self.bias, self.bias_sigma = (nn.Parameter(torch.empty(num_outputs)) for _ in range(2))
-        # Not among the weights: each process, and each of online and target network, draws its own.
+        # Not part of the weights: each process draws its own noise, and so do the online and the target network.
         self.register_buffer("noise_in", torch.empty(num_inputs), persistent=False)
         self.register_buffer("noise_out", torch.empty(num_outputs), persistent=False)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Their section 3.2: means uniform in +-1 / sqrt(num_inputs), sigmas sigma_0 / sqrt(num_inputs); a first noise."""
+        """As in their section 3.2: means uniform in +-1 / sqrt(num_inputs), sigmas sigma_0 / sqrt(num_inputs).
+
+        Also draws the first noise.
+        """
         bound = 1 / math.sqrt(self.weight.shape[1])
         for mean in (self.weight, self.bias):
             nn.init.uniform_(mean, -bound, bound, generator=generator)
@@ -51,9 +54,9 @@ class NoisyLinear(nn.Module):
         )
 
     def resample(self) -> None:
-        """Draws new noise from torch's global generator, into the same buffers, for a captured graph reads where they lay.
+        """Draws new noise from torch's global generator into the same buffers: a captured graph reads these addresses.
 
-        Not between a forward pass and its backward one: autograd refuses that.
+        Do not call it between a forward and its backward pass: autograd refuses that.
         """
         for noise in (self.noise_in, self.noise_out):
             noise.copy_(scale_noise(torch.randn_like(noise)))

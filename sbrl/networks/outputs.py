@@ -1,4 +1,4 @@
-"""Output layers: features to one vector of `size` numbers (a value, logits, quantiles) for each action."""
+"""Output layers: from features to a vector of `size` numbers (a value, logits, quantiles) for each action."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PlainOutput(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float[..., num_features] -> float[..., num_actions, size]."""
-        # Losses and values are made of numbers of the parameters' precision, whatever the pass was in.
+        # Losses and values use the precision of the parameters, whatever the precision of the pass.
         outputs: Tensor = self.layer(features).to(self.layer.weight.dtype).unflatten(-1, self._shape)
         return outputs
 
@@ -26,8 +26,8 @@ class PlainOutput(nn.Module):
 class DuelingOutput(nn.Module):
     """Q = V + A - mean_a A, for each of the `size` numbers on its own (Wang et al. 2016, equation 9).
 
-    Both streams are one dense layer on the same features, as in Dopamine's full Rainbow and in BBF; Wang et al. give each a
-    hidden layer of its own.
+    Each stream is one dense layer on the same features, as in Dopamine's full Rainbow and in BBF. In Wang et al. each stream
+    has its own hidden layer.
     """
 
     def __init__(self, agent: config.Agent, num_features: int, num_actions: int, size: int) -> None:

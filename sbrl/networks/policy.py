@@ -17,18 +17,18 @@ logger = logging.getLogger(__name__)
 
 
 def use_one_thread() -> None:
-    """Has torch compute on the calling thread alone: a process with a policy is worth one core; more processes use more."""
+    """Makes torch compute on the calling thread only. A process with a policy uses one core; more processes use more."""
     torch.set_num_threads(1)
 
 
 def warn_of_slow_precision(precision: str) -> None:
-    """Says so where what actors.precision asks for will be slow."""
+    """Logs a warning if the processor is slow with actors.precision."""
     if precision == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
         logger.warning("actors.precision=bfloat16, but this processor has no instructions for it: float32 would be faster")
 
 
 def seed_torch(seed: int) -> None:
-    """Seeds torch's global generator, which noisy layers draw their noise from and IQN its quantile fractions."""
+    """Seeds torch's global generator, the source of noisy layers' noise and of IQN's quantile fractions."""
     torch.manual_seed(seed)
 
 
@@ -43,11 +43,11 @@ class EpsilonGreedyPolicy:
     ) -> None:
         """
         Args:
-            network: On the CPU; this policy's own, `load` overwrites its parameters.
+            network: On the CPU. It belongs to this policy: `load` overwrites its parameters.
             num_actions: Actions of the environment.
             seed: Seeds exploration.
-            noise: Noisy layers explore: their noise is drawn again for each batch of actions. Otherwise their mean weights act.
-            precision: float32 or bfloat16, of the network's parameters and all that it computes.
+            noise: Whether noisy layers explore, with new noise for each batch of actions. If not, their mean weights act.
+            precision: float32 or bfloat16, for the network's parameters and all its computations.
         """
         self._network = network.train(noise).to(getattr(torch, precision))
         self._noise = noise
@@ -60,7 +60,7 @@ class EpsilonGreedyPolicy:
         """Acts with `weights` from now on.
 
         Raises:
-            RunError: the weights are of another network; the policy keeps those it had.
+            RunError: the weights belong to another network; the policy keeps its old ones.
         """
         copy_tensors(self._weights, weights, "weights")
         self._values = self._network.head.acting()
@@ -70,7 +70,7 @@ class EpsilonGreedyPolicy:
 
         Args:
             observation: [B, stack, *frame_shape].
-            epsilon: Probability of a random action, one for all or float64[B].
+            epsilon: Probability of a random action: one number for all, or float64[B].
 
         Returns:
             int64[B].
@@ -78,14 +78,14 @@ class EpsilonGreedyPolicy:
         batch_size = len(observation)
         explore = self._generator.random(batch_size) < epsilon
         random_actions = self._generator.integers(self._num_actions, size=batch_size, dtype=np.int64)
-        if explore.all():  # warm-up acts with epsilon 1: no use for the network then
+        if explore.all():  # warm-up acts with epsilon 1 and does not need the network
             return random_actions
         if self._noise:
             self._network.resample_noise()
         return np.where(explore, random_actions, self.q_values(observation).argmax(axis=1))
 
     def q_values(self, observation: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        """Expected returns, float32[B, num_actions], with the noise of now."""
+        """Expected returns, float32[B, num_actions], with the current noise."""
         with torch.inference_mode():
             values: npt.NDArray[np.float32] = self._values(self._network.torso(torch.from_numpy(observation))).float().numpy()
         return values

@@ -15,10 +15,10 @@ Weights = dict[str, Tensor]  # by parameter name
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """bool[]: whether no number in `tensors`, all on one device, is infinite or NaN. Computed there; nothing waits for it.
+    """bool[]: whether all numbers in `tensors` are finite. Computed on their common device, without waiting for it.
 
-    By sums, which one such number spoils: one pass over memory in place of several. So numbers whose sum is beyond the type's
-    range count as infinite.
+    It tests sums, because one bad number makes the sum bad: this takes one pass over memory instead of several. So numbers
+    whose sum exceeds the type's range count as infinite.
     """
     return torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).sum().isfinite()
 
@@ -33,7 +33,7 @@ def decode(data: bytes) -> dict[str, Tensor]:
     """Named tensors on the CPU from `encode`'s bytes.
 
     Raises:
-        RunError: the bytes are truncated or no safetensors, or hold a number that is not finite.
+        RunError: the bytes are truncated or not safetensors, or contain a number that is not finite.
     """
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
@@ -46,16 +46,16 @@ def decode(data: bytes) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str = "weights") -> None:
-    """Copies `weights` into `network`; each parameter keeps its device and memory layout.
+    """Copies `weights` into `network`. Each parameter keeps its device and memory layout.
 
     Raises:
-        RunError: names or shapes differ; names the first parameter that does and both shapes. `network` is unchanged.
+        RunError: names or shapes differ. The message names the first such parameter and both shapes; `network` is unchanged.
     """
     copy_tensors(network.state_dict(), weights, source)
 
 
 def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copies `tensors` into those of the same names in `into`, all or none; for optimizer state as well as for weights.
+    """Copies `tensors` into the tensors of the same names in `into`, all or none; for weights and optimizer state.
 
     Raises:
         RunError: names or shapes differ.

@@ -20,7 +20,7 @@ class Torso(nn.Module):
     def __init__(self, agent: config.Agent, spec: EnvSpec, has_hidden_layer: bool = True) -> None:
         """
         Args:
-            has_hidden_layer: False leaves the hidden layer to the head: the features are the flat latent.
+            has_hidden_layer: False leaves the hidden layer to the head; the features are then the flat latent.
 
         Raises:
             UsageError: agent.torso cannot take the observations of `spec`.
@@ -40,10 +40,10 @@ class Torso(nn.Module):
         self._renormalizes = agent.spr_weight > 0
 
     def encode(self, observation: Tensor) -> Tensor:
-        """Scales, and applies the encoder; with self-prediction latents are brought to [0, 1] (see `renormalize`).
+        """Scales the input and applies the encoder. With self-prediction, scales latents to [0, 1] (see `renormalize`).
 
         Args:
-            observation: [B, stack, *frame_shape] of any dtype; frames as they are, 0 to 255.
+            observation: [B, stack, *frame_shape] of any dtype; frames are not scaled yet, 0 to 255.
 
         Returns:
             float[B, *latent_shape].
@@ -52,13 +52,13 @@ class Torso(nn.Module):
         inputs = observation.reshape(-1, *self.encoder.input_shape).to(dtype)
         if self._scale != 1.0:
             inputs = inputs * self._scale
-        if inputs.dim() == 4:  # as the convolutions' weights: converted once here rather than in each pass, back and forth
+        if inputs.dim() == 4:  # the layout of the convolutions' weights: convert once here, not back and forth in each pass
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         latent: Tensor = self.encoder(inputs)
         return renormalize(latent) if self._renormalizes else latent
 
     def project(self, latent: Tensor) -> Tensor:
-        """float[B, *latent_shape] -> float[B, output_size]: flat, through the hidden layer and its ReLU."""
+        """float[B, *latent_shape] -> float[B, output_size]: flattens, then applies the hidden layer and its ReLU."""
         features: Tensor = self.activation(self.projection(latent))
         return features
 
@@ -68,12 +68,12 @@ class Torso(nn.Module):
 
 
 def renormalize(latent: Tensor) -> Tensor:
-    """Each latent float[B, ...] brought linearly to [0, 1], as SPR and BBF do with every latent, predicted ones included."""
+    """Scales each latent float[B, ...] linearly to [0, 1]. SPR and BBF do this with all latents, predicted ones, too."""
     axes = tuple(range(1, latent.dim()))
     low, high = latent.amin(dim=axes, keepdim=True), latent.amax(dim=axes, keepdim=True)
     return (latent - low) / (high - low + 1e-5)
 
 
 def input_scale(spec: EnvSpec) -> float:
-    """1/255 for frames, so that inputs lie in [0, 1]; 1 for grids, which hold 0 and 1 already, and for vectors."""
+    """1/255 for frames, so that inputs are in [0, 1]; 1 for vectors, and for grids, which only hold 0 and 1."""
     return 1 / 255 if spec.kind == "frames" else 1.0

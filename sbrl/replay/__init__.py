@@ -1,1 +1,1 @@
-"""The only door to Reverb and TensorFlow: segments, shards. May import sbrl.config, .envs.spec, .storage, .rpc.ports."""
+"""Segments and shards: only this package imports Reverb. May import sbrl.config, .envs.spec, .storage, .rpc.ports."""

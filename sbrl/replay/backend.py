@@ -1,9 +1,10 @@
-"""The one import of Reverb: of it and of TensorFlow only what tables, writers and samplers of segments take.
+"""The only import of Reverb. It loads just the parts of Reverb and TensorFlow that segments need.
 
-`import reverb` runs TensorFlow's own __init__: 2.5 s of a core and 200 MB in each process that speaks to a shard, for datasets
-that only remote sampling uses (`sbrl.replay.datasets`). Reverb's native code wants TensorFlow's libraries, and its Python a few
-of TensorFlow's modules: so both packages are entered here by their modules, without their __init__. What is loaded is the real
-thing, and `import tensorflow` elsewhere in the process still loads all of it.
+These are the parts for tables, writers and samplers. `import reverb` runs TensorFlow's own __init__. This costs 2.5 s of a core
+and 200 MB in each process that talks to a shard, for datasets that only remote sampling uses (`sbrl.replay.datasets`). Reverb's
+native code needs TensorFlow's libraries, and its Python code needs a few of TensorFlow's modules. So this module imports single
+modules of both packages and skips their __init__. These modules are the real ones, and `import tensorflow` elsewhere in the
+process still loads all of TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Reverb's own gRPC would look for its shards behind a proxy that the environment names, and no option of its clients says
-# otherwise. gRPC alone reads this variable, before the others, and empty it means none: what else uses a proxy keeps it.
-os.environ["grpc_proxy"] = ""  # noqa: SIM112  # it is read in small letters only
+# Reverb's own gRPC would connect to shards through a proxy that the environment names, and its clients have no option against
+# it. Only gRPC reads this variable, before the others, and an empty value means no proxy. Other code keeps its proxy.
+os.environ["grpc_proxy"] = ""  # noqa: SIM112  # gRPC reads it in lower case only
 
 
 def _package(name: str) -> ModuleType:
-    """An installed package whose modules can be imported, and whose __init__ has not run."""
+    """An installed package whose __init__ has not run, but whose modules can be imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -34,19 +35,19 @@ def _package(name: str) -> ModuleType:
 
 @contextmanager
 def _bare_tensorflow() -> Iterator[None]:
-    """While it lasts, `import tensorflow` runs nothing; then it means the whole again."""
+    """In this context `import tensorflow` runs nothing. Afterwards it loads all of TensorFlow again."""
     if "tensorflow" in sys.modules:
         yield
         return
     compat: Any = ModuleType("tensorflow.compat")
     compat.v1 = ModuleType("tensorflow.compat.v1")
     tensorflow: Any = _package("tensorflow")
-    tensorflow.__version__ = "as pip says"  # Reverb tells it where its libraries do not fit
+    tensorflow.__version__ = "as pip says"  # Reverb prints it if its libraries do not fit
     bare = {"tensorflow": tensorflow, "tensorflow.compat": compat, "tensorflow.compat.v1": compat.v1}
     sys.modules.update(bare)
     try:
         importlib.import_module("tensorflow.python.pywrap_tensorflow")  # the libraries that Reverb's is linked with
-        # What modules of Reverb name in annotations. Nothing of tensorflow.compat.v1 is called outside of datasets.
+        # Modules of Reverb use these in annotations. Only its datasets call anything of tensorflow.compat.v1.
         compat.v1.Tensor = object
         compat.v1.TensorSpec = importlib.import_module("tensorflow.python.framework.tensor_spec").TensorSpec
         yield

@@ -1,6 +1,6 @@
-"""Reverb's datasets, with the whole of TensorFlow, kept off the GPU: for remote sampling only.
+"""Reverb's datasets, with all of TensorFlow, kept off the GPU: for remote sampling only.
 
-TensorFlow would take all GPU memory at its first operation: the learner's torch needs it.
+Otherwise TensorFlow would take all GPU memory at its first operation, and the learner's torch needs it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tensorflow as tf
 from sbrl.replay.backend import reverb
 
 tf.config.set_visible_devices([], "GPU")
-# They were loaded before TensorFlow (see `sbrl.replay.backend`).
+# These modules were loaded before TensorFlow (see `sbrl.replay.backend`).
 reverb.reverb_types.tf = reverb.replay_sample.tf = tf.compat.v1
 from reverb.trajectory_dataset import TrajectoryDataset  # noqa: E402
 

@@ -1,8 +1,8 @@
-"""Single transitions for remote sampling: what an item holds, and how a batch becomes n-step transitions.
+"""Single transitions for remote sampling: the contents of an item, and how a batch becomes n-step transitions.
 
 Pure NumPy.
 
-An item is a window over the rows of a stream (see `sbrl.replay.segments`), one row a step:
+An item is a window over the rows of a stream (see `sbrl.replay.segments`), with one row per step:
 
     row:      t-stack+1 ... t-1   t   t+1  ...  t+n_max
     frame:    [................................]           stack + n_max frames
@@ -11,9 +11,9 @@ An item is a window over the rows of a stream (see `sbrl.replay.segments`), one 
     discount:                   [.............]            0 where that step ended in a terminal state, else 1
     meta:                       [.]                        who wrote it, when, with which weights
 
-The row of an episode's last observation has the action PADDING, and what follows it belongs to another episode or to none: a
-window's valid steps are those before its first PADDING. Where an episode was truncated the discount stays 1 and the valid steps
-end early, so the learner bootstraps from the last observation after fewer than n steps.
+The row of an episode's last observation has the action PADDING. Later rows belong to another episode or to none. So the valid
+steps of a window are the steps before its first PADDING. If an episode was truncated, the discount stays 1 and the valid steps
+end early. The learner then bootstraps from the last observation after fewer than n steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sbrl.replay.segments import PADDING, SegmentShape
 
 TABLE = "transitions"
 
-# Who wrote the item: `step` counts what an incarnation's environment ever wrote, so the first four name an item uniquely.
+# Who wrote the item. `step` counts all steps of one environment of an incarnation, so the first four fields identify an item.
 META_FIELDS = ("actor", "incarnation", "env", "step", "weights_version")
 
 
@@ -47,7 +47,7 @@ class ItemShape(NamedTuple):
 
     @classmethod
     def of_segments(cls, shape: SegmentShape) -> ItemShape:
-        """Of the items of a stream whose segments have this shape."""
+        """The shape of items from a stream with segments of this shape."""
         return cls(shape.stack, shape.n_max, shape.frame_shape, shape.frame_dtype)
 
     @property
@@ -73,14 +73,14 @@ class Items(NamedTuple):
     reward: NDArray[np.float32]  # [B, n_max]
     discount: NDArray[np.float32]  # [B, n_max], before the discount factor
     meta: NDArray[np.int64]  # [B, 1, len(META_FIELDS)]
-    key: NDArray[np.uint64]  # [B], the shard's own
-    probability: NDArray[np.float64]  # [B], of being sampled, in the shard
-    table_size: int  # items in the shard when it was sampled
+    key: NDArray[np.uint64]  # [B], unique within the shard
+    probability: NDArray[np.float64]  # [B], of being sampled from the shard
+    table_size: int  # items in the shard at the time of sampling
     shard: int
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]], **info: Any) -> Items:
-        """From an item's columns by name, and the fields that are not columns."""
+        """Args: columns: an item's columns by name; info: the other fields."""
         return cls(
             frame=columns["frame"],
             action=columns["action"],
@@ -92,7 +92,7 @@ class Items(NamedTuple):
 
 
 def weights_versions(items: Items) -> NDArray[np.int64]:
-    """[B], of the weights that the items were collected with."""
+    """[B], the version of the weights that each item was collected with."""
     return items.meta[:, 0, META_FIELDS.index("weights_version")]
 
 
@@ -102,7 +102,7 @@ class Transitions(NamedTuple):
     s_tm1: NDArray[Any]  # frame_dtype[B, stack, *frame_shape]
     a_tm1: NDArray[np.int64]  # [B]
     r_t: NDArray[np.float32]  # [B], sum over k < m of gamma^k r_k
-    discount_t: NDArray[np.float32]  # [B], gamma^m, or 0 where a terminal state lies in the window
+    discount_t: NDArray[np.float32]  # [B], gamma^m, or 0 if the window contains a terminal state
     s_t: NDArray[Any]  # frame_dtype[B, stack, *frame_shape], m steps later
 
 
@@ -115,12 +115,12 @@ def n_step_transitions(items: Items, stack: int, n_step: int, discount: float) -
 
     Args:
         items: a batch of items with n_max >= n_step.
-        stack: frames an observation holds.
+        stack: frames in an observation.
         n_step: steps to sum, at most n_max.
         discount: gamma, the discount factor of one step.
     """
     batch = np.arange(len(items.action))
-    # There is at least one; what comes behind the first that is none is another episode's.
+    # The first step is always valid. Everything after the first invalid one belongs to another episode.
     valid = np.logical_and.accumulate(items.action[:, :n_step] != PADDING, axis=1)
     steps = valid.sum(axis=1)
     alive_after = np.cumprod(np.where(valid, items.discount[:, :n_step], 1.0), axis=1)
@@ -139,7 +139,7 @@ def n_step_transitions(items: Items, stack: int, n_step: int, discount: float) -
 
 
 class FutureSequence(NamedTuple):
-    """What followed the first observation of each item, for self-prediction."""
+    """The steps after the first observation of each item, for self-prediction."""
 
     observation: NDArray[Any]  # frame_dtype[B, K, stack, *frame_shape], 1 .. K steps later
     action: NDArray[np.int64]  # [B, K], taken at steps 0 .. K-1; 0 where not valid
@@ -149,12 +149,12 @@ class FutureSequence(NamedTuple):
 def future_sequence(items: Items, stack: int, jumps: int) -> FutureSequence:
     """The observations 1 .. `jumps` steps after each item's first, with the actions that led there.
 
-    An observation is valid if as many steps were taken and none of them ended in a terminal state: what an item holds after
-    that is the next life, or padding. The last observation of a truncated episode is valid.
+    An observation is valid if all steps up to it were taken and none of them ended in a terminal state. After a terminal state
+    an item holds the next life, or padding. The last observation of a truncated episode is valid.
 
     Args:
         items: a batch of items with n_max >= jumps.
-        stack: frames an observation holds.
+        stack: frames in an observation.
         jumps: K.
     """
     taken = items.action[:, :jumps] != PADDING

@@ -1,14 +1,15 @@
 """Reads a shard's log once, newest first, after a learner has lost its memory.
 
-A log item's priority is its age, the run's environment steps when it was written, and the log's sampler takes the item with
-the highest one. Each item that is read is pushed below all that is unread:
+A log item's priority is its age: the run's environment steps when it was written. The log's sampler takes the item with the
+highest priority. Reading an item pushes it below all unread items:
 
-    priority = age - fill * 2**36       fill: the number of the fill that read it last, 0 for an item that none has
+    priority = age - fill * 2**36       fill: the number of the fill that read it last, 0 if none has
 
-so the item that comes next is always the newest unread one, and the fill is complete when one comes back that it has read
-itself. Fills are numbered upwards. What is written meanwhile comes first, for it is newer. A fill that is cut short because the
-memory is full gives what it has read its priorities back, so that the next one finds the newest first again; after one that was
-killed the next finds first what that one had left. Numbers are exact: ages below 2**36, fills below 2**16.
+So the next item is always the newest unread one, and the fill is complete when an item comes back that it has already read.
+Fills are numbered upwards. Items that are written during a fill come first, because they are newer. A fill that is cut short
+because the memory is full restores the priorities of the items it has read, so that the next fill starts with the newest again.
+After a killed fill, the next one starts with the items that the killed one had not read. Numbers are exact: ages are below
+2**36, fills below 2**16.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from sbrl.replay.segments import Segment, SegmentShape
 BELOW = 2.0**36
 MAX_FILL = 2**16
 INFO_SECONDS = 5
-_GIVE_BACK = 1000  # priorities sent together
+_GIVE_BACK = 1000  # priorities per call
 
 
 def age_of(priority: float) -> float:
-    """The age of an item, whichever fill has read it."""
+    """The age of an item, whichever fill read it last."""
     return priority % BELOW
 
 
 def fill_of(priority: float) -> int:
-    """The fill that read an item last, 0 for none."""
+    """The number of the fill that read an item last; 0 if none has."""
     return -math.floor(priority / BELOW)
 
 
 class LogFill:
-    """One fill of one shard. Another thread, with another client, may go on with it where one has lost its connection."""
+    """One fill of one shard. If a thread loses its connection, another one can continue the fill with a new client."""
 
     def __init__(self, fill: int, shape: SegmentShape, sink: Callable[[Segment], bool]) -> None:
         """
         Args:
-            fill: its number, above those of all fills before.
-            sink: takes a segment; returns whether the fill is to go on.
+            fill: its number, above the numbers of all earlier fills.
+            sink: takes a segment; returns whether the fill should continue.
 
         Raises:
             ValueError: the number is out of range.
@@ -51,9 +52,9 @@ class LogFill:
         if not 0 < fill < MAX_FILL:
             raise ValueError(f"a fill's number must be from 1 to {MAX_FILL - 1}, not {fill}")
         self._fill, self._shape, self._sink = fill, shape, sink
-        self._before: dict[int, float] = {}  # key of each item read: the priority that it had
+        self._before: dict[int, float] = {}  # key of each item read -> its priority before
         self._is_cut_short = False
-        self.refused = 0  # items of another shape or an impossible stream
+        self.refused = 0  # items with another shape or an impossible stream
 
     @property
     def read(self) -> int:
@@ -61,15 +62,15 @@ class LogFill:
         return len(self._before)
 
     def go_on(self, client: Any, is_cancelled: Callable[[], bool]) -> bool:
-        """Reads until all is read or the sink has enough, and returns True; False once it is cancelled.
+        """Reads until everything is read or the sink has enough, then returns True; returns False once it is cancelled.
 
-        A server that is gone holds it up for as long as that lasts: it is for a thread that can be left behind.
+        It blocks as long as the server is gone, so call it on a thread that can be abandoned.
 
         Args:
             client: a reverb.Client.
 
         Raises:
-            RuntimeError, reverb.errors.DeadlineExceededError: the server could not do what it was asked; call again.
+            RuntimeError, reverb.errors.DeadlineExceededError: a request to the server failed; call again.
         """
         if not self._is_cut_short and not client.server_info(timeout=INFO_SECONDS)[LOG].current_size:
             return True
@@ -81,7 +82,7 @@ class LogFill:
             if fill_of(priority) >= self._fill:
                 return True
             client.mutate_priorities(LOG, {key: age_of(priority) - self._fill * BELOW})
-            if key in self._before:  # written once more, by a resend
+            if key in self._before:  # a resend wrote it again
                 continue
             self._before[key] = priority
             try:

@@ -1,4 +1,4 @@
-"""Asks a shard twice a second whether it answers and its queue has room, which Reverb itself never says."""
+"""Checks twice a second whether a shard answers and its queue has room, which Reverb itself never reports."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sbrl.replay.segment_tables import LOG, QUEUE
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 0.5  # between two questions
-ANSWER_SECONDS = 1  # for one
-AWAY_SECONDS = 1.5  # a shard that is silent for so long is away
+PROBE_SECONDS = 0.5  # between two requests
+ANSWER_SECONDS = 1  # time limit for an answer
+AWAY_SECONDS = 1.5  # a shard that is silent for this long is away
 
 
 class QueueProbe:
-    """Whether one shard answers, found out on a thread of its own with a time limit on every question.
+    """Whether one shard answers. A separate thread asks it, with a time limit on every request.
 
-    `on_up` is called, on that thread, at the first answer and at the first after one or more questions that had none.
+    That thread calls `on_up` at the first answer, and at the first answer after one or more requests without an answer.
     """
 
     def __init__(self, address: str, shard: int, on_up: Callable[[], None] = lambda: None) -> None:
@@ -30,10 +30,10 @@ class QueueProbe:
         self._stopped, self._answers = threading.Event(), threading.Event()
         self._last_answer = -math.inf
         self._room_since = self._empty_since = math.inf
-        self.log_segments = 0  # at the last look
+        self.log_segments = 0  # in the last answer
 
     def start(self) -> None:
-        self._last_answer = time.monotonic()  # it has as long for the first one
+        self._last_answer = time.monotonic()  # the first answer has AWAY_SECONDS, too
         threading.Thread(target=self._run, name=f"shard-{self.shard}-probe", daemon=True).start()
 
     def stop(self) -> None:
@@ -43,22 +43,22 @@ class QueueProbe:
     def is_away(self) -> bool:
         """Whether the shard has not answered for AWAY_SECONDS.
 
-        A question must have had no answer: that none was asked, for this process was held up, says nothing of the shard.
+        A request must have gone unanswered. If this process was held up and sent none, nothing is known about the shard.
         """
         return not self._answers.is_set() and time.monotonic() - self._last_answer > AWAY_SECONDS
 
     @property
     def room_seconds(self) -> float:
-        """Seconds for which the queue has had room for another segment at every look."""
+        """Seconds for which every answer has reported room for another segment in the queue."""
         return 0.0 if self.is_away else max(0.0, time.monotonic() - self._room_since)
 
     @property
     def empty_seconds(self) -> float:
-        """Seconds for which the queue was empty at every look."""
+        """Seconds for which every answer has reported an empty queue."""
         return 0.0 if self.is_away else max(0.0, time.monotonic() - self._empty_since)
 
     def wait_answer(self, timeout_seconds: float) -> bool:
-        """Waits until the newest question is one that was answered; returns whether it is."""
+        """Waits until the newest request was answered; returns whether it was."""
         return self._answers.wait(timeout_seconds)
 
     def _run(self) -> None:
@@ -72,7 +72,7 @@ class QueueProbe:
                     logger.warning("replay shard %d at %s does not answer: %s", self.shard, self.address, error)
                     self._answers.clear()
                 self._room_since = self._empty_since = math.inf
-                # A client of a server that was gone may wait out gRPC's back-off: a new one asks at once.
+                # After its server was gone, a client may wait out gRPC's back-off. A new client asks at once.
                 client = reverb.Client(self.address)
             else:
                 now = self._last_answer = time.monotonic()

@@ -1,13 +1,14 @@
-"""What a learner has received of each environment's steps, and what it has not: pure bookkeeping by numbers.
+"""Which steps of each environment a learner has received, and which not: pure bookkeeping by numbers.
 
-The steps of an environment are numbered from 0 by incarnation, through all its streams. For each there is a mark, the number
-after the highest received, and below it the holes, the numbers that have not come. At any moment, for each and so for all:
+The steps of each environment of an incarnation are numbered from 0, through all its streams. Each environment has a mark, the
+number after the highest received, and holes: the numbers below the mark that have not come. At any moment, for each environment
+and so for all of them:
 
-    mark = received + lost - recovered           written = mark + what is still to come
+    mark = received + lost - recovered           written = mark + steps still to come
 
-- A step with a number that is received already is a duplicate: a resend, or a shard that was restored from its checkpoint.
-- A step beyond the mark leaves a hole where numbers are left out. They are lost, and counted at once, each with its shard.
-- A step that fills a hole later, from a log, a restored queue or a shard that was slower, is received and recovered.
+- A step whose number was received before is a duplicate: a resend, or from a shard that was restored from its checkpoint.
+- A step beyond the mark leaves a hole if it skips numbers. The skipped steps are counted as lost at once, each with its shard.
+- A step that fills a hole later, from a log, a restored queue or a slower shard, is received and recovered.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import Any, NamedTuple
 
 from sbrl.replay.segments import Stream
 
-MAX_WRITERS = 65_536  # environments' incarnations whose numbers are kept
-MAX_HOLES = 256  # of one writer
+MAX_WRITERS = 65_536  # writers (environments of an incarnation) whose numbers are kept
+MAX_HOLES = 256  # per writer
 
 
-WITH_ACTORS = -1  # in a shard's place: steps that went with their actor
+WITH_ACTORS = -1  # in place of a shard: steps that were lost with their actor
 
 
 def _whole(*numbers: Any) -> tuple[int, ...]:
-    """The same numbers. Raises ValueError where one is none that counts steps, or what has steps."""
+    """The same numbers. Raises ValueError if one of them is not a valid count or index."""
     for number in numbers:
         if type(number) is not int or not 0 <= number < 2**53:
             raise ValueError(f"{number!r} is no count")
@@ -55,7 +56,7 @@ class _Writer(NamedTuple):
 
 
 class _Hole(NamedTuple):
-    """Numbers first to end - 1, which were last seen on their way to `shard`."""
+    """Missing numbers first to end - 1. They were sent to `shard`."""
 
     first: int
     end: int
@@ -70,31 +71,31 @@ class _Received:
 
 
 class Receipts:
-    """The accounting over all writers. Their size is bounded, for runs of weeks:
+    """The accounting over all writers. Its size is bounded, for runs of weeks:
 
-    - Of a writer, at most `max_holes` holes are remembered; the lowest are forgotten first, and stay lost.
-    - Of all, at most `max_writers` writers; those are forgotten first that were heard of longest ago and whose environment has
-      a newer incarnation. What still comes of one that was forgotten, or of an incarnation before it, is a duplicate.
+    - At most `max_holes` holes of a writer are remembered. The lowest are forgotten first, and stay lost.
+    - At most `max_writers` writers are remembered. Only writers whose environment has a newer incarnation are forgotten, the
+      longest silent first. Steps that still come from a forgotten writer, or an earlier incarnation, count as duplicates.
     """
 
     def __init__(self, max_writers: int = MAX_WRITERS, max_holes: int = MAX_HOLES) -> None:
         self._max_writers, self._max_holes = max_writers, max_holes
-        self._writers: OrderedDict[_Writer, _Received] = OrderedDict()  # heard of longest ago first
+        self._writers: OrderedDict[_Writer, _Received] = OrderedDict()  # the longest silent first
         self._newest: dict[tuple[int, int], int] = {}  # (actor, env): the newest incarnation
-        self._forgotten: dict[tuple[int, int], int] = {}  # (actor, env): the newest incarnation that is forgotten
+        self._forgotten: dict[tuple[int, int], int] = {}  # (actor, env): the newest forgotten incarnation
         self._counts: dict[int, Counts] = {}
         self._marks: dict[int, int] = {}  # by incarnation: the sum of its environments' marks
-        self._ended: dict[int, int] = {}  # by incarnation of an actor that is gone: its steps beyond the marks, counted as lost
+        self._ended: dict[int, int] = {}  # by incarnation of a lost actor: its steps beyond the marks, counted as lost
 
     def of_shard(self, shard: int) -> Counts:
-        """Of one shard; WITH_ACTORS: of what went with actors that are gone."""
+        """The counts of one shard, or with WITH_ACTORS those of steps that were lost with their actors."""
         return self._counts.get(shard, Counts())
 
     def settle(self, incarnation: int, steps: int) -> None:
-        """An actor is gone: what is beyond its marks is lost with it, unless it comes after all. May be repeated.
+        """An actor is gone: its steps beyond the marks are lost with it, unless they come after all. May be repeated.
 
         Args:
-            steps: that it had collected, over all its environments.
+            steps: number of steps that the actor had collected, over all its environments.
         """
         missing = steps - self._marks.get(incarnation, 0) - self._ended.get(incarnation, 0)
         if missing > 0:
@@ -103,23 +104,23 @@ class Receipts:
 
     @property
     def counts(self) -> dict[int, Counts]:
-        """By shard."""
+        """Counts by shard."""
         return dict(self._counts)
 
     @property
     def total(self) -> Counts:
-        """Over all shards."""
+        """Counts over all shards."""
         return Counts(*(sum(column) for column in zip(*self._counts.values(), strict=True))) if self._counts else Counts()
 
     def take(self, shard: int, stream: Stream, first: int, steps: int, again: bool = False) -> int:
-        """Counts the steps `first` to `first + steps - 1` of a stream; returns how many of them are new, 0 for duplicates.
+        """Counts the steps `first` to `first + steps - 1` of a stream. Returns how many are new, 0 if all are duplicates.
 
         Args:
-            shard: that served them.
-            again: they are from its log, which has what was received before as well: that is no duplicate.
+            shard: the shard that served them.
+            again: whether they are from its log. Steps from the log that were received before do not count as duplicates.
 
         Raises:
-            ValueError: these numbers cannot be of that stream; nothing is booked.
+            ValueError: these numbers are impossible for that stream; nothing is counted.
         """
         if not 0 <= stream.start <= first or steps < 0:
             raise ValueError(f"steps {first} to {first + steps - 1} cannot be of a stream that starts at {stream.start}")
@@ -132,7 +133,7 @@ class Receipts:
             return 0
         end, mark = first + steps, received.mark
         if first > mark:
-            tail = min(max(mark, stream.start), first)  # what is missing before it is of the streams before
+            tail = min(max(mark, stream.start), first)  # missing steps before it belong to earlier streams
             self._lose(received, mark, tail, stream.previous_shard if stream.previous_shard >= 0 else shard)
             self._lose(received, tail, first, shard)
         new = max(0, end - max(first, mark)) + self._recover(received, first, min(end, mark))
@@ -142,7 +143,7 @@ class Receipts:
         return new
 
     def state(self) -> dict[str, Any]:
-        """All of it as plain data, for JSON."""
+        """The whole state as plain data, for JSON."""
         return {
             "writers": [
                 [*writer, received.mark, [list(hole) for hole in received.holes]] for writer, received in self._writers.items()
@@ -155,7 +156,7 @@ class Receipts:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], max_writers: int = MAX_WRITERS, max_holes: int = MAX_HOLES) -> Receipts:
-        """Raises ValueError where it is not what `state` makes."""
+        """The receipts of a saved `state`. Raises ValueError if the state is invalid."""
         receipts = cls(max_writers, max_holes)
         try:
             for actor, env, incarnation, mark, holes in state["writers"]:
@@ -174,7 +175,7 @@ class Receipts:
         return receipts
 
     def _check(self) -> None:
-        """Raises ValueError where the counts do not add up: what may still be recovered must have been counted as lost."""
+        """Raises ValueError if the counts do not add up: every missing step must have been counted as lost."""
         missing = Counter({WITH_ACTORS: sum(self._ended.values())})
         for received in self._writers.values():
             end = 0
@@ -189,7 +190,7 @@ class Receipts:
                 raise ValueError(f"receipts miss {missing[shard]} steps of shard {shard}, which has {counts}")
 
     def _advance(self, incarnation: int, steps: int) -> None:
-        """Counts what is beyond a mark before as known: if it was given up with its actor, it is not any more."""
+        """Adds `steps` to an incarnation's marks. Steps that were counted as lost with their actor count as recovered."""
         self._marks[incarnation] = self._marks.get(incarnation, 0) + steps
         known_after_all = min(steps, self._ended.get(incarnation, 0))
         if known_after_all:
@@ -197,7 +198,7 @@ class Receipts:
             self._add(WITH_ACTORS, recovered=known_after_all)
 
     def _hear_of(self, writer: _Writer) -> _Received:
-        """The writer's numbers, which are the ones heard of last now; a new writer takes the room of an old one."""
+        """The writer's numbers, marked as the most recently used. A new writer can push out an old one."""
         received = self._writers.get(writer)
         if received is not None:
             self._writers.move_to_end(writer)
@@ -222,7 +223,7 @@ class Receipts:
             self._add(shard, lost=end - first)
 
     def _recover(self, received: _Received, first: int, end: int) -> int:
-        """Fills the holes between two numbers; returns how many steps that is."""
+        """Fills the holes between two numbers. Returns the number of steps in them."""
         left: list[_Hole] = []
         filled = 0
         for hole in received.holes:

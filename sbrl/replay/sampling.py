@@ -9,38 +9,38 @@ from sbrl.config import Config
 from sbrl.errors import UsageError
 from sbrl.replay.segments import SegmentShape
 
-# Of what the process may use, the share of the memory; the rest is for the network, its gradients, and a local run's other
-# processes. Libraries alone take most of OTHER_BYTES, however little there is.
+# The replay memory's share of the bytes that the process may use. The rest is for the network, its gradients, and the other
+# processes of a local run. At least OTHER_BYTES stay free, most of it for libraries alone, however small the limit is.
 MEMORY_SHARE = 0.7
 OTHER_BYTES = 600_000_000
 
-_SMALL_BYTES = 4 * 4  # of a row: action, reward, discount, weights_version
-_ANCHOR_BYTES = 8  # priority
-_SLOT_BYTES = 8 + 8  # sum of priorities, generation
+_SMALL_BYTES = 4 * 4  # per row: action, reward, discount, weights_version
+_ANCHOR_BYTES = 8  # per anchor: priority
+_SLOT_BYTES = 8 + 8  # per segment: sum of priorities, generation
 
 
 def slots_for(shape: SegmentShape, capacity: int) -> int:
-    """The segments that hold `capacity` anchors."""
+    """Number of segments that hold `capacity` anchors."""
     return math.ceil(capacity / shape.steps)
 
 
 def memory_bytes(shape: SegmentShape, capacity: int) -> int:
-    """What a replay memory of this capacity takes on its device when it is full."""
+    """Bytes that a full replay memory of this capacity takes on its device."""
     return slots_for(shape, capacity) * (shape.rows * frame_bytes(shape) + small_bytes(shape))
 
 
 def frame_bytes(shape: SegmentShape) -> int:
-    """Of one frame."""
+    """Bytes of one frame."""
     return math.prod(shape.frame_shape) * shape.frame_dtype.itemsize
 
 
 def small_bytes(shape: SegmentShape) -> int:
-    """Of one segment in the memory, without its frames."""
+    """Bytes of one segment in the memory, without its frames."""
     return shape.rows * _SMALL_BYTES + shape.steps * _ANCHOR_BYTES + _SLOT_BYTES
 
 
 class Choice(NamedTuple):
-    """What was chosen, and why, for the log."""
+    """The choice, and its reason for the log."""
 
     sampling: str  # cached or remote
     reason: str
@@ -50,12 +50,12 @@ def choose_sampling(config: Config, needed_bytes: int, limit_bytes: int, where: 
     """Decides replay.sampling.
 
     Args:
-        needed_bytes: what a memory of replay.capacity takes when it is full.
-        limit_bytes: what the process may use.
-        where: what limits it, for the message.
+        needed_bytes: size of a full memory of replay.capacity.
+        limit_bytes: bytes that the process may use.
+        where: the name of that limit, for the message.
 
     Raises:
-        UsageError: replay.sampling=cached, and it does not fit.
+        UsageError: replay.sampling=cached, and the memory does not fit.
     """
     asked, usable = config.replay.sampling, max(0, min(int(MEMORY_SHARE * limit_bytes), limit_bytes - OTHER_BYTES))
     numbers = (

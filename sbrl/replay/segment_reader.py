@@ -1,4 +1,4 @@
-"""A shard's queue to the learner, on threads of its own, so that no shard waits for another."""
+"""Reads one shard's queue for the learner, on separate threads, so that no shard waits for another."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sbrl.replay.segments import Segment, SegmentShape
 
 logger = logging.getLogger(__name__)
 
-# Segments that one stream asks for: it takes no more than these from the queue, so that one that was left behind and gets its
-# connection back loses nothing when it ends. One or two are in flight beyond what the sink has taken.
+# Segments that one stream asks for, and the most that it takes from the queue. An abandoned stream that gets its connection
+# back delivers these and ends, so it loses nothing. One or two segments are in flight beyond those that the sink has taken.
 STREAM_SEGMENTS = 64
 
 QueueSink = Callable[[int, Segment], None]
@@ -25,30 +25,30 @@ LogSink = Callable[[int, Segment], bool]
 
 
 class SegmentReader:
-    """Brings each segment of one shard's queue into a sink, and the log's once, when it is asked to.
+    """Brings each segment of one shard's queue into a sink, and on request the segments of its log once.
 
-    Reverb's sampler retries for ever without a word when its server is gone, and its calls that change priorities have no time
-    limit. So a probe watches the server; when it answers again after a silence, streams are made again, and a thread that
-    hangs in Reverb is left behind: should it go on one day, it delivers what it was given and ends.
+    If its server is gone, Reverb's sampler retries for ever and reports nothing, and its calls that change priorities have no
+    time limit. So a probe watches the server. When the server answers again after a silence, new streams are started. A thread
+    that hangs in Reverb is abandoned: if it ever continues, it delivers the segments it already has and ends.
     """
 
     def __init__(self, address: str, shard: int, shape: SegmentShape, sink: QueueSink) -> None:
         """Starts nothing; `start` does.
 
         Args:
-            sink: takes (shard, segment); blocks while the learner does not want more. It may be called on two threads at once.
+            sink: takes (shard, segment); blocks while the learner wants no more. Two threads may call it at once.
         """
         self.address, self.shard = address, shard
         self._shape, self._sink = shape, sink
         self._stopped = threading.Event()
-        self._cancelled = threading.Event()  # of the threads that read now
+        self._cancelled = threading.Event()  # for the threads that read now
         self._lock = threading.Lock()
         self._fill: LogFill | None = None
         self.probe = QueueProbe(address, shard, on_up=self._start_threads)
-        self.filled = threading.Event()  # the log is read, or the sink has enough of it
+        self.filled = threading.Event()  # set when the log is read, or the sink has enough of it
         self._last_time = time.monotonic()
         self.segments = 0  # read from the queue
-        self.refused = 0  # of them, those of another shape
+        self.refused = 0  # those among them with the wrong shape
 
     @property
     def is_up(self) -> bool:
@@ -57,30 +57,30 @@ class SegmentReader:
 
     @property
     def log_share_read(self) -> float:
-        """How much of the log the fill has read, from 0 to 1; 1 without a fill, or where the sink has enough."""
+        """The share of the log that the fill has read, from 0 to 1; 1 without a fill, or if the sink has enough."""
         if self._fill is None or self.filled.is_set():
             return 1.0
         return min(1.0, self._fill.read / self.probe.log_segments) if self.probe.log_segments else 0.0
 
     def drained_seconds(self) -> float:
-        """Seconds for which the queue was empty at every look and nothing came."""
+        """Seconds for which every probe found the queue empty and no segment came."""
         return min(self.probe.empty_seconds, time.monotonic() - self._last_time)
 
     def start(self) -> None:
         self.probe.start()
 
     def stop(self) -> None:
-        """Asks all threads to end; what they hold of the queue is in the log. One that hangs ends with the process."""
+        """Asks all threads to end. Segments that they hold are in the log, too. A thread that hangs ends with the process."""
         self.probe.stop()
         self._stopped.set()
         self._cancelled.set()
 
     def fill(self, number: int, sink: LogSink) -> None:
-        """Reads the log, newest first, each segment once, and sets `filled`; it goes on when a shard that was away is back.
+        """Reads the log, newest first, each segment once, then sets `filled`. Continues when a lost shard is back.
 
         Args:
-            number: of the fill, above those of all before, of this learner or an earlier one: its term.
-            sink: takes (shard, segment), blocks like the queue's; returns whether the fill is to go on.
+            number: the fill's number: the learner's term, which is above the numbers of all earlier fills.
+            sink: takes (shard, segment); blocks like the queue's sink; returns whether the fill should continue.
         """
         with self._lock:
             self.filled.clear()
@@ -102,7 +102,7 @@ class SegmentReader:
                 self._spawn(self._read_log, "log", self._fill, self._cancelled)
 
     def _read_queue(self, cancelled: threading.Event) -> None:
-        # A new client asks for the name's address again: the shard may be back at another.
+        # A new client resolves the name again: the shard may be back at another address.
         client = reverb.Client(self.address)
         while not cancelled.is_set():
             try:

@@ -1,10 +1,10 @@
-"""A shard's two tables over the same segments: `queue`, which each leaves once, and `log`, the newest ones.
+"""A shard's two tables over the same segments: `queue` serves each segment once, `log` keeps the newest ones.
 
-Where the learner samples Reverb there is a third one, of single transitions; segments then have no frames.
+If the learner samples from Reverb, there is a third table of single transitions, and segments have no frames.
 
-An item of either table is one row of Reverb: a whole segment. Nothing is shared between neighbours, so the overlap is stored
-twice; but a segment as one row is compressed as a whole, which makes it smaller than rows shared in chunks (on Pong 620 bytes a
-transition in the shard against 1,070 in chunks of 8 rows), and a writer calls Reverb once in 32 steps.
+An item of either table is one row of Reverb: a whole segment. Neighbours share nothing, so the overlap is stored twice. But a
+segment in one row is compressed as a whole, which makes it smaller than rows shared in chunks: on Pong the shard needs 620
+bytes per transition, against 1,070 in chunks of 8 rows. A writer also calls Reverb only once in 32 steps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUEUE, LOG = "queue", "log"
 
 
 def log_segments(capacity: int, shape: SegmentShape) -> int:
-    """How many segments the log of a shard keeps whose share of the replay is `capacity` transitions."""
+    """Number of segments in a shard's log. Args: capacity: the shard's share of the replay, in transitions."""
     return max(1, math.ceil(capacity / shape.steps))
 
 
@@ -34,8 +34,8 @@ def make_tables(shape: SegmentShape, queue_segments: int, log_segments: int) -> 
     The log's priorities are ages, and its sampler takes the highest one: see `sbrl.replay.log_fill`.
 
     Args:
-        queue_segments: at which writers wait for the learner.
-        log_segments: from which on the oldest goes for each new one.
+        queue_segments: size of the queue; when it is full, writers wait for the learner.
+        log_segments: size of the log; when it is full, each new segment replaces the oldest.
     """
     signature = {name: TensorSpec((1, *dims), dtype, name) for name, (dims, dtype) in shape.columns().items()}
     queue = reverb.Table.queue(QUEUE, queue_segments, signature=signature)
@@ -51,10 +51,10 @@ def make_tables(shape: SegmentShape, queue_segments: int, log_segments: int) -> 
 
 
 def transitions_table(shape: ItemShape, capacity: int, prioritized: bool) -> reverb.Table:
-    """The table that learners sample, empty. Priorities have their exponent already.
+    """The table that learners sample from, empty. The priorities already include the exponent.
 
     Args:
-        capacity: transitions, from which on the oldest goes for each new one.
+        capacity: size in transitions; when the table is full, each new transition replaces the oldest.
     """
     signature = {name: TensorSpec(dims, dtype, name) for name, (dims, dtype) in shape.columns().items()}
     return reverb.Table(
@@ -68,13 +68,13 @@ def transitions_table(shape: ItemShape, capacity: int, prioritized: bool) -> rev
 
 
 def segment_of(data: Sequence[NDArray[Any]], shape: SegmentShape) -> Segment:
-    """The segment that a sampled item holds.
+    """The segment in a sampled item.
 
     Args:
         data: the item's columns, in the order of their names.
 
     Raises:
-        ValueError: it is of another shape, as one that was written under another config, or names an impossible stream.
+        ValueError: it has another shape (for example, it was written under another config), or its stream is impossible.
     """
     columns = dict(zip(sorted(shape.columns()), data, strict=True))
     for name, (dims, dtype) in shape.columns().items():

@@ -1,4 +1,4 @@
-"""Writes the segments of one environment's streams, one stream at a time, to the shard that the stream goes to."""
+"""Writes the segments of one environment's streams to their shards, one stream at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sbrl.replay.segment_tables import LOG, QUEUE
 from sbrl.replay.segments import PADDING, Row, SegmentShape, Stream
 from sbrl.replay.writer import close_writer, flush_writer
 
-_TABLES = (LOG, QUEUE)  # in this order, so that the log has what the queue has
+_TABLES = (LOG, QUEUE)  # in this order, so that the log holds every segment of the queue
 
 
 class _Sent(NamedTuple):
@@ -27,8 +27,8 @@ class _Sent(NamedTuple):
 class SegmentWriter:
     """Takes the rows of a stream and sends each segment as one item to the log and one to the queue of its shard.
 
-    `open` a stream, then give it rows; `flush` bounds what is unconfirmed, `close` ends the stream. What is unconfirmed then
-    may or may not have been inserted.
+    `open` a stream, then give it rows. `flush` bounds the number of unconfirmed segments. `close` ends the stream; segments
+    that are unconfirmed at that time may or may not have been inserted.
     """
 
     def __init__(self, addresses: Sequence[str], shape: SegmentShape, age: Callable[[], int]) -> None:
@@ -37,7 +37,7 @@ class SegmentWriter:
         Args:
             addresses: host:port of each shard, in order.
             shape: of the segments.
-            age: the run's environment steps now, which order the log.
+            age: returns the run's current environment steps, which order the log.
         """
         self._addresses, self._shape, self._age = addresses, shape, age
         self._columns = {name: np.zeros(dims, dtype) for name, (dims, dtype) in shape.columns().items()}
@@ -50,9 +50,9 @@ class SegmentWriter:
         self.confirmed_steps = 0  # over all streams
 
     def open(self, shard: int, stream: Stream) -> None:
-        """Starts a stream to `shard`. What is left of the one before is dropped."""
+        """Starts a stream to `shard`. Unsent rows of the previous stream are dropped."""
         self.close()
-        # Validation would fetch the table's signature with no time limit; SegmentShape is the same on both sides.
+        # Validation would fetch the table's signature without a time limit. Both sides use the same SegmentShape anyway.
         client = reverb.Client(self._addresses[shard])
         self._writer = client.trajectory_writer(num_keep_alive_refs=1, validate_items=False)
         self._stream, self.shard = stream, shard
@@ -83,19 +83,19 @@ class SegmentWriter:
 
     @property
     def unconfirmed(self) -> int:
-        """The most segments that can be unconfirmed (Reverb does not say how many are)."""
+        """Upper bound on the number of unconfirmed segments (Reverb does not report the exact number)."""
         return len(self._unconfirmed)
 
     @property
     def oldest_seconds(self) -> float:
-        """Seconds since the oldest segment was sent that may be unconfirmed; 0 if there is none."""
+        """Seconds since the oldest segment that may be unconfirmed was sent; 0 if there is none."""
         return time.monotonic() - self._unconfirmed[0].time if self._unconfirmed else 0.0
 
     def flush(self, max_unconfirmed: int, timeout_seconds: float) -> None:
-        """Waits until at most so many segments are unconfirmed.
+        """Waits until at most `max_unconfirmed` segments are unconfirmed.
 
         Raises:
-            BlockedError: not within the time limit. Nothing is lost: call again, or `close`.
+            BlockedError: the time limit has passed. Nothing is lost: call again, or `close`.
         """
         if self._writer is None:
             return
@@ -104,7 +104,7 @@ class SegmentWriter:
             self.confirmed_steps += self._unconfirmed.popleft().steps
 
     def close(self) -> None:
-        """Ends the stream at once; what is unconfirmed, or not a segment yet, is dropped."""
+        """Ends the stream at once. Unconfirmed segments, and rows that are not in a segment yet, are dropped."""
         if self._writer is not None:
             close_writer(self._writer)
         self._writer = None
@@ -116,7 +116,7 @@ class SegmentWriter:
         return f"shard {self.shard} at {self._addresses[self.shard]}"
 
     def _keep_overlap(self) -> None:
-        """Keeps the rows that the next segment begins with; Reverb has copied the others."""
+        """Keeps the rows that the next segment begins with. Reverb has copied the other rows."""
         kept = self._shape.rows - self._shape.steps
         for column in (self._numbers, *(self._columns[name] for name in self._columns if name != "stream")):
             column[:kept] = column[self._shape.steps :]

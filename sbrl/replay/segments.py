@@ -1,26 +1,26 @@
-"""What travels from an actor to the learner: streams of rows, cut into segments of one fixed shape. Pure NumPy.
+"""The data that actors send to the learner: streams of rows, cut into segments of one fixed shape. Pure NumPy.
 
-A stream is what one environment of one actor's incarnation writes to one shard. It is a sequence of rows, one a step:
+One environment of one actor's incarnation writes a stream to one shard. A stream is a sequence of rows, one per step:
 
-    frame: the newest frame of the observation     action: what was done then     reward, discount: what followed
+    frame: the newest frame of the observation     action: taken on it     reward, discount: the result of the action
 
-An episode of T steps is `stack - 1` rows of context (the older frames of its first observation), T rows with its steps, and one
-row with its last observation. Rows that are no step have the action PADDING: context, last observations, and what fills a
-stream's end. So a window that starts at a step and reads on until the first PADDING never leaves its episode. Where an episode
-was truncated its last discount is 1, and the learner bootstraps from the last observation.
+An episode of T steps takes `stack - 1` rows of context (the older frames of its first observation), T rows for its steps, and
+one row for its last observation. Rows that are not steps have the action PADDING: context, last observations, and the fill at a
+stream's end. So a window that starts at a step and reads until the first PADDING never leaves its episode. If an episode was
+truncated, its last discount is 1, and the learner bootstraps from the last observation.
 
 A segment is W = (stack - 1) + L + n_max consecutive rows, one segment every L rows:
 
     row:       0 .. stack-2    stack-1 .. stack+L-2    stack+L-1 .. W-1
                context         L anchors               n_max rows to look ahead
 
-Anchor j is row j + stack - 1. If it is a step, transition j of the segment is rows j .. j + stack - 1 + n for any n <= n_max:
-the observation's stack, and what followed. So a segment stands alone, every step of a stream is the anchor of one segment,
-and only the overlap of neighbours, stack - 1 + n_max rows of W, is stored twice.
+Anchor j is row j + stack - 1. If it is a step, transition j of the segment consists of rows j .. j + stack - 1 + n for any
+n <= n_max: the observation's stack and the rows after it. So a segment needs no other segment, every step of a stream is an
+anchor of exactly one segment, and only the overlap of neighbours, stack - 1 + n_max rows of W, is stored twice.
 
-Steps are numbered from 0 by environment and incarnation, on through all its streams: a stream starts at the number where the
-one before it was left. A segment says which stream it is of and the number of its first step: that is how a reader tells what
-it has had already (a resend, a shard restored from its checkpoint) and what is missing, the tail of a lost stream included.
+The steps of each environment of an incarnation are numbered from 0 across all its streams: a new stream continues the numbers
+of the one before. A segment carries its stream and the number of its first step. From these a reader knows which steps it has
+already received (a resend, or a shard restored from its checkpoint) and which are missing, even at the end of a lost stream.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from numpy.typing import NDArray
 
 from sbrl.envs.spec import EnvSpec
 
-PADDING = -1  # the action of a row that is no step
+PADDING = -1  # the action of a row that is not a step
 SEGMENT_STEPS = 32  # L
 STREAM_FIELDS = ("actor", "incarnation", "env", "stream", "start", "previous_shard", "number")
 
 
 class Stream(NamedTuple):
-    """Who writes. Within an incarnation `stream` counts an environment's streams: each change of shard begins a new one."""
+    """The writer of a segment. `stream` counts the streams of an environment within an incarnation, one per change of shard."""
 
     actor: int
     incarnation: int
     env: int
     stream: int
-    start: int = 0  # the number of its first step: the streams before it were given all lower ones
-    previous_shard: int = -1  # where the stream before it went; -1: it is the first
+    start: int = 0  # the number of its first step: all lower numbers belong to earlier streams
+    previous_shard: int = -1  # the shard of the stream before it; -1: this is the first stream
 
 
 class SegmentShape(NamedTuple):
@@ -64,7 +64,7 @@ class SegmentShape(NamedTuple):
         return cls(spec.stack, n_max, spec.frame_shape, np.dtype(spec.frame_dtype))
 
     def without_frames(self) -> SegmentShape:
-        """Of segments that say what there is and leave the frames out: for learners that sample Reverb."""
+        """The shape of segments that omit the frames: for learners that sample from Reverb."""
         return self._replace(frame_shape=(0,))
 
     @property
@@ -79,7 +79,7 @@ class SegmentShape(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of one segment, uncompressed."""
+        """Size of one segment, uncompressed."""
         return sum(int(np.prod(dims)) * dtype.itemsize for dims, dtype in self.columns().values())
 
     def columns(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -98,10 +98,10 @@ class Segment(NamedTuple):
     """One segment; W rows."""
 
     frame: NDArray[Any]  # frame_dtype[W, *frame_shape]
-    action: NDArray[np.int32]  # [W], PADDING where the row is no step
-    reward: NDArray[np.float32]  # [W], as the learner sees it: clipped if the environment's rewards are
-    discount: NDArray[np.float32]  # [W], before the discount factor: 0 where the step ended in a terminal state, else 1
-    weights_version: NDArray[np.int32]  # [W], acted with
+    action: NDArray[np.int32]  # [W], PADDING if the row is not a step
+    reward: NDArray[np.float32]  # [W], as the learner sees it: clipped if the config clips rewards
+    discount: NDArray[np.float32]  # [W], before the discount factor: 0 if the step ended in a terminal state, else 1
+    weights_version: NDArray[np.int32]  # [W], the weights that chose the action
     stream: NDArray[np.int64]  # [1, len(STREAM_FIELDS)]: the stream, and the number of the first step from the first anchor on
 
     @property
@@ -114,7 +114,7 @@ class Segment(NamedTuple):
         return int(self.stream[0, -1])
 
     def valid(self, shape: SegmentShape) -> NDArray[np.bool_]:
-        """bool[L]: which anchors are steps, and so the anchors of a transition."""
+        """bool[L]: which anchors are steps; each of them is the anchor of a transition."""
         return np.not_equal(self.action[shape.anchors], PADDING)
 
 
@@ -126,14 +126,14 @@ class Row(NamedTuple):
     reward: float
     discount: float
     weights_version: int
-    number: int  # of the step; for a row that is no step, of the next one
+    number: int  # of the step; in a row that is not a step, the number of the next step
 
 
 class Transition(NamedTuple):
-    """What a stream needs of one step."""
+    """The data of one step that a stream needs."""
 
     action: int
-    reward: float  # as the learner sees it: clipped if the environment's rewards are
+    reward: float  # as the learner sees it: clipped if the config clips rewards
     terminal: bool  # the state reached is terminal for the learner (not: the episode was truncated)
     frame: NDArray[Any]  # frame_dtype[*frame_shape], the newest frame of the observation reached
     weights_version: int
@@ -143,19 +143,19 @@ class RowSink(Protocol):
     """Where a stream's rows go."""
 
     def row(self, row: Row) -> None:
-        """Takes the next row; its frame is the caller's, who may go on using it."""
+        """Takes the next row. The caller keeps the frame and may change it afterwards."""
         ...
 
     def segment(self) -> None:
-        """The last W rows are a segment."""
+        """Takes the last W rows as a segment."""
         ...
 
 
 class StreamRows:
-    """Turns the episodes of one stream into rows and says where segments are complete.
+    """Turns the episodes of one stream into rows and reports when a segment is complete.
 
-    `begin` an episode, `append` every step, `end` it; `fill` completes the segments of what is written so far. A segment
-    without a step is left out: there are some where `fill` has written much. A call is O(stack), `fill` O(W).
+    `begin` an episode, `append` every step, then `end` it. `fill` completes the segments of all rows written so far. Segments
+    without a step, which `fill` can produce, are left out. A call is O(stack); `fill` is O(W).
     """
 
     def __init__(self, shape: SegmentShape, sink: RowSink, start: int = 0) -> None:
@@ -163,14 +163,14 @@ class StreamRows:
         self._shape, self._sink = shape, sink
         self._frame: NDArray[Any] = np.zeros(shape.frame_shape, shape.frame_dtype)
         self._version = 0
-        self._is_open = False  # an episode is running
+        self._is_open = False  # whether an episode is running
         self._rows = 0  # written
         self._is_step: deque[bool] = deque(maxlen=shape.rows)  # of the last W rows
         self._last_step_row = -1
         self.steps = start  # the number of the next step
 
     def begin(self, observation: NDArray[Any]) -> None:
-        """Starts an episode, or what is left of one, with `observation`, frame_dtype[stack, *frame_shape]."""
+        """Starts an episode, or the rest of one, with `observation`, frame_dtype[stack, *frame_shape]."""
         assert not self._is_open, "an episode is running: its last observation is missing"
         self._is_open = True
         for frame in observation[:-1]:
@@ -189,13 +189,13 @@ class StreamRows:
         self._write(row)
 
     def end(self) -> None:
-        """Writes the last observation: the episode is over, or cut off here."""
+        """Writes the last observation: the episode is over, or is cut off here."""
         assert self._is_open, "no episode was begun"
         self._is_open = False
         self._pad(self._frame)
 
     def fill(self) -> None:
-        """Writes padding until every step is the anchor of a segment; for after `end`, when nothing comes for a while."""
+        """Writes padding until every step is the anchor of a segment. Call it after `end`, if no steps come for a while."""
         assert not self._is_open, "an episode is running: its windows would end in padding, not in its last observation"
         zeros = np.zeros_like(self._frame)
         while self.unmade:

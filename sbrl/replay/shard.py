@@ -18,18 +18,18 @@ from sbrl.replay.sharding import share
 from sbrl.rpc.ports import check_port_free
 from sbrl.storage.atomic import replace_text
 
-QUEUE_SEGMENTS = 16  # that may wait for the learner: half a thousand steps, before actors wait
+QUEUE_SEGMENTS = 16  # segments that may wait for the learner, about 500 steps; if the queue is full, actors wait
 
 
 class ShardInfo(NamedTuple):
-    """What a shard's tables say of themselves; counts are this process's."""
+    """State and counters of a shard's tables. Counts begin with this process."""
 
     inserted: int  # segments
     served: int  # segments, to the learner
-    sampled: int  # transitions, where replay is sampled from Reverb
+    sampled: int  # transitions, with remote sampling
     log_segments: int
     queue_segments: int
-    transitions: int  # to be sampled from Reverb, or else in the log, at most: segments hold fewer where streams end
+    transitions: int  # that Reverb can sample, else an upper bound for the log: segments at a stream's end hold fewer
     waited_for_learner_seconds: float
     waited_for_actors_seconds: float
 
@@ -37,22 +37,22 @@ class ShardInfo(NamedTuple):
 class ShardServer:
     """A Reverb server for one shard, restored from its newest readable checkpoint.
 
-    A log keeps the capacity that it was made with: Reverb takes it from the checkpoint.
+    A restored log keeps its original capacity: Reverb takes it from the checkpoint.
     """
 
     def __init__(self, config: Config, spec: EnvSpec, shard: int, sampling: str, port: int, directory: Path) -> None:
         """Starts serving.
 
         Args:
-            sampling: cached or remote: with remote there is a third table, which the learner samples.
+            sampling: cached or remote. With remote there is a third table, from which the learner samples.
             port: to listen on, on all interfaces (Reverb offers no choice).
-            directory: of this shard's checkpoints (see `ShardCheckpoints`).
+            directory: folder of this shard's checkpoints (see `ShardCheckpoints`).
 
         Raises:
             RunError: the port is taken, the directory cannot be read or written, or Reverb refuses to start.
             UsageError: the shard was made for the other kind of sampling.
         """
-        check_port_free("0.0.0.0", port)  # Reverb aborts the process where a port is taken
+        check_port_free("0.0.0.0", port)  # Reverb aborts the process if the port is taken
         self._shard, self.port = shard, port
         shape = SegmentShape.of(spec, config.agent.stored_steps)
         self._shape = shape if sampling == "cached" else shape.without_frames()
@@ -100,26 +100,26 @@ class ShardServer:
         Raises:
             RunError: the server does not answer.
             RuntimeError: Reverb could not write it.
-            ValueError: what Reverb has written is not whole.
+            ValueError: the files that Reverb has written are incomplete.
             OSError: the file system refuses.
         """
         info = self.info()
         counts = info.inserted, info.served, info.sampled
         if self._saved is not None and self._saved[1] == counts and self._saved[0].is_dir():
             return self._saved[0]
-        # What one before left unfinished goes first: on a full disk it would take the room that the next one needs.
+        # Unfinished files of an earlier checkpoint go first: on a full disk they would take the space that this one needs.
         self.checkpoints.clear_reverb_folder()
         try:
             path = self.checkpoints.adopt(Path(self.client.checkpoint()))
         except Exception:
-            with contextlib.suppress(OSError):  # it is tried again before the next one; what went wrong first is what to say
+            with contextlib.suppress(OSError):  # the next checkpoint tries it again; report the first error
                 self.checkpoints.clear_reverb_folder()
             raise
         self._saved = path, counts
         return path
 
     def stop(self) -> None:
-        """Ends the server, which confirms to writers what it had not inserted yet: not for a run that goes on."""
+        """Ends the server. It then confirms items that it has not inserted, so do not call this while a run continues."""
         self._server.stop()
 
     def _ask(self, timeout: int) -> dict[str, reverb.TableInfo]:
@@ -130,10 +130,10 @@ class ShardServer:
         return tables
 
     def _open(self) -> reverb.Server:
-        """Starts on the newest checkpoint that can be used; corrupt ones after it are set aside then, which is logged.
+        """Starts on the newest usable checkpoint, then sets newer, corrupt ones aside and logs them.
 
         Raises:
-            RunError: the file system refuses, or Reverb does; all checkpoints are left where they are.
+            RunError: the file system or Reverb refuses. All checkpoints stay where they are.
         """
         corrupt: list[tuple[Path, Exception]] = []
         try:
@@ -144,8 +144,8 @@ class ShardServer:
                     server = self._serve(checkpoint)
                     break
                 except (RuntimeError, ValueError) as error:
-                    # One checkpoint whose checksums are right may have been bad when it was written. Where Reverb refuses a
-                    # second one, the reason is another.
+                    # One checkpoint with correct checksums may have been written badly. If Reverb refuses a second one,
+                    # there must be another reason.
                     refused_before = any(isinstance(earlier, RuntimeError) for _, earlier in corrupt)
                     if checkpoint is None or (isinstance(error, RuntimeError) and refused_before):
                         raise RunError(f"replay shard {self._shard} cannot start on port {self.port}: {error}") from None
@@ -160,7 +160,7 @@ class ShardServer:
         return server
 
     def _keep_sampling(self, sampling: str) -> None:
-        """Refuses to start on what was stored for the other kind of sampling: Reverb would find it corrupt, or useless."""
+        """Refuses to start on data of the other kind of sampling: Reverb would find it corrupt, or useless."""
         file = self.checkpoints.directory / "sampling"
         before = file.read_text(encoding="utf-8").strip() if file.exists() else ""
         if before and before != sampling:
@@ -189,5 +189,5 @@ class ShardServer:
 
 
 def _sampled(tables: dict[str, reverb.TableInfo]) -> int:
-    """Transitions that the learner has sampled, where there is a table of them."""
+    """Number of transitions that the learner has sampled; 0 without a table of them."""
     return tables[TABLE].rate_limiter_info.sample_stats.completed if TABLE in tables else 0

@@ -1,8 +1,8 @@
-"""A shard's checkpoints on disk: whole or recognisably not, ordered by a number of ours.
+"""A shard's checkpoints on disk: complete or recognisably not, ordered by a number of ours.
 
-Reverb keeps one checkpoint in a folder and names it by the clock, loads a truncated file as an empty table without a word, and
-says that it stored what it could not write to its end. So finished checkpoints are moved out of its folder once they are seen
-to be whole, numbered, and given checksums; to load one, its files are linked back.
+Reverb keeps one checkpoint in a folder and names it by the clock. It silently loads a truncated file as an empty table, and it
+reports success for a checkpoint that it could not write completely. So each finished checkpoint is checked for completeness,
+moved out of Reverb's folder, numbered and given checksums. To load a checkpoint, its files are linked back.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _NEEDED = {"tables.tfrecord", "items.tfrecord", "DONE"}
 _PIECE_BYTES = 1 << 20
 _PREFIX, _SET_ASIDE = "checkpoint-", "corrupt-"
 _NAME = re.compile(rf"(?:{_SET_ASIDE})?{_PREFIX}(\d+)")
-_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # said of what is there, not of the disk
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # they describe the path, not a failing disk
 
 
 class ShardCheckpoints:
-    """The checkpoints in one shard's folder: `checkpoint-<number>/`, and `reverb/`, which is Reverb's own."""
+    """The checkpoints in one shard's folder: `checkpoint-<number>/`, and `reverb/`, which Reverb itself uses."""
 
     def __init__(self, directory: Path) -> None:
         """Makes the folder.
 
         Raises:
-            OSError: that is not possible.
-            RunError: it has checkpoints of a version whose shards kept the ratio, which cannot be gone on with.
+            OSError: the folder cannot be made.
+            RunError: it has checkpoints of an earlier version, whose shards kept the ratio; they cannot be loaded.
         """
         self.directory = directory
         self.reverb_folder = directory / "reverb"
@@ -50,7 +50,7 @@ class ShardCheckpoints:
         self.clear_reverb_folder()
 
     def clear_reverb_folder(self) -> None:
-        """Removes what was linked there to be loaded, and what a kill left unfinished."""
+        """Removes files that were linked there for loading, and unfinished files of a killed process."""
         if self.reverb_folder.exists():
             shutil.rmtree(self.reverb_folder)
         self.reverb_folder.mkdir(parents=True)
@@ -60,10 +60,10 @@ class ShardCheckpoints:
         return finished(self.directory)
 
     def adopt(self, written: Path) -> Path:
-        """Takes over what Reverb has just written: checksums, a manifest, and a place and a number of its own, all on disk.
+        """Takes over a checkpoint from Reverb: adds checksums in a manifest, moves it and numbers it, all durably.
 
         Raises:
-            ValueError: Reverb's files are not whole.
+            ValueError: Reverb's files are incomplete.
             OSError: the file system refuses.
         """
         for file in (written / name for name in _RECORDS):
@@ -79,10 +79,10 @@ class ShardCheckpoints:
         return path
 
     def stage(self, checkpoint: Path) -> None:
-        """Puts a checkpoint where Reverb loads it from.
+        """Puts a checkpoint into the folder that Reverb loads from.
 
         Raises:
-            ValueError: it was changed or cut short since it was written.
+            ValueError: the checkpoint was changed or truncated after it was written.
             OSError: the file system refuses; the checkpoint may be good.
         """
         verify(checkpoint)
@@ -94,7 +94,7 @@ class ShardCheckpoints:
                 _link_or_copy(path, folder / path.name)
 
     def set_aside(self, corrupt: Path, error: Exception) -> None:
-        """Puts a checkpoint that cannot be used out of the way, and logs it; only the last one is kept to be looked at."""
+        """Moves an unusable checkpoint out of the way and logs it. Only the last one is kept for inspection."""
         for path in self.directory.glob(f"{_SET_ASIDE}*"):
             shutil.rmtree(path)
         aside = corrupt.rename(self.directory / f"{_SET_ASIDE}{corrupt.name}")
@@ -110,7 +110,7 @@ class ShardCheckpoints:
 
 
 def finished(directory: Path) -> list[Path]:
-    """Finished checkpoints in a folder, oldest first. Raises OSError where that cannot be told: glob would leave those out."""
+    """Finished checkpoints in a folder, oldest first. Raises OSError if they cannot be read (glob would omit them)."""
     found = [path for path in directory.iterdir() if path.name.startswith(_PREFIX) and (path / MANIFEST).exists()]
     return sorted(found, key=_number)
 
@@ -119,7 +119,7 @@ def verify(checkpoint: Path) -> None:
     """Checks a checkpoint's files against its manifest.
 
     Raises:
-        ValueError: a file is missing or differs, or the manifest is none.
+        ValueError: a file is missing or differs, or the manifest is invalid.
         OSError: the file system refuses to read one.
     """
     try:
@@ -138,7 +138,7 @@ def verify(checkpoint: Path) -> None:
 
 
 def leave_pages(checkpoint: Path) -> None:
-    """Gives back the memory that a checkpoint takes as pages of files. Raises OSError where the file system refuses."""
+    """Drops a checkpoint's files from the page cache. Raises OSError if the file system refuses."""
     for path in checkpoint.iterdir():
         leave_page_cache(path)
 
@@ -150,19 +150,19 @@ def _number(path: Path) -> int:
 
 
 def _write_manifest(checkpoint: Path) -> None:
-    """Writes the checksums of a checkpoint's files beside them; with it all names in the folder are on disk."""
+    """Writes the checksums of a checkpoint's files next to them. Afterwards all names in the folder are on disk."""
     digests = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
     write_durably(checkpoint / MANIFEST, json.dumps({"sha256": digests}, indent=2).encode())
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file of records is all there, by the checksum that its compression ends with."""
+    """Whether a file of records is complete, by the checksum at the end of its compressed data."""
     stream = zlib.decompressobj()
     try:
         with path.open("rb") as file:
             while data := file.read(_PIECE_BYTES):
                 while data and not stream.eof:
-                    stream.decompress(data, _PIECE_BYTES)  # in pieces: frames unpack to a thousand times their size
+                    stream.decompress(data, _PIECE_BYTES)  # in pieces: frames can unpack to a thousand times their size
                     data = stream.unconsumed_tail
     except (FileNotFoundError, zlib.error):
         return False

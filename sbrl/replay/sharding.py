@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def share(total: int, num_shards: int, shard: int) -> int:
-    """The part of `total` that `shard` (from 0) gets; the parts of all shards add up to `total`."""
+    """The share of `total` that `shard` (from 0) gets. The shares of all shards add up to `total`."""
     return total // num_shards + (shard < total % num_shards)

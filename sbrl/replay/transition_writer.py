@@ -1,4 +1,4 @@
-"""Writes streams for remote sampling: every step an item of its own, and segments without frames."""
+"""Writes streams for remote sampling: each step as its own item, and segments without frames."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import PADDING, Row, SegmentShape, Stream
 from sbrl.replay.writer import close_writer, flush_writer
 
-FRAME_CHUNK = 4  # frames compressed together: 2.3 times smaller than one by one, and little is unpacked for nothing
+FRAME_CHUNK = 4  # frames compressed together: 2.3 times smaller than one by one, and few are unpacked without need
 STEP_CHUNK = 8  # rows of the small columns sent together
 
 
 class TransitionWriter(SegmentWriter):
-    """A SegmentWriter that sends each step as an item to the table of transitions, as soon as the rows of its window are there.
+    """A SegmentWriter that also sends each step as an item to the table of transitions, once its window is complete.
 
-    The last window of a segment is complete with the segment, so the items of its steps are sent before it, on a connection of
-    their own. A segment counts as confirmed once they are too.
+    The last window of a segment is complete together with the segment. So the items of its steps are sent before the segment,
+    on a separate connection. A segment counts as confirmed once they are confirmed, too.
     """
 
     def __init__(
@@ -32,16 +32,16 @@ class TransitionWriter(SegmentWriter):
 
         Args:
             addresses: host:port of each shard, in order.
-            shape: of the segments, had they frames.
-            age: the run's environment steps now, which order the log.
-            initial_priority: of a new item.
+            shape: of segments with frames.
+            age: returns the run's current environment steps, which order the log.
+            initial_priority: returns the priority of a new item.
         """
         super().__init__(addresses, shape.without_frames(), age)
         self._items = ItemShape.of_segments(shape)
         self._no_frame = np.zeros(0, shape.frame_dtype)
         self._initial_priority = initial_priority
         self._item_writer: Any = None
-        self._unsent_steps = 0  # that have an item and are in no segment yet
+        self._unsent_steps = 0  # steps that have an item and are not in a segment yet
 
     def open(self, shard: int, stream: Stream) -> None:
         super().open(shard, stream)
@@ -64,7 +64,7 @@ class TransitionWriter(SegmentWriter):
                 "meta": np.array([stream.actor, stream.incarnation, stream.env, row.number, row.weights_version], np.int64),
             }
         )
-        step = self._rows - 1 - self._items.n_max  # the row whose window this one completes
+        step = self._rows - 1 - self._items.n_max  # the row whose window this row completes
         if step >= 0 and self._columns["action"][step] != PADDING:
             self._create_item()
 

@@ -1,4 +1,4 @@
-"""What all writers to shards share."""
+"""The functions that all writers to shards share."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ class BlockedError(Exception):
 
 
 def close_writer(writer: Any) -> None:
-    """Closes a stream, whatever is on its way, at once.
+    """Closes a stream at once, even with items in flight.
 
-    Reverb's close alone can hang for ever: its worker, about to wait until the chunks of the next item are complete, does not
-    look whether it has been closed meanwhile. A flush completes all chunks, so that it has nothing to wait for.
+    Reverb's close alone can hang for ever: before its worker waits for the chunks of the next item, it does not check whether
+    it has been closed meanwhile. A flush completes all chunks, so that the worker has nothing to wait for.
     """
-    # What does not get through within the time, or cannot at all, is what the caller wants dropped.
+    # Items that do not get through within the time limit, or cannot, are dropped, as the caller wants.
     with contextlib.suppress(reverb.errors.DeadlineExceededError, RuntimeError):
         writer.flush(timeout_ms=1)
     writer.close()
 
 
 def flush_writer(writer: Any, max_unconfirmed: int, timeout_seconds: float, where: str) -> None:
-    """Waits until at most so many items are unconfirmed.
+    """Waits until at most `max_unconfirmed` items are unconfirmed.
 
     Args:
         where: the shard, for the message.
 
     Raises:
-        BlockedError: not within the time limit. Nothing is lost: call again.
+        BlockedError: the time limit has passed. Nothing is lost: call again.
     """
     try:
         writer.flush(block_until_num_items=max_unconfirmed, timeout_ms=max(1, int(timeout_seconds * 1000)))

@@ -1,1 +1,1 @@
-"""gRPC as every role uses it: channels, credentials, health, ports. Imports sbrl.errors alone."""
+"""gRPC for every role: channels, credentials, health, ports. Imports only sbrl.errors."""

@@ -17,28 +17,28 @@ from sbrl.errors import RunError
 from sbrl.rpc.credentials import Credentials, TokenCheck, TokenSender
 from sbrl.rpc.ports import check_host, host_port, resolve
 
-# gRPC's own default measures the bandwidth with a ping for every message, which adds a sixth to a heartbeat. Without it the
+# By default gRPC measures the bandwidth with a ping for every message, which adds a sixth to a heartbeat. Without it the
 # window is fixed: one chunk of weights.
 _WINDOW_OPTIONS = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
-# gRPC's own default lets two minutes pass between attempts: too long for a coordinator that restarts in one second.
+# By default gRPC waits up to two minutes between attempts: too long for a coordinator that restarts in one second.
 CHANNEL_OPTIONS = (
     *_WINDOW_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A rescheduled pod has another address under its name: gRPC's own default asks for it every half minute at most.
+    # A rescheduled pod has a new address under its name. By default gRPC resolves it at most every half minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    # A peer whose machine is gone says nothing, and TCP takes a quarter of an hour to give it up. So do these.
+    # If a peer's machine is gone, TCP takes a quarter of an hour to notice. These pings notice it sooner.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # A proxy in the environment is for what is outside: it knows no pod and no port of loopback.
+    # A proxy in the environment is for outside addresses: it can reach no pod and no loopback port.
     ("grpc.enable_http_proxy", 0),
 )
-# With SO_REUSEPORT two servers would share a port in silence, each seeing half of the calls.
+# With SO_REUSEPORT two servers would silently share a port, and each would get half of the calls.
 _SERVER_OPTIONS = (
     *_WINDOW_OPTIONS,
     ("grpc.so_reuseport", 0),
-    # Fewer than gRPC's own five minutes: to a server that allows no pings those of a channel are an attack.
+    # Less than gRPC's default of five minutes: otherwise the server would treat a channel's pings as an attack.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
 _UNAVAILABLE = frozenset(
@@ -52,7 +52,7 @@ _UNAVAILABLE = frozenset(
 
 
 class _UnreadableMessages(logging.Filter):
-    """Makes one line of the traceback that gRPC logs of bytes that are no message: their sender is to blame, not our code."""
+    """Shortens gRPC's traceback about bytes that are not a message to one line: the fault is the sender's, not ours."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is not None:
@@ -69,10 +69,10 @@ class CoordinatorUnavailable(RunError):
 
 
 def open_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:
-    """A channel to host:port; it connects with the first call and again, within two seconds, after the peer is back.
+    """A channel to host:port. It connects with the first call, and reconnects within two seconds after the peer is back.
 
     Args:
-        credentials: None: those of the process's environment.
+        credentials: None takes those of the process's environment.
 
     Raises:
         UsageError: the environment's credentials cannot be read.
@@ -88,7 +88,7 @@ def open_channel(address: str, credentials: Credentials | None = None) -> grpc.C
 
 @contextmanager
 def coordinator_errors(address: str) -> Iterator[None]:
-    """Turns gRPC errors of calls to the coordinator into the two kinds a role acts on.
+    """Turns gRPC errors of calls to the coordinator into the two kinds that a role handles.
 
     Raises:
         CoordinatorUnavailable: no answer in time; the call may or may not have been carried out.
@@ -108,11 +108,11 @@ def make_server(max_workers: int, name: str, credentials: Credentials) -> grpc.S
     """A server without ports.
 
     Args:
-        max_workers: bounds the calls it carries out at once.
-        name: prefixes its threads.
+        max_workers: limit on concurrent calls.
+        name: prefix of its threads' names.
         credentials: with a token, calls without it are refused.
     """
-    logging.getLogger("grpc._common").addFilter(_UNREADABLE_MESSAGES)  # adds it once, however often it is called
+    logging.getLogger("grpc._common").addFilter(_UNREADABLE_MESSAGES)  # repeated calls add it only once
     executor = futures.ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix=name)
     checks = () if credentials.token is None else (TokenCheck(credentials.token),)
     return grpc.server(executor, interceptors=checks, options=_SERVER_OPTIONS)
@@ -125,14 +125,14 @@ def bind(server: grpc.Server, host: str, port: int, service: str, credentials: C
         credentials: with a certificate, the port speaks TLS.
 
     Raises:
-        UsageError: the host is no address of this machine.
+        UsageError: the host is not an address of this machine.
         RunError: the port is taken.
     """
     check_host(host)
     address = host_port(host, port)
     where = f"cannot listen on {address} for the {service}"
     try:
-        # Tried with a plain socket first: gRPC does not say why it failed, and writes lines of its own to standard error.
+        # Try a plain socket first: gRPC does not report why it failed, and writes its own lines to standard error.
         family, place = resolve(host, port)
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: a restart takes its port back at once
@@ -147,12 +147,12 @@ def bind(server: grpc.Server, host: str, port: int, service: str, credentials: C
 
 
 def reachable_address(host: str, port: int) -> str:
-    """host:port that other machines can connect to, for a server bound to `host`: a wildcard becomes this machine's address."""
+    """host:port for other machines to connect to. If `host` is a wildcard, this machine's address takes its place."""
     if host not in ("0.0.0.0", "::"):
         return host_port(host, port)
     name = socket.gethostname()
     try:
-        # A wildcard of IPv6 takes both kinds of address.
+        # An IPv6 wildcard accepts both kinds of address.
         found = socket.getaddrinfo(name, port, socket.AF_INET if host == "0.0.0.0" else 0, socket.SOCK_STREAM)
     except OSError:
         return f"{name}:{port}"

@@ -1,11 +1,12 @@
 """Who may call whom: a token that all roles of a run share, and TLS, both from files that the environment names.
 
-    SBRL_TOKEN_FILE      the shared token; servers of ours then refuse calls without it, clients send it
-    SBRL_TLS_CERT_FILE   a server's certificate chain (PEM), with SBRL_TLS_KEY_FILE its key: it then speaks TLS only
-    SBRL_TLS_CA_FILE     the authority (PEM) that clients check servers against: they then speak TLS only
-    SBRL_TLS_SERVER_NAME the name in the servers' certificate, where they are reached by another one or by an IP address
+    SBRL_TOKEN_FILE      the shared token: our servers then refuse calls without it, and clients send it
+    SBRL_TLS_CERT_FILE   a server's certificate chain (PEM), with SBRL_TLS_KEY_FILE its key: it then only speaks TLS
+    SBRL_TLS_CA_FILE     the authority (PEM) that clients check servers against: they then only speak TLS
+    SBRL_TLS_SERVER_NAME the name in the servers' certificate, if clients use another name or an IP address
 
-None set: plain connections, no token, as on one machine. Health services stay open: Kubernetes' probes know no tokens.
+If none is set, connections are plain and need no token, as on one machine. Health services stay open: Kubernetes' probes have
+no token.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _HEADER = "authorization"
 
 
 class Credentials(NamedTuple):
-    """What a process proves itself with, and checks others by."""
+    """A process's credentials: for its own identity, and to check others."""
 
     token: str | None = None
     certificate: bytes | None = None
@@ -54,14 +55,14 @@ class Credentials(NamedTuple):
 
     @property
     def server(self) -> grpc.ServerCredentials | None:
-        """For a server's port; None: it is a plain one."""
+        """Credentials for a server's port; None: a plain port."""
         if self.certificate is None or self.key is None:
             return None
         return grpc.ssl_server_credentials([(self.key, self.certificate)])
 
     @property
     def channel(self) -> grpc.ChannelCredentials | None:
-        """For a client's channel; None: it is a plain one."""
+        """Credentials for a client's channel; None: a plain channel."""
         return None if self.authority is None else grpc.ssl_channel_credentials(self.authority)
 
 
@@ -76,7 +77,7 @@ class TokenCheck(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc comes wi
     ) -> grpc.RpcMethodHandler | None:
         handler = continuation(call)
         sent = dict(call.invocation_metadata).get(_HEADER, "")
-        # In constant time, so that answers do not tell how much of a guess is right.
+        # In constant time, so that answers do not reveal how much of a guess is right.
         if handler is None or hmac.compare_digest(sent.encode(), self._expected):
             return handler
         return _refusal(handler, "wrong token" if sent else "no token")
@@ -88,7 +89,7 @@ class TokenSender(
     grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
     grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
 ):
-    """Sends the token with every call (grpc's own call credentials would demand TLS)."""
+    """Sends the token with every call (grpc's own call credentials would require TLS)."""
 
     def __init__(self, token: str) -> None:
         self._metadata = ((_HEADER, f"Bearer {token}"),)
@@ -101,7 +102,7 @@ class TokenSender(
 
 
 class _CallDetails(NamedTuple):
-    """grpc.ClientCallDetails, which cannot be copied with other metadata."""
+    """Stands in for grpc.ClientCallDetails, which cannot be copied with other metadata."""
 
     method: str
     timeout: float | None
@@ -112,7 +113,7 @@ class _CallDetails(NamedTuple):
 
 
 def _refusal(handler: grpc.RpcMethodHandler, reason: str) -> grpc.RpcMethodHandler:
-    """A handler of the same kind as `handler` that only says why."""
+    """A handler of the same kind as `handler` that refuses every call with the reason."""
 
     def refuse(_request: Any, context: grpc.ServicerContext) -> None:
         context.abort(

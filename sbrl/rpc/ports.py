@@ -10,7 +10,7 @@ from typing import Any
 
 from sbrl.errors import RunError, UsageError
 
-LOWEST_PORT = 10_240  # below are the ports that well-known services use
+LOWEST_PORT = 10_240  # well-known services use the ports below
 
 
 def host_port(host: str, port: int) -> str:
@@ -25,23 +25,23 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
-    """The kind of address that `host` is, IPv4 or IPv6, and what a socket of that kind binds.
+    """The address family of `host`, IPv4 or IPv6, and the address that a socket of that family binds.
 
     Raises:
-        OSError: it is no address, and no name of one.
+        OSError: it is neither an address nor a name of one.
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except UnicodeError:  # a name that no resolver could be asked for
+    except UnicodeError:  # a name that no resolver accepts
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
     return family, place
 
 
 def check_host(host: str) -> None:
-    """Finds out whether a server could listen on an address at all.
+    """Checks that a server could listen on an address at all.
 
     Raises:
-        UsageError: it is none of this machine's.
+        UsageError: it is not an address of this machine.
     """
     try:
         family, place = resolve(host, 0)
@@ -55,10 +55,10 @@ def check_host(host: str) -> None:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Finds out whether a server could listen on host:port.
+    """Checks that a server could listen on host:port.
 
     Raises:
-        RunError: something else listens there, or the address is not this machine's.
+        RunError: another process listens there, or the address is not this machine's.
     """
     try:
         family, place = resolve(host, port)
@@ -72,19 +72,20 @@ def check_port_free(host: str, port: int) -> None:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """`count` different ports that were free a moment ago, below those the kernel gives to outgoing connections and to port 0.
+    """`count` different ports that were free a moment ago.
 
-    One from that range could be gone before its server starts: the roles of a run open many connections at once.
+    They lie below the range that the kernel uses for outgoing connections and for port 0. A port from that range could be taken
+    before its server starts, because the roles of a run open many connections at once.
 
     Raises:
-        RunError: there are not so many.
+        RunError: there are not that many free ports.
     """
     found: list[int] = []
     candidates = range(LOWEST_PORT, _first_ephemeral_port())
     if len(candidates) < 64 * count:  # some machines give nearly all ports to outgoing connections
         candidates = range(LOWEST_PORT, 65_536)
     for port in random.SystemRandom().sample(candidates, k=64 * count):
-        with contextlib.suppress(RunError):  # this one is taken: the next may not be
+        with contextlib.suppress(RunError):  # this one is taken; try the next
             check_port_free(host, port)
             found.append(port)
         if len(found) == count:

@@ -1,4 +1,4 @@
-"""Command lines: a parser that names what was meant, and numbers of a range, refused in one line that names it."""
+"""Command lines: a parser that suggests what was meant, and readers that refuse numbers out of range."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from sbrl.errors import nearest, plain, shown
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; for a command or an option that there is not, which is nearest to it."""
+    """Reports errors in one line. For an unknown command or option it names the nearest one."""
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
-        """Ends the program for words that no argument takes, with exit code 2."""
+        """Ends the program with exit code 2 because of words that no argument takes."""
         known = list(self._options())
         hints = [nearest(word.partition("=")[0], known) if word.startswith("-") else "" for word in words]
         self.error(f"unrecognized arguments: {' '.join(words)}{next(filter(None, hints), '')}")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse does, but for the message."""
+        """As in argparse, with another error message."""
         arguments, rest = self.parse_known_args(args, namespace)
         if rest:
             self.refuse_unknown(rest)
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints how the whole program is used as well."""
+        """Prints one line; argparse would also print the usage of the whole program."""
         self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` says what there is\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"unknown {str(action.metavar).lower()} {shown(value)}{hint}")
 
     def _options(self) -> Iterator[str]:
-        """Those of this parser and of its commands."""
+        """The options of this parser and of its commands."""
         for action in self._actions:
             yield from action.option_strings
             if isinstance(action, argparse._SubParsersAction):
@@ -49,7 +49,7 @@ def whole_number(least: int, below: int) -> Callable[[str], int]:
     """Reads whole numbers from `least` to `below` - 1. The reader raises argparse.ArgumentTypeError for anything else."""
 
     def read(text: str) -> int:
-        # Long before Python's own limit on digits, which raises another error.
+        # This limit is far below Python's own limit on digits, which raises another error.
         if not text.isdecimal() or len(text) > 20 or not least <= int(text) < below:
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {least} to {below - 1}")
         return int(text)
@@ -58,7 +58,7 @@ def whole_number(least: int, below: int) -> Callable[[str], int]:
 
 
 def number(above: float = -math.inf, *, least: float = -math.inf) -> Callable[[str], float]:
-    """Reads finite numbers, above one or from one on. The reader raises argparse.ArgumentTypeError for anything else."""
+    """Reads finite numbers above `above` and from `least` on. The reader raises argparse.ArgumentTypeError otherwise."""
     rule = f"from {plain(least)} on" if least > -math.inf else f"above {plain(above)}"
 
     def read(text: str) -> float:

@@ -1,6 +1,6 @@
-"""Tries one environment out before a run is begun: makes, resets and steps it.
+"""Tries one environment out before a run begins: makes, resets and steps it.
 
-As a program, `python -m sbrl.runtime.env_probe ENV_AS_JSON SECONDS`, it does that in a process of its own, for `probe`.
+The program `python -m sbrl.runtime.env_probe ENV_AS_JSON SECONDS` does this in a separate process, for `probe`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sbrl.runtime.program import run_program
 from sbrl.runtime.trial import TrialFailed, answer_alone, run_trial
 from sbrl.telemetry.logs import report_failure
 
-LIMIT_SECONDS = 60.0  # for all of it; imports, and a first download say, included
+LIMIT_SECONDS = 60.0  # for all stages, including imports and, for example, a first download
 GRACE_SECONDS = 10.0  # beyond that, for native code that lets no other thread of its process run
 
 
 def probe(env: Env, limit_seconds: float = LIMIT_SECONDS) -> EnvSpec:
-    """Tries one environment out in another process, and returns its spec: nothing of it is loaded here.
+    """Tries one environment out in another process and returns its spec. This process loads none of its code.
 
     Raises:
         UsageError: it cannot be made, reset or stepped, crashes, or takes longer than `limit_seconds`.
@@ -38,17 +38,17 @@ def probe(env: Env, limit_seconds: float = LIMIT_SECONDS) -> EnvSpec:
     except TrialFailed as error:
         answers, reason = error.answers, str(error)
     try:
-        # The last answer: all stages are done then, even where the process did not come to a good end.
+        # The last answer comes after all stages, even if the process did not end well.
         return EnvSpec.of_plain(json.loads(answers[-1]))
     except (ValueError, TypeError, LookupError):
         raise UsageError(complaint(env.id, answers[-1] if answers else MADE, reason)) from None
 
 
 def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str], None] = lambda stage: None) -> EnvSpec:
-    """Tries one environment out in this process, and returns its spec. One that hangs ends the process, with a line.
+    """Tries one environment out in this process and returns its spec. If it hangs, ends the process with a message.
 
     Args:
-        begin: is told each stage before it begins.
+        begin: called with each stage before it begins.
 
     Raises:
         UsageError: it cannot be made, reset or stepped.
@@ -60,7 +60,7 @@ def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str
         stage = new
         begin(new)
 
-    def give_up() -> None:  # no exception would reach a call that does not come back
+    def give_up() -> None:  # no exception would reach a call that does not return
         report_failure(UsageError(complaint(env.id, stage, f"that takes longer than {limit_seconds:g} s")))
         os._exit(UsageError.exit_code)
 
@@ -69,7 +69,7 @@ def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str
     timer.start()
     try:
         enter(MADE)
-        from sbrl.envs.make import make_envs  # loads gymnasium and ALE: who only calls `probe` needs neither
+        from sbrl.envs.make import make_envs  # loads gymnasium and ALE, which `probe` does not need
 
         envs = make_envs(env, num_envs=1, seed=0)
         enter(RESET)
@@ -79,19 +79,19 @@ def try_out(env: Env, limit_seconds: float = LIMIT_SECONDS, begin: Callable[[str
         enter(CLOSED)
         envs.close()
         return envs.spec
-    except RunError as error:  # what would end a run later is no use to begin with
+    except RunError as error:  # a failure that would end a run later must not let it begin
         raise UsageError(str(error)) from error
     finally:
         timer.cancel()
 
 
 def spec_for_role(env: Env) -> EnvSpec:
-    """The spec of a role's environment, which is tried out unless a launcher has done so.
+    """The spec of a role's environment. Tries it out unless a launcher has done so.
 
-    Under a launcher a role may be starting again in mid-run: what a third try may mend must not end the run.
+    Under a launcher a role may be restarting during the run. A failure that another try may fix must not end the run.
 
     Raises:
-        UsageError: it cannot be made, or does not work.
+        UsageError: the environment cannot be made, or does not work.
     """
     if not has_launcher():
         return try_out(env)

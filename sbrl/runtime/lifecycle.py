@@ -1,4 +1,4 @@
-"""How every role program starts and stops: SIGTERM drains, health and metrics throughout."""
+"""How every role program starts and stops: SIGTERM drains it; it always serves health and metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sbrl.runtime.stop_signals import catch_stop_signals
 from sbrl.storage.metadata import run_id_of
 from sbrl.telemetry.logs import Context, configure_logging, report_failure
 
-GIVE_UP = 65  # exit code of a role that starting again would not help (EX_DATAERR)
+GIVE_UP = 65  # exit code of a role that a restart would not help (EX_DATAERR)
 
 _log = logging.getLogger(__name__)
 
@@ -54,10 +54,10 @@ def role_arguments(role: str, description: str) -> argparse.ArgumentParser:
 def load_role(
     parser: argparse.ArgumentParser, argv: Sequence[str], *, needs_coordinator: bool = True, needs_shards: bool = True
 ) -> tuple[argparse.Namespace, Config]:
-    """Parses a role's command line and reads the config it names.
+    """Parses a role's command line and reads the config that it names.
 
     Args:
-        needs_coordinator, needs_shards: the role connects to them, so the config must say where they are.
+        needs_coordinator, needs_shards: whether the role connects to them, so that the config must have their addresses.
 
     Raises:
         UsageError: a bad config, or one without the addresses that the role needs.
@@ -81,12 +81,12 @@ def load_role(
 
 
 class RoleRuntime:
-    """What surrounds a role's work: logging, signals, the health service and the Prometheus endpoint.
+    """The surroundings of a role's work: logging, signals, the health service and the Prometheus endpoint.
 
-    As a context manager, entered on the main thread and once a process. SIGTERM, SIGINT or SIGHUP (unless ignored at first)
-    sets `stop` and turns health to NOT_SERVING; further ones change nothing, so that none breaks the drain. Handlers outlive
-    the exit for the same reason. A thread that ends by an exception sets `stop`, too, and the exit code is 1: without it the
-    role would only look alive, so it drains and is started again.
+    Enter this context manager on the main thread, once per process. SIGTERM, SIGINT or SIGHUP (unless ignored at the start)
+    sets `stop` and turns health to NOT_SERVING. Further signals change nothing, so that none breaks the drain; the handlers
+    stay after the exit for the same reason. A thread that ends with an exception also sets `stop`, and the exit code is 1:
+    without that thread the role would only look alive, so it drains and is started again.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class RoleRuntime:
     ) -> None:
         """
         Args:
-            context: what every log line says of the process.
-            health_port, metrics_port: 0 takes free ones.
-            stay: leaving the context without an error waits for a signal first, still healthy.
+            context: the part of every log line that identifies the process.
+            health_port, metrics_port: 0 takes a free one.
+            stay: leaving the context without an error first waits for a signal, still healthy.
         """
         self.stop = threading.Event()
         self.health_address = ""  # host:port, known once entered
@@ -120,7 +120,7 @@ class RoleRuntime:
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace, config: Config, registry: CollectorRegistry) -> Self:
-        """The runtime that `role_arguments` and the config describe."""
+        """The runtime for the arguments of `role_arguments` and the config."""
         network = config.network
         return cls(
             Context(arguments.role, arguments.name, arguments.run_id),
@@ -132,7 +132,7 @@ class RoleRuntime:
         )
 
     def __enter__(self) -> Self:
-        """Starts all of it.
+        """Starts everything.
 
         Raises:
             RunError: a port is taken.
@@ -153,13 +153,13 @@ class RoleRuntime:
         return self
 
     def serving(self) -> None:
-        """Turns health to SERVING: the role does its work now. Without effect once it is to stop."""
+        """Turns health to SERVING: the role does its work now. No effect once it has to stop."""
         self._health.set_serving()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """
         Raises:
-            SystemExit: with GIVE_UP, in place of a FinalError, which is reported; with 1 after a failed thread.
+            SystemExit: with GIVE_UP instead of a FinalError, which is reported; with 1 after a failed thread.
         """
         if error is None and self._stay and not self.stop.is_set():
             _log.info("nothing more to do: staying until told to stop")
@@ -193,5 +193,5 @@ class RoleRuntime:
             return
         _log.info("received %s: draining", number.name)
         self._turn.wait()
-        self._health.drain()  # first, so that nobody is sent here while the role stops
+        self._health.drain()  # first, so that no client is sent here while the role stops
         self.stop.set()

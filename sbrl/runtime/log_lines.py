@@ -1,10 +1,10 @@
-"""Makes one JSON object of every line that a program writes.
+"""Turns every line that a program writes into one JSON object.
 
 `python -m sbrl.runtime.log_lines ROLE NAME RUN_ID COMMAND...`.
 
-Native libraries (Reverb, TensorFlow, CUDA) write to standard error as they like, and most of all when they abort. This process
-outlives the program, so that its last line is not lost; it hands on signals and ends with the program's exit code. A program
-that only wants to be started again is, at once: Kubernetes would take it for a crash and wait longer each time.
+Native libraries (Reverb, TensorFlow, CUDA) write to standard error in their own format, especially when they abort. This
+process outlives the program, so that its last line is not lost. It forwards signals and ends with the program's exit code. If a
+program asks for a restart, this process restarts it at once: Kubernetes would see a crash and wait longer each time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sbrl.runtime.output import secure_output
 from sbrl.runtime.parent_death import PARENT_VARIABLE
 from sbrl.telemetry.logs import ERROR_MARK, WARNING_MARK, Context, json_line
 
-NATIVE = "output"  # the logger that lines are from which nobody logged
+NATIVE = "output"  # the logger's name for lines that no logger wrote
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-GOES_ON = (signal.SIGUSR1, signal.SIGUSR2)  # ask a program for something, not to end
+GOES_ON = (signal.SIGUSR1, signal.SIGUSR2)  # these do not ask a program to end
 
 
 def main() -> int:
     secure_output()
     role, name, run_id, *command = sys.argv[1:]
     context = Context(role, name, run_id)
-    received: list[int] = []  # while no program runs
+    received: list[int] = []  # signals received while no program runs
     told_to_end = False
     program: subprocess.Popen[str] | None = None
 
@@ -47,7 +47,7 @@ def main() -> int:
             program.send_signal(number)
 
     for number in HANDED_ON:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, say: the program ignores it, too
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by nohup, for example: the program ignores it, too
             signal.signal(number, hand_on)
     while True:
         program = _start(command)
@@ -58,9 +58,9 @@ def main() -> int:
             if wrapped := as_json(context, line.rstrip("\n")):
                 print(wrapped, file=sys.stderr, flush=True)
         code = program.wait()
-        program = None  # before the question: a signal that comes after it is the next program's
+        program = None  # before the check: a later signal is for the next program
         if code != START_AGAIN or told_to_end:
-            return 128 - code if code < 0 else code  # as shells report a signal
+            return 128 - code if code < 0 else code  # as shells report signals
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
@@ -77,9 +77,9 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
 
 
 def without_repeats(lines: Iterable[str]) -> Iterator[str]:
-    """Leaves out lines that nobody logged and that differ from the one before in numbers alone, and says how many they were.
+    """Drops lines that no logger wrote and that differ from the line before only in numbers, and adds their count.
 
-    Reverb, for one, tells of a restore about hundred times a minute that it is still reading.
+    During a restore, for example, Reverb reports about a hundred times a minute that it is still reading.
     """
     before, left_out = "", 0
     for line in lines:
@@ -97,7 +97,7 @@ def without_repeats(lines: Iterable[str]) -> Iterator[str]:
 
 
 def as_json(context: Context, line: str) -> str:
-    """A line of output as an event; one that is an event already is left as it is, an empty one is none."""
+    """A line of output as an event. A line that is already an event stays as it is; an empty line gives an empty text."""
     if not line.strip():
         return ""
     event = _event(line)

@@ -1,4 +1,4 @@
-"""How much memory this process occupies, how much it may, and giving back what it has freed."""
+"""The memory that this process uses and may use, and returning freed memory to the system."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def give_back_large_blocks() -> None:
-    """From here on the system gets back each block of 1 MB or more as it is freed. For roles that handle whole weights.
+    """From now on each block of 1 MB or more returns to the system when it is freed. For roles that handle weights.
 
-    glibc does so by itself until the first such block is freed; from then on it keeps the like of it among the small ones,
-    which hold on to it: a coordinator that serves 7 MB of weights goes up and down by tens of megabytes, and creeps. Other C
-    libraries are left as they are.
+    glibc does this by itself until the first such block is freed. After that it keeps blocks of that size among the small ones,
+    which pin them: the memory of a coordinator that serves 7 MB of weights goes up and down by tens of megabytes, and grows
+    slowly. With other C libraries this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -28,9 +28,10 @@ def give_back_large_blocks() -> None:
 
 
 def give_back_freed() -> None:
-    """Returns to the system what this process has freed, whole pages of it, wherever among its arenas they are.
+    """Returns all whole pages that this process has freed to the system, from all of its arenas.
 
-    glibc keeps what lies below memory in use, an arena a thread. Other C libraries are left as they are.
+    By itself glibc keeps freed memory that lies below memory in use, in one arena per thread. With other C libraries this
+    function does nothing.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -38,32 +39,32 @@ def give_back_freed() -> None:
 
 
 def resident_bytes() -> int:
-    """Memory that this process occupies."""
+    """Bytes of memory that this process occupies."""
     return int(psutil.Process().memory_info().rss)
 
 
 def memory_limit_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
-    """The least of the machine's memory and the limits of the control groups that this process is in.
+    """The smallest of the machine's memory and the limits of this process's control groups.
 
     Args:
-        cgroups: where control groups are mounted; version 2 is searched from the process's own up, version 1 (where a container
-            sees its own as the root) at the root.
-        own_cgroup: the file that names the process's own.
+        cgroups: the mount point of control groups. In version 2 the search goes from the process's own group up; in version 1
+            it only checks the root, which is where a container sees its own group.
+        own_cgroup: the file that names the process's own group.
     """
     return _nearest_limit(cgroups, own_cgroup)[0]
 
 
 def process_memory() -> tuple[int, str]:
-    """(bytes that this process may occupy, what to call them in a message)."""
+    """(bytes that this process may occupy, their name in a message)."""
     limit = memory_limit_bytes()
     return limit, f"the {limit:,} bytes that this process may use"
 
 
 def memory_used_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
-    """What counts towards `memory_limit_bytes`: the working set of the control group that has the limit, as a kubelet does.
+    """Bytes that count towards `memory_limit_bytes`: the working set of the control group with the limit.
 
-    Pages of libraries that another container has loaded are not charged to it, and file pages that could be dropped at once are
-    no reason to be killed. Without a control group's limit, what this process occupies.
+    A kubelet counts in the same way. Library pages that another container has loaded do not count, and neither do file pages
+    that could be dropped at once. Without a control group's limit, these are the bytes that this process occupies.
     """
     _, folder = _nearest_limit(cgroups, own_cgroup)
     if folder is not None:
@@ -74,7 +75,7 @@ def memory_used_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) 
 
 
 def _nearest_limit(cgroups: Path, own_cgroup: Path) -> tuple[int, Path | None]:
-    """The limit, and the control group that has it; None for the machine."""
+    """The limit, and the control group that sets it; None for the machine's memory."""
     group = cgroups
     for line in own_cgroup.read_text(encoding="utf-8").splitlines() if own_cgroup.exists() else ():
         if line.startswith("0::"):
@@ -89,7 +90,7 @@ def _nearest_limit(cgroups: Path, own_cgroup: Path) -> tuple[int, Path | None]:
 
 
 def _read(path: Path) -> list[int]:
-    """The number in a file; none where there is no such file, or it says max."""
+    """The number in a file; empty if there is no such file, or its content is max."""
     try:
         return [int(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
@@ -97,7 +98,7 @@ def _read(path: Path) -> list[int]:
 
 
 def _statistic(path: Path, name: str) -> int:
-    """A line of memory.stat; 0 where there is none."""
+    """The value of a line in memory.stat; 0 if it is missing."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

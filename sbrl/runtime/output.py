@@ -1,7 +1,7 @@
 """Standard output and error that may go away: a pipe's reader ends, a disk fills, a terminal closes.
 
-A run goes on without them. A command whose output is all that it is for ends: quietly where its reader has gone, as others do,
-and with a message where the output could not be written.
+A run continues without them. A command that exists only for its output ends: silently if its reader has gone, as other programs
+do, and with a message if the output could not be written.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 EXIT_NO_READER = 141  # as a shell reports a program that SIGPIPE has ended
-# A reader that takes nothing (a pager, a terminal after Ctrl-S) is waited for so long by a run: it has more to do.
+# How long a run waits for a reader that takes nothing (a pager, a terminal after Ctrl-S): it has other work to do.
 READER_SECONDS = 0.2
-PIECE_BYTES = 4096  # PIPE_BUF: a pipe that can be written to takes so much at once
+PIECE_BYTES = 4096  # PIPE_BUF: a pipe that is ready for writing takes this much at once
 
 
 def secure_output() -> None:
-    """Makes standard output and error streams that fail as this module says. To be called once, first of all.
+    """Makes standard output and error fail as this module describes. Call this once, before anything else.
 
-    A stream that was closed at the start becomes /dev/null, so that the next file opened does not take its place.
+    A stream that was closed at the start becomes /dev/null, so that the next opened file does not take its descriptor.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes its place, also in what this program becomes
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the descriptor, also across exec
     sys.stdout = _secured(sys.stdout, 1, lasting=False)
     sys.stderr = _secured(sys.stderr, 2, lasting=True)  # a message that nobody can read changes nothing
 
 
 def outlive_output() -> None:
-    """From now on what standard output does not take is left out, without a word, and waited for only a moment."""
+    """From now on, output that standard output does not take within a moment is silently dropped."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Output):
         raw.lasting = True
 
 
 def _secured(stream: TextIO | None, descriptor: int, lasting: bool) -> TextIO:
-    if stream is None:  # closed at the start; its number may be another file's by now
+    if stream is None:  # closed at the start; its descriptor may belong to another file by now
         return open(os.devnull, "w", encoding="utf-8")
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(descriptor, lasting)),
@@ -74,12 +74,12 @@ class _Output(io.FileIO):
             if error.errno == errno.EPIPE:
                 raise SystemExit(EXIT_NO_READER) from None
             raise RunError(f"cannot write to standard output: {error.strerror}") from None
-        if written is None and not self.lasting:  # somebody else has made it non-blocking
+        if written is None and not self.lasting:  # another process has made it non-blocking
             select.select([], [self], [])
         return len(piece) if written is None and self.lasting else written or 0
 
     def _is_taken(self) -> bool:
-        """Whether a write would not block; a reader is waited for once, until it takes something again."""
+        """Whether a write would not block. Waits once for a reader, and not again until it takes something."""
         ready = bool(select.select([], [self], [], self._patience)[1])
         self._patience = READER_SECONDS if ready else 0.0
         return ready

@@ -1,4 +1,4 @@
-"""How every program ends: one line an error, and its exit code. It imports little, for commands begin with it."""
+"""How every program ends: one line per error, and its exit code. It imports little: commands begin with it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from sbrl.runtime.output import secure_output
 from sbrl.runtime.parent_death import end_with_parent
 from sbrl.telemetry.logs import report_bug, report_failure
 
-# What a file system says that cannot be written to, whatever the program did.
+# Errors of a file system that cannot be written to, whatever the program does.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs `main` with the command line's arguments and exits: 0 or what it returns, 130 after Ctrl-C, 141 without a reader.
+    """Runs `main` with the command line's arguments and exits with its result.
 
-    An SbrlError is one line on standard error and its exit code, and so is a file system that is full or refuses to be written
-    to; any other exception is a bug and keeps its traceback.
+    The exit code is 0 or the returned one, 130 after Ctrl-C, 141 without a reader. An SbrlError gives one line on standard
+    error and its own exit code, and so does a file system that is full or refuses writes. Any other exception is a bug and
+    keeps its traceback.
     """
     secure_output()
     end_with_parent()
@@ -34,14 +35,14 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     os._exit(_exit_code(sys.stdout.flush) or code)
 
 
-# A package that only this extra of pyproject.toml brings, and its name for people.
+# For each extra of pyproject.toml, a package that only it installs, and the package's name for people.
 _MARKS = {"report": ("scipy", "SciPy"), "s3": ("obstore", "obstore"), "train": ("torch", "PyTorch")}
 
 
 def check_installed(command: str, extra: str = "train") -> None:
     """
     Raises:
-        UsageError: SBRL is installed without the extra that the command takes (empty: none).
+        UsageError: SBRL is installed without the extra that the command needs (empty: none).
     """
     if not extra:
         return
@@ -54,12 +55,12 @@ def check_installed(command: str, extra: str = "train") -> None:
 
 
 def describe(code: int) -> str:
-    """How a process ended, from its return code: the signal, where that is negative, or the exit code."""
+    """How a process ended, from its return code: the signal if it is negative, else the exit code."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _exit_code(action: Callable[[], int | None]) -> int:
-    """What a program ends with that does this last; says what went wrong."""
+    """The exit code of a program after this action. Reports a failure."""
     try:
         return action() or 0
     except SbrlError as error:

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop, and what they leave the launcher of a run as time for it."""
+"""Signals that ask a process to stop, and the time that they leave a run's launcher to do so."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-STOP_SECONDS = 25.0  # from the first request until all that a launcher started is gone; half a minute with its own end
-HURRY_SECONDS = 6.0  # from the second
-TOGETHER_SECONDS = 1.0  # signals so close are one request: a terminal that closes, or a manager of jobs, sends several
+STOP_SECONDS = 25.0  # from the first request until all of a launcher's processes are gone; half a minute with its own end
+HURRY_SECONDS = 6.0  # from the second request
+TOGETHER_SECONDS = 1.0  # signals this close are one request: a closing terminal, or a job manager, sends several
 
 
 def catch_stop_signals(received: Callable[[signal.Signals], None]) -> None:
-    """From now on calls `received`, on a thread of its own, for each SIGTERM, SIGINT and SIGHUP.
+    """From now on calls `received`, on a separate thread, for each SIGTERM, SIGINT and SIGHUP.
 
-    SIGHUP stays ignored where it was from the start: nohup's way to say that a process outlives its terminal.
+    If SIGHUP was ignored from the start, it stays ignored: nohup uses this to let a process outlive its terminal.
     """
-    # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call;
-    # a thread takes it from there, because Event.set in a handler can deadlock with the Event.wait it interrupts.
+    # The interpreter writes a signal's number to the pipe at once, even while the main thread is inside a long native call. A
+    # thread reads it from there, because Event.set in a handler can deadlock with the Event.wait that it interrupts.
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -40,11 +40,11 @@ def catch_stop_signals(received: Callable[[signal.Signals], None]) -> None:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Only keeps the default action from happening: the wake-up pipe carries the signal."""
+    """Only prevents the default action. The wake-up pipe carries the signal."""
 
 
 class StopRequest:
-    """Whether a run is to stop, and how long that may still take: the second request shortens it, the third ends it."""
+    """Whether a run must stop, and the time left for that. The second request shortens the time, the third ends it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -52,7 +52,7 @@ class StopRequest:
         self._requests, self._last, self._deadline = 0, -math.inf, math.inf
 
     def ask(self) -> int:
-        """Asks to stop; returns how many requests that makes. One that follows another closely is part of it."""
+        """Asks to stop. Returns the number of requests so far. One that closely follows another is part of it."""
         now = self._clock()
         if now - self._last >= TOGETHER_SECONDS:
             self._last = now
@@ -62,7 +62,7 @@ class StopRequest:
         return self._requests
 
     def begin(self) -> None:
-        """The time for a stop that nobody asked for begins."""
+        """Starts the time for a stop that nobody asked for."""
         self._shorten(self._clock() + STOP_SECONDS)
 
     @property
@@ -71,16 +71,16 @@ class StopRequest:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether it was asked for again."""
+        """Whether there was a second request."""
         return self._requests > 1
 
     @property
     def seconds_left(self) -> float:
-        """For what is left of the stop; negative when it is over, infinite before it begins."""
+        """Seconds left for the stop; negative when it is over, infinite before it begins."""
         return self._deadline - self._clock()
 
     def wait(self, timeout: float) -> bool:
-        """Waits up to `timeout` seconds for the first request; returns whether there was one."""
+        """Waits up to `timeout` seconds for the first request. Returns whether there was one."""
         return self._requested.wait(timeout)
 
     def _shorten(self, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""Tries something out in a process of its own, with a time limit: a hang or a crash there is one line here."""
+"""Tries something out in a separate process with a time limit: a hang or a crash there is one line here."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sbrl.telemetry.logs import ERROR_MARK, FORMAT_VARIABLE, TEXT
 
 
 class TrialFailed(Exception):
-    """The process ended in no words of ours; the message says how, and names its last line."""
+    """The process ended without an error message of ours. This message says how, and has its last line."""
 
     def __init__(self, message: str, answers: list[str]) -> None:
         super().__init__(message)
-        self.answers = answers  # what it had answered by then
+        self.answers = answers  # its answers until then
 
 
 def run_trial(module: str, *arguments: str, limit_seconds: float) -> list[str]:
-    """Runs `python -m module arguments`, a program of ours, and returns the lines that it answered.
+    """Runs `python -m module arguments`, a program of ours, and returns the lines of its answer.
 
-    Nothing that it starts outlives it.
+    No process that it starts outlives it.
 
     Raises:
-        UsageError: it refused, in its own words.
+        UsageError: it refused; the message is its own.
         TrialFailed: it crashed, or took longer than `limit_seconds`.
     """
     with tempfile.TemporaryFile("w+") as answered, tempfile.TemporaryFile("w+", errors="replace") as said:
@@ -40,7 +40,7 @@ def run_trial(module: str, *arguments: str, limit_seconds: float) -> list[str]:
             stdin=subprocess.DEVNULL,
             stdout=answered,
             stderr=said,
-            start_new_session=True,  # so that what it starts can be ended with it
+            start_new_session=True,  # so that its children can be ended with it
             env={**os.environ, FORMAT_VARIABLE: TEXT, PARENT_VARIABLE: str(os.getpid())},
         )
         try:
@@ -62,7 +62,7 @@ def run_trial(module: str, *arguments: str, limit_seconds: float) -> list[str]:
 
 
 def answer_alone() -> Callable[[str], None]:
-    """In a trial: what to answer with. All else that writes to standard output writes to standard error from here on."""
+    """In a trial: the function to answer with. From now on all other standard output goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

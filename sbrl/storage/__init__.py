@@ -1,1 +1,1 @@
-"""Files that stay: checkpoints, the run directory, tables, metadata. May import sbrl.errors, .yaml_text, .v1."""
+"""Files on disk: checkpoints, the run directory, tables, metadata. May import sbrl.errors, .yaml_text, .v1."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and durable ones, which are on disk before the next step."""
+"""Writes files completely or not at all. Durable files are on disk before the next step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sbrl.errors import RunError
 
 @contextmanager
 def replacing(path: Path, *, text: bool = False, durable: bool = False) -> Iterator[IO[Any]]:
-    """A file to write to, which takes the place of `path` once it is whole; a failure leaves the old one.
+    """A file to write to. It replaces `path` once it is complete; a failure leaves the old file.
 
     Args:
-        text: it is UTF-8, with line ends as they are written; else bytes.
-        durable: a power failure, too, leaves the old one or the new one.
+        text: True for UTF-8 with unchanged line ends; False for bytes.
+        durable: even a power failure leaves either the old file or the new one.
 
     Raises:
         OSError: the file system refuses.
@@ -32,7 +32,7 @@ def replacing(path: Path, *, text: bool = False, durable: bool = False) -> Itera
                 os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # what refused to write may refuse this
+        with contextlib.suppress(OSError):  # a file system that refused the write may refuse this, too
             unfinished.unlink(missing_ok=True)
         raise
     if durable:
@@ -40,13 +40,13 @@ def replacing(path: Path, *, text: bool = False, durable: bool = False) -> Itera
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Writes a file, all or nothing; its name is on disk, too. Raises OSError where the file system refuses."""
+    """Writes a file, all or nothing, and its name to disk. Raises OSError if the file system refuses."""
     with replacing(path, durable=True) as file:
         file.write(data)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file, all or nothing. Raises RunError where the file system refuses."""
+    """Writes a text file, all or nothing. Raises RunError if the file system refuses."""
     try:
         with replacing(path, text=True) as file:
             file.write(text)
@@ -55,7 +55,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Has a file, or the names in a folder, on disk. Raises OSError where the file system refuses."""
+    """Forces a file, or the names in a folder, to disk. Raises OSError if the file system refuses."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,7 +64,7 @@ def sync(path: Path) -> None:
 
 
 def leave_page_cache(path: Path) -> None:
-    """Gives back the memory that a file's pages take, which are on disk. Raises OSError where the file system refuses.
+    """Drops a file's pages, which are on disk, from the page cache. Raises OSError if the file system refuses.
 
     Pages that were written and then read count towards a container's memory as if they were in use.
     """

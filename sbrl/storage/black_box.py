@@ -1,4 +1,4 @@
-"""What a process has counted, in a file that outlives it, also after kill -9. It is memory that the kernel keeps."""
+"""A process's counters in a file that outlives it, even after kill -9: the file is mapped memory of the kernel."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from typing import NamedTuple, Self
 from sbrl.errors import RunError
 
 _MAX_BYTES = 65_536
-_TRIES = 20  # to read a record between two writes
-_ENDING_SECONDS = 2.0  # in which a killed process is gone for good
+_TRIES = 20  # attempts to read a record between two writes
+_ENDING_SECONDS = 2.0  # after that a killed process is gone for good
 _SLOT = struct.Struct("<QII")  # number of the record, its length, its CRC-32
 
 _log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """What a process had counted under one lease."""
+    """A process's counters under one lease."""
 
     incarnation: int
     counters: Mapping[str, float]
 
 
 class BlackBox:
-    """Two slots that are written in turn: a kill in the middle of one leaves the other whole."""
+    """Two slots that are written in turn: a kill during one write leaves the other slot complete."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file if need be, and holds it for as long as this process lives.
+        """Makes the file if necessary, and locks it as long as this process lives.
 
         Raises:
             OSError: it cannot be written.
-            RunError: another process that is alive holds it.
+            RunError: another living process holds it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _hold(self._descriptor, path)
-            # With room on the disk: a write to memory that has none behind it would kill the process.
+            # Reserve space on the disk: writing to mapped memory without space behind it would kill the process.
             os.posix_fallocate(self._descriptor, 0, 2 * _MAX_BYTES)
             self._memory = mmap.mmap(self._descriptor, 2 * _MAX_BYTES)
         except BaseException:
             os.close(self._descriptor)
             raise
         found = _read_slots(self._memory)
-        self.found = found[-1][1] if found else None  # of the process before
+        self.found = found[-1][1] if found else None  # of the previous process
         self._number = found[-1][0] if found else 0
 
     @classmethod
     def of(cls, run_directory: Path, name: str) -> Self:
-        """The black box of the process called `name`: in the run directory, or in the temporary one if that cannot be written.
+        """The black box of the process called `name`, in the run directory.
 
-        A pod's temporary folder outlives its containers.
+        If the run directory cannot be written, it is in the temporary folder. A pod's temporary folder outlives its containers.
 
         Raises:
-            RunError: neither can be written.
+            RunError: neither folder can be written.
         """
         for folder in (run_directory / "counts", Path(tempfile.gettempdir()) / "sbrl-counts"):
             try:
@@ -75,12 +75,12 @@ class BlackBox:
         raise RunError(f"cannot write what {name} counts to {folder}: {reason}; set TMPDIR to a folder that can be written")
 
     def write(self, incarnation: int, counters: Mapping[str, float]) -> None:
-        """Notes what is counted so far; takes some microseconds."""
+        """Records the counters so far. Takes some microseconds."""
         data = json.dumps([incarnation, dict(counters)]).encode()
         assert len(data) <= _MAX_BYTES - _SLOT.size
         self._number += 1
         start = (self._number % 2) * _MAX_BYTES
-        # The data first: a kill in between leaves a slot whose checksum is that of other data.
+        # Write the data first: a kill in between leaves a slot whose checksum does not match.
         self._memory[start + _SLOT.size : start + _SLOT.size + len(data)] = data
         self._memory[start : start + _SLOT.size] = _header(self._number, data)
 
@@ -90,16 +90,16 @@ class BlackBox:
 
 
 def snapshot(path: Path) -> bytes:
-    """What is in the file of a process that may be writing to it, with a whole record if there is any. Raises OSError."""
+    """The file's content, with a complete record if there is one, while a process may be writing. Raises OSError."""
     for _ in range(_TRIES):
         data = path.read_bytes()
         if _read_slots(data):
-            break  # else one slot was overwritten before, and the other while it was read; or there is none yet
+            break  # else one slot was being overwritten, and the other changed during the read; or there is none yet
     return data
 
 
 def _read_slots(memory: bytes | mmap.mmap) -> list[tuple[int, Record]]:
-    """The whole records by number, oldest first."""
+    """The complete records with their numbers, oldest first."""
     found = []
     for start in (0, _MAX_BYTES):
         if len(memory) < start + _SLOT.size:
@@ -112,14 +112,14 @@ def _read_slots(memory: bytes | mmap.mmap) -> list[tuple[int, Record]]:
             incarnation, counters = json.loads(data)
             record = Record(int(incarnation), {name: float(value) for name, value in counters.items()})
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-            continue  # not ours: whoever wrote it made its checksum right
+            continue  # not our data, although its checksum is right
         if 0 < record.incarnation < 2**64 and all(map(math.isfinite, record.counters.values())):
             found.append((number, record))
     return sorted(found, key=lambda one: one[0])
 
 
 def _hold(descriptor: int, path: Path) -> None:
-    """Locks the file, which the kernel unlocks as its holder ends, however that ends; one that is ending is waited for."""
+    """Locks the file. The kernel unlocks it when its holder ends, however it ends. Waits for a holder that is ending."""
     deadline = time.monotonic() + _ENDING_SECONDS
     while True:
         try:
@@ -134,7 +134,7 @@ def _hold(descriptor: int, path: Path) -> None:
 
 
 def pack(number: int, data: bytes) -> bytes:
-    """A slot's bytes: the record numbered `number`."""
+    """A slot's bytes for the record with this number."""
     return _header(number, data) + data
 
 

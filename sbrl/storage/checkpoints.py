@@ -1,7 +1,7 @@
-"""Checkpoints as directories of files that are either whole or recognisably not.
+"""Checkpoints as directories of files that are either complete or recognisably not.
 
 A checkpoint is `updates-<number>/` with its files and `manifest.json`, which holds each file's SHA-256. It is written under a
-temporary name and renamed when all of it is on disk. This module knows nothing of what the files hold.
+temporary name and renamed when everything is on disk. This module knows nothing about the contents of the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CorruptCheckpointError(RunError):
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Finished checkpoints in `directory`, oldest first; none when it does not exist."""
+    """Finished checkpoints in `directory`, oldest first; none if it does not exist."""
     if not directory.is_dir():
         return []
     found = [path for path in directory.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
@@ -36,7 +36,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def updates_of(checkpoint: Path) -> int:
-    """Learner updates made when `checkpoint` was taken, from its name."""
+    """The number of learner updates at the time of `checkpoint`, from its name."""
     match = _NAME.fullmatch(checkpoint.name)
     if match is None:
         raise RunError(f"{checkpoint} is no checkpoint: its name must be {_PREFIX}<number>")
@@ -47,7 +47,7 @@ def find_checkpoint(directory: Path, updates: int) -> Path:
     """The checkpoint in `directory` taken after `updates` updates.
 
     Raises:
-        RunError: there is none; the message names those there are.
+        RunError: there is none; the message names the existing ones.
     """
     checkpoints = list_checkpoints(directory)
     for checkpoint in checkpoints:
@@ -58,7 +58,7 @@ def find_checkpoint(directory: Path, updates: int) -> Path:
 
 
 def write_checkpoint(directory: Path, updates: int, files: Mapping[str, bytes]) -> Path:
-    """Writes a checkpoint, all or nothing, over one of the same name.
+    """Writes a checkpoint, all or nothing. Replaces one of the same name.
 
     Raises:
         RunError: the file system refuses (no permission, no space).
@@ -74,7 +74,7 @@ def write_checkpoint(directory: Path, updates: int, files: Mapping[str, bytes]) 
         for name, data in {**files, _MANIFEST: manifest}.items():
             write_durably(temporary / name, data)
         sync(temporary)
-        if final.exists():  # one that could not be read: the run went back behind it and came here again
+        if final.exists():  # an unreadable one: the run went back to an earlier one and has reached this update again
             shutil.rmtree(final)
         temporary.rename(final)
         sync(directory)
@@ -105,7 +105,7 @@ def read_checkpoint_json(checkpoint: Path, name: str) -> dict[str, Any]:
     """The JSON object in one file of a checkpoint.
 
     Raises:
-        CorruptCheckpointError: as `read_checkpoint_file`, or the file holds anything else.
+        CorruptCheckpointError: as `read_checkpoint_file`, or the file does not hold a JSON object.
     """
     try:
         content = json.loads(read_checkpoint_file(checkpoint, name))
@@ -117,9 +117,9 @@ def read_checkpoint_json(checkpoint: Path, name: str) -> dict[str, Any]:
 
 
 def prune_checkpoints(directory: Path, newest: Path, keep: int) -> None:
-    """Keeps `newest` and the keep - 1 before it.
+    """Keeps `newest` and the keep - 1 checkpoints before it.
 
-    Those of later updates go too: they belong to a future that the run went back from because they could not be read.
+    Checkpoints of later updates are deleted, too: they could not be read, and the run went back to an earlier one.
 
     Raises:
         RunError: the file system refuses.
@@ -139,6 +139,6 @@ def delete(checkpoint: Path) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Deletes what writers left that were killed half way."""
+    """Deletes the unfinished checkpoints of killed writers."""
     for path in directory.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)

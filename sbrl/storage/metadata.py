@@ -1,4 +1,4 @@
-"""What a run is called and was made with: its id, versions and git commit, kept at the head of its run.yaml."""
+"""A run's id, the versions it was made with, and its git commit, at the head of its run.yaml."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sbrl.errors import UsageError
 from sbrl.yaml_text import read_yaml_text
 
 if TYPE_CHECKING:
-    from sbrl.envs.spec import EnvSpec  # it loads NumPy, and every program needs the run's id
+    from sbrl.envs.spec import EnvSpec  # it loads NumPy, but every program needs the run's id
 
 PACKAGES = ("sbrl", "torch", "dm-reverb", "tensorflow-cpu", "numpy", "gymnasium", "ale-py")
 
 
 def run_metadata(run_id: str, spec: EnvSpec) -> dict[str, Any]:
-    """The run's id, what its environment was like, versions of what matters, the git commit and the time."""
+    """The run's id, its environment's spec, versions of the main packages, the git commit and the time."""
     return {
         "run_id": run_id,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -37,28 +37,28 @@ def run_metadata(run_id: str, spec: EnvSpec) -> dict[str, Any]:
 
 
 def new_run_id(env_id: str) -> str:
-    """A name that no other run has, and that people can tell from others': game, time, eight random digits."""
+    """A unique name that people can tell from others: game, time, eight random digits."""
     return f"{game_of(env_id)}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 def game_of(env_id: str) -> str:
-    """What people call an environment: ale_py:ALE/Pong-v5 is pong."""
+    """The common name of an environment: ale_py:ALE/Pong-v5 gives pong."""
     return re.split("[:/]", env_id)[-1].partition("-")[0].lower()
 
 
 def run_id_of(config: Path) -> str:
-    """The id of the run that a run.yaml belongs to; its folder's name where it has none, for it was written by hand."""
+    """The id of the run of a run.yaml; the folder's name if the file was written by hand and has no id."""
     return str(metadata_of(config).get("run_id") or config.resolve().parent.name)
 
 
 def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
     """
     Raises:
-        UsageError: `spec` is not what the environment of the run with this run.yaml was like when it began.
+        UsageError: `spec` differs from the environment's spec at the beginning of the run with this run.yaml.
     """
     try:
         before = spec.of_plain(metadata_of(config)["environment"])
-    except (LookupError, TypeError, ValueError):  # begun by a version that did not write it down
+    except (LookupError, TypeError, ValueError):  # the run began with a version that did not record it
         return
     changed = [
         f"{name} {was!r} is now {now!r}"
@@ -73,7 +73,7 @@ def check_same_environment(config: Path, env_id: str, spec: EnvSpec) -> None:
 
 
 def metadata_of(config: Path) -> dict[str, Any]:
-    """What `run_metadata` wrote; nothing where none can be read: whoever loads the config says so."""
+    """The result of `run_metadata`; empty if it cannot be read, which loading the config reports."""
     try:
         tree = read_yaml_text(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -83,7 +83,7 @@ def metadata_of(config: Path) -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The processor and how many cores of it this process may use, such as `AMD EPYC 7B13, 2 cores`."""
+    """The processor and the number of cores that this process may use, such as `AMD EPYC 7B13, 2 cores`."""
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
@@ -98,7 +98,7 @@ def version(package: str) -> str:
 
 
 def git_commit() -> str:
-    """The commit of the checkout the code runs from, with `-dirty` if it was changed; `unknown` outside a checkout."""
+    """The commit of the checkout that the code runs from, with `-dirty` if changed; `unknown` outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(

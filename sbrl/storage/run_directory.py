@@ -1,4 +1,4 @@
-"""Where a run keeps what: one directory, documented in docs/run-directory.md, read by other tools."""
+"""The paths of a run's files in its directory. Other tools read them; docs/run-directory.md documents them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCK_SECONDS = 660.0  # a shard may take ten minutes for its last checkpoint
 
 
 class RunDirectory:
-    """Paths in a run directory; `lock` makes what is missing."""
+    """Paths in a run directory. `lock` makes missing folders."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class RunDirectory:
     def check_new(self) -> None:
         """
         Raises:
-            UsageError: there is something here already.
+            UsageError: the directory is not empty.
             RunError: the path cannot be read.
         """
         try:
@@ -62,7 +62,7 @@ class RunDirectory:
     def check_resumable(self) -> None:
         """
         Raises:
-            UsageError: there is no run here, or one whose coordinator's state is gone.
+            UsageError: there is no run here, or its coordinator's state is missing.
         """
         if not self.config.is_file():
             raise UsageError(f"{self.path} holds no run to resume: it has no run.yaml; leave out --resume to start one")
@@ -75,10 +75,10 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[int]:
-        """Makes the directory and holds it for one run at a time; yields the lock's file descriptor.
+        """Makes the directory and locks it for one run at a time. Yields the lock's file descriptor.
 
-        The lock ends with the last process that has the descriptor, however that ends: handed to the roles, it outlives a
-        launcher that was killed for as long as they drain. That is waited for, and said on standard error.
+        The lock ends with the last process that has the descriptor, however it ends. The roles inherit it, so it outlives a
+        killed launcher as long as they drain. This method waits for that and reports it on standard error.
 
         Raises:
             RunError: another process holds it, or it cannot be written.
@@ -105,7 +105,7 @@ class RunDirectory:
                         f"roles of process {holder}, which was killed, still run in {self.path} after {LOCK_SECONDS:.0f} s: "
                         f"kill the processes that have --run-dir {self.path}"
                     )
-                time.sleep(LOCK_POLL_SECONDS)  # whoever else waits may get it, which no event tells
+                time.sleep(LOCK_POLL_SECONDS)  # there is no event to wait for, and another waiting process may get it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield descriptor
@@ -113,7 +113,7 @@ class RunDirectory:
             os.close(descriptor)
 
     def is_in_use(self) -> bool:
-        """Whether the launcher that locked it last is running. Reads only: to try the lock could keep a run from starting."""
+        """Whether the last launcher that locked it is running. Only reads: trying the lock could block a starting run."""
         try:
             holder = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
@@ -137,7 +137,7 @@ def _is_running(process_id: int) -> bool:
 
 
 def any_checkpoint(directory: Path) -> bool:
-    """Whether a role's folder of checkpoints holds one, whole or not."""
+    """Whether a role's folder of checkpoints holds one, complete or not."""
     return directory.is_dir() and any(entry.is_dir() for entry in directory.iterdir())
 
 

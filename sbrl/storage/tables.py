@@ -1,4 +1,4 @@
-"""A run's episodes.csv and evaluations.csv: one row a record, its columns the fields of the message."""
+"""A run's episodes.csv and evaluations.csv: one row per record, one column per field of the message."""
 
 from __future__ import annotations
 
@@ -20,45 +20,46 @@ from sbrl.v1.episodes_pb2 import Episode, Evaluation
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Writes training episodes in the order given, all or nothing.
+    """Writes training episodes in the given order, all or nothing.
 
     Raises:
-        RunError: the file system refuses; whatever `episodes` raises passes through. A file that was there stays as it is.
+        RunError: the file system refuses. Exceptions from `episodes` pass through. An existing file stays as it is.
     """
     _write(path, Episode, episodes)
 
 
 def write_evaluations(path: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Writes evaluations in the order given, all or nothing. Raises as `write_episodes` does."""
+    """Writes evaluations in the given order, all or nothing. Raises as `write_episodes` does."""
     _write(path, Evaluation, evaluations)
 
 
 class GrowingEpisodes:
-    """A table of training episodes that follows the log: only what is new there is read, and appended.
+    """A table of training episodes that follows the log: it only reads and appends new episodes.
 
-    It is written again, all or nothing, where the log does not go on from its last row, for it was put back from a backup
-    or lost its newest rows, and by each new process, which cannot know what a crash left of the file.
+    The whole table is written again, all or nothing, if the log does not continue from the table's last row, because it was
+    restored from a backup or lost its newest rows. Each new process does this, too, because it cannot know what a crash left of
+    the file.
     """
 
     def __init__(self, path: Path, read: Callable[[int], Iterator[tuple[int, list[Episode]]]]) -> None:
-        """Args: read: pages of the log after a row, each with its last row, as `LogClient.read_episodes` has them."""
+        """Args: read: yields pages of the log after a row, each with its last row, like `LogClient.read_episodes`."""
         self._path, self._read = path, read
         self._size = 0  # bytes that this process wrote; 0: write again
-        self._row = 0  # of the log, of the table's last episode
+        self._row = 0  # the log's row of the table's last episode
         self._last: Episode | None = None
 
     def follow(self) -> None:
         """Brings the table up to date.
 
         Raises:
-            RunError: the file system refuses; whatever the reading of the log raises passes through. The rows in the table are
-                whole all the same.
+            RunError: the file system refuses. Exceptions from reading the log pass through. The table's rows stay complete in
+                either case.
         """
         if self._is_as_left() and self._append():
             return
         self._size = 0
         write_episodes(self._path, self._all())
-        with contextlib.suppress(OSError):  # gone already: written again the next time
+        with contextlib.suppress(OSError):  # already gone: write it again the next time
             self._size = self._path.stat().st_size
 
     def _is_as_left(self) -> bool:
@@ -74,11 +75,11 @@ class GrowingEpisodes:
             yield from episodes
 
     def _append(self) -> bool:
-        """Returns False, with nothing done, if the log does not go on from the table's last row."""
+        """Returns False, and does nothing, if the log does not continue from the table's last row."""
         if self._last is None:
             pages = self._read(0)
         else:
-            # The last one is read again: another in its place, or none, says that the log went back behind it.
+            # Read the last episode again: a different one, or none, shows that the log has gone back.
             pages = self._read(self._row - 1)
             row, episodes = next(pages, (0, []))
             if not episodes or episodes[0] != self._last:
@@ -93,23 +94,23 @@ class GrowingEpisodes:
                         file.flush()
                         self._size, self._row, self._last = self._size + len(rows), row, episodes[-1]
         except OSError as error:
-            with contextlib.suppress(OSError):  # a file that keeps a part of a row has another size: it is written again
+            with contextlib.suppress(OSError):  # if a partial row stays, the file's size differs, and it is written again
                 os.truncate(self._path, self._size)
             raise RunError(f"cannot write {self._path}: {error.strerror}") from None
         return True
 
 
 def read_episodes(path: Path) -> list[Episode]:
-    """What `write_episodes` wrote, every number exactly.
+    """The episodes that `write_episodes` wrote, with exactly the same numbers.
 
     Raises:
-        RunError: the file cannot be read, or is no such table; names the line.
+        RunError: the file cannot be read, or is not such a table; the message names the line.
     """
     return [Episode(**row) for row in _read(path, Episode)]
 
 
 def read_evaluations(path: Path) -> list[Evaluation]:
-    """What `write_evaluations` wrote. Raises as `read_episodes` does."""
+    """The evaluations that `write_evaluations` wrote. Raises as `read_episodes` does."""
     return [Evaluation(**row) for row in _read(path, Evaluation)]
 
 
@@ -151,7 +152,7 @@ def _read(path: Path, kind: type[Message]) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            # Fields that the message has got since, all after `time`, are zero, as in messages.
+            # Newer fields of the message, all after `time`, are zero, as in messages.
             if header != expected[: len(header)] or "time" not in header:
                 raise RunError(f"{path} has the columns {','.join(header)}; expected {','.join(expected)}")
             columns = {name: _columns(kind)[name] for name in header}

@@ -1,1 +1,1 @@
-"""What a role says of itself: metrics and logs. May import sbrl.storage, and sbrl.config for Weights & Biases."""
+"""What a role reports about itself: metrics and logs. May import sbrl.storage, and sbrl.config for Weights & Biases."""

@@ -1,7 +1,7 @@
-"""How processes log: one line an event, with the run, the role and the process it is about.
+"""How processes log: one line per event, with its run, role and process.
 
-As text, for people, in terminals and the files of a local run; as a JSON object, for programs, with SBRL_LOG_FORMAT=json, which
-the chart sets.
+The default is text, for people, in terminals and in the files of a local run. With SBRL_LOG_FORMAT=json, which the chart sets,
+each line is a JSON object, for programs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sbrl.errors import SbrlError, UsageError
 
 FORMAT_VARIABLE = "SBRL_LOG_FORMAT"
 TEXT, JSON = "text", "json"
-ERROR_MARK, WARNING_MARK = "sbrl: error: ", "sbrl: warning: "  # what such a line on standard error begins with
+ERROR_MARK, WARNING_MARK = "sbrl: error: ", "sbrl: warning: "  # such lines on standard error begin with these
 _TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 class Context(NamedTuple):
-    """What every line says of its process."""
+    """The part of every line that identifies its process."""
 
     role: str = ""
     name: str = ""
@@ -32,10 +32,10 @@ class Context(NamedTuple):
 
 
 def log_format() -> str:
-    """`text` or `json`, as the environment asks for.
+    """`text` or `json`, from the environment.
 
     Raises:
-        UsageError: it asks for something else.
+        UsageError: the environment asks for another format.
     """
     chosen = os.environ.get(FORMAT_VARIABLE) or TEXT
     if chosen not in (TEXT, JSON):
@@ -44,7 +44,7 @@ def log_format() -> str:
 
 
 def configure_logging(context: Context, level: str) -> None:
-    """Sends all logging to standard error, Python's own warnings included."""
+    """Sends all logging to standard error, including Python's own warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(context) if log_format() == JSON else TextFormatter(context))
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -68,7 +68,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: time, level, role, name, run_id, message, logger, and exception where there is one."""
+    """One object per line: time, level, role, name, run_id, message, logger, and exception if there is one."""
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def json_line(context: Context, when: float, level: str, message: str, logger: s
 
 
 def report_failure(error: SbrlError) -> None:
-    """What the user can put right: one line on standard error."""
+    """Reports a failure that the user can fix, as one line on standard error."""
     if _wants_json():
         logging.getLogger("sbrl").error("%s", error)
     else:
@@ -103,7 +103,7 @@ def report_failure(error: SbrlError) -> None:
 
 
 def report_bug() -> None:
-    """The exception being handled, with its traceback."""
+    """Reports the current exception with its traceback."""
     if _wants_json():
         logging.getLogger("sbrl").critical("ended by an exception: this is a bug", exc_info=True)
     else:
@@ -116,7 +116,7 @@ def one_line(text: str) -> str:
 
 
 def _wants_json() -> bool:
-    """Whether to log as JSON; makes sure that somebody does, for a process may fail before it has configured its logging."""
+    """Whether to log as JSON. If so, configures logging if necessary: a process may fail before it does so itself."""
     if os.environ.get(FORMAT_VARIABLE) != JSON:
         return False
     if not logging.getLogger().handlers:

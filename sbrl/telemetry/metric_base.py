@@ -1,4 +1,4 @@
-"""What all roles' metrics share: the registry, the definitions, and the numbers that heartbeats carry."""
+"""The common parts of all roles' metrics: the registry, the definitions, and the numbers in heartbeats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prometheus_client import (
 
 BUILD_INFO = "sbrl_build_info"
 DISK_FREE, DISK_SIZE = "sbrl_disk_free_bytes", "sbrl_disk_size_bytes"
-# The words of a metric's name that say what it counts in; the last of them in a name is its unit.
+# The words in a metric's name that can be its unit. If there are several, the last one is.
 _UNIT_WORDS = frozenset(
     {
         *("seconds", "bytes", "ratio", "steps", "frames", "episodes", "transitions", "samples", "updates", "versions"),
@@ -31,12 +31,12 @@ _UNIT_WORDS = frozenset(
 
 
 class Definition(NamedTuple):
-    """What there is to know of a metric without running anything."""
+    """Everything that is known about a metric without running anything."""
 
-    name: str  # as it is exported: counters end in _total
+    name: str  # the exported name: counters end in _total
     kind: str  # counter, gauge, histogram or info
     labels: tuple[str, ...]
-    values: tuple[str, ...]  # those that the only label can have; empty where they are not known beforehand
+    values: tuple[str, ...]  # the possible values of the only label; empty if they are not known beforehand
     unit: str  # empty for a plain number
     meaning: str
 
@@ -48,7 +48,7 @@ class Definition(NamedTuple):
         return (self.name,)
 
 
-# Not of one role: what each process has of them.
+# Metrics that do not belong to one role.
 COMMON = (
     Definition(BUILD_INFO, "info", ("role", "version", "python"), (), "", "1, with the version of the running code"),
     Definition(
@@ -62,7 +62,7 @@ COMMON = (
 
 def make_registry(role: str) -> CollectorRegistry:
     """A registry for this process with its memory, CPU and open files (process_*) and sbrl_build_info."""
-    # A second series for every counter, of its time of birth: process_start_time_seconds says as much.
+    # It would export a second series per counter, with its creation time; process_start_time_seconds is enough.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -77,16 +77,16 @@ def make_registry(role: str) -> CollectorRegistry:
 
 
 def export_disk(registry: CollectorRegistry, directory: Path) -> None:
-    """Exports how full the file system of `directory` is, or will be once the directory is made."""
+    """Exports free and total bytes of the file system of `directory`, which need not exist yet."""
     _, free, size = COMMON
     Gauge(free.name, free.meaning, registry=registry).set_function(lambda: disk_room(directory)[0])
     Gauge(size.name, size.meaning, registry=registry).set_function(lambda: disk_room(directory)[1])
 
 
 def disk_room(directory: Path) -> tuple[float, float]:
-    """(bytes left, bytes in all) that the file system of `directory` has for its users, as `df` does.
+    """(free bytes, total bytes) for users of the file system of `directory`, as in `df`.
 
-    Its total may have a large part that only the system may use: of that, nothing counts as left, so it counts in neither.
+    A file system can reserve a large part for the system. That part is never free for users, so it counts in neither number.
     """
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     usage = shutil.disk_usage(there)
@@ -94,7 +94,7 @@ def disk_room(directory: Path) -> tuple[float, float]:
 
 
 class RoleMetrics:
-    """The metrics of one role, each under its name without the prefix sbrl_<role>_ in `counters` and `gauges`."""
+    """The metrics of one role. `counters` and `gauges` name them without the prefix sbrl_<role>_."""
 
     def __init__(self, role: str, registry: CollectorRegistry) -> None:
         self.definitions: list[Definition] = []
@@ -104,7 +104,7 @@ class RoleMetrics:
         self._gauges: dict[str, Gauge] = {}
 
     def counters(self) -> dict[str, float]:
-        """Every counter's value, of those with a label both `<name>.<label>` and the sum."""
+        """Every counter's value. A counter with a label has a value for each `<name>.<label>`, and the sum."""
         values: dict[str, float] = {}
         for name, counter in self._counters.items():
             parts = _values(counter, "_total")
@@ -119,7 +119,7 @@ class RoleMetrics:
     def _counter(
         self, name: str, documentation: str, labels: Sequence[str] = (), values: Sequence[str] = (), unit: str | None = None
     ) -> Counter:
-        """Args: values: of the only label; their series are there from the start, so that rates see the first increase."""
+        """Args: values: of the only label. Their series exist from the start, so that rates see the first increase."""
         counter = Counter(self._prefix + name, documentation, labels, registry=self._registry)
         for value in values:
             counter.labels(value)
@@ -130,7 +130,7 @@ class RoleMetrics:
     def _gauge(
         self, name: str, documentation: str, labels: Sequence[str] = (), values: Sequence[str] = (), unit: str | None = None
     ) -> Gauge:
-        """Args: values: of the only label; their series are there from the start."""
+        """Args: values: of the only label. Their series exist from the start."""
         gauge = Gauge(self._prefix + name, documentation, labels, registry=self._registry)
         for value in values:
             gauge.labels(value)
@@ -148,7 +148,7 @@ class RoleMetrics:
         values: Sequence[str] = (),
         unit: str | None = None,
     ) -> Histogram:
-        """Args: buckets: their upper bounds. values: of the only label; their series are there from the start."""
+        """Args: buckets: their upper bounds. values: of the only label. Their series exist from the start."""
         histogram = Histogram(self._prefix + name, documentation, labels, buckets=buckets, registry=self._registry)
         for value in values:
             histogram.labels(value)
@@ -164,7 +164,7 @@ class RoleMetrics:
 
 
 def _values(metric: Counter | Gauge, suffix: str) -> dict[str, float]:
-    """A metric's values by its labels; `suffix` leaves out samples such as a counter's _created."""
+    """A metric's values by its labels. `suffix` excludes samples such as a counter's _created."""
     return {
         ".".join(sample.labels.values()): sample.value
         for family in metric.collect()
@@ -180,7 +180,7 @@ class Totals:
         self._seen: dict[Counter, float] = {}
 
     def raise_to(self, counter: Counter, total: float) -> None:
-        """Adds what `total` has grown by since the last call for this counter; a total that fell adds nothing."""
+        """Adds the growth of `total` since the last call for this counter. A total that fell adds nothing."""
         seen = self._seen.get(counter, 0.0)
         counter.inc(max(0.0, total - seen))
         self._seen[counter] = max(seen, total)

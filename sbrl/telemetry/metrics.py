@@ -2,8 +2,8 @@
 
 Names are sbrl_<role>_<thing>_<unit>; docs/metrics.md lists them.
 
-A role makes its own class with its process's registry and increments the members; `counters` and `gauges` give the same
-numbers for the heartbeats to the coordinator, so that the live view and Prometheus cannot disagree.
+A role makes its own class with its process's registry and increments the members. `counters` and `gauges` return the same
+numbers for the heartbeats to the coordinator, so that the live view and Prometheus always agree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AGE_BUCKETS = (100, 300, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6)
 
 
 class ActorMetrics(RoleMetrics):
-    """What the actors of a run have collected is env_steps; what became of it, the learner counts."""
+    """env_steps counts the steps that the actors have collected. The learner counts what became of them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("actor", registry)
@@ -72,7 +72,7 @@ class ActorMetrics(RoleMetrics):
 
 
 class LearnerMetrics(RoleMetrics):
-    """received x samples per insert = trained + due, after warm-up; lost is what was collected and did not come."""
+    """After warm-up, received x samples per insert = trained + due. Lost transitions were collected but did not come."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("learner", registry)
@@ -214,7 +214,7 @@ class LearnerMetrics(RoleMetrics):
 
 
 class ReplayMetrics(RoleMetrics):
-    """One shard. Counters count this process's work."""
+    """One shard. Counters begin with this process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("replay", registry)
@@ -266,7 +266,7 @@ class ReplayMetrics(RoleMetrics):
 
 
 class EvaluatorMetrics(RoleMetrics):
-    """The frozen evaluation protocol's results."""
+    """Results of the frozen evaluation protocol."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("evaluator", registry)
@@ -286,7 +286,7 @@ class EvaluatorMetrics(RoleMetrics):
 
 
 class CoordinatorMetrics(RoleMetrics):
-    """The fleet, the weights and the log; and the run's totals, which survive every process."""
+    """The fleet, the weights, the log, and the run's totals, which outlive every process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("coordinator", registry)
@@ -356,7 +356,7 @@ class CoordinatorMetrics(RoleMetrics):
 
 
 class ControllerMetrics(RoleMetrics):
-    """What the controller sees, would have and does."""
+    """The controller's measurements, decisions and actions."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("controller", registry)

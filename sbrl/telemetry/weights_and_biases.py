@@ -1,4 +1,4 @@
-"""Whether a run can be logged to Weights & Biases. Without the package, so that a launcher can ask before anything is made."""
+"""Checks whether a run can be logged to Weights & Biases. Does not load the package, so that launchers can ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sbrl.errors import UsageError
 def check_wandb(run: Run) -> None:
     """
     Raises:
-        UsageError: run.wandb_mode asks for the package wandb, and it is not installed.
+        UsageError: run.wandb_mode needs the package wandb, which is not installed.
     """
     if run.wandb_mode != "disabled" and find_spec("wandb") is None:
         raise UsageError(

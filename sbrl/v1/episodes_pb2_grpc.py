@@ -42,31 +42,31 @@ class LogServicer(object):
     """
 
     def AppendEpisodes(self, request, context):
-        """Appends; an episode already in the log (same incarnation and number) is counted once, so a caller may send again
-        until it has an answer. The answer is sent once all are durable; those with a number that cannot be kept are left out,
-        and the answer says how many and why.
+        """Appends episodes. An episode that is already in the log (same incarnation and number) counts once, so a caller may send
+        again until it has an answer. The answer comes once all are durable. Episodes with a number that cannot be stored are
+        left out, and the answer has their count and the reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AppendEvaluation(self, request, context):
-        """Appends one evaluation; one with the same weights version and seed replaces the earlier.
+        """Appends one evaluation. It replaces an earlier one with the same weights version and seed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadEpisodes(self, request, context):
-        """Streams the episodes after `after_row`, oldest first, with the row to go on from; with `limit`, so many at most. An
-        episode's row stays its own until the run goes back behind it; then later episodes may be given the same rows.
+        """Streams the episodes after `after_row`, oldest first, at most `limit` if it is set, with the row to continue from. An
+        episode keeps its row until the run goes back to a time before it. Then later episodes may get the same rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadEvaluations(self, request, context):
-        """All evaluations, oldest first.
+        """Returns all evaluations, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

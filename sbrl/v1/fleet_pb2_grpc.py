@@ -6,7 +6,7 @@ from sbrl.v1 import fleet_pb2 as sbrl_dot_v1_dot_fleet__pb2
 
 
 class FleetStub(object):
-    """Membership of the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
+    """Membership in the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
     """
 
     def __init__(self, channel):
@@ -43,45 +43,45 @@ class FleetStub(object):
 
 
 class FleetServicer(object):
-    """Membership of the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
+    """Membership in the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
     """
 
     def Join(self, request, context):
-        """Joins the fleet and returns a lease. For an actor the index is the lowest one not leased (or the one asked for, when it
-        is free or its lease is held by an earlier incarnation of the same name); incarnations grow with every lease given and never repeat,
-        across restarts of the coordinator too. Leases not renewed for `lease_seconds` end. Where another process holds the name's
-        lease, and sends heartbeats, there is no lease but the `holder`: a name is one process's. ALREADY_EXISTS: a learner of another name is
-        alive, and there is one.
+        """Joins the fleet and returns a lease. An actor gets the lowest index that is not leased, or the one it asks for if that is
+        free or leased by an earlier incarnation of the same name. Incarnations grow with every lease and never repeat, even
+        across restarts of the coordinator. A lease that is not renewed for `lease_seconds` ends. A name belongs to one process:
+        if another process holds the name's lease and sends heartbeats, the answer has its `holder` and no lease.
+        ALREADY_EXISTS: a learner of another name is alive, and there can only be one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Renews a lease, reports the member's counters and takes instructions. NOT_FOUND: the lease has ended (the member must join again).
-        Counters are cumulative for the incarnation, so a repeated heartbeat counts nothing twice.
+        """Renews a lease, reports the member's counters and returns instructions. NOT_FOUND: the lease has ended (the member must
+        join again). Counters are cumulative for the incarnation, so a repeated heartbeat counts nothing twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Leave(self, request, context):
-        """Ends a lease with the last counters. A lease that has already ended is no error: its counters still count, which is how a
-        member that lost its lease settles before it joins again. NOT_FOUND: no such lease was ever given.
+        """Ends a lease with the last counters. A lease that has already ended is not an error: its counters still count. In this
+        way a member that lost its lease settles before it joins again. NOT_FOUND: no such lease was ever given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """The fleet as it is: all members, totals, and how the run stands.
+        """Returns the current fleet: all members, totals, and the state of the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Finish(self, request, context):
-        """Asks the run to end: every member's next heartbeat says so. For the end of a run, not for a restart.
+        """Ends the run: the answer to every member's next heartbeat says so. For the end of a run, not for a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +123,7 @@ def add_FleetServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Fleet(object):
-    """Membership of the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
+    """Membership in the fleet: every role joins, sends heartbeats and leaves. Served by the coordinator.
     """
 
     @staticmethod

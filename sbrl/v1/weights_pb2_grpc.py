@@ -37,8 +37,8 @@ class WeightsServicer(object):
     """
 
     def AcquireTerm(self, request, context):
-        """Makes the caller the learner and fences every earlier one: returns a term one above the highest ever given,
-        durable before the answer is sent. Never refused: the newest caller wins.
+        """Makes the caller the learner and fences every earlier one. Returns a term one above the highest ever given, which is
+        durable before the answer is sent. It is never refused: the newest caller wins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -47,17 +47,17 @@ class WeightsServicer(object):
     def Publish(self, request_iterator, context):
         """Publishes one version. The first message carries the header, the rest the safetensors bytes in order.
         FAILED_PRECONDITION: the term is no longer the newest (the caller has been replaced and must stop).
-        RESOURCE_EXHAUSTED: others are publishing, try again; CANCELLED: it took longer than a minute.
-        INVALID_ARGUMENT: no header, size or checksum differ from the header's, or the bytes are no safetensors.
-        The answer is sent once the weights are durable on disk; versions grow by one with each publication and never go back.
+        RESOURCE_EXHAUSTED: others are publishing, try again. CANCELLED: it took longer than a minute.
+        INVALID_ARGUMENT: there is no header, size or checksum differ from the header, or the bytes are not safetensors.
+        The answer is sent once the weights are durable on disk. Each publication increases the version by one; it never falls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """Sends the newest weights if they are newer than `newer_than_version`, else only a header with the newest version and
-        size 0. The first message carries the header, the rest the bytes in order. NOT_FOUND: nothing is published yet.
+        """Sends the newest weights if they are newer than `newer_than_version`. Otherwise sends only a header with the newest
+        version and size 0. The first message carries the header, the rest the bytes in order. NOT_FOUND: nothing is published yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -133,7 +133,7 @@ def test_an_unknown_key_that_is_like_none_names_none():
         ("learner.diagnostics_period=0", "must be at least 1", "a short period slows training"),
         ("learner.device=gpu", "must match", "cpu, cuda or cuda:N"),
         ("agent.algorithm=qrdqn", "did you mean 'qr-dqn'", "algorithms: dqn, m-dqn, c51"),
-        ("env.reward_noise=-1", "must be at least 0", "noise on the rewards"),
+        ("env.reward_noise=-1", "must be at least 0", "noise on the learner"),
         ("env.frame_size=20", "must be at least 36", "least the Nature CNN can take"),
         ("env.id=''", "must not be empty", "Gymnasium id"),
         ("env.id=:Own-v0", "must be an environment's name", "package.module:Name-v0"),

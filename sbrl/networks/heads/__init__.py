@@ -1,1 +1,1 @@
-"""One file a head: what an algorithm learns of each action. Imports as sbrl.networks."""
+"""The heads, one per file: what an algorithm learns about each action. Same imports as sbrl.networks."""

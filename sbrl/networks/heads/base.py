@@ -1,4 +1,4 @@
-"""What every head offers: action values, and whatever its loss is about."""
+"""The interface of every head: action values, and the outputs that its loss needs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sbrl import config
 
 
 class Head(nn.Module, ABC):
-    """From features to what is known of each action's return. B: batch size, F: features, A: actions."""
+    """Maps features to an estimate of each action's return. B: batch size, F: features, A: actions."""
 
     output: nn.Module
-    """The last layer or layers, linear: what goes in are the network's features as its diagnostics see them."""
+    """The last linear layer or layers. The diagnostics treat its inputs as the network's features."""
     has_hidden_layer: ClassVar[bool] = False
-    """The network's dense hidden layer is inside the head; the torso then hands on its flat latent."""
+    """Whether the network's dense hidden layer is inside the head. The torso then outputs its flat latent."""
 
     def __init__(self, agent: config.Agent, num_features: int, num_actions: int) -> None:
         """
         Args:
-            agent: What the head reads of it is its own affair.
+            agent: Each head reads the keys that it needs.
             num_features: F, the torso's output_size.
             num_actions: A.
         """
@@ -30,12 +30,12 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """What the loss is about: float[B, F] -> float[B, A, ...]."""
+        """The outputs that the loss needs: float[B, F] -> float[B, A, ...]."""
 
     @abstractmethod
     def q_values(self, features: Tensor) -> Tensor:
         """Expected returns, float[B, F] -> float[B, A]."""
 
     def acting(self) -> Callable[[Tensor], Tensor]:
-        """The cheapest exact way to `q_values` with the weights of now; ask again when they change."""
+        """The cheapest exact equivalent of `q_values` with the current weights. Call again when they change."""
         return self.q_values

@@ -12,7 +12,7 @@ from sbrl.networks.outputs import make_output
 
 
 class CategoricalHead(Head):
-    atoms: Tensor  # float[K]: the returns that can be represented, from v_min to v_max; not among the weights
+    atoms: Tensor  # float[K]: the returns that can be represented, from v_min to v_max; not part of the weights
 
     def __init__(self, agent: config.Agent, num_features: int, num_actions: int) -> None:
         super().__init__(agent, num_features, num_actions)

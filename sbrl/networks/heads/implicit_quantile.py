@@ -1,4 +1,4 @@
-"""IQN's head (Dabney et al. 2018): the return's quantile at any fraction asked for."""
+"""IQN's head (Dabney et al. 2018): the return's quantile at any given fraction."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sbrl.networks.outputs import make_output
 
 
 class ImplicitQuantileHead(Head):
-    """Z_tau = f(psi * phi(tau)): the torso's flat latent psi, times an embedding of tau, through a hidden layer and the output.
+    """Z_tau = f(psi * phi(tau)): the torso's flat latent psi times an embedding of tau, then hidden layer, output.
 
-    phi(tau) = relu(linear(cos(pi i tau))), i = 1 .. tau_embedding_size as in Dopamine (the paper counts from 0, where the
-    cosine is constant and the layer's bias does its work). As there the product comes before the dense hidden layer, which is
-    therefore in this head.
+    phi(tau) = relu(linear(cos(pi i tau))), i = 1 .. tau_embedding_size as in Dopamine. The paper counts from 0, but there the
+    cosine is constant and does the same as the layer's bias. As in Dopamine the product comes before the dense hidden layer, so
+    that layer is in this head.
     """
 
     has_hidden_layer = True
@@ -59,5 +59,5 @@ class ImplicitQuantileHead(Head):
         return torch.rand(batch_size, num, dtype=self.embedding.weight.dtype, device=self.embedding.weight.device)
 
     def q_values(self, features: Tensor) -> Tensor:
-        """Means over the quantiles at fractions drawn again, float[B, F] -> float[B, A]."""
+        """Means over the quantiles at newly drawn fractions, float[B, F] -> float[B, A]."""
         return self(features).mean(dim=-1)  # type: ignore[no-any-return]

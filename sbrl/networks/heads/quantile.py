@@ -29,7 +29,7 @@ class QuantileHead(Head):
         return self(features).mean(dim=-1)  # type: ignore[no-any-return]
 
     def acting(self) -> Callable[[Tensor], Tensor]:
-        """The mean of linear outputs is linear: a layer of one output an action needs N times fewer multiplications."""
+        """The mean of linear outputs is linear, so one output per action takes N times fewer multiplications."""
         if not isinstance(self.output, PlainOutput) or not isinstance(self.output.layer, nn.Linear):
             return self.q_values
         layer = self.output.layer
