@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from actors.collector import Collector
-from actors.exploration import epsilons
+from actors.epsilons import epsilons
 from actors.reward_noise import make_reward_noise
 from actors.segment_stream import SegmentStream
 from actors.weights import WeightsFollower

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actors.collector import Collector
-from actors.exploration import epsilons
+from actors.epsilons import epsilons
 from actors.reward_noise import make_reward_noise
 from learner.memory.replay import ReplayMemory
 from learner.probes import MemoryProbes

@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from actors.collector import Collector
-from actors.exploration import epsilons
+from actors.epsilons import epsilons
 from actors.reward_noise import make_reward_noise
 from learner.algorithm.divergence import divergence
 from learner.algorithm.schedules import HorizonSchedule

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.exploration import epsilons
+from actors.epsilons import epsilons
 from sbrl import config
 
 
