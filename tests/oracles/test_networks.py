@@ -40,7 +40,7 @@ def draw_fractions(size: int) -> dict[int, Tensor]:
     return {count: torch.from_numpy(generator.random((size, count), dtype=np.float32)).double() for count in COUNTS.values()}
 
 
-assert REFERENCE.keys() == set(ALGORITHMS), "an algorithm has no network in tests/oracles/reference_network.py"
+assert REFERENCE.keys() == set(ALGORITHMS), "an algorithm lacks a line here, and its network in reference_network.py"
 CASES = [
     *((algorithm, {"double": double, "dueling": dueling}) for algorithm in ALGORITHMS if algorithm != "m-dqn"
       for double, dueling in ((False, False), (True, True))),
