@@ -274,7 +274,7 @@ class Learner(Section):
     """How far each change moves the target network towards the online network. 1 copies it; 0.005 with period 1 is the
     exponential moving average of SR-SPR and BBF. At zero it would never move."""
     random_shift: int = Field(0, ge=0, le=16)
-    """Pixels by which images are randomly shifted before each update (DrQ: 4). Zero turns this off."""
+    """Images are shifted by up to this many pixels at random before each update (DrQ: 4). Zero turns this off."""
     intensity_jitter: float = Field(0.0, ge=0, le=1)
     """Scale of the random factor on each image's brightness (DrQ, SPR: 0.05). Zero turns this off."""
     reset_period: int | None = Field(None, ge=1)
