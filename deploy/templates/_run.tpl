@@ -144,7 +144,7 @@ or its shards were made with the old value. Does nothing if there is no cluster 
 {{- $fixed := dict
   "run" (list "seed")
   "env" (list "id" "frame_skip" "frame_size" "frame_stack" "repeat_action_probability" "noop_max" "terminal_on_life_loss"
-    "full_action_space" "max_episode_steps" "clip_rewards" "kwargs")
+    "full_action_space" "max_episode_steps" "clip_rewards" "reward_noise" "kwargs")
   "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
     "v_max" "num_quantiles" "tau_embedding_size" "options")
   "replay" (list "num_shards" "min_size" "prioritized" "sampling")
