@@ -84,6 +84,8 @@ GOING_BACK = (
     f"of IQMs against it, with its learning rate tuned, is at or below zero."
 )
 
+LEAST_FOR_A_SHARE = 0.05  # on the common scale: of a baseline near 0 any gain is hundreds of percent
+
 METHODS = (
     "The unit of replication is the seed, never the episode. A score is the mean return of the last 100 training episodes by a "
     "horizon, or of the evaluation there if the study says so. IQM: interquartile mean over all runs of all environments, "
@@ -122,7 +124,7 @@ def _evidence(outcome: Outcome, shown: str) -> str:
 
 
 def _gain(one: Beside) -> str:
-    share = f" ({100 * (one.candidate / one.baseline - 1):+.0f} %)" if one.baseline > 0 else ""
+    share = f" ({100 * (one.candidate / one.baseline - 1):+.0f} %)" if one.baseline >= LEAST_FOR_A_SHARE else ""
     between = f", difference {interval(one.difference.low, one.difference.high)}" if one.difference else ""
     return f"{number(one.candidate)} against {number(one.baseline)}{share}{between}"
 

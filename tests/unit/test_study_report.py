@@ -17,11 +17,13 @@ import pytest
 from sbrl.errors import UsageError
 from studies.costs import break_even, load_prices
 from studies.evidence import gather
+from studies.outcomes import Beside
 from studies.questions import Question
 from studies.records import RunRecord, write_record
+from studies.report import words
 from studies.report.__main__ import main
 from studies.report.content import make_report
-from studies.report.page import Report
+from studies.report.page import Report, number
 from studies.report.write import write_report
 from tests.study_records import make_question, make_record, make_records
 
@@ -238,3 +240,8 @@ def test_the_command_refuses_what_is_no_evidence(tmp_path: Path):
         main([str(tmp_path)])
     with pytest.raises(UsageError, match="is no folder"):
         main([str(tmp_path / "nothing")])
+
+
+@pytest.mark.parametrize(("baseline", "share"), [(0.1, " (+100 %)"), (0.0002, ""), (0.0, ""), (-0.1, "")])
+def test_a_gain_is_given_as_a_share_only_of_a_baseline_that_is_not_near_zero(baseline: float, share: str) -> None:
+    assert words._gain(Beside(1000, 0.2, baseline, None, None, None, None)) == f"0.2 against {number(baseline)}{share}"
