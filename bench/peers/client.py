@@ -24,7 +24,7 @@ UPDATES = {
     "CleanRL-style torch": "cleanrl_updates",
 }
 MEMORIES = {"Tianshou prioritized buffer": "tianshou_memory", "sum tree in NumPy": "sum_tree_memory"}
-RUNS = {"SB3-contrib QR-DQN": "sb3_run"}
+RUNS = {"SB3-contrib QR-DQN": "sb3_run", "Tianshou QR-DQN": "tianshou_run"}
 
 
 class Peer(NamedTuple):

@@ -16,6 +16,7 @@ TASKS = {
     "sb3_updates": "sb3",
     "sb3_run": "sb3",
     "tianshou_updates": "tianshou_agent",
+    "tianshou_run": "tianshou_agent",
     "dopamine_updates": "dopamine_agent",
     "cleanrl_updates": "cleanrl",
     "tianshou_memory": "memories",
