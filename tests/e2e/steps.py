@@ -126,6 +126,13 @@ def goes_on_without_a_shard(release: Release) -> str:
     """While one of two shards is away, the other one keeps getting segments, from the actors of both."""
     cluster, away, left = release.cluster, release.pod("replay-1"), release.pod("replay-0")
     release.wait("actors that write", WORK_SECONDS, lambda status: alive(status, "actor") > 0)
+    # A step before may have moved the shard that stays: clients find it at its new address only some seconds later.
+    inserted = release.metric(left, "sbrl_replay_segments_inserted_total")
+    release.wait(
+        "segments at the shard that stays",
+        WORK_SECONDS,
+        lambda _: release.metric(left, "sbrl_replay_segments_inserted_total") > inserted,
+    )
     updates = release.status().progress.updates
     cluster.kill(away)
     begin = changed = time.monotonic()
