@@ -161,7 +161,7 @@ def data_flow() -> list[list[Panel]]:
                 "In flight",
                 {
                     "transitions to replay": f"sum(sbrl_actor_transitions_in_flight{{{RUN}}})",
-                    "samples due and not trained": f"max(sbrl_learner_samples_due{{{RUN}}})",
+                    "samples due and not trained": learners("samples_due"),
                 },
             ),
             Panel(
@@ -210,6 +210,11 @@ def data_flow() -> list[list[Panel]]:
     ]
 
 
+def learners(metric: str) -> str:
+    """The query of one of the learner's metrics."""
+    return f"max(sbrl_learner_{metric}{{{RUN}}})"
+
+
 def learner() -> list[list[Panel]]:
     """Where an update's time goes, and the effects of a small batch."""
     phases = f"sum by (le, phase) (rate(sbrl_learner_phase_seconds_bucket{{{RUN}}}[5m]))"
@@ -218,11 +223,11 @@ def learner() -> list[list[Panel]]:
     return [
         [
             stat("Updates a second", f"sum(release:sbrl_updates:rate5m{{{RUN}}})", "cps"),
-            stat("Batch size", f"max(sbrl_learner_batch_size{{{RUN}}})"),
-            stat("Updates per step, target", f"max(sbrl_learner_updates_per_step_target{{{RUN}}})"),
+            stat("Batch size", learners("batch_size")),
+            stat("Updates per step, target", learners("updates_per_step_target")),
             stat("Updates made", f"max(sbrl_coordinator_updates{{{RUN}}})"),
-            stat("Shards that answer", f"max(sbrl_learner_shards_ready{{{RUN}}})"),
-            stat("GPU memory", f"max(sbrl_learner_gpu_memory_bytes{{{RUN}}})", "bytes"),
+            stat("Shards that answer", learners("shards_ready")),
+            stat("GPU memory", learners("gpu_memory_bytes"), "bytes"),
         ],
         [
             Panel(
@@ -238,45 +243,42 @@ def learner() -> list[list[Panel]]:
             Panel("99th percentile of a phase", {"{{phase}}": f"histogram_quantile(0.99, {phases})"}, "s"),
         ],
         [
-            Panel("Loss", {"loss": f"max(sbrl_learner_loss{{{RUN}}})"}),
+            Panel("Loss", {"loss": learners("loss")}),
             Panel(
                 "Temporal difference error",
                 {
-                    "of a batch": f"max(sbrl_learner_td_error{{{RUN}}})",
-                    "of the newest transitions": f"max(sbrl_learner_td_error_newest{{{RUN}}})",
-                    "of all replay": f"max(sbrl_learner_td_error_uniform{{{RUN}}})",
+                    "of a batch": learners("td_error"),
+                    "of the newest transitions": learners("td_error_newest"),
+                    "of all replay": learners("td_error_uniform"),
                 },
                 description="Mean absolute. Higher on the newest than on all: the network fits what it has seen often.",
             ),
-            Panel("Gradient norm", {"before clipping": f"max(sbrl_learner_gradient_norm{{{RUN}}})"}),
+            Panel("Gradient norm", {"before clipping": learners("gradient_norm")}),
         ],
         [
             Panel(
                 "Gradient noise scale",
-                {
-                    "noise scale": f"max(sbrl_learner_gradient_noise_scale{{{RUN}}})",
-                    "batch size": f"max(sbrl_learner_batch_size{{{RUN}}})",
-                },
+                {"noise scale": learners("gradient_noise_scale"), "batch size": learners("batch_size")},
                 description="The batch size at which a gradient's noise equals its signal: far below it, steps are noise.",
                 width=6,
             ),
             Panel(
                 "Policy churn",
-                {"share of states": f"max(sbrl_learner_policy_churn_ratio{{{RUN}}})"},
+                {"share of states": learners("policy_churn_ratio")},
                 "percentunit",
                 description="Share of states whose greedy action a single update changed.",
                 width=6,
             ),
             Panel(
                 "Dormant units",
-                {"share of units": f"max(sbrl_learner_dormant_units_ratio{{{RUN}}})"},
+                {"share of units": learners("dormant_units_ratio")},
                 "percentunit",
                 description="Units that hardly ever fire: what a network has lost for good without resets.",
                 width=6,
             ),
             Panel(
                 "Effective rank of the features",
-                {"srank": f"max(sbrl_learner_feature_rank{{{RUN}}})"},
+                {"srank": learners("feature_rank")},
                 description="How many directions the features use; a fall precedes a collapse of the return.",
                 width=6,
             ),
@@ -284,24 +286,15 @@ def learner() -> list[list[Panel]]:
         [
             Panel(
                 "Age of samples, in env steps",
-                {
-                    "median": f"histogram_quantile(0.5, {age})",
-                    "95th percentile": f"histogram_quantile(0.95, {age})",
-                },
+                {"median": f"histogram_quantile(0.5, {age})", "95th percentile": f"histogram_quantile(0.95, {age})"},
             ),
             Panel(
                 "Policy lag of samples, in versions",
-                {
-                    "median": f"histogram_quantile(0.5, {lag})",
-                    "95th percentile": f"histogram_quantile(0.95, {lag})",
-                },
+                {"median": f"histogram_quantile(0.5, {lag})", "95th percentile": f"histogram_quantile(0.95, {lag})"},
             ),
             Panel(
                 "Checkpoints",
-                {
-                    "age": f"max(sbrl_learner_checkpoint_age_seconds{{{RUN}}})",
-                    "time the last one took": f"max(sbrl_learner_checkpoint_duration_seconds{{{RUN}}})",
-                },
+                {"age": learners("checkpoint_age_seconds"), "time the last one took": learners("checkpoint_duration_seconds")},
                 "s",
             ),
         ],
@@ -353,10 +346,7 @@ def replay() -> list[list[Panel]]:
             ),
             Panel(
                 "The learner's memory",
-                {
-                    "transitions": f"max(sbrl_learner_memory_transitions{{{RUN}}})",
-                    "capacity": f"max(sbrl_learner_memory_capacity{{{RUN}}})",
-                },
+                {"transitions": learners("memory_transitions"), "capacity": learners("memory_capacity")},
             ),
         ],
         [
