@@ -16,6 +16,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "image-wheels.txt"
 HEAD = """\
@@ -36,7 +38,7 @@ def asked_for() -> list[str]:
     """The requirements of pyproject.toml for training, without torch."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names: list[str] = project["dependencies"] + project["optional-dependencies"]["train"]
-    return [name for name in names if not name.startswith("torch>")]
+    return [name for name in names if Requirement(name).name != "torch"]
 
 
 def name_of(wheel: dict[str, Any]) -> str:

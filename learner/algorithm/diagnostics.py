@@ -53,6 +53,7 @@ Probes = Callable[[int], Mapping[str, Batch]]  # the updates made so far -> batc
 
 
 def no_probes(updates: int) -> Mapping[str, Batch]:
+    """None: replay is sampled remotely."""
     return {}
 
 
