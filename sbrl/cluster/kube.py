@@ -100,7 +100,6 @@ class Cluster:
                 self.namespace,
                 body,
                 field_manager=field_manager,
-                _content_type="application/merge-patch+json",
                 _request_timeout=REQUEST_SECONDS,
             )
         return _scale(scale)
@@ -128,7 +127,6 @@ class Cluster:
                         deployment,
                         self.namespace,
                         change,
-                        _content_type="application/merge-patch+json",
                         _request_timeout=REQUEST_SECONDS,
                     )
                 return
