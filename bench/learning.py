@@ -32,7 +32,7 @@ import numpy as np
 
 from bench.runs import BenchRun, random_returns, run_all
 from sbrl.errors import UsageError, nearest
-from sbrl.monitor.curves import running_mean
+from sbrl.monitor.learning_curve import running_mean
 from sbrl.monitor.summary import read_summary
 from sbrl.runtime.program import run_program
 from sbrl.storage.run_directory import RunDirectory

@@ -13,7 +13,7 @@ from sbrl import config as configs
 from sbrl.cli.commands import add_config_arguments, closing_lines
 from sbrl.config import Config, serial_config
 from sbrl.errors import UsageError
-from sbrl.monitor.curves import write_learning_curve
+from sbrl.monitor.learning_curve import write_learning_curve
 from sbrl.monitor.progress import ProgressMeter
 from sbrl.monitor.summary import summarize, write_summary
 from sbrl.monitor.view import View, make_view

@@ -17,7 +17,7 @@ from sbrl.config import load
 from sbrl.coordination.episode_log import LogClient
 from sbrl.coordination.fleet import FleetClient, RunState
 from sbrl.coordination.fleet_watch import run_state
-from sbrl.monitor.curves import write_learning_curve
+from sbrl.monitor.learning_curve import write_learning_curve
 from sbrl.monitor.run_status import config_of
 from sbrl.monitor.summary import summarize, write_summary
 from sbrl.rpc.channels import reachable_address

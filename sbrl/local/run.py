@@ -19,7 +19,7 @@ from sbrl.local.guard import Guard, kill_session
 from sbrl.local.prometheus import Prometheus
 from sbrl.local.results import RunResults
 from sbrl.local.supervisor import RoleCommand, Supervisor
-from sbrl.monitor.curves import write_learning_curve
+from sbrl.monitor.learning_curve import write_learning_curve
 from sbrl.monitor.progress import ProgressMeter
 from sbrl.monitor.summary import run_so_far, shortfall
 from sbrl.monitor.view import View

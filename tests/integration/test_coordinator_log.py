@@ -15,7 +15,7 @@ from sbrl import config
 from sbrl.coordination.episode_log import EpisodeSender, LogClient
 from sbrl.coordination.fleet import FleetClient
 from sbrl.errors import RunError
-from sbrl.monitor.curves import write_learning_curve
+from sbrl.monitor.learning_curve import write_learning_curve
 from sbrl.monitor.progress import ProgressMeter
 from sbrl.monitor.summary import summarize
 from sbrl.monitor.view import line

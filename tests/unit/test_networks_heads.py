@@ -18,7 +18,7 @@ from sbrl.networks.heads.categorical import CategoricalHead
 from sbrl.networks.heads.implicit_quantile import ImplicitQuantileHead
 from sbrl.networks.heads.quantile import QuantileHead
 from sbrl.networks.noisy import NoisyLinear
-from sbrl.networks.outputs import DuelingOutput, PlainOutput
+from sbrl.networks.output_layers import DuelingOutput, PlainOutput
 
 VECTOR = EnvSpec(3, (4,), np.dtype(np.float32), 1, "vector", False)
 ACTIONS, FEATURES = 3, 16

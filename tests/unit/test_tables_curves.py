@@ -15,7 +15,7 @@ from PIL import Image
 
 from sbrl import config
 from sbrl.errors import RunError
-from sbrl.monitor.curves import running_mean, write_learning_curve
+from sbrl.monitor.learning_curve import running_mean, write_learning_curve
 from sbrl.storage import tables
 from sbrl.storage.tables import GrowingEpisodes, read_episodes, read_evaluations, row_of, write_episodes, write_evaluations
 from sbrl.v1.episodes_pb2 import Episode, Evaluation

@@ -11,7 +11,7 @@ from torch.nn import functional
 from sbrl import config
 from sbrl.networks.heads.base import Head
 from sbrl.networks.layers import dense, norm
-from sbrl.networks.outputs import make_output
+from sbrl.networks.output_layers import make_output
 
 
 class ImplicitQuantileHead(Head):

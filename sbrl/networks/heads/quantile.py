@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sbrl import config
 from sbrl.networks.heads.base import Head
-from sbrl.networks.outputs import PlainOutput, make_output
+from sbrl.networks.output_layers import PlainOutput, make_output
 
 
 class QuantileHead(Head):

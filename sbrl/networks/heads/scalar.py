@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sbrl import config
 from sbrl.networks.heads.base import Head
-from sbrl.networks.outputs import make_output
+from sbrl.networks.output_layers import make_output
 
 
 class ScalarHead(Head):
