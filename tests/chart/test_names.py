@@ -101,6 +101,7 @@ PARTS = (
 
 def test_no_two_releases_of_a_namespace_share_a_name(chart):
     made = [*PARTS, *("-".join(two) for two in itertools.product(PARTS, repeat=2))]
+    made += ["sbrl-backup", "a-backup", "backup"]
     made += ["-".join(three) for three in itertools.product(PARTS[:6], repeat=3)]
     # As long as Helm allows, and equal except for the last character. In the last ones, two rules meet.
     made += [f"{'long-' * 9}name-{ending}" for ending in ("1", "2", "sbrl", "x", "y")]
