@@ -369,12 +369,17 @@ volumeClaimTemplates:
         {{- toYaml . | nindent 8 }}
       {{- end }}
     spec:
-      accessModes: [{{ .persistence.accessMode }}]
-      {{- with .persistence.storageClass }}
-      storageClassName: {{ . | quote }}
-      {{- end }}
-      resources:
-        requests:
-          storage: {{ .persistence.size }}
+      {{- include "sbrl.claimSpec" .persistence | nindent 6 }}
 {{- end -}}
+{{- end -}}
+
+{{/* A volume claim's spec. Takes the role's `persistence`. */}}
+{{- define "sbrl.claimSpec" -}}
+accessModes: [{{ .accessMode }}]
+{{- with .storageClass }}
+storageClassName: {{ . | quote }}
+{{- end }}
+resources:
+  requests:
+    storage: {{ .size }}
 {{- end -}}

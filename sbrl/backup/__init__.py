@@ -1,1 +1,1 @@
-"""Backups of a run, in folders and buckets: `sbrl backup`, `sbrl restore`. May import sbrl.replay, .runtime, .storage."""
+"""Backups of a run, in folders, buckets and snapshots: `sbrl backup`, `sbrl restore`. May import what is below it."""

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import shutil
 import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             f"{arguments.shards}: set it to {backup.shards}"
         )
     parts = [arguments.part] if arguments.part else list(backup.parts)
-    restore(store, backup, parts, target, time.time())
+    restore(store, backup, parts, target)
     print(f"{store.where}/{backup.name}: {', '.join(parts)} restored to {target}")
 
 
@@ -81,11 +80,8 @@ def holds(target: Path) -> bool:
     return UNFINISHED not in names and bool(names - {LOCK, "lost+found"})
 
 
-def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path, now: float) -> None:
+def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path) -> None:
     """Restores all of these parts, or nothing.
-
-    Args:
-        now: Unix seconds.
 
     Raises:
         RunError: the backup is damaged, or the file system refuses.
@@ -97,7 +93,7 @@ def restore(store: Store, backup: Backup, parts: Sequence[str], target: Path, no
         for part in parts:
             for path, digest in files_of(store, backup, part).items():
                 fetch(store, f"{backup.name}/{part}/{path}", unfinished / path, digest)
-        end_leases(unfinished / "coordinator" / DATABASE, now - backup.made)
+        end_leases(unfinished / "coordinator" / DATABASE)
         for entry in sorted(unfinished.iterdir()):
             entry.rename(target / entry.name)
         sync(target)
@@ -134,17 +130,16 @@ def fetch(store: Store, path: str, target: Path, sha256: str) -> None:
     sync(target)
 
 
-def end_leases(database: Path, age_seconds: float) -> None:
-    """Ends the leases of members that existed when the backup was made, and makes them as recent as they were then.
+def end_leases(database: Path) -> None:
+    """Ends the leases of members that existed when the backup was made.
 
-    Otherwise a new member would find its name held by a process that may still be alive where the backup was made. And an
-    actor's steps in flight are only given up for up to an hour after it was last seen.
+    Otherwise a new member would find its name held, for as long as a lease lasts.
     """
     if not database.exists():
         return
     try:
         with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-            connection.execute("UPDATE leases SET ended = 1, seen_time = seen_time + ?", (max(0.0, age_seconds),))
+            connection.execute("UPDATE leases SET ended = 1")
     except sqlite3.DatabaseError as error:
         raise RunError(f"the coordinator's state in the backup cannot be used: {error}: take another backup") from None
 

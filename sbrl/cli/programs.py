@@ -35,6 +35,7 @@ PROGRAMS = {
     "bench": Program("bench", "measure learner, replay, actor and a whole run beside their limits: JSON and a chart", "train"),
     "backup": Program("sbrl.backup", "copy what a run keeps to a folder or a bucket, while it goes on"),
     "restore": Program("sbrl.backup.restore", "put a backup where a run can go on from it"),
+    "snapshot": Program("sbrl.backup.snapshots", "take snapshots of a release's volumes on Kubernetes, as one backup"),
     "status": Program("sbrl.cluster.status", "show a release on Kubernetes: pods, ratio, who waits for whom"),
     "scale": Program("sbrl.cluster.scale", "set the number of actors of a release on Kubernetes"),
     "coordinator": Program("services.coordinator", "role: weights, fleet leases and the episode log", role=True),

@@ -51,6 +51,7 @@ from kubernetes.client.api.autoscaling_v2_api import AutoscalingV2Api  # noqa: E
 from kubernetes.client.api.batch_v1_api import BatchV1Api  # noqa: E402
 from kubernetes.client.api.coordination_v1_api import CoordinationV1Api  # noqa: E402
 from kubernetes.client.api.core_v1_api import CoreV1Api  # noqa: E402
+from kubernetes.client.api.custom_objects_api import CustomObjectsApi  # noqa: E402
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config  # noqa: E402
 from kubernetes.stream import portforward  # noqa: E402
 
@@ -64,6 +65,7 @@ __all__ = [
     "Configuration",
     "CoordinationV1Api",
     "CoreV1Api",
+    "CustomObjectsApi",
     "list_kube_config_contexts",
     "load_incluster_config",
     "load_kube_config",

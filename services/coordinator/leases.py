@@ -43,10 +43,12 @@ class Leases:
     """The newest lease of each member, in memory and in the store."""
 
     def __init__(self, store: Store, lease_seconds: float, clock: Callable[[], float]) -> None:
-        """Restores the stored leases. Those that had not ended restart, since no heartbeat could arrive meanwhile."""
+        """Restores the stored leases. Time in which there was no coordinator does not count, and those that had not ended
+        restart, since no heartbeat could arrive meanwhile."""
         self._store, self._lease_seconds, self._clock = store, lease_seconds, clock
         now, wall_now = clock(), time.time()
         self._next_sweep = now
+        store.skip_downtime(wall_now)
         self._newest: dict[tuple[str, str], Lease] = {}  # by role and name
         for record in store.newest_leases(since=wall_now - FORGET_SECONDS):
             seen = now - max(0.0, wall_now - record.seen_time) if record.ended else now

@@ -1,13 +1,14 @@
 """A stand-in for a Kubernetes API server, over real HTTP: it answers discovery, and reads of the given objects.
 
-`helm template --dry-run=server` needs this for the chart's `lookup`. No object is validated, made or changed.
+`helm template --dry-run=server` needs this for the chart's `lookup`. No object is validated, made or changed. It knows
+VolumeSnapshots if there is one.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,23 +21,23 @@ KINDS = {
     "networking.k8s.io/v1": ["NetworkPolicy"],
     "policy/v1": ["PodDisruptionBudget"],
     "rbac.authorization.k8s.io/v1": ["Role", "RoleBinding"],
+    "batch/v1": ["CronJob"],
 }
+SNAPSHOTS = {"snapshot.storage.k8s.io/v1": ["VolumeSnapshot"]}
 
 
 def plural(kind: str) -> str:
     return f"{kind.lower().removesuffix('y')}ies" if kind.endswith("y") else f"{kind.lower()}s"
 
 
-def resources(group_version: str) -> dict[str, Any]:
-    listed = [
-        {"name": plural(kind), "kind": kind, "namespaced": True, "verbs": ["get", "list"]} for kind in KINDS[group_version]
-    ]
+def resources(group_version: str, kinds: Sequence[str]) -> dict[str, Any]:
+    listed = [{"name": plural(kind), "kind": kind, "namespaced": True, "verbs": ["get", "list"]} for kind in kinds]
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": listed}
 
 
-def groups() -> dict[str, Any]:
+def groups(known: Iterable[str]) -> dict[str, Any]:
     versions = [
-        (name.partition("/")[0], {"groupVersion": name, "version": name.partition("/")[2]}) for name in KINDS if "/" in name
+        (name.partition("/")[0], {"groupVersion": name, "version": name.partition("/")[2]}) for name in known if "/" in name
     ]
     listed = [{"name": group, "versions": [version], "preferredVersion": version} for group, version in versions]
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
@@ -44,13 +45,14 @@ def groups() -> dict[str, Any]:
 
 def answers(objects: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The answer for every path that has one."""
+    known = KINDS | (SNAPSHOTS if any(manifest["apiVersion"] in SNAPSHOTS for manifest in objects) else {})
     found: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "36", "gitVersion": "v1.36.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": groups(),
-        "/api/v1": resources("v1"),
+        "/apis": groups(known),
+        "/api/v1": resources("v1", KINDS["v1"]),
     }
-    found |= {f"/apis/{name}": resources(name) for name in KINDS if "/" in name}
+    found |= {f"/apis/{name}": resources(name, kinds) for name, kinds in known.items() if "/" in name}
     for manifest in objects:
         version, metadata = manifest["apiVersion"], manifest["metadata"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"

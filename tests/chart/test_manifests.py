@@ -11,18 +11,18 @@ from sbrl.runtime.lifecycle import role_arguments
 from services.controller.__main__ import make_parser, make_spec
 from services.controller.reconcile import ScalingSpec
 from tests.chart.helm import NAMESPACE, OVERLAYS, WORKLOADS, by_name, container, matches, pod, pod_templates, render, template
-from tests.chart.test_render import BACKUP, BACKUP_CLAIM, EVERYTHING, HPA
+from tests.chart.test_render import BACKUP, BACKUP_CLAIM, EVERYTHING, HPA, SNAPSHOTS
 
 ROLES = tuple(WORKLOADS)
 ALL = (
     [((), "")]
     + [(("--values", str(path)), "") for path in OVERLAYS]
-    + [((), EVERYTHING), ((), HPA), ((), BACKUP), ((), BACKUP_CLAIM)]
+    + [((), EVERYTHING), ((), HPA), ((), BACKUP), ((), BACKUP_CLAIM), ((), SNAPSHOTS)]
 )
 every = pytest.mark.parametrize(
     ("arguments", "values"),
     ALL,
-    ids=["default", *[p.stem for p in OVERLAYS], "everything", "hpa", "backup", "backup to a claim"],
+    ids=["default", *[p.stem for p in OVERLAYS], "everything", "hpa", "backup", "backup to a claim", "snapshots"],
 )
 
 
@@ -201,9 +201,9 @@ def test_only_those_who_ask_the_api_get_a_token_of_it(arguments, values):
     objects = render(*arguments, values=values)
     for role, pod_template in pod_templates(objects):
         spec = pod_template["spec"]
-        asks = role in ("controller", "prometheus")
+        asks = role in ("controller", "prometheus") or (role == "backup" and values == SNAPSHOTS)
         assert spec["automountServiceAccountToken"] == asks, role
-        assert spec["serviceAccountName"] == (f"sbrl-{role}" if asks else "sbrl")
+        assert spec["serviceAccountName"] == ((f"sbrl.{role}" if role == "backup" else f"sbrl-{role}") if asks else "sbrl")
         assert ("ServiceAccount", spec["serviceAccountName"]) in objects
     for (kind, _), manifest in objects.items():
         if kind == "ServiceAccount":

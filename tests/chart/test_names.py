@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tests.chart.api_server import api_server
 from tests.chart.helm import CHART, NAMESPACE, by_name, helm, render
-from tests.chart.test_render import EVERYTHING, HPA
+from tests.chart.test_render import EVERYTHING, HPA, SNAPSHOTS
 from tests.chart.test_upgrade import SERVER
 
 OPERATOR = "prometheus: {enabled: true}\nmetrics: {podMonitor: {create: always}, prometheusRule: {create: always}}"
-VARIANTS = (EVERYTHING, HPA, OPERATOR)
+VARIANTS = (EVERYTHING, HPA, OPERATOR, SNAPSHOTS)
 ORDINARY = ["sbrl", "pong", "my-run", "sbrl-dev", "sbrl2", "a-long-but-still-ordinary-release", "sbrl-20261128", "sbrl-learner"]
 NAMES = """
 kind: Names
@@ -82,11 +82,26 @@ def assert_told_apart(chart, releases):
         assert seen.setdefault(("PriorityClass", made["cluster"]), one) == one, f"{made['cluster']}: {one}"
 
 
-PARTS = ("sbrl", "a", "b", "pong", "controller", "prometheus", "replay", "learner", "dashboard", "check", "run", "x0123abcd")
+PARTS = (
+    "sbrl",
+    "a",
+    "b",
+    "pong",
+    "controller",
+    "prometheus",
+    "backup",
+    "replay",
+    "learner",
+    "dashboard",
+    "check",
+    "run",
+    "x0123abcd",
+)
 
 
 def test_no_two_releases_of_a_namespace_share_a_name(chart):
     made = [*PARTS, *("-".join(two) for two in itertools.product(PARTS, repeat=2))]
+    made += ["sbrl-backup", "a-backup", "backup"]
     made += ["-".join(three) for three in itertools.product(PARTS[:6], repeat=3)]
     # As long as Helm allows, and equal except for the last character. In the last ones, two rules meet.
     made += [f"{'long-' * 9}name-{ending}" for ending in ("1", "2", "sbrl", "x", "y")]

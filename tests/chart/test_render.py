@@ -67,6 +67,7 @@ backup:
 restore: {from: rl/older/20251124-160000}
 """
 BACKUP_CLAIM = "backup: {enabled: true, to: {claim: backups}}\nrestore: {from: rl/sbrl/20251124-160000}"
+SNAPSHOTS = "backup: {enabled: true, to: {snapshotClass: csi}}\nrestore: {from: rl/older/20251124-160000}"
 VARIANTS = {
     "default": "",
     "everything": EVERYTHING,
@@ -75,6 +76,7 @@ VARIANTS = {
     "keda": KEDA,
     "backup": BACKUP,
     "backup to a claim": BACKUP_CLAIM,
+    "snapshots": SNAPSHOTS,
     "operator": "metrics: {podMonitor: {create: always, labels: {a: b}}, prometheusRule: {create: always, labels: {a: b}}}",
 }
 

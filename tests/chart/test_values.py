@@ -51,13 +51,30 @@ BAD = {
     "one port twice": ("ports: {metrics: 7003}", "ports.health and ports.metrics are both 7003"),
     "a seed that can be guessed": ("token: {seed: secret}", "/token/seed"),
     "two tokens": ("token: {seed: 0123456789abcdef, existingSecret: mine}", "token.existingSecret and token.seed are both set"),
-    "backups nowhere": ("backup: {enabled: true}", "backup.to names neither a claim nor a bucket, or both"),
+    "backups nowhere": ("backup: {enabled: true}", "backup.to names no destination or several"),
     "backups in two places": (
         'backup: {enabled: true, to: {claim: a, bucket: "s3://bucket"}}',
-        "backup.to names neither a claim nor a bucket, or both",
+        "backup.to names no destination or several",
     ),
+    "copies and snapshots": (
+        "backup: {enabled: true, to: {claim: a, snapshotClass: csi}}",
+        "backup.to names no destination or several",
+    ),
+    "snapshots of another namespace": (
+        "backup: {to: {snapshotClass: csi}}\nrestore: {from: other/sbrl/a}",
+        "restore.from is other/sbrl/a, but snapshots can only be restored in their own namespace, and this release is in rl",
+    ),
+    "snapshots of no volume": (
+        "backup: {enabled: true, to: {snapshotClass: csi}}\nreplay: {persistence: {kind: ephemeral}}",
+        "backup.enabled is true, but replay.persistence.kind is ephemeral: there is no volume claim to copy",
+    ),
+    "snapshots for no volume": (
+        "backup: {to: {snapshotClass: csi}}\nrestore: {from: rl/sbrl/a}\nlearner: {persistence: {kind: ephemeral}}",
+        "restore.from names snapshots, but learner.persistence.kind is ephemeral: there is no volume claim to restore",
+    ),
+    "a class that cannot be": ("backup: {to: {snapshotClass: my class}}", "/backup/to/snapshotClass"),
     "a bucket without keys": ('backup: {enabled: true, to: {bucket: "s3://bucket"}}', "backup.to.existingSecret is empty"),
-    "a restore from nowhere": ("restore: {from: rl/sbrl/a}", "backup.to names neither a claim nor a bucket"),
+    "a restore from nowhere": ("restore: {from: rl/sbrl/a}", "backup.to names no destination or several"),
     "backups of a volume for one pod": (
         "backup: {enabled: true, to: {claim: a}}\nlearner: {persistence: {accessMode: ReadWriteOncePod}}",
         "learner.persistence.accessMode is ReadWriteOncePod: no second pod can copy the volume",

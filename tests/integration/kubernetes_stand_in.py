@@ -39,6 +39,7 @@ _KINDS = {
     ("", "secrets"): "Secret",
     ("coordination.k8s.io", "leases"): "Lease",
     ("autoscaling", "horizontalpodautoscalers"): "HorizontalPodAutoscaler",
+    ("snapshot.storage.k8s.io", "volumesnapshots"): "VolumeSnapshot",
 }
 
 
@@ -100,7 +101,7 @@ class ApiStandIn:
         return path
 
     def put(self, resource: str, name: str, **parts: Any) -> dict[str, Any]:
-        """Creates or replaces an object. `labels` and `managed_fields` go into its metadata, all else to the top level."""
+        """Creates or replaces an object. `labels`, `managed_fields` and `created` go into its metadata, all else to the top."""
         group = next(group for group, plural in _KINDS if plural == resource)
         with self._lock:
             self._version += 1
@@ -109,7 +110,7 @@ class ApiStandIn:
                 "namespace": NAMESPACE,
                 "uid": f"uid-of-{name}",
                 "resourceVersion": str(self._version),
-                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "creationTimestamp": parts.pop("created", "2026-01-01T00:00:00Z"),
                 "labels": parts.pop("labels", {}),
                 "managedFields": parts.pop("managed_fields", []),
             }
@@ -122,6 +123,10 @@ class ApiStandIn:
     def get(self, resource: str, name: str) -> dict[str, Any]:
         with self._lock:
             return deepcopy(self._objects[resource, name])
+
+    def drop(self, resource: str, name: str) -> None:
+        with self._lock:
+            del self._objects[resource, name]
 
     def all(self, resource: str) -> list[dict[str, Any]]:
         with self._lock:
@@ -156,6 +161,9 @@ class ApiStandIn:
                 return self._create(resource, call.body)
             if (resource, call.name) not in self._objects:
                 raise Refused(404, "NotFound", f'{resource} "{call.name}" not found')
+            if call.verb == "delete":
+                self.drop(resource, call.name)
+                return {"kind": "Status", "status": "Success"}
             stored = self._objects[resource, call.name]
             if call.verb == "patch" and content_type not in _PATCHES:
                 raise Refused(415, "UnsupportedMediaType", f"cannot patch with {content_type}")
@@ -290,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = {"kind": "Status", "status": "Failure", "reason": refused.reason, "code": refused.code}
             self._send(refused.code, {**status, "message": refused.message})
 
-    do_GET = do_POST = do_PUT = do_PATCH = _respond  # as BaseHTTPRequestHandler wants them named
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # as BaseHTTPRequestHandler wants them named
 
     def _call(self, path: str, body: Any) -> Call:
         found = _PATH.fullmatch(path)
@@ -299,7 +307,7 @@ class _Handler(BaseHTTPRequestHandler):
         resource, name, subresource = (*found["rest"].split("/"), "", "")[:3]
         if (found["group"] or "", resource) not in _KINDS:
             raise Refused(404, "NotFound", f"the server could not find the requested resource {resource}")
-        verbs = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "PATCH": "patch"}
+        verbs = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
         full = f"{resource}/{subresource}" if subresource else resource
         return Call(verbs[self.command], full, name, body)
 

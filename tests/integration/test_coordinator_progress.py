@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import queue
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -211,3 +213,25 @@ def test_actors_that_are_gone_are_told_of_for_an_hour_also_after_a_restart(tmp_p
     assert [one.incarnation for one in store.ended_actors(since=seen - FORGET_SECONDS)] == [actor.incarnation]
     assert store.ended_actors(since=seen) == []
     store.close()
+
+
+def test_an_hour_in_which_there_is_no_coordinator_does_not_count(tmp_path: Path) -> None:
+    """As for a run that goes on from an old snapshot of its volumes."""
+    with serve(tmp_path, Clock()) as address, channels.open_channel(address) as channel:
+        fleet = fleet_pb2_grpc.FleetStub(channel)
+        long_gone, actor, alive = (join(fleet, name) for name in "abc")
+        for lease, steps in ((long_gone, 4.0), (actor, 9.0)):
+            counters = {"env_steps": steps}
+            fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=lease.incarnation, counters=counters), timeout=WAIT)
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as database, database:
+        database.execute("UPDATE leases SET seen_time = seen_time - 86400")
+        database.execute(f"UPDATE leases SET seen_time = seen_time - {FORGET_SECONDS} WHERE name = 'a'")
+    with serve(tmp_path, Clock()) as address, channels.open_channel(address) as channel:
+        fleet = fleet_pb2_grpc.FleetStub(channel)
+        learner = join(fleet, "l", role="learner")
+        assert ended(fleet, learner) == [EndedActor(incarnation=actor.incarnation, transitions=9)]
+        members = {member.name: member for member in fleet.GetStatus(fleet_pb2.GetStatusRequest(), timeout=WAIT).members}
+        assert set(members) == {"b", "c", "l"}
+        assert members["b"].seconds_since_heartbeat < WAIT
+        assert members["c"].alive
+        heartbeat(fleet, alive, env_steps=1)
