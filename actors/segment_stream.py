@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.25  # how often a waiting stream checks whether it should stop, or whether its shard is away
 LOOK_SECONDS = 0.02  # instead of that, once waiting is pointless: only takes confirmations that are already there
-MAX_UNCONFIRMED = 1  # unconfirmed segments while the next one is made
 
 
 def preferred_shard(actor: int, env: int, num_envs: int, num_shards: int) -> int:
@@ -91,16 +90,20 @@ class SegmentStream:
         self._in_episode = True
 
     def append(self, transition: Transition, observation: NDArray[Any]) -> None:
-        """Writes one step; blocks while too many segments are unconfirmed.
+        """Writes one step; blocks while a segment of earlier steps is unconfirmed.
+
+        The learner should train on steps while they are new. So an environment makes no step on top of a segment that waits. A
+        segment is awaited at the step after its last one: until then it has usually arrived.
 
         Args:
             transition: the step.
             observation: the observation after the step. A stream that must move to another shard begins there with it.
         """
         assert self._rows is not None
+        waiting = self._writer.unconfirmed
         self._rows.append(transition)
         self.created += 1
-        self._confirm(MAX_UNCONFIRMED)
+        self._confirm(self._writer.unconfirmed - waiting)
         if self._rows is None:
             self._rows = self._open()
             self._rows.begin(observation)
@@ -109,8 +112,9 @@ class SegmentStream:
         """Writes the last observation: the episode is over or cut off."""
         self._in_episode = False
         if self._rows is not None:
+            waiting = self._writer.unconfirmed
             self._rows.end()
-            self._confirm(MAX_UNCONFIRMED)
+            self._confirm(self._writer.unconfirmed - waiting)
 
     def drain(self) -> None:
         """Puts all steps into segments, and waits until they are confirmed or `stop` is set. Call it after `end`."""

@@ -18,7 +18,7 @@ from sbrl.replay.sharding import share
 from sbrl.rpc.ports import check_port_free
 from sbrl.storage.atomic import replace_text
 
-QUEUE_SEGMENTS = 16  # segments that may wait for the learner, about 500 steps; if the queue is full, actors wait
+QUEUE_SEGMENTS = 2  # segments that may wait for the learner; if the queue is full, actors wait. More would only be staler
 
 
 class ShardInfo(NamedTuple):

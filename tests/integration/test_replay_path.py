@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +105,15 @@ class Run:
         self._incarnations = itertools.count(1)
         self.total = 0
 
-    def play(self, patterns: Sequence[Sequence[tuple[bool, ...]]], steps: int) -> int:
-        """Returns the incarnation of the actor that has played."""
+    def play(self, learner: Learner, patterns: Sequence[Sequence[tuple[bool, ...]]], steps: int) -> int:
+        """Plays while `learner` receives, as queues hold few segments. Returns the incarnation of the actor that has played."""
         incarnation = next(self._incarnations)
         script = self.played[incarnation] = scripts(patterns, steps)
-        collect(script, steps, self.addresses, self.shape, self.probes, incarnation)
         self.total += steps * len(script)
+        with ThreadPoolExecutor(1) as actor:
+            played = actor.submit(collect, script, steps, self.addresses, self.shape, self.probes, incarnation)
+            learner.receive(self.total)
+            played.result(TIMEOUT)
         return incarnation
 
     def check(self, learner: Learner, incarnation: int) -> None:
@@ -141,20 +145,17 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 )
 def test_the_memory_has_what_the_reference_computes(run: Run, patterns: list[list[tuple[bool, ...]]], steps: int) -> None:
     """Starts, ends, truncations, lives lost and cuts, in episodes shorter and longer than a segment, for every n up to 10."""
-    incarnation = run.play(patterns, steps)
-    run.learner.receive(run.total)
+    incarnation = run.play(run.learner, patterns, steps)
     run.check(run.learner, incarnation)
 
 
 def test_a_learner_that_begins_anew_has_the_same_from_the_logs(run: Run) -> None:
     """Also for steps that arrive meanwhile: each one once, from the queue or the log."""
-    run.play([[(False,) * 50 + (True,)], [(False,) * 9]], 70)
-    run.learner.receive(run.total)
+    run.play(run.learner, [[(False,) * 50 + (True,)], [(False,) * 9]], 70)
     second = Learner(run.addresses, run.stack, fill=2)
     run.learner.replay.stop()
     try:
-        incarnation = run.play([[(True,)], [(False, True, True)]], 40)
-        second.receive(run.total)
+        incarnation = run.play(second, [[(True,)], [(False, True, True)]], 40)
         for reader in second.replay.readers:
             assert reader.filled.wait(TIMEOUT)
         assert second.memory.size == run.total == len(second.steps)

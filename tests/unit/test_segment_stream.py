@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -120,6 +121,18 @@ def test_a_connection_of_no_use_is_not_made_again_at_once() -> None:
     while stream.shard == 1:
         stream.append(STEP, OBSERVATION)
     assert [shard for shard, _ in writer.opened] == [1, 0]
+
+
+def test_an_environment_makes_one_step_at_most_on_top_of_a_segment_that_waits() -> None:
+    writer = Writer()
+    stream = stream_to([Probe(), Probe()], writer)
+    stream.begin(OBSERVATION)
+    waiting = []
+    for _ in range(5 * SHAPE.steps):
+        stream.append(STEP, OBSERVATION)
+        waiting.append(writer.unconfirmed)
+    assert max(waiting) == 1
+    assert not any(one and other for one, other in pairwise(waiting))
 
 
 def test_a_wait_is_counted_while_it_lasts() -> None:
