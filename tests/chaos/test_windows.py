@@ -15,6 +15,7 @@ from actors.collector import Collector
 from actors.segment_stream import SegmentStream
 from sbrl.config import Config, load
 from sbrl.envs.make import make_envs
+from sbrl.replay import shard
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import PADDING, Segment, SegmentShape, Stream
@@ -59,7 +60,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     envs = make_envs(config.env, ENVS, seed=77)
     shape = SegmentShape.of(envs.spec, config.agent.stored_steps)
     (port,) = free_ports("127.0.0.1", 1)
-    server = ShardServer(config, envs.spec, 0, "cached", port, folder / "replay")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "QUEUE_SEGMENTS", 2 * ENVS * STEPS)  # room for segments that nobody takes
+        server = ShardServer(config, envs.spec, 0, "cached", port, folder / "replay")
     address = f"127.0.0.1:{port}"
     probe = QueueProbe(address, 0)
     probe.start()

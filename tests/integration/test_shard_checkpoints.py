@@ -18,7 +18,7 @@ import pytest
 from sbrl.config import load
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
-from sbrl.replay import shard_checkpoints
+from sbrl.replay import shard, shard_checkpoints
 from sbrl.replay.backend import reverb
 from sbrl.replay.log_fill import LogFill
 from sbrl.replay.segment_tables import QUEUE, segment_of
@@ -38,6 +38,12 @@ CONFIG = load(
 SHAPE = SegmentShape.of(SPEC, CONFIG.agent.stored_steps)
 SEGMENTS = 3  # in the first checkpoint; twice as many in the second
 CHUNKS = "chunks.tfrecord"
+
+
+@pytest.fixture(autouse=True)
+def long_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for segments that nobody takes."""
+    monkeypatch.setattr(shard, "QUEUE_SEGMENTS", 4 * SEGMENTS)
 
 
 def start(directory: Path) -> ShardServer:
