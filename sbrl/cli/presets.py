@@ -59,11 +59,11 @@ def add_presets_command(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def preset_rows() -> tuple[list[PresetRow], list[str]]:
-    """All presets in their order, and for each environment that cannot be made here a sentence with the reason."""
+    """All presets in their order, and a sentence for each reason why an environment cannot be made here."""
     from sbrl.networks.build import count_parameters  # loads torch
     from sbrl.networks.checks import torso_name
 
-    rows, problems = [], {}
+    rows, problems = [], []
     specs: dict[str, EnvSpec] = {}
     for name, preset in all_presets().items():
         config = configs.load(preset=name)
@@ -72,11 +72,11 @@ def preset_rows() -> tuple[list[PresetRow], list[str]]:
             key = config.env.model_dump_json()
             spec = specs[key] = specs.get(key) or _spec(config.env)
         except UsageError as error:  # mostly an optional package that is not installed
-            problems[config.env.id] = str(error)
+            problems.append(str(error))
         else:
             torso, parameters = torso_name(config.agent, spec), count_parameters(config.agent, spec)
         rows.append(_row(name, preset.description, config, torso, parameters))
-    return rows, list(problems.values())
+    return rows, list(dict.fromkeys(problems))
 
 
 def preset_yaml(name: str) -> str:
