@@ -10,7 +10,7 @@ from learner.ratio import Ratio
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segments import Segment, SegmentShape
 
-WAITING_SEGMENTS = 1  # per shard and kind; with more, segments would only be staler
+WAITING_SEGMENTS = 2  # per shard and kind; with more, segments would only be staler
 PUT_SECONDS = 0.5  # how often a waiting reader checks whether the intake is closed
 
 
