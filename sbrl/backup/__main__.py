@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from sbrl.backup.catalog import NAME, PART, WHOLE, finish, has_part, open_store, prune, write_part
+from sbrl.backup.catalog import WHOLE, finish, has_part, open_store, prune, write_part
 from sbrl.backup.copies import DATABASE, copy_part
+from sbrl.backup.rules import HEARD_SECONDS, KEEP, NAME, PART, name_of_job, part_of
 from sbrl.backup.stores import Store
 from sbrl.errors import RunError, UsageError
 from sbrl.runtime.arguments import Parser, whole_number
@@ -24,12 +23,7 @@ from sbrl.runtime.program import run_program
 from sbrl.storage.metadata import run_id_of
 from sbrl.storage.run_directory import RunDirectory
 
-KEEP = 7
 POLL_SECONDS = 2.0
-# Some heartbeats: time for the coordinator to hear of everything that shards held and actors had counted when they were copied.
-# Otherwise a run that continues from the backup would hear of those steps after it has given them to others. The coordinator's
-# database has the time of each heartbeat, but it is locked: checking it would mean copying all of it again and again.
-HEARD_SECONDS = 5.0
 
 
 def main(argv: Sequence[str]) -> None:
@@ -75,30 +69,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def part_of(text: str) -> str:
-    """A part's name. Raises argparse.ArgumentTypeError for anything else."""
-    if not PART.fullmatch(text) or text == "run":
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is none of learner, coordinator, replay-0, replay-1, ...")
-    return text
-
-
 def parts_of(text: str) -> list[str]:
     """Several parts, separated by commas. Raises argparse.ArgumentTypeError as `part_of`."""
     return [part_of(word) for word in text.split(",")]
-
-
-def name_of_job(job: str, now: float) -> str:
-    """The name that all parts of one backup share. Names of a CronJob's Jobs end with their scheduled minute.
-
-    Args:
-        job: the Job's name, "" for none. For a Job made by hand, the end of its name is the backup's name.
-        now: Unix seconds.
-    """
-    ending = job.rpartition("-")[2]
-    minutes = re.fullmatch(r"\d{8}", ending)
-    if job and not minutes:
-        return ending
-    return f"{datetime.fromtimestamp(int(ending) * 60 if minutes else now, UTC):%Y%m%d-%H%M%S}"
 
 
 def backup_run(run: RunDirectory, store: Store, name: str, run_id: str) -> str:

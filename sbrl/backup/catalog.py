@@ -10,13 +10,13 @@ import hashlib
 import io
 import json
 import logging
-import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sbrl.backup.copies import Copy
+from sbrl.backup.rules import PART
 from sbrl.backup.stores import Folder, Store
 from sbrl.errors import RunError, UsageError
 from sbrl.runtime.program import check_installed
@@ -24,8 +24,6 @@ from sbrl.runtime.program import check_installed
 FORMAT = 1
 WHOLE = "backup.json"
 UNFINISHED_SECONDS = 86_400.0  # after this time nobody writes to an unfinished backup any more
-PART = re.compile(r"run|learner|coordinator|replay-\d+")
-NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,62}")
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from sbrl.backup.__main__ import part_of
 from sbrl.backup.catalog import WHOLE, Backup, choose, files_of, open_store
 from sbrl.backup.copies import DATABASE
+from sbrl.backup.rules import part_of
 from sbrl.backup.stores import Store
 from sbrl.errors import RunError, UsageError
 from sbrl.runtime.arguments import Parser, whole_number

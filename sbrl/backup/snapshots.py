@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sbrl.backup.__main__ import HEARD_SECONDS, KEEP, name_of_job, part_of
+from sbrl.backup.rules import HEARD_SECONDS, KEEP, name_of_job, part_of
 from sbrl.cluster import client
 from sbrl.cluster.kube import (
     REQUEST_SECONDS,

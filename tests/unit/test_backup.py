@@ -16,6 +16,7 @@ import pytest
 from sbrl.backup import __main__ as making
 from sbrl.backup import copies
 from sbrl.backup.catalog import choose, find, open_store, prune
+from sbrl.backup.rules import HEARD_SECONDS
 from sbrl.errors import RunError, SbrlError, UsageError
 from sbrl.storage.checkpoints import write_checkpoint
 from sbrl.storage.run_directory import RunDirectory
@@ -121,7 +122,7 @@ def test_what_goes_on_is_heard_of_before_the_coordinator_is_copied(
     assert waited == []
     with run.lock():
         back_up(run, tmp_path / "to", "--name", "b")
-    assert waited == [making.HEARD_SECONDS]
+    assert waited == [HEARD_SECONDS]
 
 
 def test_only_a_runs_own_old_backups_are_deleted(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
