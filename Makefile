@@ -19,7 +19,7 @@ GENERATE = $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$
 	$(wildcard protos/sbrl/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs tree-docs dashboards faults quiet bench-cartpole bench-learning bench-resets bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
+.PHONY: help setup oracles run test test-slow check check-protos format protos metrics-docs tree-docs dashboards faults quiet bench-learning bench-overhead bench-sampler bench-memory bench-segments bench-shard bench-heartbeats bench-traffic bench-whole-learner bench-actor-costs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,14 +107,8 @@ bench-gpu: $(READY) ## On a machine with CUDA: hold graphs to eager updates, the
 	$(BIN)/python -m pytest -q tests/gpu
 	$(BIN)/python -m bench.learner --device cuda --agents qr-dqn,rainbow,iqn,bbf --compile default --turns 100 $(ARGS)
 
-bench-cartpole: $(READY) ## Learn CartPole through all roles, a few minutes; fails below 475 (ARGS go to the benchmark)
-	$(BIN)/python -m bench.cartpole $(ARGS)
-
 bench-learning: $(READY) ## Train every agent on a small task, three quarters of an hour; fails below a threshold (ARGS go to the benchmark)
 	$(BIN)/python -m bench.learning --jobs 2 $(ARGS)
-
-bench-resets: $(READY) ## Compare resets with none at 4 updates per step, 20 minutes (ARGS go to the benchmark)
-	$(BIN)/python -m bench.resets --jobs 2 $(ARGS)
 
 bench-overhead: $(READY) ## Measure what metrics and diagnostics cost, five minutes; fails above 2 % (ARGS go to the benchmark)
 	$(BIN)/python -m bench.overhead $(ARGS)

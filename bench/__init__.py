@@ -1,1 +1,1 @@
-"""Benchmarks of every part, and of learning. Their figures are in docs/benchmarks.md."""
+"""Benchmarks of every part, and of learning. Their figures are in docs/benchmarks.md and docs/learning.md."""

@@ -200,7 +200,7 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The results as a table for docs/benchmarks.md."""
+    """The results as a table for docs/learning.md."""
     passed = verdicts(results)
     rows = [
         "| agent | task | seed | env steps | updates | random | threshold | evaluation return | training return | seconds | |",

@@ -38,7 +38,7 @@ READERS = {
         "library",
     ],
     "Platform engineers": ["deploy", "controller", "monitoring", "metrics", "runbook", "reliability", "commands"],
-    "Figures": ["benchmarks"],
+    "Figures": ["benchmarks", "learning"],
     "Contributors": ["ARCHITECTURE", "internals", "tree", "CONTRIBUTING", "CHANGELOG"],
 }
 

@@ -81,7 +81,7 @@ _ATARI: Mapping[str, Settings] = {
 }
 # Adam divides by the gradient's root mean square. With a small batch this is mostly noise, and the noise is twice as large with
 # 8 transitions as with 32. So an update moves half as far along the mean gradient, and twice the step size makes up for it. On
-# Pong the default preset then gets past par within 5M frames; at 5e-5 it does not (docs/benchmarks.md).
+# Pong the default preset then gets past par within 5M frames; at 5e-5 it does not (docs/learning.md).
 _SMALL_BATCH_STEP_SIZE: Settings = {"learner": {"learning_rate": 1e-4}}
 _DOPAMINE_UPDATES: Settings = {"learner": {"batch_size": 32, "updates_per_step": 0.25, "target_update_period": 2_000}}
 
@@ -224,7 +224,7 @@ _MINATAR_AGENTS: Mapping[str, Settings] = {
     ),
 }
 
-# Classic control: one set of values that learns CartPole in minutes with every agent (see docs/benchmarks.md). The agent acts
+# Classic control: one set of values that learns CartPole in minutes with every agent (see docs/learning.md). The agent acts
 # with the moving average, so that heads without bounds end on a stable policy: the online network's policy keeps swinging.
 _CLASSIC: Settings = {
     "run": {"env_steps": 40_000},

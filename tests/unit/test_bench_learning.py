@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import learning, resets
+from bench import learning
 from bench.runs import BenchRun, random_returns
 from sbrl import config
 from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.make import make_spec
 from sbrl.errors import UsageError
 from sbrl.networks.checks import check_network
-from sbrl.storage.run_directory import RunDirectory
-from sbrl.storage.tables import write_episodes
-from sbrl.v1.episodes_pb2 import Episode
 
 
 def load(run: BenchRun) -> config.Config:
@@ -49,16 +46,6 @@ def test_every_algorithm_and_every_agent_of_the_family_has_a_task() -> None:
         assert updates > 2.5 * learner.reset_period
 
 
-def test_both_arms_differ_in_nothing_but_resets() -> None:
-    with_resets, without = (load(resets.bench_run(arm, 1, resets.ENV_STEPS, Path("out"))) for arm in resets.ARMS)
-    assert with_resets.learner.updates_per_step == 4
-    assert with_resets.learner.reset_period == 20_000
-    assert without.learner.reset_period is None
-    assert with_resets.warnings == without.warnings == ()
-    learner = with_resets.learner.model_copy(update={"reset_period": None})
-    assert with_resets.model_copy(update={"learner": learner}) == without
-
-
 def result(agent: str, seed: int, eval_return: float) -> learning.Result:
     return learning.Result(agent, "CartPole-v1", seed, 100, 50, 22.0, 475.0, eval_return, 1.0, 400.0, 3.0)
 
@@ -77,43 +64,6 @@ def test_agents_are_chosen_by_name() -> None:
     assert [task.agent for task in learning.choose("spr,dqn")] == ["spr", "dqn"]
     with pytest.raises(UsageError, match=r"unknown rainbo.*rainbow"):
         learning.choose("dqn,rainbo")
-
-
-def test_the_verdict_on_resets_needs_the_whole_interval_on_one_side() -> None:
-    # Three seeds each, far apart: every resample of one side is above every resample of the other.
-    difference, low, high = resets.bootstrap_difference([10.0, 11.0, 12.0], [1.0, 2.0, 3.0])
-    assert difference == pytest.approx(9.0)
-    assert 7.0 <= low < difference < high <= 11.0
-    assert resets.verdict(low, high) == "resets help"
-    assert resets.verdict(*resets.bootstrap_difference([1.0, 2.0], [8.0, 9.0])[1:]) == "resets hurt"
-    assert resets.verdict(*resets.bootstrap_difference([1.0, 9.0, 5.0], [4.0, 5.0, 2.0])[1:]) == "no difference is shown"
-
-
-def test_the_bootstrap_interval_has_its_nominal_width_where_theory_knows_it() -> None:
-    # Of 200 normal values a side, the interval is about 1.96 standard errors of the difference to each side.
-    generator = np.random.default_rng(0)
-    first, second = (generator.normal(mean, 1.0, 200).tolist() for mean in (0.5, 0.0))
-    difference, low, high = resets.bootstrap_difference(first, second)
-    error = np.sqrt(np.var(first) / 200 + np.var(second) / 200)
-    assert low == pytest.approx(difference - 1.96 * error, abs=0.1 * error)
-    assert high == pytest.approx(difference + 1.96 * error, abs=0.1 * error)
-
-
-def test_a_single_seed_gets_no_verdict() -> None:
-    one, other = (resets.Result(arm.name, 0, 100, 50, 9.0 - index, 4, 9.0, 1.0, 3.0) for index, arm in enumerate(resets.ARMS))
-    text = resets.markdown([one, other])
-    assert "difference +1.00; a single seed has no interval" in text
-    assert "resets help" not in text
-
-
-def test_a_curve_has_a_point_for_every_part_of_a_run(tmp_path: Path) -> None:
-    # With 20 parts of 10 steps: two episodes end in the first part, none in the second, one in the third and one in the last.
-    episodes = [Episode(env_steps=steps, episode_return=value) for steps, value in ((3, 1.0), (9, 3.0), (25, 6.0), (200, 40.0))]
-    write_episodes(RunDirectory(tmp_path).episodes, episodes)
-    curve = resets.read_curve(tmp_path, env_steps=200)
-    assert curve.shape == (20,)
-    assert curve[:3].tolist() == [2.0, 4.0, 6.0]
-    assert curve[-1] == 40.0
 
 
 def test_the_random_agent_is_reproducible_and_plays_whole_episodes() -> None:
