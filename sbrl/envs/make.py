@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
+import types
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as Registration
@@ -108,12 +111,26 @@ def _bare_name(env_id: str) -> str:
     return env_id.rpartition("/")[2].partition("-")[0].removesuffix("NoFrameskip").lower()
 
 
+class _AtFirstUse(types.ModuleType):
+    """Stands for a module that another one imports, and loads it when its first attribute is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 def _register_minatar() -> None:
+    if any(name.startswith(MINATAR_PREFIX) for name in gymnasium.envs.registry):
+        return
+    # MinAtar draws with these, and they take a second of a core in every process that imports it.
+    later = [name for name in ("matplotlib.pyplot", "seaborn") if name not in sys.modules]
     try:
+        sys.modules.update({name: _AtFirstUse(name) for name in later})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             minatar_gym = importlib.import_module("minatar.gym")
     except ImportError:
         raise UsageError("MinAtar environments need the package minatar: pip install -c constraints.txt minatar") from None
-    if not any(name.startswith(MINATAR_PREFIX) for name in gymnasium.envs.registry):
-        minatar_gym.register_envs()
+    finally:
+        for name in later:
+            del sys.modules[name]  # whoever else imports them gets them
+    minatar_gym.register_envs()

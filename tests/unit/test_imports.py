@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -44,6 +45,25 @@ def test_a_tool_loads_what_it_needs_to_answer_at_once(module: str, needless: set
     assert found & (HEAVY - {"kubernetes"} | {"numpy", "gymnasium", "sbrl.runtime.lifecycle"} | needless) == set()
     assert [name for name in found if name.startswith("kubernetes.client.models.")] == []
     assert ("kubernetes" in found) == (module.startswith("sbrl.cluster") or module == "sbrl.backup.snapshots")
+
+
+def test_minatar_loads_what_it_draws_with_only_to_draw() -> None:
+    """A second of a core in every process that plays it: pandas, seaborn, matplotlib and SciPy."""
+    code = """
+        import json, sys
+        import numpy as np
+        from sbrl.config import Env
+        from sbrl.envs.render import make_rendered_env
+        env = make_rendered_env(Env(id="MinAtar/Breakout-v1"), seed=0)
+        env.reset()
+        env.step(np.zeros(1, np.int64))
+        before = list(sys.modules)
+        print(json.dumps([before, env.picture().shape, list(sys.modules)]))
+    """
+    before, shape, after = json.loads(run_python(textwrap.dedent(code)))
+    assert {"seaborn", "matplotlib.pyplot", "pandas", "scipy"} & set(before) == set()
+    assert shape == [10, 10, 3]
+    assert "seaborn" in after
 
 
 def loaded(module: str) -> set[str]:
