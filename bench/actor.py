@@ -1,4 +1,4 @@
-"""Env steps per second of an actor on one core on Pong, beside the environment alone with random actions.
+"""Env steps per second of an actor on one core on Pong, beside the environment with random actions.
 
     python -m bench.actor --steps 200
 
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
+import torch
 
 from actors.collector import Collector
 from bench.figures import Figure
@@ -39,13 +40,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(steps: int, tick: Tick = silent) -> list[Figure]:
-    """Measures actor and environment in turns."""
+    """Measures actor, environment and network in turns. The network is in float32."""
     use_one_thread()
     config = load()
     alone = make_envs(config.env, config.actors.envs_per_actor, seed=0)
     generator = np.random.default_rng(0)
     ended = np.ones(alone.num_envs, np.bool_)
-    rates: dict[str, list[float]] = {name: [] for name in (*PRECISIONS, "alone")}
+    network = build_network(config.agent, alone.spec)
+    seconds: dict[str, list[float]] = {name: [] for name in (*PRECISIONS, "alone", "network")}
     with ExitStack() as closing:
         closing.callback(alone.close)
         collectors = {precision: make_collector(config, precision, closing) for precision in PRECISIONS}
@@ -61,13 +63,29 @@ def measure(steps: int, tick: Tick = silent) -> list[Figure]:
                 step = alone.step(generator.integers(alone.spec.num_actions, size=alone.num_envs))
                 ended = step.terminated | step.truncated
             marks.append(time.perf_counter())
+            observation = torch.from_numpy(step.observation)
+            for _ in range(steps):
+                with torch.no_grad():
+                    network.q_values(observation)
+            marks.append(time.perf_counter())
             tick((turn + 1) / (TURNS + 1))
             if turn:  # the first is warm-up
-                for name, seconds in zip(rates, np.diff(marks), strict=True):
-                    rates[name].append(steps * alone.num_envs / float(seconds))
-    limit = {"limit_name": "environment alone", "limit": rates.pop("alone")}
-    name = f"Pong, {alone.num_envs} games, one core"
-    return [Figure.of_turns("actor", f"{name}, {way}", "env steps/s", values, **limit) for way, values in rates.items()]  # type: ignore[arg-type]
+                for name, passed in zip(seconds, np.diff(marks), strict=True):
+                    seconds[name].append(float(passed))
+
+    def rates(times: Sequence[float]) -> list[float]:
+        return [steps * alone.num_envs / time for time in times]
+
+    both = [sum(times) for times in zip(seconds["alone"], seconds["network"], strict=True)]
+    return [
+        Figure.of_turns(
+            *("actor", f"Pong, {alone.num_envs} games, one core, {precision}", "env steps/s", rates(seconds[precision])),
+            limit_name="environment alone",
+            limit=rates(seconds["alone"]),
+            peers={"environment and network alone": rates(both)},
+        )
+        for precision in PRECISIONS
+    ]
 
 
 def make_collector(config: Config, precision: str, closing: ExitStack) -> Collector:

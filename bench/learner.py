@@ -3,9 +3,11 @@
     python -m bench.learner --batch-sizes 8,32 --agents qr-dqn,rainbow,iqn
     python -m bench.learner --device cuda --agents qr-dqn,rainbow,iqn,bbf --compile default
 
-Blocks of each variant alternate in one process; figures are medians. On CUDA the variants are eager, graph, and with --compile
-the compiled graph. The limit there is the time of the graph's kernels in torch's profiler. The textbook update is QR-DQN as in
-most published PyTorch code: the [B, N, N] loss through autograd, contiguous layout, Adam with its defaults, batches in memory.
+Blocks of each variant alternate in one process; figures are medians. On a CPU the variants are eager and bfloat16, and the
+limit is the time of the network's passes and the optimizer's step alone, in float32. On CUDA they are eager and graph, and the
+limit is the time of the graph's kernels in torch's profiler. --compile adds the compiled update. The textbook update is QR-DQN
+as in most published PyTorch code: the [B, N, N] loss through autograd, contiguous layout, Adam with its defaults, batches in
+memory.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ SPEC = EnvSpec(num_actions=6, frame_shape=(84, 84), frame_dtype=np.dtype(np.uint
 NUM_BATCHES = 8
 PEER_UPDATES = 4  # per turn: turns are short, so that other load on the machine affects all alike
 SEGMENTS = 64  # in the memory
+NETWORK = "network and Adam alone"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -95,10 +98,14 @@ def measure(
     if device != "cpu":
         ways["eager"] = one_block(settings, eager=True)
     ways["graph" if device != "cpu" else "eager"] = one_block(settings)
+    if device == "cpu" and settings.learner.precision == "float32":
+        ways["bfloat16"] = one_block(config.build(settings.model_dump(mode="json"), {"learner": {"precision": "bfloat16"}}))
     if compile_as != "off":
         compiled = config.build(settings.model_dump(mode="json"), {"learner": {"compile": compile_as}})
         ways["compiled"] = one_block(compiled)
     ours = list(ways)
+    if device == "cpu":
+        ways[NETWORK] = network_block(settings)
     if settings.agent.algorithm == "qr-dqn":
         ways["textbook"] = textbook_block(settings)
     rates: dict[str, list[float]] = {name: [] for name in [*ways, *peers]}
@@ -111,14 +118,13 @@ def measure(
             if turn >= 0:
                 for name, rate in found.items():
                     rates[name].append(rate)
-    floor = [] if device == "cpu" else [BLOCK_UPDATES / kernel_seconds(ways["graph"])]
-    limit_name = "kernels alone" if floor else ""
-    others = {name: rates[name] for name in rates if name not in ours}
+    limit = rates[NETWORK] if device == "cpu" else [BLOCK_UPDATES / kernel_seconds(ways["graph"])]
+    others = {name: rates[name] for name in rates if name not in (*ours, NETWORK)}
     return [
         Figure.of_turns(
             *("learner", f"{agent}, batch {size}, {name}", "updates/s", rates[name]),
-            limit_name=limit_name,
-            limit=floor,
+            limit_name=NETWORK if device == "cpu" else "kernels alone",
+            limit=limit,
             peers=others,
         )
         for name in ours
@@ -140,6 +146,27 @@ def one_block(settings: Config, eager: bool = False) -> Callable[[], object]:
         end = step.updates + BLOCK_UPDATES
         while step.updates < end:  # more than one block if there is an edge in between, or if updates are slow
             blocks.run(end - step.updates)
+
+    return run
+
+
+def network_block(settings: Config) -> Callable[[], object]:
+    """The network's part of an update: the target's forward pass, both passes of the network, and the optimizer's step.
+
+    No sampling, loss, clipping, target or priorities. So no update that runs torch's operations one by one is faster.
+    """
+    online = build_network(settings.agent, SPEC, seed=settings.run.seed)  # channels last, as in an update
+    target = copy.deepcopy(online)
+    optimizer = torch.optim.AdamW(online.parameters(), lr=settings.learner.learning_rate, fused=True)
+    batch = random_batch(settings.learner.batch_size, SPEC, seed=0)
+
+    def run() -> None:
+        for _ in range(BLOCK_UPDATES):
+            with torch.no_grad():
+                target(batch.s_t)
+            optimizer.zero_grad()
+            online(batch.s_tm1).sum().backward()
+            optimizer.step()
 
     return run
 
