@@ -16,16 +16,17 @@ from sbrl.runtime.output import secure_output
 from sbrl.runtime.parent_death import end_with_parent
 from sbrl.telemetry.logs import report_bug, report_failure
 
-# Errors of a file system that cannot be written to, whatever the program does.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+# Errors of a file system that refuses, whatever the program does: no room, or no right to this file.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+_NO_USE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Runs `main` with the command line's arguments and exits with its result.
 
     The exit code is 0 or the returned one, 130 after Ctrl-C, 141 without a reader. An SbrlError gives one line on standard
-    error and its own exit code, and so does a file system that is full or refuses writes. Any other exception is a bug and
-    keeps its traceback.
+    error and its own exit code, and so does a file system that is full or refuses a file. Any other exception is a bug and keeps
+    its traceback.
     """
     secure_output()
     end_with_parent()
@@ -71,8 +72,8 @@ def _exit_code(action: Callable[[], int | None]) -> int:
     except SystemExit as exit_request:  # argparse: --help, or arguments it refuses
         return exit_request.code if isinstance(exit_request.code, int) else 2
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            report_failure(RunError(f"cannot write {error.filename or 'a file'}: {error.strerror}"))
+        if isinstance(error, OSError) and (error.errno in _NO_ROOM or (error.errno in _NO_USE and error.filename)):
+            report_failure(RunError(f"cannot use {error.filename or 'a file'}: {error.strerror}"))
         else:
             report_bug()
         return 1

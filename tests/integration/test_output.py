@@ -90,3 +90,36 @@ def test_commands_end_quietly_without_a_reader(arguments: list[str]) -> None:
             [sys.executable, "-m", "sbrl.cli", *arguments], stdout=descriptor, stderr=subprocess.PIPE, timeout=WAIT, check=False
         )
     assert (done.returncode, done.stderr) == (EXIT_NO_READER, b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            'PermissionError(errno.EACCES, "Permission denied", "a/run.yaml")',
+            "sbrl: error: cannot use a/run.yaml: Permission denied\n",
+        ),
+        ('OSError(errno.ENOSPC, "No space left on device")', "sbrl: error: cannot use a file: No space left on device\n"),
+        ('FileNotFoundError(errno.ENOENT, "No such file or directory", "part-of-sbrl")', None),
+        ('PermissionError(errno.EPERM, "Operation not permitted")', None),  # no file: a process, for example
+    ],
+)
+def test_a_file_system_that_refuses_is_no_bug(error: str, line: str | None) -> None:
+    program = f"{HEAD}import errno\ndef main(argv):\n    raise {error}\nrun_program(main)\n"
+    done = subprocess.run(command(program), capture_output=True, text=True, timeout=WAIT, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr if line is None else done.stderr == line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["doctor"], ["report"], ["train", "--resume", "--run-dir"], ["study", "status", "pilot", "--results"]],
+    ids=" ".join,
+)
+def test_a_path_that_cannot_be_looked_at_gives_one_line(arguments: list[str]) -> None:
+    path = "x" * 300  # longer than a file's name may be; a folder without rights ends likewise, but not for root
+    run = [sys.executable, "-m", "sbrl.cli", *arguments, path]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=WAIT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"sbrl: error: cannot use {path}")
+    assert done.stderr.count("\n") == 1

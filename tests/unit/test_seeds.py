@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from itertools import chain
 
-from sbrl.seeds import actor_seeds, evaluation_seed, learner_seed, memory_seed, reset_seed, single_process_seeds
+from sbrl.seeds import (
+    actor_seeds,
+    evaluation_seed,
+    held_out_seeds,
+    learner_seed,
+    memory_seed,
+    probe_seed,
+    reset_seed,
+    reward_noise_seed,
+    single_process_seeds,
+)
 
 
 def streams(run_seed: int) -> list[int]:
@@ -12,9 +22,11 @@ def streams(run_seed: int) -> list[int]:
     numbers = range(1, 5)
     halved = chain(
         *((one, other >> 1) for one, other in (actor_seeds(run_seed, actor, lease) for actor in range(4) for lease in numbers)),
+        (reward_noise_seed(run_seed, actor, lease) >> 1 for actor in range(4) for lease in numbers),
         (reset_seed(run_seed, number) for number in numbers),
         (memory_seed(run_seed, fill) >> 1 for fill in numbers),
-        (evaluation_seed(run_seed), learner_seed(run_seed) >> 1),
+        (evaluation_seed(run_seed), learner_seed(run_seed) >> 1, probe_seed(run_seed) >> 1),
+        held_out_seeds(run_seed),
         single_process_seeds(run_seed),
     )
     return list(halved)
