@@ -22,6 +22,7 @@ from studies.statistics.aggregates import Floats
 from studies.verdict import MIN_SEEDS
 
 SHOWN = 4  # names listed in a message; the rest are counted
+SMOOTH = 10  # points of a curve, of 100: a tenth of a run
 SPI_TOLERANCE = 0.02  # relative difference of samples per insert between a run and its settings
 
 Place = tuple[str, str, int]  # arm, environment, seed
@@ -78,6 +79,14 @@ class Evidence:
         table = [[dict(self.runs[arm, name, seed].returns) for name in self.environments] for seed in seeds]
         values = [[[curve[step] for step in steps] for curve in row] for row in table]
         return np.array(steps, np.float64), np.array(values, np.float64).reshape(len(seeds), len(self.environments), len(steps))
+
+    def smooth_curves(self, arm: str, seeds: Sequence[int]) -> tuple[Floats, Floats]:
+        """The same as means of up to SMOOTH points until each: in a short run, one point is the return of an episode or two."""
+        steps, values = self.curves(arm, seeds)
+        sums = np.cumsum(np.concatenate([np.zeros((*values.shape[:2], 1)), values], axis=2), axis=2)
+        ends = np.arange(1, len(steps) + 1)
+        begins = np.maximum(ends - SMOOTH, 0)
+        return steps, (sums[:, :, ends] - sums[:, :, begins]) / (ends - begins)
 
     @property
     def environments(self) -> tuple[str, ...]:

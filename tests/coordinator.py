@@ -41,10 +41,10 @@ def settled(before):
 
 
 @contextmanager
-def serve(directory, clock=time.monotonic, port=0, target=TARGET, config=""):
-    """Yields the address of a coordinator over `directory`."""
+def serve(directory, clock=time.monotonic, port=0, target=TARGET, config="", registry=None):
+    """Yields the address of a coordinator over `directory`. Its metrics are in `registry`."""
     store = Store(directory / "state.sqlite")
-    metrics = CoordinatorMetrics(CollectorRegistry())
+    metrics = CoordinatorMetrics(registry or CollectorRegistry())
     server = channels.make_server(16, "test", Credentials())
     port = channels.bind(server, "127.0.0.1", port, "test", Credentials())
     fleet = Fleet(store, target, metrics, config, clock=clock)

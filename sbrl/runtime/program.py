@@ -25,8 +25,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Runs `main` with the command line's arguments and exits with its result.
 
     The exit code is 0 or the returned one, 130 after Ctrl-C, 141 without a reader. An SbrlError gives one line on standard
-    error and its own exit code, and so does a file system that is full or refuses a file. Any other exception is a bug and keeps
-    its traceback.
+    error and its own exit code, and so does a file system that is full or refuses a file. Any other exception is a bug and
+    keeps its traceback.
     """
     secure_output()
     end_with_parent()

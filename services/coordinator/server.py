@@ -241,9 +241,11 @@ class _LogService(episodes_pb2_grpc.LogServicer):
             if wrong is not None:
                 raise invalid(wrong)
             self._store.append_evaluation(request.evaluation)
+            last = self._store.last_evaluation()  # the one received may be an earlier one, sent again
         self._metrics.evaluations.inc()
-        self._metrics.evaluation_return_mean.set(request.evaluation.return_mean)
-        self._metrics.evaluation_env_steps.set(request.evaluation.env_steps)
+        if last is not None:
+            self._metrics.evaluation_return_mean.set(last.return_mean)
+            self._metrics.evaluation_env_steps.set(last.env_steps)
         return episodes_pb2.AppendEvaluationResponse()
 
     def ReadEpisodes(

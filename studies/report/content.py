@@ -94,7 +94,7 @@ def mean_curves(evidence: Evidence, arms: Sequence[str], seeds: Sequence[int]) -
     found = {}
     steps = np.zeros(0)
     for arm in arms:
-        steps, returns = evidence.curves(arm, seeds)
+        steps, returns = evidence.smooth_curves(arm, seeds)
         found[arm] = iqm(np.moveaxis(pictures.scaled(evidence, returns), 2, 0))
     return steps, found
 

@@ -47,7 +47,7 @@ def of_arms(evidence: Evidence) -> tuple[Picture, ...]:
 
 def _curves(evidence: Evidence, arms: Sequence[str], seeds: Sequence[int], slug: str) -> tuple[Picture, ...]:
     found = []
-    table = {arm: evidence.curves(arm, seeds) for arm in arms}
+    table = {arm: evidence.smooth_curves(arm, seeds) for arm in arms}
     steps = table[arms[0]][0]
     if not len(steps):
         return ()
@@ -82,7 +82,7 @@ def _curve(
     return figures.draw(
         name,
         f"Learning curve: {title}",
-        f"{ylabel[0].upper()}{ylabel[1:]} against env steps, up to {steps[-1]:,.0f}. {ends}. {band}{reference}",
+        f"{ylabel[0].upper()}{ylabel[1:]} against env steps, up to {steps[-1]:,.0f}: means over a tenth of a run. {ends}. {band}{reference}",
         lambda axes: figures.curves(
             axes, {arm: (steps, points) for arm, points in arms.items()}, "env steps", ylabel, published
         ),
@@ -100,7 +100,7 @@ def over_time(evidence: Evidence, arms: Sequence[str], hours: Mapping[str, float
         return ()
     points = {}
     for arm in arms:
-        steps, returns = evidence.curves(arm, seeds)
+        steps, returns = evidence.smooth_curves(arm, seeds)
         if not len(steps):
             return ()
         points[arm] = (steps / steps[-1] * hours[arm], _points(scaled(evidence, returns)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from learner.metric_loggers import MetricLogger
 from learner.tensorboard import TensorBoard
@@ -102,6 +103,18 @@ def test_the_status_has_the_last_evaluation_and_reads_no_other(address, monkeypa
     assert (last.weights_version, last.return_mean) == (2, 20.0)
     client.close()
     log.close()
+
+
+def test_an_earlier_evaluation_sent_again_leaves_the_gauges_at_the_last(tmp_path):
+    registry = CollectorRegistry()
+    with serve(tmp_path, registry=registry) as address:
+        log = LogClient(address)
+        for version, steps in ((1, 1000), (2, 2000), (1, 1000)):
+            sent = Evaluation(weights_version=version, seed=3, env_steps=steps, return_mean=version, episodes=10)
+            log.append_evaluation(sent, timeout=WAIT)
+        log.close()
+        assert registry.get_sample_value("sbrl_coordinator_evaluation_env_steps") == 2000
+        assert registry.get_sample_value("sbrl_coordinator_evaluation_return_mean") == 2
 
 
 def bad_episodes():

@@ -87,6 +87,18 @@ def test_unequal_curves_are_cut_to_what_all_have():
     assert evidence.curves("batch 8", [0])[0].tolist() == [step for step, _ in runs[0].returns[:10]]
 
 
+def test_a_smooth_curve_has_means_over_a_tenth_of_a_run():
+    """In a run of 150 episodes a point is the return of one or two, and the last one said who won."""
+    runs = make_records({"batch 32": 1.0})
+    steep = [replace(run, returns=tuple((step, float(place**2)) for place, (step, _) in enumerate(run.returns))) for run in runs]
+    evidence = gather(make_question(arms=["batch 32"]), steep)
+    (steps, values), (smooth_steps, smooth) = (take("batch 32", [0, 1]) for take in (evidence.curves, evidence.smooth_curves))
+    assert steps.tolist() == smooth_steps.tolist()
+    assert smooth.shape == values.shape == (2, 1, 20)
+    assert smooth[0, 0, :3].tolist() == pytest.approx([0, 1 / 2, 5 / 3])
+    assert smooth[1, 0, 19] == pytest.approx(values[1, 0, 10:].mean())
+
+
 @pytest.mark.parametrize(("seeds", "words"), [([3], "one seed only"), ([0, 1, 2], "3 seeds; a verdict needs 5")])
 def test_few_seeds_withhold_the_verdict(seeds: list[int], words: str):
     evidence = gather(make_question(seeds=seeds), make_records(ARMS, seeds))
