@@ -82,7 +82,8 @@ def _curve(
     return figures.draw(
         name,
         f"Learning curve: {title}",
-        f"{ylabel[0].upper()}{ylabel[1:]} against env steps, up to {steps[-1]:,.0f}: means over a tenth of a run. {ends}. {band}{reference}",
+        f"{ylabel[0].upper()}{ylabel[1:]} against env steps, up to {steps[-1]:,.0f}: means over a tenth of a run. "
+        f"{ends}. {band}{reference}",
         lambda axes: figures.curves(
             axes, {arm: (steps, points) for arm, points in arms.items()}, "env steps", ylabel, published
         ),

@@ -90,7 +90,8 @@ def test_unequal_curves_are_cut_to_what_all_have():
 def test_a_smooth_curve_has_means_over_a_tenth_of_a_run():
     """In a run of 150 episodes a point is the return of one or two, and the last one said who won."""
     runs = make_records({"batch 32": 1.0})
-    steep = [replace(run, returns=tuple((step, float(place**2)) for place, (step, _) in enumerate(run.returns))) for run in runs]
+    squares = tuple((step, float(place**2)) for place, (step, _) in enumerate(runs[0].returns))
+    steep = [replace(run, returns=squares) for run in runs]
     evidence = gather(make_question(arms=["batch 32"]), steep)
     (steps, values), (smooth_steps, smooth) = (take("batch 32", [0, 1]) for take in (evidence.curves, evidence.smooth_curves))
     assert steps.tolist() == smooth_steps.tolist()
