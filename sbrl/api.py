@@ -66,7 +66,7 @@ def train(
 def evaluate(
     run_dir: str | Path, episodes: int | None = None, *, updates: int | None = None, seed: int | None = None
 ) -> dict[str, Any]:
-    """Plays full episodes with a run's checkpoint, like `sbrl eval`: epsilon 0.001, unclipped returns.
+    """Plays full episodes with a run's checkpoint, like `sbrl eval`: `evaluator.epsilon` (0.001), unclipped returns.
 
     Args:
         run_dir: the folder of a run that has saved a checkpoint.

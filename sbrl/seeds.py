@@ -57,6 +57,11 @@ def held_out_seeds(run_seed: int) -> tuple[int, int, int, int]:
     return environment, policy, probes, noise
 
 
+def self_prediction_seed(network_seed: int) -> int:
+    """Of the initial parameters of self-prediction, beside those of a network that is drawn from the seed itself."""
+    return network_seed + 2**32
+
+
 def single_process_seeds(run_seed: int) -> tuple[int, int, int, int]:
     """Seeds of environments, exploration, the memory's draws and updates of a run in one process, 31 bits each."""
     environment, policy, memory, updates = (int(state >> 1) for state in np.random.SeedSequence(run_seed).generate_state(4))

@@ -149,6 +149,8 @@ or its shards were made with the old value. Does nothing if there is no cluster 
     "v_max" "num_quantiles" "tau_embedding_size" "options")
   "replay" (list "num_shards" "min_size" "prioritized" "sampling")
 -}}
+{{- /* What held before there was such a key. */ -}}
+{{- $later := dict "env.reward_noise" 0.0 "agent.options" nil -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- $new := include "sbrl.run" . | fromYaml -}}
 {{- $live := lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-run" $fullname) -}}
@@ -162,10 +164,10 @@ or its shards were made with the old value. Does nothing if there is no cluster 
 {{- $before := default dict (get $old $section) -}}
 {{- $after := get $new $section -}}
 {{- range $key := $keys -}}
-{{- $was := index $before $key | toJson -}}
+{{- $name := printf "%s.%s" $section $key -}}
+{{- $was := hasKey $before $key | ternary (index $before $key) (index $later $name) | toJson -}}
 {{- $now := index $after $key | toJson -}}
-{{- /* A key that an older chart did not have had its default. */ -}}
-{{- if and (hasKey $before $key) (ne $was $now) -}}
+{{- if and (or (hasKey $before $key) (hasKey $later $name)) (ne $was $now) -}}
 {{- $changed = append $changed (printf "run.%s.%s from %s to %s" $section $key $was $now) -}}
 {{- end -}}
 {{- end -}}

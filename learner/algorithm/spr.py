@@ -17,6 +17,7 @@ from torch.nn import functional
 from learner.records import Batch
 from sbrl.config import Agent
 from sbrl.networks.torsos import Torso, renormalize
+from sbrl.seeds import self_prediction_seed
 
 
 class SelfPrediction(nn.Module):
@@ -112,8 +113,7 @@ def make_self_prediction(agent: Agent, torso: Torso, num_actions: int, seed: int
     """Makes it on the CPU, with parameters that depend only on the seed. Without parameters if agent.spr_weight is 0."""
     if agent.spr_weight == 0:
         return NoSelfPrediction()
-    # A separate random stream: the network is drawn from the seed itself.
-    generator = torch.Generator().manual_seed(seed + 2**32)
+    generator = torch.Generator().manual_seed(self_prediction_seed(seed))
     # The meta device draws no random numbers, so torch's global generator does not advance.
     with torch.device("meta"):
         made = SelfPrediction(torso, num_actions)

@@ -14,6 +14,7 @@ import yaml
 from sbrl.config import SCHEMA_VERSION, Config
 from sbrl.errors import UsageError
 from sbrl.local.launch import check_resumable_with
+from studies.records import LATER_KEYS
 from tests.chart.api_server import api_server
 from tests.chart.helm import CHART, NAMESPACE, by_name, helm, pod, render, template
 
@@ -116,6 +117,30 @@ def test_a_config_without_a_key_had_its_default(tmp_path):
             objects[objects.index(manifest)] = {**manifest, "data": {"run.yaml": older}}
             assert older != text.rstrip("\n")
     assert upgrade(tmp_path, objects, "").returncode == 0
+
+
+@pytest.mark.parametrize("binary", ["helm", "helm3"])
+def test_a_key_that_the_run_began_without_counts_as_its_default(tmp_path, binary):
+    objects = release()
+    for manifest in objects:
+        if manifest["metadata"]["name"] == "sbrl-run":
+            text = manifest["data"]["run.yaml"]
+            older = "\n".join(line for line in text.splitlines() if not re.match(r" +(reward_noise|options):", line))
+            assert older.count("\n") == text.rstrip("\n").count("\n") - 2
+            objects[objects.index(manifest)] = {**manifest, "data": {"run.yaml": older}}
+    assert upgrade(tmp_path, objects, "", binary=binary).returncode == 0
+    done = upgrade(tmp_path, objects, "run: {env: {reward_noise: 0.5}}", binary=binary)
+    assert "cannot change run.env.reward_noise from 0 to 0.5" in done.stderr
+
+
+def test_the_chart_knows_what_held_before_there_was_a_fixed_key():
+    text = (CHART / "templates" / "_run.tpl").read_text(encoding="utf-8")
+    lists = re.findall(r'"([a-z]+)" \(list ([^)]*)\)', text[text.index("$fixed := dict") :])
+    fixed = {f"{section}.{key}" for section, keys in lists for key in re.findall(r'"(\w+)"', keys)}
+    (known,) = re.findall(r"\$later := dict (.*) -}}", text)
+    values = {"nil": None, "0.0": 0.0}
+    found = {name: values[value] for name, value in re.findall(r'"([a-z_.]+)" (\S+)', known)}
+    assert found == {key: value for key, value in LATER_KEYS.items() if key in fixed}
 
 
 def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):

@@ -86,7 +86,9 @@ def test_what_hangs_is_killed_when_its_launcher_is_gone(start: Start, stopped: b
 def test_a_guard_outlives_signals_to_all_and_ends_with_its_launcher(tmp_path: Path) -> None:
     guard = Guard(tmp_path / "guard.log")
     guard.start()
-    (process,) = [child for child in psutil.Process().children() if "sbrl.local.guard" in child.cmdline()]
+    # A process that has just begun its program has no command line for a moment.
+    wait_until(lambda: len(guards()) == 1)
+    (process,) = guards()
     guard.watch(os.getpid())
     wait_until(lambda: bool(ignored_signals(process.pid) & (1 << (signal.SIGTERM - 1))))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -95,6 +97,10 @@ def test_a_guard_outlives_signals_to_all_and_ends_with_its_launcher(tmp_path: Pa
     guard.close()
     assert is_gone(process.pid)
     assert not (tmp_path / "guard.log").read_text()
+
+
+def guards() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "sbrl.local.guard" in child.cmdline()]
 
 
 def ignored_signals(process_id: int) -> int:
