@@ -138,8 +138,9 @@ def test_the_chart_knows_what_held_before_there_was_a_fixed_key():
     lists = re.findall(r'"([a-z]+)" \(list ([^)]*)\)', text[text.index("$fixed := dict") :])
     fixed = {f"{section}.{key}" for section, keys in lists for key in re.findall(r'"(\w+)"', keys)}
     (known,) = re.findall(r"\$later := dict (.*) -}}", text)
-    values = {"nil": None, "0.0": 0.0}
-    found = {name: values[value] for name, value in re.findall(r'"([a-z_.]+)" (\S+)', known)}
+    found = {
+        name: None if value == "nil" else yaml.safe_load(value) for name, value in re.findall(r'"([a-z_.]+)" (\S+)', known)
+    }
     assert found == {key: value for key, value in LATER_KEYS.items() if key in fixed}
 
 
