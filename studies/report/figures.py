@@ -61,7 +61,7 @@ def curves(
     """
     end = max(float(steps[-1]) for steps, _ in arms.values())
     for index, (name, (steps, points)) in enumerate(arms.items()):
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[(index + index // len(COLOURS)) % len(DASHES)]
         values = np.array(points, np.float64)
         if values.ndim == 2:
             axes.fill_between(steps, values[:, 1], values[:, 2], color=colour, alpha=0.15, linewidth=0)

@@ -18,6 +18,7 @@ from studies.statistics.intervals import Interval, bootstrap, curve_intervals, i
 CURVE_RESAMPLES = 500
 THRESHOLDS = 41
 MOST_ENVIRONMENTS = 6  # one figure each; if there are more, only the table shows them
+MOST_ARMS = 12  # with more, the names leave no room for the curves
 
 
 def scaled(evidence: Evidence, returns: Floats) -> Floats:
@@ -39,8 +40,10 @@ def of_comparison(evidence: Evidence, outcome: Outcome) -> tuple[Picture, ...]:
 
 
 def of_arms(evidence: Evidence) -> tuple[Picture, ...]:
-    """Curves of all arms, for a study without comparisons."""
+    """Curves of all arms, for a study without comparisons; nothing for more arms than a picture can tell apart."""
     arms = tuple(arm for arm in evidence.question.arms if evidence.whole_seeds([arm]))
+    if len(arms) > MOST_ARMS:
+        return ()
     seeds = evidence.whole_seeds(arms)
     return _curves(evidence, arms, seeds, "arms") if seeds else ()
 

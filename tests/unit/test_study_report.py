@@ -20,7 +20,7 @@ from studies.evidence import gather
 from studies.outcomes import Beside
 from studies.questions import Question
 from studies.records import RunRecord, write_record
-from studies.report import words
+from studies.report import figures, pictures, words
 from studies.report.__main__ import main
 from studies.report.content import make_report
 from studies.report.page import Report, number
@@ -203,6 +203,23 @@ def test_the_page_needs_nothing_else(tmp_path: Path):
     assert "@import" not in text
     assert page.tags.count("svg") == 6  # together, each game, profile, differences, against time
     assert text.count('role="img"') == 6
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(8, True), (36, False)])
+def test_a_map_of_more_arms_than_a_picture_can_hold_has_no_curves(count: int, drawn: bool):
+    """The names of 36 arms left the axes no height."""
+    arms = {f"arm {number}": float(number) for number in range(1, count + 1)}
+    question = replace(make_question(arms=list(arms)), comparisons=())
+    assert bool(pictures.of_arms(gather(question, make_records(arms)))) is drawn
+
+
+def test_every_arm_of_a_picture_has_its_own_line():
+    steps = np.array([1.0, 2.0])
+    arms = {f"arm {number}": (steps, steps) for number in range(pictures.MOST_ARMS)}
+    drawn = figures.draw("x", "x", "x", lambda axes: figures.curves(axes, arms, "x", "y"))
+    *colours, _ = (colour.lower() for colour in figures.COLOURS)  # axes are black, too
+    styles = {style for style in re.findall(r'style="(fill: none; [^"]*)"', drawn.svg) if any(one in style for one in colours)}
+    assert len(styles) == sum(number % len(figures.COLOURS) < len(colours) for number in range(len(arms)))
 
 
 def test_names_of_arms_cannot_break_the_page(tmp_path: Path):
