@@ -153,7 +153,8 @@ def one_block(settings: Config, eager: bool = False) -> Callable[[], object]:
 def network_block(settings: Config) -> Callable[[], object]:
     """The network's part of an update: the target's forward pass, both passes of the network, and the optimizer's step.
 
-    No sampling, loss, clipping, target or priorities. So no update that runs torch's operations one by one is faster.
+    In float32, without sampling, loss, clipping, target or priorities. So no update in float32 that runs torch's operations one
+    by one is faster.
     """
     online = build_network(settings.agent, SPEC, seed=settings.run.seed)  # channels last, as in an update
     target = copy.deepcopy(online)
