@@ -2,9 +2,10 @@
 
 - the keys of `defaults` in each role's part of deploy/values.schema.json;
 - the `run` part of deploy/values.yaml and of deploy/values.schema.json, from the config's own schema (`sbrl config schema`);
+- deploy/files/fixed_keys.yaml, the keys that an upgrade may not change, from the config;
 - the table of values in docs/deploy.md, from deploy/values.yaml and its comments.
 
-    python scripts/chart_values.py           # writes all three
+    python scripts/chart_values.py           # writes all of them
     python scripts/chart_values.py --check   # exit code 1 and a line for each that is stale
 """
 
@@ -20,11 +21,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sbrl.config import json_schema
+from sbrl.config import Config, json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 VALUES, SCHEMA, DOCS = ROOT / "deploy/values.yaml", ROOT / "deploy/values.schema.json", ROOT / "docs/deploy.md"
+FIXED_KEYS = ROOT / "deploy/files/fixed_keys.yaml"
 BEGIN, END = "BEGIN {} (written by scripts/chart_values.py)", "END {}"
+FIXED_KEYS_HEAD = """\
+# The keys of a run's config that an upgrade may not change, each with its default, which holds for a run.yaml without the key.
+# Written by scripts/chart_values.py.
+"""
 WIDTH = 124
 # Roles whose part of the values has all keys of `defaults`.
 ROLES = ("coordinator", "replay", "learner", "actors", "evaluator", "controller", "prometheus", "check")
@@ -93,6 +99,13 @@ def with_role_schemas(chart: dict[str, Any]) -> dict[str, Any]:
     return {**chart, "properties": parts}
 
 
+def fixed_keys() -> str:
+    """Every key that a run keeps, with its default, by section, as YAML."""
+    sections = Config.model_construct().sections  # as written: no key is filled in from another
+    kept = {name: section.model_dump(mode="json", include=set(section.fixed_keys())) for name, section in sections.items()}
+    return str(yaml.safe_dump({name: keys for name, keys in kept.items() if keys}, sort_keys=False))
+
+
 def documented(text: str) -> Iterator[Value]:
     """Every value of values.yaml that a comment with `# --` explains, with its default."""
     lines = text.splitlines()
@@ -149,7 +162,12 @@ def fresh() -> dict[Path, str]:
     values = replace_between(VALUES.read_text(encoding="utf-8"), "run", run_values(schema), "# {}")
     chart = with_role_schemas(with_run_schema(json.loads(SCHEMA.read_text(encoding="utf-8")), schema))
     docs = replace_between(DOCS.read_text(encoding="utf-8"), "values", "\n" + table(documented(values)) + "\n", "<!-- {} -->")
-    return {VALUES: values, SCHEMA: json.dumps(chart, indent=2, ensure_ascii=False) + "\n", DOCS: docs}
+    return {
+        VALUES: values,
+        SCHEMA: json.dumps(chart, indent=2, ensure_ascii=False) + "\n",
+        FIXED_KEYS: FIXED_KEYS_HEAD + fixed_keys(),
+        DOCS: docs,
+    }
 
 
 def main() -> int:

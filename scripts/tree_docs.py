@@ -40,7 +40,7 @@ REMARKS = {
     "deploy/templates/": "one object a file; what they share is in _*.tpl",
     "deploy/rules/": "Prometheus rules: alerts, and what they and the dashboards record",
     "deploy/dashboards/": "Grafana dashboards, written by scripts/dashboards.py",
-    "deploy/files/": "programs that its pods run",
+    "deploy/files/": "what templates read: programs that its pods run, keys that a run keeps",
     "helm/": "overlays: values for a laptop, a GPU node, a large fleet",
     "Dockerfile": "one image for the learner, one for all other roles",
     "scripts/": "what make calls",

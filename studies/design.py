@@ -13,9 +13,9 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from sbrl.config.agents import all_presets
+from sbrl.config.base import Section
 from sbrl.config.errors import explain
 from sbrl.config.presets import DEFAULT_PRESET, PRESETS
-from sbrl.config.sections import Section
 from sbrl.errors import UsageError, nearest, shown
 from sbrl.yaml_text import read_yaml_text
 from studies.records import ScoreKind

@@ -92,8 +92,8 @@ class Maker:
             return str(error)
         if record.status == "failed":
             return record.reason
-        if record.config_hash != run.hash:
-            return f"its settings are not the planned ones: {difference(record.settings, settings_of(run.config))}"
+        if changed := difference(record.settings, settings_of(run.config)):
+            return f"its settings are not the planned ones: {changed}"
         write_record(self._places.results, record)
         if not self._keep_runs:
             shutil.rmtree(directory)
@@ -128,7 +128,7 @@ def failed_record(study: Study, run: PlannedRun, reason: str) -> RunRecord:
 
 
 def difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
-    """The differences between two settings, for a message."""
+    """The differences between two settings, for a message; empty if they are equal."""
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [f"{key} {before.get(key)!r}, now {after.get(key)!r}" for key in keys[:3]]
     return ", ".join([*parts, *([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])])

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +40,6 @@ RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
 COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
 BINS = 100  # points of a learning curve, one for each of these equal parts of run.env_steps
-# Keys that are newer than the first records, with the values that apply to those.
-LATER_KEYS = {
-    "replay.recency_horizon": None,
-    "agent.options": None,
-    "agent.initial_weights": "variance-scaling",
-    "env.reward_noise": 0.0,
-}
 SCORE_EPISODES = 100  # a score is the mean of this many training episodes
 
 Points = tuple[tuple[int, float], ...]
@@ -208,16 +202,14 @@ def returns_on_grid(episodes: Sequence[Episode], env_steps: int) -> Points:
 
 
 def settings_of(config: Config) -> dict[str, object]:
-    """Every dotted key of a config with its resolved value; env.kwargs is one key. Addresses and ports are left out, and so are
-    unset keys that are newer than the first records, so that records stay comparable.
-    """
+    """Every dotted key of a config with its resolved value; env.kwargs is one key. Addresses and ports are left out."""
     tree = config.model_dump(mode="json", exclude={"network", "schema_version"})
-    settings = {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
-    return {key: value for key, value in settings.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
 
 
 def hash_of(config: Config) -> str:
-    """16 hexadecimal digits. Two runs share them if and only if all their settings, with seed and environment, are equal."""
+    """16 hexadecimal digits. Two runs of one version of SBRL share them if and only if all their settings, with seed and
+    environment, are equal."""
     text = json.dumps(settings_of(config), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -267,6 +259,7 @@ def load_record(folder: Path) -> RunRecord:
         unknown = set(tree) - {one.name for one in fields(RunRecord)}
         if unknown:
             raise ValueError(f"it has unknown keys: {', '.join(sorted(unknown))}")
+        tree["settings"] = {**_defaults(), **tree["settings"]}  # a key that is newer than the record had its default
         tree["scores"] = {int(horizon): float(score) for horizon, score in tree["scores"].items()}
         tree["counts"], tree["costs"] = Counts(**tree["counts"]), Costs(**tree["costs"])
         return RunRecord(**tree, returns=_read_table(folder / RETURNS), evaluations=_read_table(folder / EVALUATIONS))
@@ -288,6 +281,11 @@ def load_records(folder: Path) -> list[RunRecord]:
         raise UsageError(f"{folder} is no folder: name the results of a study, or folders of runs")
     records = [load_record(path.parent) for path in folder.rglob(RECORD)]
     return sorted(records, key=lambda one: (one.purpose, one.arm, one.environment, one.seed, one.config_hash))
+
+
+@cache
+def _defaults() -> dict[str, object]:
+    return settings_of(configs.build())
 
 
 def _what_is_missing(config: Config, summary: Mapping[str, Any], scores: Mapping[int, float | None]) -> str:

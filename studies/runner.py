@@ -86,8 +86,7 @@ class StudyRunner:
         others = set()
         for run in runs:
             record = self._maker.recorded(run)
-            if record is not None and record.config_hash != run.hash:
-                changed = difference(record.settings, settings_of(run.config))
+            if record is not None and (changed := difference(record.settings, settings_of(run.config))):
                 raise UsageError(
                     f"{self._places.results / run.folder} was made with other settings than the study has now ({changed}): "
                     f"take another folder with --results, or delete what is outdated"

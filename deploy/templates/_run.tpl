@@ -141,16 +141,8 @@ Refuses an upgrade that a running run could not survive, like `sbrl train --resu
 or its shards were made with the old value. Does nothing if there is no cluster to ask (helm template).
 */}}
 {{- define "sbrl.guard" -}}
-{{- $fixed := dict
-  "run" (list "seed")
-  "env" (list "id" "frame_skip" "frame_size" "frame_stack" "repeat_action_probability" "noop_max" "terminal_on_life_loss"
-    "full_action_space" "max_episode_steps" "clip_rewards" "reward_noise" "kwargs")
-  "agent" (list "algorithm" "dueling" "noisy" "torso" "width_scale" "layer_norm" "hidden_size" "num_atoms" "v_min"
-    "v_max" "num_quantiles" "tau_embedding_size" "options")
-  "replay" (list "num_shards" "min_size" "prioritized" "sampling")
--}}
-{{- /* What held before there was such a key. */ -}}
-{{- $later := dict "env.reward_noise" 0.0 "agent.options" nil -}}
+{{- /* Keys that a run keeps, with the defaults that hold for a run.yaml without them; written by scripts/chart_values.py. */ -}}
+{{- $fixed := .Files.Get "files/fixed_keys.yaml" | fromYaml -}}
 {{- $fullname := include "sbrl.fullname" . -}}
 {{- $new := include "sbrl.run" . | fromYaml -}}
 {{- $live := lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-run" $fullname) -}}
@@ -160,14 +152,13 @@ or its shards were made with the old value. Does nothing if there is no cluster 
 {{- fail (printf "\n\nThe run in this release was begun by an earlier version of SBRL (config schema %d, now %d), whose checkpoints cannot be gone on with: let it end with that version, or start another run: `helm install` under another name, or `helm uninstall %s` and `kubectl delete pvc -l app.kubernetes.io/instance=%s` first.\n" (int $old.schema_version) (int $new.schema_version) .Release.Name .Release.Name) -}}
 {{- end -}}
 {{- $changed := list -}}
-{{- range $section, $keys := $fixed -}}
+{{- range $section, $defaults := $fixed -}}
 {{- $before := default dict (get $old $section) -}}
 {{- $after := get $new $section -}}
-{{- range $key := $keys -}}
-{{- $name := printf "%s.%s" $section $key -}}
-{{- $was := hasKey $before $key | ternary (index $before $key) (index $later $name) | toJson -}}
+{{- range $key, $default := $defaults -}}
+{{- $was := hasKey $before $key | ternary (index $before $key) $default | toJson -}}
 {{- $now := index $after $key | toJson -}}
-{{- if and (or (hasKey $before $key) (hasKey $later $name)) (ne $was $now) -}}
+{{- if ne $was $now -}}
 {{- $changed = append $changed (printf "run.%s.%s from %s to %s" $section $key $was $now) -}}
 {{- end -}}
 {{- end -}}

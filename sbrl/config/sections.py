@@ -6,21 +6,12 @@ So each one names the consequence of a value beyond the bounds, unless it is obv
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    TypeAdapter,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
-from pydantic_core import PydanticKnownError
+from pydantic import Field, JsonValue, TypeAdapter, ValidatorFunctionWrapHandler, field_validator
 
 from sbrl.config.agents import all_algorithms, find_algorithm
+from sbrl.config.base import Fixed, Section
 from sbrl.errors import nearest
 
 ATARI_PREFIX = "ALE/"  # the names of ALE's games begin with it
@@ -29,25 +20,12 @@ _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 Address = Annotated[str, Field(pattern=rf"^([^:\s]+|\[[0-9A-Fa-f:.]+\]):{_PORT}$")]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = {annotation, *get_args(annotation)}
-        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:  # pydantic would read true as 1
-            raise PydanticKnownError("int_type" if int in kinds else "float_type")
-        return value
-
-
 class Run(Section):
     """The run's length, its seed, and how often it is saved."""
 
     env_steps: int = Field(1_250_000, ge=1)
     """Agent steps to collect over all actors. On Atari one step is `env.frame_skip` frames. Zero steps would teach nothing."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Fixed[int] = Field(0, ge=0, lt=2**31)
     """Seed of networks, environments and exploration (ALE takes at most 31 bits). `--serial` is bit-reproducible from it."""
     checkpoint_interval_seconds: float = Field(120.0, gt=0)
     """Seconds between two checkpoints of the learner. At zero it would only save."""
@@ -66,33 +44,33 @@ class Env(Section):
     """The environment, by its Gymnasium id, and the preprocessing of ALE games (Machado et al. 2018; Dopamine's values).
     frame_size and frame_stack also apply to other environments that show pictures."""
 
-    id: str = Field("ALE/Pong-v5", min_length=1)
+    id: Fixed[str] = Field("ALE/Pong-v5", min_length=1)
     """Gymnasium id: an ALE game (ALE/Pong-v5), MinAtar (MinAtar/Breakout-v1) or any other with discrete actions. For your own
     environment write package.module:Name-v0, as Gymnasium does; importing the module must register it."""
-    kwargs: dict[str, JsonValue] = {}
+    kwargs: Fixed[dict[str, JsonValue]] = Field({})
     """Arguments of `gymnasium.make` and the environment's constructor, by name: plain values, lists and mappings. Not for ALE
     games: their settings are the keys below."""
-    frame_skip: int = Field(4, ge=1, le=100)
+    frame_skip: Fixed[int] = Field(4, ge=1, le=100)
     """ALE only: number of frames that each action is repeated for. The agent sees the maximum over the last two frames. At zero
     no time would pass. In other environments an agent step is one environment step."""
-    frame_size: int = Field(84, ge=36)
+    frame_size: Fixed[int] = Field(84, ge=36)
     """ALE games and pictures: height and width in pixels of the grayscale frame (36 is the least the Nature CNN can take)."""
-    frame_stack: int = Field(4, ge=1, le=16)
+    frame_stack: Fixed[int] = Field(4, ge=1, le=16)
     """ALE games and pictures: number of frames the agent sees at once. Grids and vectors are not stacked."""
-    repeat_action_probability: float = Field(0.25, ge=0, lt=1)
+    repeat_action_probability: Fixed[float] = Field(0.25, ge=0, lt=1)
     """ALE only: the probability that a frame repeats the previous action (sticky actions). At 1 the agent's actions would
     never be taken."""
-    noop_max: int = Field(0, ge=0)
+    noop_max: Fixed[int] = Field(0, ge=0)
     """ALE only: the largest random number of no-op actions after a reset (Dopamine with sticky actions: none)."""
-    terminal_on_life_loss: bool = False
+    terminal_on_life_loss: Fixed[bool] = False
     """ALE only: end an episode for the learner when a life is lost (the Atari 100k protocol)."""
-    full_action_space: bool = False
+    full_action_space: Fixed[bool] = False
     """ALE only: use all 18 actions instead of the game's minimal set."""
-    max_episode_steps: int = Field(27_000, ge=1, le=10_000_000)
+    max_episode_steps: Fixed[int] = Field(27_000, ge=1, le=10_000_000)
     """Agent steps after which an episode is truncated. A lower limit of the environment itself still applies."""
-    clip_rewards: bool | None = None
+    clip_rewards: Fixed[bool | None] = None
     """Clip the learner's rewards to [-1, 1]. Unset: yes for ALE games, no for others. Logged returns are never clipped."""
-    reward_noise: float = Field(0.0, ge=0, le=1e6)
+    reward_noise: Fixed[float] = Field(0.0, ge=0, le=1e6)
     """Standard deviation of Gaussian noise on the learner's rewards, added after clipping. Logged returns are without it.
     Studies use it: a larger batch averages noise in the data out."""
     on_bad_value: Literal["stop", "drop_episode"] = "stop"
@@ -134,13 +112,13 @@ class Env(Section):
 class Agent(Section):
     """The algorithm: network, target and exploration. Defaults are Dopamine's unless a key says otherwise."""
 
-    algorithm: str = Field("qr-dqn", json_schema_extra=lambda schema: schema.update(enum=list(all_algorithms())))
+    algorithm: Fixed[str] = Field("qr-dqn", json_schema_extra=lambda schema: schema.update(enum=list(all_algorithms())))
     """The algorithm's name. It selects the head and the loss; see sbrl.config.algorithms. Other packages can offer more."""
     double: bool = False
     """The online network chooses the action and the target network evaluates it (van Hasselt et al. 2016)."""
-    dueling: bool = False
+    dueling: Fixed[bool] = False
     """Two streams: the state's value and the actions' advantages (Wang et al. 2016)."""
-    noisy: bool = False
+    noisy: Fixed[bool] = False
     """Noisy dense layers explore instead of random actions (Fortunato et al. 2018). Needs agent.exploration=noisy-nets."""
     noisy_sigma: float = Field(0.5, gt=0)
     """Initial scale of the noise in noisy layers. At zero they would not explore."""
@@ -156,26 +134,26 @@ class Agent(Section):
     """The discount at the start and after each reset, annealed like n_step_initial (BBF: 0.97). Unset: always discount."""
     anneal_updates: int = Field(10_000, ge=1)
     """Number of updates in which n and the discount move exponentially from their initial to their final values."""
-    torso: Literal["auto", "nature-cnn", "impala", "minatar-conv", "mlp"] = "auto"
+    torso: Fixed[Literal["auto", "nature-cnn", "impala", "minatar-conv", "mlp"]] = "auto"
     """Feature network. auto chooses by the observation: nature-cnn for frames, minatar-conv for grids, mlp for vectors."""
-    width_scale: float = Field(1.0, gt=0, le=16)
+    width_scale: Fixed[float] = Field(1.0, gt=0, le=16)
     """Factor on the number of convolution channels (BBF: 4, on impala). At zero the network would see nothing."""
-    layer_norm: bool = False
+    layer_norm: Fixed[bool] = False
     """Layer normalisation before each ReLU."""
     initial_weights: Literal["variance-scaling", "glorot"] = "variance-scaling"
     """The scale of initial weights. variance-scaling uses a layer's inputs (Dopamine's distributional agents). glorot uses its
     inputs and outputs (Dopamine's DQN, full Rainbow and BBF), and networks on vectors start out much smoother."""
-    hidden_size: int = Field(512, ge=1)
+    hidden_size: Fixed[int] = Field(512, ge=1)
     """Units of the dense hidden layer, and with mlp also of the layer before it. Without units nothing is learned."""
     td_loss: Literal["mse", "huber"] = "mse"
     """dqn and m-dqn: the loss on the temporal difference error. huber is quadratic up to agent.kappa."""
-    num_atoms: int = Field(51, ge=2)
+    num_atoms: Fixed[int] = Field(51, ge=2)
     """c51: atoms of the return distribution, evenly spaced from v_min to v_max. A single atom could not tell returns apart."""
-    v_min: float | None = None
+    v_min: Fixed[float | None] = None
     """c51: the lowest return that can be represented. Unset: -v_max."""
-    v_max: float | None = None
+    v_max: Fixed[float | None] = None
     """c51: the highest return that can be represented. Unset: 10 if rewards are clipped."""
-    num_quantiles: int = Field(200, ge=1)
+    num_quantiles: Fixed[int] = Field(200, ge=1)
     """qr-dqn: quantiles of the return distribution; an action's value is their mean. Without quantiles there is no value."""
     kappa: float = Field(1.0, gt=0)
     """Half-width of the quadratic part of the Huber losses. At zero no part would be quadratic and the loss would be zero."""
@@ -185,7 +163,7 @@ class Agent(Section):
     """iqn: quantile fractions drawn for the target. Without them there is no target."""
     num_policy_samples: int = Field(32, ge=1)
     """iqn: quantile fractions drawn to choose an action. Without them there is no value."""
-    tau_embedding_size: int = Field(64, ge=1)
+    tau_embedding_size: Fixed[int] = Field(64, ge=1)
     """iqn: cosines in the embedding of a quantile fraction. Without them the network would not see the fraction."""
     munchausen_alpha: float = Field(0.9, ge=0, le=1)
     """m-dqn: weight of the log-policy that is added to the reward. Zero gives soft DQN."""
@@ -193,7 +171,7 @@ class Agent(Section):
     """m-dqn: temperature of the softmax policy. At zero its logarithm is not finite."""
     munchausen_clip: float = Field(-1.0, lt=0)
     """m-dqn: lower bound on the scaled log-policy that is added to the reward. At zero nothing would be added."""
-    options: dict[str, JsonValue] | None = None
+    options: Fixed[dict[str, JsonValue] | None] = None
     """Settings, by name, of an agent from another package; its documentation lists them. Unset: its defaults."""
     exploration: Literal["linear-epsilon", "ape-x", "noisy-nets"] = "linear-epsilon"
     """How actors explore: an epsilon that falls with the run's steps, a fixed ladder of epsilons over all environments (Horgan
@@ -317,15 +295,15 @@ class Learner(Section):
 class Replay(Section):
     """The sharded Reverb replay."""
 
-    num_shards: int = Field(2, ge=1, le=16)
+    num_shards: Fixed[int] = Field(2, ge=1, le=16)
     """Number of Reverb servers that share the replay. None could store anything; each is a process of 500 MB or more."""
     capacity: int = Field(1_000_000, ge=1, le=2**31 - 1)
     """Number of transitions that batches are drawn from, and that the logs of all shards keep together. The oldest go first.
     If they do not fit in the learner's memory, see replay.sampling. No Reverb table can count past 2,147,483,647."""
-    min_size: int | None = Field(None, ge=1)
+    min_size: Fixed[int | None] = Field(None, ge=1)
     """Transitions that the learner receives before the first update. Unset: 20,000, or a tenth of run.env_steps if that is
     less."""
-    prioritized: bool = True
+    prioritized: Fixed[bool] = True
     """Sample in proportion to priority (Schaul et al. 2016) instead of uniformly."""
     recency_horizon: int | None = Field(None, ge=2, le=2**31 - 1)
     """Sample by age: a transition that is k transitions old has weight (1 - 1 / recency_horizon)^k, a truncated geometric
@@ -337,7 +315,7 @@ class Replay(Section):
     this; its QR-DQN computes the weights but does not apply them to the gradient."""
     importance_exponent: float = Field(0.5, gt=0, le=1)
     """Exponent of the importance weights (beta; Dopamine: 0.5). At zero they would all be 1."""
-    sampling: Literal["auto", "cached", "remote"] = "auto"
+    sampling: Fixed[Literal["auto", "cached", "remote"]] = "auto"
     """Where batches are drawn. cached: in the learner's own memory, which receives every transition once. remote: in Reverb,
     for replays that do not fit there. auto: cached if replay.capacity fits in the memory that the learner may use."""
     ahead: float | None = Field(None, gt=0)

@@ -16,10 +16,11 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from sbrl.config.agents import find_preset
+from sbrl.config.base import Section
 from sbrl.config.checks import check, warn
 from sbrl.config.errors import explain
 from sbrl.config.presets import DEFAULT_PRESET
-from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run, Section
+from sbrl.config.sections import Actors, Agent, Env, Evaluator, Learner, Network, Replay, Run
 from sbrl.errors import UsageError, shown
 from sbrl.yaml_text import read_yaml_text
 
@@ -43,6 +44,11 @@ class Config(Section):
     actors: Actors = Actors()
     evaluator: Evaluator = Evaluator()
     network: Network = Network()
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """All sections by name."""
+        return {name: part for name, part in self if isinstance(part, Section)}
 
     @property
     def samples_per_insert(self) -> float:

@@ -167,21 +167,10 @@ def check_resumable_with(before: Config, after: Config) -> None:
     Raises:
         UsageError: the run's network, its stored transitions or its shards depend on a setting that was changed.
     """
-    fixed = [
-        ("run", ["seed"]),  # resets draw from it
-        ("env", [name for name in configs.Env.model_fields if name != "on_bad_value"]),
-        (
-            "agent",
-            [
-                *("algorithm", "dueling", "noisy", "stored_steps", "predicts_itself", "torso", "width_scale", "layer_norm"),
-                *("hidden_size", "num_atoms", "v_min", "v_max", "num_quantiles", "tau_embedding_size", "options"),
-            ],
-        ),
-        ("replay", ["num_shards", "min_size", "prioritized", "sampling"]),
-    ]
-    for section, names in fixed:
-        for name in names:
-            was, now = (getattr(getattr(config, section), name) for config in (before, after))
+    derived = {"agent": ("stored_steps", "predicts_itself")}  # the keys behind these may change
+    for section, part in before.sections.items():
+        for name in (*part.fixed_keys(), *derived.get(section, ())):
+            was, now = getattr(part, name), getattr(after.sections[section], name)
             if was != now:
                 raise UsageError(
                     f"{section}.{name} was {was!r} and cannot become {now!r} in a run that is resumed: its network, its stored "

@@ -101,7 +101,7 @@ def missing(study: Study, places: Places, retry_failed: bool) -> tuple[list[Plan
 def collect(arguments: argparse.Namespace, places: Places, say: Say) -> int:
     """Copies the records of finished pods into the results; exit code 1 if a pod's log has none."""
     study = load_study(arguments.study)
-    known = {run.folder: run.hash for run in _all_runs(study)}
+    known = {run.folder for run in _all_runs(study)}
     fresh, empty = 0, []
     with contextlib.closing(_connect(arguments)) as cluster, tempfile.TemporaryDirectory() as scratch:
         for name, log in api.logs(cluster, study.name):

@@ -14,7 +14,6 @@ import yaml
 from sbrl.config import SCHEMA_VERSION, Config
 from sbrl.errors import UsageError
 from sbrl.local.launch import check_resumable_with
-from studies.records import LATER_KEYS
 from tests.chart.api_server import api_server
 from tests.chart.helm import CHART, NAMESPACE, by_name, helm, pod, render, template
 
@@ -131,17 +130,6 @@ def test_a_key_that_the_run_began_without_counts_as_its_default(tmp_path, binary
     assert upgrade(tmp_path, objects, "", binary=binary).returncode == 0
     done = upgrade(tmp_path, objects, "run: {env: {reward_noise: 0.5}}", binary=binary)
     assert "cannot change run.env.reward_noise from 0 to 0.5" in done.stderr
-
-
-def test_the_chart_knows_what_held_before_there_was_a_fixed_key():
-    text = (CHART / "templates" / "_run.tpl").read_text(encoding="utf-8")
-    lists = re.findall(r'"([a-z]+)" \(list ([^)]*)\)', text[text.index("$fixed := dict") :])
-    fixed = {f"{section}.{key}" for section, keys in lists for key in re.findall(r'"(\w+)"', keys)}
-    (known,) = re.findall(r"\$later := dict (.*) -}}", text)
-    found = {
-        name: None if value == "nil" else yaml.safe_load(value) for name, value in re.findall(r'"([a-z_.]+)" (\S+)', known)
-    }
-    assert found == {key: value for key, value in LATER_KEYS.items() if key in fixed}
 
 
 def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):

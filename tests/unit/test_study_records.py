@@ -18,10 +18,14 @@ from sbrl.storage.metadata import hardware
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes, write_evaluations
 from sbrl.v1.episodes_pb2 import Episode, Evaluation
+from studies.arms import arms_of, tuning_runs
+from studies.design import load_study
+from studies.making import difference
 from studies.records import (
     BINS,
     RunRecord,
     hash_of,
+    load_record,
     load_records,
     record_of_run_directory,
     returns_on_grid,
@@ -81,18 +85,22 @@ def test_a_run_directory_becomes_a_record(record: RunRecord) -> None:
     assert record.settings["replay.min_size"] == 100  # as resolved
 
 
-def test_records_of_earlier_studies_are_still_of_the_same_settings() -> None:
+def test_a_record_without_a_key_was_made_with_its_default(record: RunRecord, tmp_path: Path) -> None:
     """A key that came later must not make another run of one that was made before."""
-    path = min((ROOT / "docs/studies/minatar-short").glob("*/*/seed-0/record.json"))
-    found = json.loads(path.read_text(encoding="utf-8"))
-    tree: dict[str, dict[str, object]] = {}
-    for key, value in found["settings"].items():
-        section, _, name = key.partition(".")
-        tree.setdefault(section, {})[name] = value
-    made = configs.build(tree)
-    later = settings_of(made).keys() - found["settings"].keys()
-    assert not later, f"put {', '.join(later)} with the default into LATER_KEYS of studies/records.py"
-    assert hash_of(made) == found["config_hash"]
+    path = write_record(tmp_path, record) / "record.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["settings"].pop("env.reward_noise") == 0.0
+    path.write_text(json.dumps(written), encoding="utf-8")
+    assert load_record(path.parent) == record
+
+
+def test_records_of_earlier_studies_are_still_of_the_same_settings() -> None:
+    study = load_study(ROOT / "studies/library/minatar-short.yaml")
+    planned = {run.folder: settings_of(run.config) for run in tuning_runs(study, arms_of(study))}
+    records = load_records(ROOT / "docs/studies/minatar-short/tuning")
+    assert {one.folder for one in records} == planned.keys()
+    for one in records:
+        assert difference(one.settings, planned[one.folder]) == ""
 
 
 def test_hardware_says_what_a_run_had() -> None:
