@@ -12,8 +12,8 @@ from torch import Tensor
 from learner.algorithm.augmentation import augment_batch, make_augmentation
 from learner.algorithm.compilation import Compiler, make_compiler, uncompiled
 from learner.algorithm.diagnostics import Diagnostics, NoDiagnostics, make_diagnostics
+from learner.algorithm.losses.interface import make_loss
 from learner.algorithm.losses.priorities import importance_weights, priorities
-from learner.algorithm.losses.registry import make_loss
 from learner.algorithm.measures import mean_td_error
 from learner.algorithm.optimizer import Optimizer, undecayed_parameters
 from learner.algorithm.precision import autocast

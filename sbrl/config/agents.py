@@ -11,15 +11,13 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import Any
 
 from sbrl.config.algorithms import ALGORITHMS, Algorithm
 from sbrl.config.presets import PRESETS, Preset
 from sbrl.errors import UsageError, nearest
 
 GROUP = "sbrl.agents"
-
-T = TypeVar("T")
 
 
 def find_algorithm(name: str) -> Algorithm | None:
@@ -55,23 +53,18 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
-def part(table: Mapping[str, T], reference: str) -> T:
-    """An algorithm's head or loss, from SBRL's table or imported from another package as `module:Name`.
+def import_part(reference: str) -> Any:
+    """An algorithm's head or loss: the class behind `module:Name`.
 
     Raises:
         UsageError: it cannot be imported.
     """
-    if reference in table:
-        return table[reference]
     try:
         if ":" not in reference:
             raise ValueError("it has no colon")
-        found: T = pkgutil.resolve_name(reference)
+        return pkgutil.resolve_name(reference)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"an agent's part {reference!r} is none of {', '.join(table)}, and cannot be imported as module:Name: {error}"
-        ) from None
-    return found
+        raise UsageError(f"an agent's part {reference!r} cannot be imported as module:Name: {error}") from None
 
 
 @cache

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from sbrl import config
-from sbrl.config.agents import find_algorithm, part
+from sbrl.config.agents import find_algorithm, import_part
 from sbrl.envs.spec import EnvSpec
-from sbrl.networks.heads.registry import HEADS
+from sbrl.networks.heads.base import Head
 from sbrl.networks.network import ValueNetwork
 from sbrl.networks.torsos import Torso
 
@@ -49,7 +49,7 @@ def _compose(agent: config.Agent, spec: EnvSpec) -> ValueNetwork:
     """The network on the meta device, which allocates nothing and draws no random numbers."""
     algorithm = find_algorithm(agent.algorithm)
     assert algorithm is not None  # the config is checked
-    head_type = part(HEADS, algorithm.head)
+    head_type: type[Head] = import_part(algorithm.head)
     with torch.device("meta"):
         torso = Torso(agent, spec, has_hidden_layer=not head_type.has_hidden_layer)
         return ValueNetwork(torso, head_type(agent, torso.output_size, spec.num_actions))

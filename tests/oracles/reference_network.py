@@ -50,7 +50,7 @@ def forward(weights: Weights, observation: Any, num_actions: int, tau: Any = Non
 
 
 def loss_and_gradients(
-    loss: Any,
+    algorithm: Any,
     double: Any,
     num_actions: Any,
     importance: Any,
@@ -64,38 +64,38 @@ def loss_and_gradients(
     """The loss of each sample, float[B], and the gradient of mean(importance * loss) in each of the online network's weights.
 
     Args:
-        loss: td, munchausen, categorical, quantile or implicit-quantile.
+        algorithm: dqn, m-dqn, c51, qr-dqn or iqn.
         importance: float[B].
         more: The weights as online/<name> and target/<name>, and the loss's own settings.
     """
-    loss, num_actions = str(loss), int(num_actions)
+    algorithm, num_actions = str(algorithm), int(num_actions)
     online, target = (
         {name.removeprefix(prefix): jnp.asarray(array) for name, array in more.items() if name.startswith(prefix)}
         for prefix in ("online/", "target/")
     )
     settings = {name: array for name, array in more.items() if "/" not in name}
     tau_prime, tau_policy = (settings.pop(name, None) for name in ("tau_prime", "tau_policy"))
-    tau = settings["tau"] if loss == "implicit-quantile" else None
+    tau = settings["tau"] if algorithm == "iqn" else None
     transition = {"a_tm1": a_tm1, "r_t": r_t, "discount_t": discount_t}
 
     def losses(online: Weights) -> Any:
         prediction = forward(online, s_tm1, num_actions, tau)
         output_t = forward(target, s_t, num_actions, tau_prime)
-        if loss == "munchausen":
+        if algorithm == "m-dqn":
             q_tm1_target = forward(target, s_tm1, num_actions)[..., 0]
             return reference_acme.munchausen(
                 prediction[..., 0], **transition, q_t=output_t[..., 0], q_tm1_target=q_tm1_target, **settings
             )
         chosen_by = forward(online if double else target, s_t, num_actions, tau_policy)
-        if loss == "td":
+        if algorithm == "dqn":
             selector = {"q_t_selector": chosen_by[..., 0]} if double else {}
             return reference_rlax.td(prediction[..., 0], **transition, q_t=output_t[..., 0], **selector, **settings)
-        if loss == "categorical":
+        if algorithm == "c51":
             selector = {"q_t_selector": jax.nn.softmax(chosen_by) @ settings["atoms"]} if double else {}
             return reference_rlax.categorical(prediction, **transition, logits_t=output_t, **selector, **settings)
         selector = {"q_t_selector": chosen_by.mean(axis=-1)}
         value = reference_rlax.quantile(prediction, **transition, quantiles_t=output_t, **selector, **settings)
-        return value / settings["kappa"] if loss == "implicit-quantile" else value
+        return value / settings["kappa"] if algorithm == "iqn" else value
 
     values, pull_back = jax.vjp(losses, online)
     (gradients,) = pull_back(importance / len(importance))

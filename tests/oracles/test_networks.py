@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from learner.algorithm.losses.interface import make_loss
 from learner.algorithm.losses.priorities import importance_weights
-from learner.algorithm.losses.registry import make_loss
 from sbrl import config
 from sbrl.config.algorithms import ALGORITHMS
 from sbrl.networks.heads.categorical import CategoricalHead
@@ -75,7 +75,7 @@ def test_gradients_of_all_parameters(
 
     expected = oracle.ask(
         "network.loss_and_gradients",
-        loss=ALGORITHMS[algorithm].loss,
+        algorithm=algorithm,
         double=agent.double,
         num_actions=NUM_ACTIONS,
         importance=(batch.probability**-0.7 / (batch.probability**-0.7).max()),

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.algorithm.losses.categorical import cross_entropy, expected_values, project_distribution
+from learner.algorithm.losses.interface import make_loss
 from learner.algorithm.losses.munchausen import munchausen_bonus, munchausen_targets
 from learner.algorithm.losses.priorities import importance_weights, priorities
-from learner.algorithm.losses.registry import LOSSES, make_loss
 from learner.algorithm.losses.selection import select_action
 from learner.algorithm.losses.td import TdError, q_targets
 from learner.records import Batch
@@ -81,10 +81,6 @@ def test_the_target_reported_without_a_future_is_the_reward(algorithm: str) -> N
     online, target = build_network(agent, SPEC, seed=1), build_network(agent, SPEC, seed=2)
     result = make_loss(agent)(online.torso(batch.s_tm1), online, target, batch)
     torch.testing.assert_close(result.target.mean(dim=-1), batch.r_t)
-
-
-def test_every_loss_belongs_to_an_algorithm() -> None:
-    assert set(LOSSES) == {algorithm.loss for algorithm in ALGORITHMS.values()}
 
 
 @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"iqn"}))

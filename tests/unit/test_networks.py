@@ -20,7 +20,7 @@ from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
 from sbrl.networks.build import build_network, count_parameters
 from sbrl.networks.checks import check_network, torso_name
-from sbrl.networks.heads.registry import HEADS
+from sbrl.networks.heads import scalar
 from sbrl.networks.heads.scalar import ScalarHead
 from sbrl.networks.noisy import NoisyLinear
 from sbrl.networks.serialization import decode, encode, load_weights
@@ -170,7 +170,7 @@ def test_a_head_whose_parameters_nothing_would_initialise_is_refused(monkeypatch
             super().__init__(agent, num_features, num_actions)
             self.temperature = nn.Parameter(torch.ones(1))
 
-    monkeypatch.setitem(HEADS, "scalar", Careless)
+    monkeypatch.setattr(scalar, "ScalarHead", Careless)
     with pytest.raises(TypeError, match="Careless has parameters or buffers of its own, but no method initialise"):
         build_network(make_agent(algorithm="dqn"), VECTOR)
 

@@ -1,4 +1,4 @@
-"""The interface of losses: their arguments and their result."""
+"""The interface of losses, their arguments and their result; and the loss of an agent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from learner.records import Batch
+from sbrl import config
+from sbrl.config.agents import find_algorithm, import_part
 from sbrl.networks.network import ValueNetwork
 
 
@@ -31,3 +33,11 @@ class Loss(Protocol):
             batch: The transitions, on the networks' device.
         """
         ...
+
+
+def make_loss(agent: config.Agent) -> Loss:
+    """The loss of agent.algorithm."""
+    algorithm = find_algorithm(agent.algorithm)
+    assert algorithm is not None  # the config has been checked
+    loss: Loss = import_part(algorithm.loss)(agent)
+    return loss
