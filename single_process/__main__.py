@@ -102,10 +102,10 @@ def evaluate(config: Config, directory: RunDirectory) -> Evaluation:
     assert result is not None  # nothing sets the event
     return make_evaluation(
         result,
+        config.evaluator,
         weights_version=0,
         updates=agent.updates,
         env_steps=agent.env_steps,
-        epsilon=config.evaluator.epsilon,
         seed=seed,
     )
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         result = evaluate_weights(agent.config, agent.weights, seed, threading.Event(), lambda _return, _length: advance())
     assert result is not None  # nothing sets the event: Ctrl-C and SIGTERM end this program directly
     evaluation = make_evaluation(
-        result, weights_version=0, updates=agent.updates, env_steps=agent.env_steps, epsilon=settings.epsilon, seed=seed
+        result, settings, weights_version=0, updates=agent.updates, env_steps=agent.env_steps, seed=seed
     )
     if arguments.json is not None:  # first, because the reader of standard output may be gone
         write_json(arguments.json, evaluation)

@@ -106,10 +106,10 @@ class EvaluatorLoop:
             _log.warning("%d episodes ended at a bad value of the environment and are left out", result.cut)
         evaluation = make_evaluation(
             result,
+            self._config.evaluator,
             weights_version=fetched.version,
             updates=fetched.updates,
             env_steps=env_steps,
-            epsilon=self._config.evaluator.epsilon,
             seed=self._seed,
         )
         self._metrics.duration_seconds.set(time.monotonic() - start)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sbrl.config import Config
+from sbrl.config import Config, Evaluator
 from sbrl.envs.make import make_envs
 from sbrl.envs.spec import VectorEnv
 from sbrl.errors import RunError
@@ -36,12 +36,11 @@ class EvaluationResult(NamedTuple):
 def evaluate(
     policy: Policy,
     envs: VectorEnv,
-    episodes: int,
-    epsilon: float,
+    settings: Evaluator,
     stop: threading.Event,
     on_episode: Callable[[float, int], None],
 ) -> EvaluationResult | None:
-    """Plays `episodes` full episodes; None if `stop` was set before the last one ended.
+    """Plays `settings.episodes` full episodes; None if `stop` was set before the last one ended.
 
     The number of episodes per environment is fixed beforehand. Taking the first episodes to end over all environments would
     favour short ones, which are often bad ones. An episode that is cut at a bad value of the environment is not repeated, or
@@ -54,14 +53,14 @@ def evaluate(
     Raises:
         RunError: all episodes were cut.
     """
-    shares = fixed_shares(episodes, envs.num_envs)
+    shares = fixed_shares(settings.episodes, envs.num_envs)
     played: list[list[tuple[float, int] | None]] = [[] for _ in shares]  # return and length; None: cut
     current_return, current_length = np.zeros(envs.num_envs, np.float64), np.zeros(envs.num_envs, np.int64)
     observation = envs.reset()
     while any(len(some) < share for some, share in zip(played, shares, strict=True)):
         if stop.is_set():
             return None
-        result = envs.step(policy.act(observation, epsilon))
+        result = envs.step(policy.act(observation, settings.epsilon))
         current_return += result.reward
         current_length += 1
         observation, done = result.observation, result.terminated | result.truncated | result.bad
@@ -80,9 +79,11 @@ def evaluate(
         observation = envs.reset(done)
     whole = [episode for episode in itertools.chain.from_iterable(played) if episode is not None]
     if not whole:
-        raise RunError(f"all {episodes} episodes of the evaluation ended at a bad value of the environment: there is no return")
+        raise RunError(
+            f"all {settings.episodes} episodes of the evaluation ended at a bad value of the environment: there is no return"
+        )
     returns, lengths = zip(*whole, strict=True)
-    return EvaluationResult(np.array(returns, np.float64), np.array(lengths, np.int64), cut=episodes - len(whole))
+    return EvaluationResult(np.array(returns, np.float64), np.array(lengths, np.int64), cut=settings.episodes - len(whole))
 
 
 def fixed_shares(episodes: int, num_envs: int) -> list[int]:
@@ -112,13 +113,13 @@ def evaluate_weights(
         seed_torch(seed)
         policy = EpsilonGreedyPolicy(build_network(config.agent, envs.spec), envs.spec.num_actions, seed)
         policy.load(weights)
-        return evaluate(policy, envs, settings.episodes, settings.epsilon, stop, on_episode)
+        return evaluate(policy, envs, settings, stop, on_episode)
     finally:
         envs.close()
 
 
 def make_evaluation(
-    result: EvaluationResult, *, weights_version: int, updates: int, env_steps: int, epsilon: float, seed: int
+    result: EvaluationResult, settings: Evaluator, *, weights_version: int, updates: int, env_steps: int, seed: int
 ) -> Evaluation:
     """The record for the log, with the present time. The standard deviation is of these episodes, not an estimate for more."""
     return Evaluation(
@@ -131,7 +132,7 @@ def make_evaluation(
         return_max=float(result.returns.max()),
         episodes=len(result.returns),
         length_mean=float(result.lengths.mean()),
-        epsilon=epsilon,
+        epsilon=settings.epsilon,
         seed=seed,
         time=time.time(),
     )

@@ -67,10 +67,14 @@ class RecordingPolicy:
         return np.zeros(len(observation), np.int64)
 
 
+def episodes(number: int, epsilon: float = 0.0) -> config.Evaluator:
+    return config.Evaluator(episodes=number, epsilon=epsilon)
+
+
 def test_every_environment_plays_its_share_however_short_the_episodes_of_others_are():
     policy, heard = RecordingPolicy(), []
     envs = ScriptedEnvs([[1], [7], [3, 20]])
-    result = evaluate(policy, envs, 5, 0.25, threading.Event(), lambda *episode: heard.append(episode))
+    result = evaluate(policy, envs, episodes(5, epsilon=0.25), threading.Event(), lambda *episode: heard.append(episode))
     assert result is not None
     # Two, two and one; the first five to end would have been [1], [1], [1], [3] and [1].
     assert result.lengths.tolist() == [1, 1, 7, 7, 3]
@@ -82,7 +86,7 @@ def test_every_environment_plays_its_share_however_short_the_episodes_of_others_
 def test_an_episode_with_a_bad_value_is_left_out_and_not_played_again():
     heard: list[tuple[float, int]] = []
     envs = ScriptedEnvs([[1, 4], [7, 4], [4]], bad_length=4)
-    result = evaluate(RecordingPolicy(), envs, 5, 0.0, threading.Event(), lambda *episode: heard.append(episode))
+    result = evaluate(RecordingPolicy(), envs, episodes(5), threading.Event(), lambda *episode: heard.append(episode))
     assert result is not None
     assert (result.lengths.tolist(), result.returns.tolist(), result.cut) == ([1, 7], [10, 140], 3)
     assert heard == [(10, 1), (140, 7)]
@@ -90,7 +94,7 @@ def test_an_episode_with_a_bad_value_is_left_out_and_not_played_again():
 
 def test_an_evaluation_of_bad_values_alone_is_an_error_and_ends():
     with pytest.raises(RunError, match="all 3 episodes of the evaluation ended at a bad value"):
-        evaluate(RecordingPolicy(), ScriptedEnvs([[4]], bad_length=4), 3, 0.0, threading.Event(), lambda *_: None)
+        evaluate(RecordingPolicy(), ScriptedEnvs([[4]], bad_length=4), episodes(3), threading.Event(), lambda *_: None)
 
 
 @pytest.mark.parametrize(("episodes", "num_envs", "shares"), [(10, 5, [2] * 5), (7, 3, [3, 2, 2]), (1, 3, [1, 0, 0])])
@@ -100,14 +104,15 @@ def test_shares_add_up_and_differ_by_one_at_most(episodes: int, num_envs: int, s
 
 def test_an_evaluation_told_to_stop_ends_at_once_and_has_no_result():
     stop = threading.Event()
-    result = evaluate(RecordingPolicy(), ScriptedEnvs([[1], [10**9]]), 2, 0.0, stop, lambda *episode: stop.set())
+    result = evaluate(RecordingPolicy(), ScriptedEnvs([[1], [10**9]]), episodes(2), stop, lambda *episode: stop.set())
     assert result is None
 
 
 def test_the_record_is_of_the_episodes_played():
-    result = evaluate(RecordingPolicy(), ScriptedEnvs([[1], [7]]), 2, 0.0, threading.Event(), lambda *episode: None)
+    settings = episodes(2, epsilon=0.5)
+    result = evaluate(RecordingPolicy(), ScriptedEnvs([[1], [7]]), settings, threading.Event(), lambda *episode: None)
     assert result is not None
-    record = make_evaluation(result, weights_version=3, updates=40, env_steps=160, epsilon=0.5, seed=6)
+    record = make_evaluation(result, settings, weights_version=3, updates=40, env_steps=160, seed=6)
     assert record.time > 0
     record.ClearField("time")
     assert record == Evaluation(
