@@ -28,19 +28,17 @@ def epsilons(config: Config, env_steps: int, actor: int) -> NDArray[np.float64]:
 
 
 def linear_epsilon(config: Config, env_steps: int) -> float:
-    """Dopamine's schedule over global steps: `epsilon_start` until replay is warm, then linear to `epsilon_end`."""
+    """Dopamine's schedule over global steps: once replay is warm, linear from `epsilon_start` to `epsilon_end`."""
     agent = config.agent
     decay_steps = agent.epsilon_decay_steps or 0
     since_warm = env_steps - config.min_replay_size
-    if since_warm < 0:
-        return agent.epsilon_start
     if since_warm >= decay_steps:
         return agent.epsilon_end
     return agent.epsilon_start + (agent.epsilon_end - agent.epsilon_start) * since_warm / decay_steps
 
 
 def ape_x_epsilons(config: Config, actor: int) -> NDArray[np.float64]:
-    """Horgan et al. 2018: environment i of N has epsilon ** (1 + i / (N - 1) * alpha), at all times.
+    """Horgan et al. 2018: environment i of N has epsilon ** (1 + i / (N - 1) * alpha), once replay is warm.
 
     i counts the environments of all actors, actor by actor. From index actors.num_actors on, the ladder starts again.
     """

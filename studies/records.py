@@ -116,7 +116,7 @@ def record_of_run_directory(
     Args:
         arm: the arm's name; by default the folder's name.
         horizons: env steps to score; by default run.env_steps.
-        core_seconds: CPU time, if the starter of the run measured it; by default the run's own measurement.
+        core_seconds: CPU time as the run's starter measured it, used if the run has not measured its own.
 
     Raises:
         UsageError: there is no run here.

@@ -32,17 +32,25 @@ class Scale(NamedTuple):
         return (scores - self.low) / (self.high - self.low)
 
 
+def known_scale(environment: str) -> Scale | None:
+    """The scale in studies/data/scales.csv of an env.id."""
+    game = game_of(environment)
+    with resources.files("studies").joinpath("data/scales.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["environment"] == game and (row["source"] != "atari" or "ALE/" in environment):
+                return Scale(float(row["low"]), float(row["high"]), SOURCES[row["source"]])
+    return None
+
+
 def scale_of(environment: str, scores: Iterable[float]) -> Scale:
     """
     Args:
         environment: env.id.
         scores: of all compared runs there, at all horizons.
     """
-    game = game_of(environment)
-    with resources.files("studies").joinpath("data/scales.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["environment"] == game and (row["source"] != "atari" or "ALE/" in environment):
-                return Scale(float(row["low"]), float(row["high"]), SOURCES[row["source"]])
+    known = known_scale(environment)
+    if known is not None:
+        return known
     found = sorted(scores)
     low, high = (min(found[0], 0.0), found[-1]) if found else (0.0, 1.0)
     if low == high:  # all scores are equal, so any width will do

@@ -7,12 +7,8 @@ from typing import Any
 
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
-from sbrl.replay.sampling import frame_bytes
 from sbrl.replay.segments import SegmentShape
 from sbrl.storage.run_directory import RunDirectory
-
-ROW_BYTES = 16  # action, reward, discount, weights version
-STREAM_BYTES = 48  # per segment, for its identity
 
 
 def bytes_moved(run: RunDirectory, config: Config, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
@@ -30,5 +26,4 @@ def bytes_moved(run: RunDirectory, config: Config, metadata: Mapping[str, Any], 
         shape = SegmentShape.of(EnvSpec.of_plain(metadata.get("environment")), config.agent.stored_steps)
     except (TypeError, ValueError):
         return None
-    of_segment = shape.rows * (frame_bytes(shape) + ROW_BYTES) + STREAM_BYTES
-    return float(segments * of_segment + weights * files[-1].stat().st_size)
+    return float(segments * shape.num_bytes + weights * files[-1].stat().st_size)

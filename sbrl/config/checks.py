@@ -63,13 +63,11 @@ def _check_steps(config: Config) -> None:
     agent = config.agent
     if agent.n_max is None:
         return
-    needs = {"agent.n_step": agent.n_step, "agent.n_step_initial": agent.n_step_initial or 0}
-    if agent.predicts_itself:
-        needs["agent.spr_jumps"] = agent.spr_jumps
+    needs = {"agent.n_step": agent.n_step, "agent.n_step_initial": agent.n_step_initial or 0, "agent.spr_jumps": agent.jumps}
     for key, steps in needs.items():
         if agent.n_max < steps:
             raise ValueError(
-                f"agent.n_max is {agent.n_max}, below {key} {steps}: stored items would be too short "
+                f"agent.n_max is {agent.n_max}, below {key} {steps}: what is stored would be too short "
                 f"for the target; set agent.n_max={steps} or more, or leave it unset"
             )
 
@@ -147,10 +145,12 @@ def _check_images(config: Config) -> None:
 
 def _check_resets(config: Config) -> None:
     learner, agent = config.learner, config.agent
-    if learner.reset_period is not None and learner.reset_period <= agent.anneal_updates and agent.n_step_initial is not None:
+    anneals = agent.n_step_initial is not None or agent.discount_initial is not None
+    if learner.reset_period is not None and learner.reset_period <= agent.anneal_updates and anneals:
         raise ValueError(
-            f"learner.reset_period is {learner.reset_period}, not above agent.anneal_updates {agent.anneal_updates}: n would "
-            f"start again before it ever reached agent.n_step; raise learner.reset_period or lower agent.anneal_updates"
+            f"learner.reset_period is {learner.reset_period}, not above agent.anneal_updates {agent.anneal_updates}: n and the "
+            f"discount would start again before they ever reached their final values; raise learner.reset_period or lower "
+            f"agent.anneal_updates"
         )
 
 

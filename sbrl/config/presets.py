@@ -5,7 +5,7 @@ The defaults are Dopamine's QR-DQN with batch 8 and twice the step size.
 The values of the Atari agents are from Dopamine's configuration files (its JAX agents). Dopamine counts some periods in agent
 steps. They are counted in updates here: a target copied every 8,000 steps at 0.25 updates per step is copied every 2,000
 updates. Two things differ on purpose. Noisy agents take no random actions on top of their noise (Dopamine keeps epsilon at
-0.01), and convolutions have no padding (`sbrl.networks.torsos`).
+0.01), and convolutions have no padding (`sbrl.networks.encoders`).
 """
 
 from __future__ import annotations
@@ -285,7 +285,8 @@ def _make_presets() -> dict[str, Preset]:
         "dopamine-qr-dqn": Preset("the baseline: QR-DQN with batch 32, step size 5e-5", dopamine, atari["qr-dqn"]),
     }
     for name, settings in atari.items():
-        presets[name] = Preset(_DESCRIPTIONS[name], dopamine, settings)
+        source = "Vieillard et al. 2020" if name == "m-dqn" else dopamine
+        presets[name] = Preset(_DESCRIPTIONS[name], source, settings)
         presets[f"small-batch-{name}"] = Preset(f"{name} with batch {SMALL_BATCH}", paper, _small_batch(settings))
     presets |= {
         "der": Preset("data-efficient Rainbow, 100k steps", "van Hasselt et al. 2019, Dopamine", _DER),

@@ -123,11 +123,12 @@ class Agent(Section):
     noisy_sigma: float = Field(0.5, gt=0)
     """Initial scale of the noise in noisy layers. At zero they would not explore."""
     n_step: int = Field(3, ge=1, le=64)
-    """Steps of reward summed before bootstrapping. Every item stores them all, so large values cost memory."""
+    """Steps of reward summed before bootstrapping. Each segment carries so many steps more: large values cost memory."""
     n_step_initial: int | None = Field(None, ge=1, le=64)
     """n at the start and after each reset; it then moves to n_step over anneal_updates (BBF: 10). Unset: always n_step."""
     n_max: int | None = Field(None, ge=1, le=64)
-    """Steps stored with each item. A larger value lets n_step grow without collecting again. Unset: as many as are needed."""
+    """Steps that each segment carries in addition. A larger value lets n_step grow without collecting again. Unset: as many as
+    are needed."""
     discount: float = Field(0.99, gt=0, lt=1)
     """Discount factor per agent step (gamma). At 1 the values of endless play would grow without bound."""
     discount_initial: float | None = Field(None, gt=0, lt=1)
@@ -175,9 +176,9 @@ class Agent(Section):
     """Settings, by name, of an agent from another package; its documentation lists them. Unset: its defaults."""
     exploration: Literal["linear-epsilon", "ape-x", "noisy-nets"] = "linear-epsilon"
     """How actors explore: an epsilon that falls with the run's steps, a fixed ladder of epsilons over all environments (Horgan
-    et al. 2018), or noisy layers alone. All act at random until replay.min_size steps are collected."""
+    et al. 2018), or noisy layers alone. Until replay.min_size steps are collected, epsilon_start holds for all of them."""
     epsilon_start: float = Field(1.0, ge=0, le=1)
-    """linear-epsilon: probability of a random action until replay.min_size steps are collected."""
+    """Probability of a random action until replay.min_size steps are collected, and where linear-epsilon begins."""
     epsilon_end: float = Field(0.01, ge=0, le=1)
     """linear-epsilon: probability of a random action after the decay."""
     epsilon_decay_steps: int | None = Field(None, ge=0)
@@ -193,7 +194,7 @@ class Agent(Section):
     spr_weight: float = Field(0.0, ge=0)
     """Weight of the self-prediction loss (SPR, Schwarzer et al. 2021: 5). Zero turns it off."""
     spr_jumps: int = Field(5, ge=1, le=64)
-    """Number of steps ahead that self-prediction predicts. Items are long enough to hold them."""
+    """Number of steps ahead that self-prediction predicts. Segments carry so many steps more."""
 
     @field_validator("algorithm")
     @classmethod
@@ -208,8 +209,8 @@ class Agent(Section):
 
     @property
     def stored_steps(self) -> int:
-        """Steps of reward and discount in each replay item: n_max, or as many as n and self-prediction need."""
-        return self.needed_steps if self.n_max is None else self.n_max
+        """Steps stored beyond each transition: n_max, or as many as n, with its largest value, and self-prediction need."""
+        return max(self.n_step, self.n_step_initial or 0, self.jumps) if self.n_max is None else self.n_max
 
     @property
     def predicts_itself(self) -> bool:
@@ -217,10 +218,9 @@ class Agent(Section):
         return self.spr_weight > 0
 
     @property
-    def needed_steps(self) -> int:
-        """Number of steps of an item that targets (with the largest n) and self-prediction read."""
-        jumps = self.spr_jumps if self.predicts_itself else 0
-        return max(self.n_step, self.n_step_initial or 0, jumps)
+    def jumps(self) -> int:
+        """Number of steps ahead that self-prediction predicts; 0 if it is off."""
+        return self.spr_jumps if self.predicts_itself else 0
 
 
 _THREADS: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, strict=True)])

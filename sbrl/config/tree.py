@@ -120,14 +120,18 @@ def keep_derived(given: Mapping[str, Any], before: Config) -> Config:
 
 
 def serial_config(config: Config) -> Config:
-    """The config of a serial run: one memory, one actor, one thread."""
-    return config.model_copy(
-        update={
-            "replay": config.replay.model_copy(update={"num_shards": 1}),
-            "actors": config.actors.model_copy(update={"num_actors": 1}),
-            "learner": config.learner.model_copy(update={"num_threads": 1, "device": "cpu"}),
-        }
-    )
+    """The config of a serial run: one memory, one actor, one thread, no network.
+
+    Raises:
+        UsageError: a setting does not go with that.
+    """
+    serial = {
+        "replay": {"num_shards": 1},
+        "actors": {"num_actors": 1},
+        "learner": {"num_threads": 1, "device": "cpu"},
+        "network": {"replay_addresses": []},
+    }
+    return build(config.model_dump(mode="json"), serial)
 
 
 def build(*sources: Mapping[str, Any]) -> Config:

@@ -56,7 +56,7 @@ def make_vector_env(env: Env, rom: str, num_envs: int, num_threads: int, picture
 class AtariEnvs:
     """E games of one kind, stepped by native threads."""
 
-    def __init__(self, env: Env, rom: str, num_envs: int, seed: int, num_threads: int, clip_rewards: bool) -> None:
+    def __init__(self, env: Env, rom: str, num_envs: int, seed: int, num_threads: int) -> None:
         """
         Args:
             rom: ALE's name of the game's ROM, such as ms_pacman.
@@ -76,7 +76,7 @@ class AtariEnvs:
             frame_dtype=np.dtype(np.uint8),
             stack=env.frame_stack,
             kind="frames",
-            clip_rewards=clip_rewards,
+            clip_rewards=env.clips_rewards,
         )
 
     def reset(self, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:

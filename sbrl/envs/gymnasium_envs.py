@@ -30,7 +30,7 @@ class GymnasiumEnvs:
     Any exception in their code, and any answer that violates Gymnasium's API, becomes one of our errors, in one line.
     """
 
-    def __init__(self, env: Env, num_envs: int, seed: int, clip_rewards: bool, render_mode: str | None = None) -> None:
+    def __init__(self, env: Env, num_envs: int, seed: int, render_mode: str | None = None) -> None:
         """
         Args:
             render_mode: Gymnasium's; "rgb_array" if pictures are wanted (see sbrl.envs.render).
@@ -56,7 +56,7 @@ class GymnasiumEnvs:
         self._bad_in_a_row = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
         self._seeds: list[int | None] = [seed + k for k in range(num_envs)]
-        self.spec = call(env.id, MADE, make_gymnasium_spec, env, self._envs[0], clip_rewards)
+        self.spec = call(env.id, MADE, make_gymnasium_spec, env, self._envs[0])
         # Kept here, because each look-up goes through all wrappers.
         self._space, actions = self._envs[0].observation_space, self._envs[0].action_space
         assert isinstance(actions, spaces.Discrete)  # else there would be no spec
@@ -149,7 +149,7 @@ class GymnasiumEnvs:
         return frame.astype(self.spec.frame_dtype)
 
 
-def make_gymnasium_spec(env: Env, made: gymnasium.Env[Any, Any], clip_rewards: bool) -> EnvSpec:
+def make_gymnasium_spec(env: Env, made: gymnasium.Env[Any, Any]) -> EnvSpec:
     """The spec of `made`, which `env` describes: a grid, frames, or else a vector.
 
     Small grids of 0/1 planes (height, width, channels) stay grids, and pictures become stacked frames (`sbrl.envs.pictures`).
@@ -168,17 +168,17 @@ def make_gymnasium_spec(env: Env, made: gymnasium.Env[Any, Any], clip_rewards: b
     if isinstance(observations, spaces.Box) and len(observations.shape) == 3 and observations.dtype in (np.bool_, np.uint8):
         height, width, channels = observations.shape
         if 0 not in observations.shape and max(height, width) <= LARGEST_GRID and float(np.max(observations.high)) <= 1:
-            return EnvSpec(num_actions, (channels, height, width), np.dtype(np.uint8), 1, "grid", clip_rewards)
+            return EnvSpec(num_actions, (channels, height, width), np.dtype(np.uint8), 1, "grid", env.clips_rewards)
     try:
         layout_of(observations)
         frame_shape = (env.frame_size, env.frame_size)
-        return EnvSpec(num_actions, frame_shape, np.dtype(np.uint8), env.frame_stack, "frames", clip_rewards)
+        return EnvSpec(num_actions, frame_shape, np.dtype(np.uint8), env.frame_stack, "frames", env.clips_rewards)
     except NoPictureError as error:
         reason = error
     if isinstance(observations, spaces.Space) and observations.is_np_flattenable:
         size = spaces.flatdim(observations)
         if 0 < size <= LARGEST_VECTOR:
-            return EnvSpec(num_actions, (size,), np.dtype(np.float32), 1, "vector", clip_rewards)
+            return EnvSpec(num_actions, (size,), np.dtype(np.float32), 1, "vector", env.clips_rewards)
     raise UsageError(
         f"env.id={env.id}: its observation space is {observations}; {reason}; supported are ALE games, pictures, grids of 0/1 "
         f"planes up to {LARGEST_GRID} x {LARGEST_GRID} (MinAtar) and whatever Gymnasium flattens to a vector of 1 to "

@@ -35,8 +35,8 @@ def make_envs(env: Env, num_envs: int, seed: int, num_threads: int = 1) -> Vecto
     """
     registration = look_up(env.id)
     if env.is_atari:
-        return AtariEnvs(env, registration.kwargs["game"], num_envs, seed, num_threads, env.clips_rewards)
-    return GymnasiumEnvs(env, num_envs, seed, env.clips_rewards)
+        return AtariEnvs(env, registration.kwargs["game"], num_envs, seed, num_threads)
+    return GymnasiumEnvs(env, num_envs, seed)
 
 
 def make_spec(env: Env) -> EnvSpec:

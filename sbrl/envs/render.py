@@ -96,7 +96,7 @@ class RenderedGymnasium(GymnasiumEnvs):
 
     def __init__(self, env: Env, seed: int) -> None:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which draws classic control, looks for a display
-        super().__init__(env, num_envs=1, seed=seed, clip_rewards=False, render_mode="rgb_array")
+        super().__init__(env, num_envs=1, seed=seed, render_mode="rgb_array")
         self.steps_per_second = float(self._envs[0].metadata.get("render_fps") or USUAL_STEPS_PER_SECOND)
 
     def picture(self) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ def check_network(tree: config.Config, spec: EnvSpec) -> None:
     torso = torso_name(tree.agent, spec)
     if torso != "mlp":
         image_shape(torso, spec)
-    elif tree.agent.spr_weight > 0:
+    elif tree.agent.predicts_itself:
         raise UsageError(
             f"agent.spr_weight={plain(tree.agent.spr_weight)}: self-prediction predicts the latent images of a convolutional "
             f"torso, but the torso is mlp; set agent.spr_weight=0, or choose an environment with images"

@@ -37,7 +37,7 @@ class Torso(nn.Module):
             self.projection.extend([dense(agent, flat, agent.hidden_size), *norm(agent, agent.hidden_size)])
             self.activation = nn.ReLU(inplace=True)
         self._scale = input_scale(spec)
-        self._renormalizes = agent.spr_weight > 0
+        self._renormalizes = agent.predicts_itself
 
     def encode(self, observation: Tensor) -> Tensor:
         """Scales the input and applies the encoder. With self-prediction, scales latents to [0, 1] (see `renormalize`).

@@ -27,6 +27,7 @@ from sbrl.storage.run_directory import RunDirectory
 from studies.design import Study, load_study
 from studies.making import Places
 from studies.pool import Pool
+from studies.scales import known_scale
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -42,12 +43,19 @@ def main(argv: Sequence[str]) -> int:
     study = load_study(arguments.study)
     if importlib.util.find_spec("optuna") is None:
         raise UsageError(
-            "sbrl tune takes Optuna: install the extra 'tune' (pip install '.[run,tune]' -c constraints.txt in a checkout)"
+            "sbrl tune takes Optuna: install the extra 'tune' (pip install 'sbrl[train,tune]', or '.[train,tune]' -c "
+            "constraints.txt in a checkout)"
         )
     if not study.seeds.for_tuning:
         raise UsageError(
             f"study {study.name}: seeds.tune has no seed, and a search may not use the test seeds: what is chosen on a seed "
             f"looks better on it than it is; set seeds: {{tune: 3}} and search: {{}}"
+        )
+    unscaled = [name for name in study.environments if known_scale(name) is None]
+    if len(study.environments) > 1 and unscaled:
+        raise UsageError(
+            f"study {study.name}: a trial's score is a mean over environments, and it is not known which returns of "
+            f"{', '.join(unscaled)} are low and high; search on one environment at a time"
         )
     return tune(study, arguments)
 

@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -24,7 +23,7 @@ from studies.making import Maker, Places
 from studies.pool import Ended, Pool, Task
 from studies.progress import LINE_SECONDS
 from studies.records import RunRecord
-from studies.scales import scale_of
+from studies.scales import known_scale
 from studies.search.space import Space, ask, space_of
 
 ATTEMPTS = 2
@@ -212,12 +211,15 @@ def runs_of(study: Study, number: int, settings: Settings) -> list[PlannedRun]:
 
 def objective(study: Study, records: Sequence[RunRecord]) -> float:
     """Mean or median over seeds of the mean over environments. With several environments, scores are scaled first."""
-    scaled = [
-        float(scale_of(record.environment, []).apply(np.array(record.scores[study.env_steps])))
-        if len(study.environments) > 1
-        else record.scores[study.env_steps]
-        for record in records
-    ]
-    count = len(study.environments)
+    scaled, count = [_scaled(study, record) for record in records], len(study.environments)
     of_seeds = [statistics.fmean(scaled[start : start + count]) for start in range(0, len(scaled), count)]
     return statistics.median(of_seeds) if study.search.objective == "median" else statistics.fmean(of_seeds)
+
+
+def _scaled(study: Study, record: RunRecord) -> float:
+    score = record.scores[study.env_steps]
+    if len(study.environments) == 1:
+        return score
+    scale = known_scale(record.environment)
+    assert scale is not None  # `sbrl tune` refuses a search with such environments
+    return (score - scale.low) / (scale.high - scale.low)

@@ -289,6 +289,13 @@ def test_a_dumped_config_is_read_back_equal(
     assert config.load(path) == saved
 
 
+def test_the_config_of_a_serial_run_is_read_back(tmp_path: Path):
+    serial = config.serial_config(config.load(overrides=["network.replay_addresses=['a:1','b:2']", "learner.device=cuda"]))
+    assert config.load(write(tmp_path, config.dump(serial))) == serial
+    with pytest.raises(UsageError, match=r"learner\.precision .* only CUDA has it"):
+        config.serial_config(config.load(overrides=["learner.device=cuda", "learner.precision=tf32"]))
+
+
 def test_metadata_comes_first():
     assert next(iter(yaml.safe_load(config.dump(config.load(), {"git_commit": "abc"})))) == "metadata"
 

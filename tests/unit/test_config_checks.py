@@ -22,7 +22,8 @@ from sbrl.errors import UsageError
         (["agent.spr_weight=5", "agent.torso=mlp"], ["agent.spr_weight", "agent.torso"], "convolutional"),
         (["learner.random_shift=4", "agent.torso=mlp"], ["learner.random_shift", "agent.torso"], "only images"),
         (["learner.intensity_jitter=0.05", "agent.torso=mlp"], ["learner.intensity_jitter"], "only images"),
-        (["agent.n_step_initial=10", "learner.reset_period=10000"], ["learner.reset_period"], "before it ever reached"),
+        (["agent.n_step_initial=10", "learner.reset_period=10000"], ["learner.reset_period"], "before they ever reached"),
+        (["agent.discount_initial=0.97", "learner.reset_period=10000"], ["learner.reset_period"], "before they ever reached"),
         (["agent.algorithm=rainbow"], ["agent.algorithm"], "sbrl presets"),
     ],
 )

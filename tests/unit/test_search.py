@@ -176,6 +176,7 @@ def test_a_value_at_the_edge_is_named():
         ({"search": {"space": {"learner.learning_rate": {"low": 1e-3, "high": 1e-4}}}}, "low must be below high"),
         ({"seeds": {"test": 2}}, "seeds.tune has no seed, and a search may not use the test seeds"),
         ({"search": {"space": {"learner.adam_beta2": ["by batch"]}}}, "which is for arms; give it numbers"),
+        ({"environments": ["CartPole-v1", "MinAtar/Breakout-v1"]}, "which returns of MinAtar/Breakout-v1 are low and high"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(

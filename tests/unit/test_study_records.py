@@ -203,7 +203,7 @@ def test_bytes_moved_are_counted_in_segments_and_weights(tmp_path: Path) -> None
     spec = EnvSpec(2, (4,), np.dtype(np.float32), 1, "vector", clip_rewards=False)
     RunDirectory(directory).config.write_text(configs.dump(config, {"environment": spec.to_plain()}))
     rows = SEGMENT_STEPS + config.agent.stored_steps
-    assert record_of_run_directory(directory).costs.bytes_moved == 10 * (rows * (4 * 4 + 16) + 48) + 3 * 1000
+    assert record_of_run_directory(directory).costs.bytes_moved == 10 * (rows * (4 * 4 + 16) + 7 * 8) + 3 * 1000
     (directory / "summary.json").write_text(json.dumps({**summary, "sampling": "remote"}))
     assert record_of_run_directory(directory).costs.bytes_moved is None
     (directory / "summary.json").write_text(json.dumps({**SUMMARY, "bytes_moved": 0}))
