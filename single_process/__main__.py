@@ -18,7 +18,6 @@ from sbrl.monitor.progress import ProgressMeter
 from sbrl.monitor.summary import summarize, write_summary
 from sbrl.monitor.view import View, make_view
 from sbrl.networks.checks import check_network
-from sbrl.networks.devices import find_device
 from sbrl.runtime.arguments import Parser
 from sbrl.runtime.env_probe import probe
 from sbrl.runtime.output import outlive_output
@@ -54,7 +53,6 @@ def main(argv: Sequence[str]) -> None:
     # First, so that a broken environment ends the run before anything is written.
     spec = probe(config.env)
     check_network(config, spec)
-    find_device(config.learner.device)
     configure_torch(num_threads=1)
     configure_precision(config.learner)
     with directory.lock():

@@ -16,6 +16,7 @@ from studies.records import Purpose, folder_of, hash_of, name_of_folder
 
 BETA2 = "learner.adam_beta2"
 BATCH_SIZE = "learner.batch_size"
+LEARNING_RATE = "learner.learning_rate"
 UPDATES_PER_STEP = "learner.updates_per_step"
 # Counted in updates. Kept constant in env steps if an arm makes more or fewer updates per step.
 PERIODS = (
@@ -223,12 +224,13 @@ def _unfold(spec: ArmSpec) -> Iterator[Arm]:
     for values in itertools.product(*spec.grid.values()):
         chosen = dict(zip(spec.grid, values, strict=True))
         words = ([spec.name] if spec.name else []) + [
-            f"{key.rpartition('.')[2]}={_word(value)}" for key, value in chosen.items()
+            f"{key.rpartition('.')[2]}={value_in_name(value)}" for key, value in chosen.items()
         ]
         yield Arm(" ".join(words), {**spec.settings, **chosen})
 
 
-def _word(value: object) -> str:
+def value_in_name(value: object) -> str:
+    """A setting's value as part of an arm's name."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value).lower()
     return plain(value)

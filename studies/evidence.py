@@ -121,7 +121,7 @@ def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
     whole = [record for record in named if record.status == "complete" and set(question.horizons) <= set(record.scores)]
     if not whole:
         reasons = sorted({record.reason for record in named if record.reason})
-        raise UsageError(f"no test run is whole{f' ({reasons[0]})' if reasons else ''}: there is nothing to report yet")
+        raise UsageError(f"no test run is complete{f' ({reasons[0]})' if reasons else ''}: there is nothing to report yet")
     runs = {_place(record): record for record in whole}
     findings = [
         *_incomplete(question, named, runs),
@@ -164,7 +164,7 @@ def _refuse_bad_numbers(record: RunRecord) -> None:
         bad = next((value for value in values if not math.isfinite(value)), None)
         if bad is not None:
             raise UsageError(
-                f"run {_name(_place(record))}: {what} is {bad}, and no mean over it says anything; find out why, delete its "
+                f"run {_name(_place(record))}: {what} is {bad}, so no mean over it has a meaning; find out why, delete its "
                 f"folder, and run it again"
             )
 
@@ -220,7 +220,7 @@ def _strangers(tests: Sequence[RunRecord], named: Sequence[RunRecord]) -> Iterab
     strange = [record for record in tests if record not in named]
     if strange:
         names = _list(_name(_place(one)) for one in strange)
-        yield Finding(f"{len(strange)} runs are none of the study's and left out: {names}.")
+        yield Finding(f"{len(strange)} runs do not belong to the study and are left out: {names}.")
 
 
 def _few_seeds(question: Question) -> Iterable[Finding]:
@@ -253,7 +253,7 @@ def _more_than_studied(question: Question, runs: Mapping[Place, RunRecord]) -> I
                 what = _list(f"{key} ({one.settings.get(key)} and {other.settings.get(key)})" for key in sorted(keys))
                 yield Finding(
                     f"{name} and {comparison.baseline} differ in more than is studied: {what}. "
-                    f"Which of it mattered cannot be told.",
+                    f"The report cannot tell which of these mattered.",
                     frozenset({name}),
                 )
 

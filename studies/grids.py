@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from studies.arms import BATCH_SIZE, PERIODS, TARGET_RATE, UPDATES_PER_STEP
+from studies.arms import BATCH_SIZE, LEARNING_RATE, PERIODS, TARGET_RATE, UPDATES_PER_STEP
 from studies.evidence import Evidence
-from studies.questions import LEARNING_RATE, own_settings
+from studies.questions import own_settings
 from studies.statistics.aggregates import Floats
 from studies.statistics.scaling import PowerLaw, common_threshold, data_to_threshold, fit_best
 from studies.statistics.sensitivity import Sensitivity, sensitivity

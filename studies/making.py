@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class Maker:
     def __init__(self, study: Study, places: Places, *, keep_runs: bool = False) -> None:
         """Args: keep_runs: run directories are not deleted."""
         self._study, self._places, self._keep_runs = study, places, keep_runs
+        self._failed: set[str] = set()  # names of runs that failed once
 
     def recorded(self, run: PlannedRun) -> RunRecord | None:
         folder = self._places.results / run.folder
@@ -70,10 +71,22 @@ class Maker:
         directory = self._places.run_directory(run)
         if not read_summary(RunDirectory(directory).summary).get("complete") or not self._holds(directory, run):
             return False
-        return not self.record(run, Ended(0, 0.0), resumed=True)
+        return not self._record(run, Ended(0, 0.0), resumed=True)
 
-    def record(self, run: PlannedRun, end: Ended, resumed: bool) -> str:
-        """Records a run that has ended, and deletes its directory; returns why it failed, or an empty text."""
+    def end(self, run: PlannedRun, task: Task, end: Ended, say: Callable[[str], None]) -> Task | None:
+        """Records a run that has ended. If it failed, returns the task of its second attempt, or records a second failure."""
+        failure = self._record(run, end, resumed="--resume" in task.command)
+        if failure and run.name not in self._failed:
+            self._failed.add(run.name)
+            say(f"{run.name} failed, and is tried once more: {failure}")
+            return self.task(run)
+        if failure:
+            say(f"{run.name} failed again: {failure}; see {task.log}")
+            write_record(self._places.results, failed_record(self._study, run, failure))
+        return None
+
+    def _record(self, run: PlannedRun, end: Ended, resumed: bool) -> str:
+        """Records a run that worked, and deletes its directory; returns why it failed, or an empty text."""
         directory = self._places.run_directory(run)
         if end.code != 0:
             return last_words(self._places.log(run)) or f"it ended with exit code {end.code}"
@@ -98,10 +111,6 @@ class Maker:
         if not self._keep_runs:
             shutil.rmtree(directory)
         return ""
-
-    def record_failed(self, run: PlannedRun, reason: str) -> None:
-        """Records a failed run."""
-        write_record(self._places.results, failed_record(self._study, run, reason))
 
 
 def failed_record(study: Study, run: PlannedRun, reason: str) -> RunRecord:

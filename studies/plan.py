@@ -17,10 +17,10 @@ from studies.making import Places
 from studies.measure import RunCost, cost_key, measure_all
 from studies.records import RunRecord, load_records
 from studies.statistics.power import detectable_difference
+from studies.verdict import ALPHA
 
 RECORD_BYTES = 10_000  # size of one run's record
 POWER = 0.8
-ALPHA = 0.05
 
 
 def plan_study(study: Study, places: Places, jobs: int, measured: bool, console: Console) -> bool:
@@ -100,7 +100,7 @@ def _power(study: Study, arms: Sequence[Arm], records: Sequence[RunRecord]) -> s
     spread, source = (study.spread, "as the study states") if found is None else (found, "from the results that are there")
     if spread is None:
         return (
-            "detectable difference: not known, for the spread over seeds is not; run the first seeds and plan again, or "
+            "detectable difference: unknown, because the spread over seeds is unknown; run the first seeds and plan again, or "
             "state `spread` in the study"
         )
     candidates = max(len(comparison.candidates) for comparison in comparisons)

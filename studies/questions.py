@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sbrl import config as configs
-from sbrl.errors import UsageError, nearest, plain
+from sbrl.errors import UsageError, nearest
 from sbrl.storage.run_directory import RunDirectory
-from studies.arms import arms_of, comparisons_of
+from studies.arms import BATCH_SIZE, LEARNING_RATE, arms_of, comparisons_of, value_in_name
 from studies.design import Comparison, load_study
 from studies.records import RECORD, RunRecord, load_records, record_of_run_directory
 from studies.runner import STUDY_COPY
 from studies.tuning import TUNING
 
-LEARNING_RATE = "learner.learning_rate"
-BATCH_SIZE = "learner.batch_size"
 OWN_KEYS = frozenset({"env.id", "run.seed"})  # keys in which runs of one arm differ
 
 
@@ -29,7 +27,6 @@ OWN_KEYS = frozenset({"env.id", "run.seed"})  # keys in which runs of one arm di
 class Question:
     """The decisions made before the first run, as far as they are known."""
 
-    name: str
     text: str
     arms: tuple[str, ...]
     environments: tuple[str, ...]
@@ -72,7 +69,6 @@ def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
     arms = arms_of(study)
     studied = {key for arm in arms for key in arm.settings} | ({study.tuning.key} if study.tuning else set())
     return Question(
-        name=study.name,
         text=" ".join(study.question.split()),
         arms=tuple(arm.name for arm in arms),
         environments=study.environments,
@@ -106,7 +102,6 @@ def question_of_records(records: Sequence[RunRecord]) -> Question:
     baseline = max(tests, key=lambda record: _batch_size(record), default=None)
     others = tuple(arm for arm in arms if baseline is not None and arm != baseline.arm)
     return Question(
-        name="runs",
         text=f"What do {len(tests)} runs show?",
         arms=arms,
         environments=tuple(dict.fromkeys(record.environment for record in tests)),
@@ -162,14 +157,10 @@ def _records_of_runs(runs: Sequence[Path]) -> list[RunRecord]:
 
 def _name(record: RunRecord, keys: Iterable[str]) -> str:
     """A short name from the keys that distinguish a run: batch_size=8 n_step=3."""
-    words = (f"{key.rpartition('.')[2]}={_word(record.settings.get(key))}" for key in sorted(keys))
+    words = (f"{key.rpartition('.')[2]}={value_in_name(record.settings.get(key))}" for key in sorted(keys))
     return " ".join(words) or "all runs"
 
 
 def _batch_size(record: RunRecord) -> float:
     value = record.settings.get(BATCH_SIZE)
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _word(value: object) -> str:
-    return plain(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -21,7 +21,6 @@ from studies.progress import StudyProgress
 from studies.records import load_records, settings_of
 from studies.tuning import Choice, choose, chosen_variants, write_choices
 
-ATTEMPTS = 2
 STUDY_COPY = "study.yaml"
 
 
@@ -107,22 +106,17 @@ class StudyRunner:
         waiting = [run for run in runs if not self._is_done(run)]
         self._say(f"{len(runs)} {what}, {len(runs) - len(waiting)} of them done before")
         waiting = [run for run in waiting if not self._maker.record_finished(run)]
-        by_name, attempts = {run.name: run for run in waiting}, dict.fromkeys((run.name for run in waiting), 1)
+        by_name = {run.name: run for run in waiting}
         weights = {run.name: float(run.config.run.env_steps + 4 * run.updates) for run in waiting}
         progress = StudyProgress(weights, len(runs) - len(waiting), self._say)
 
         def ended(task: Task, end: Ended) -> Task | None:
             run = by_name[task.name]
-            failure = self._maker.record(run, end, resumed="--resume" in task.command)
-            if failure and attempts[task.name] < ATTEMPTS:
-                attempts[task.name] += 1
-                self._say(f"{task.name} failed, and is tried once more: {failure}")
-                return self._maker.task(run)
-            if failure:
-                self._say(f"{task.name} failed again: {failure}; see {task.log}")
-                self._maker.record_failed(run, failure)
-            progress.end(task.name, failed=bool(failure))
-            return None
+            again = self._maker.end(run, task, end, self._say)
+            if again is None:
+                record = self._maker.recorded(run)
+                progress.end(task.name, failed=record is None or record.status == "failed")
+            return again
 
         # Tasks are made one by one, so that a run's directory is cleared when its turn comes, not before.
         return self._pool.work_off(

@@ -12,8 +12,6 @@ from studies.arms import PlannedRun, arms_of, compared_runs, tuning_runs
 from studies.design import Study
 from studies.records import RunRecord, load_records
 
-Key = tuple[str, str, str, int]
-
 
 def show_status(study: Study, results: Path, console: Console) -> bool:
     """Prints a row for each arm and environment, and why runs failed; returns whether all runs are complete.
@@ -21,7 +19,7 @@ def show_status(study: Study, results: Path, console: Console) -> bool:
     Raises:
         UsageError: a record is damaged.
     """
-    records = {_key(record): record for record in load_records(results)} if results.is_dir() else {}
+    records = {record.folder: record for record in load_records(results)} if results.is_dir() else {}
     arms = arms_of(study)
     tuning, tests = tuning_runs(study, arms), compared_runs(study, arms, {})
     table = Table(title=f"{study.name}: {study.question}", title_justify="left", box=None, header_style="bold")
@@ -39,24 +37,16 @@ def show_status(study: Study, results: Path, console: Console) -> bool:
     runs = [*tuning, *tests]
     for run in runs:
         if _status(run, records) == "failed":
-            console.print(f"{run.folder}: {records[_run_key(run)].reason}", markup=False, soft_wrap=True)
+            console.print(f"{run.folder}: {records[run.folder].reason}", markup=False, soft_wrap=True)
     complete = sum(_status(run, records) == "complete" for run in runs)
     console.print(f"{complete} of {len(runs)} runs are complete, in {results}", markup=False, soft_wrap=True)
     return complete == len(runs)
 
 
-def _share(runs: Sequence[PlannedRun], records: dict[Key, RunRecord]) -> str:
+def _share(runs: Sequence[PlannedRun], records: dict[Path, RunRecord]) -> str:
     return f"{sum(_status(run, records) == 'complete' for run in runs)}/{len(runs)}"
 
 
-def _status(run: PlannedRun, records: dict[Key, RunRecord]) -> str:
-    record = records.get(_run_key(run))
+def _status(run: PlannedRun, records: dict[Path, RunRecord]) -> str:
+    record = records.get(run.folder)
     return record.status if record else "to do"
-
-
-def _key(record: RunRecord) -> Key:
-    return (record.arm, record.variant, record.environment, record.seed)
-
-
-def _run_key(run: PlannedRun) -> Key:
-    return (run.arm, run.variant, run.environment, run.seed)

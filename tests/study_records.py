@@ -80,7 +80,6 @@ def make_question(
 ) -> Question:
     """A planned question. The first arm is the baseline, and its learning rate was tuned."""
     return Question(
-        name="synthetic",
         text="Does batch 8 help?",
         arms=tuple(arms),
         environments=tuple(environments),

@@ -15,12 +15,11 @@ from studies.arms import PlannedRun, arms_of, compared_runs, tuning_runs, varian
 from studies.cluster.manifests import STUDY_FILE, SUBMISSION
 from studies.design import Study, load_study
 from studies.making import Maker, Places
-from studies.pool import Ended, Pool, Task
+from studies.pool import Pool
 from studies.records import EVALUATIONS, RECORD, RETURNS
 
 MARK = "SBRL-RECORD "
 FILES = (RETURNS, EVALUATIONS, RECORD)  # the record last: it marks the others as complete
-ATTEMPTS = 2
 
 
 def make_run(mounted: Path, index: int, work: Path, stop: StopRequest, say: Callable[[str], None]) -> bool:
@@ -42,23 +41,12 @@ def make_run(mounted: Path, index: int, work: Path, stop: StopRequest, say: Call
     except OSError as error:
         raise RunError(f"cannot write {places.results}: {error.strerror}") from None
     with RunDirectory(places.work).lock() as lock:
-        attempts = 0
-
-        def ended(task: Task, end: Ended) -> Task | None:
-            nonlocal attempts
-            attempts += 1
-            failure = maker.record(run, end, resumed="--resume" in task.command)
-            if failure and attempts < ATTEMPTS:
-                say(f"{task.name} failed, and is tried once more: {failure}")
-                return maker.task(run)
-            if failure:
-                maker.record_failed(run, failure)
-            return None
-
         if (
             maker.recorded(run) is None
             and not maker.record_finished(run)
-            and not Pool(1, stop, [lock]).work_off(iter([maker.task(run)]), ended, lambda _tasks: None)
+            and not Pool(1, stop, [lock]).work_off(
+                iter([maker.task(run)]), lambda task, end: maker.end(run, task, end, say), lambda _tasks: None
+            )
         ):
             return False
     say(packed(places.results / run.folder))

@@ -42,7 +42,7 @@ def limits(evidence: Evidence, outcomes: tuple[Outcome, ...]) -> tuple[str, ...]
         "An interval says how much other seeds would change the result. It knows nothing of other settings, code or machines, "
         "and with fewer than ten seeds it is too narrow.",
         "What is not shown is not excluded: a difference smaller than the study can detect may be there.",
-        "Why an arm is better it does not say: diagnostics go along with returns, which is no cause.",
+        "It does not explain why an arm is better: diagnostics correlate with returns, which shows no cause.",
     ]
     for outcome in outcomes:
         if outcome.detectable is not None and outcome.deviation is not None:

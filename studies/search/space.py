@@ -9,10 +9,9 @@ import optuna
 
 from sbrl.config import Learner
 from sbrl.errors import UsageError, shown
-from studies.arms import BATCH_SIZE, BETA2, UPDATES_PER_STEP, Arm, config_of, value_of
+from studies.arms import BATCH_SIZE, BETA2, LEARNING_RATE, UPDATES_PER_STEP, Arm, config_of, value_of
 from studies.design import BY_BATCH, GIVEN_BY_STUDY, Between, Settings, Study
 
-LEARNING_RATE = "learner.learning_rate"
 EDGE = 0.05  # as a fraction of a range's width on its log scale
 
 

@@ -26,7 +26,6 @@ from studies.records import RunRecord
 from studies.scales import known_scale
 from studies.search.space import Space, ask, space_of
 
-ATTEMPTS = 2
 HOPELESS = 3  # after this many failed trials and no successful one, the next would fail too
 SETTINGS, WORKER, SCORES, REASON, SEARCH = "settings", "worker", "scores", "reason", "search"  # Optuna's user attributes
 
@@ -93,7 +92,6 @@ class Trials:
         self._worker, self._space, self._maker = worker, space_of(study), Maker(study, places)
         self._trial_of: dict[str, Trial] = {}  # of the running runs, by run name
         self._run_of: dict[str, PlannedRun] = {}
-        self._attempts: dict[str, int] = {}
         self._before = self._total = 0  # numbers of trials
         self._start = self._last_line = 0.0
 
@@ -175,16 +173,11 @@ class Trials:
 
     def _run_ended(self, task: Task, end: Ended) -> Task | None:
         run, trial = self._run_of.pop(task.name), self._trial_of.pop(task.name)
-        failure = self._maker.record(run, end, resumed="--resume" in task.command)
-        attempts = self._attempts.setdefault(task.name, 1)
-        if failure and attempts < ATTEMPTS:
-            self._attempts[task.name] += 1
-            self._say(f"{task.name} failed, and is tried once more: {failure}")
-            self._run_of[task.name], self._trial_of[task.name] = run, trial
-            return self._maker.task(run)
-        if failure:
-            self._maker.record_failed(run, failure)
-        return self._next_task(trial)
+        again = self._maker.end(run, task, end, self._say)
+        if again is None:
+            return self._next_task(trial)
+        self._run_of[task.name], self._trial_of[task.name] = run, trial
+        return again
 
     def _end(self, trial: Trial, state: TrialState, reason: str) -> None:
         trial.set_user_attr(REASON, reason)

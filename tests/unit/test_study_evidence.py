@@ -48,9 +48,9 @@ def test_good_runs_leave_nothing_to_say():
         (lambda runs: [replace(runs[0], score="evaluation"), *runs[1:]], "evaluation and training"),
         (
             lambda runs: [replace(run, status="failed", reason="it was killed") for run in runs],
-            "no test run is whole .it was killed",
+            "no test run is complete .it was killed",
         ),
-        (lambda runs: [replace(run, purpose="tune") for run in runs], "no test run is whole"),
+        (lambda runs: [replace(run, purpose="tune") for run in runs], "no test run is complete"),
     ],
 )
 def test_what_cannot_be_right_is_refused(spoil: Callable[[list[RunRecord]], list[RunRecord]], words: str):
@@ -161,7 +161,7 @@ def test_strangers_and_a_missed_ratio_are_named():
     runs = make_records(ARMS)
     off = replace(runs[0], counts=replace(runs[0].counts, samples_per_insert=4.0))
     found = texts(gather(make_question(), [off, *runs[1:], make_record("batch 64"), make_record("batch 8", seed=77)]))
-    assert "2 runs are none of the study's and left out: batch 64 on MinAtar/Breakout-v1, seed 0; batch 8" in found
+    assert "2 runs do not belong to the study and are left out: batch 64 on MinAtar/Breakout-v1, seed 0; batch 8" in found
     assert "Samples per insert are not what the settings ask for: batch 32" in found
     assert "(4 in place of 8)" in found
 
