@@ -129,6 +129,7 @@ def gather(question: Question, records: Sequence[RunRecord]) -> Evidence:
         *_few_seeds(question),
         *_more_than_studied(question, runs),
         *_seeds_of_tuning(records, runs),
+        *_untuned(question),
         *_at_edge(question),
         *_mixed(runs),
         *_unequal_curves(runs),
@@ -265,6 +266,14 @@ def _seeds_of_tuning(records: Sequence[RunRecord], runs: Mapping[Place, RunRecor
         yield Finding(
             f"Seeds {', '.join(map(str, shared))} served for tuning and testing: what was chosen on a seed looks better on it.",
             withholds=True,
+        )
+
+
+def _untuned(question: Question) -> Iterable[Finding]:
+    if question.untuned:
+        yield Finding(
+            f"The study tunes every arm, but of {_list(question.untuned)} tuning runs are missing or failed, or the tests have "
+            f"another value than the tuning chose."
         )
 
 

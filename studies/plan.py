@@ -17,7 +17,7 @@ from studies.making import Places
 from studies.measure import RunCost, cost_key, measure_all
 from studies.records import RunRecord, load_records
 from studies.statistics.power import detectable_difference
-from studies.verdict import ALPHA
+from studies.verdict import ALPHA, LAST_HORIZONS, MIN_SEEDS
 
 RECORD_BYTES = 10_000  # size of one run's record
 POWER = 0.8
@@ -94,8 +94,10 @@ def _power(study: Study, arms: Sequence[Arm], records: Sequence[RunRecord]) -> s
     seeds, comparisons = len(study.seeds.for_test), comparisons_of(study, arms)
     if not comparisons:
         return "nothing is compared: there is no comparison that a difference could be shown in"
-    if seeds < 2:
-        return "one test seed shows no difference: set seeds.test to 5 or more"
+    if seeds < MIN_SEEDS:
+        return f"no verdict: seeds.test has {seeds} seed{'s' * (seeds != 1)}, and a verdict needs {MIN_SEEDS}; add some"
+    if len(study.horizons) < LAST_HORIZONS:
+        return f"no verdict: horizons has one env step, and a verdict needs {LAST_HORIZONS}; add an earlier one"
     found = spread_of(records, study.env_steps)
     spread, source = (study.spread, "as the study states") if found is None else (found, "from the results that are there")
     if spread is None:
@@ -107,7 +109,8 @@ def _power(study: Study, arms: Sequence[Arm], records: Sequence[RunRecord]) -> s
     share = detectable_difference(spread, seeds, len(study.environments), candidates, ALPHA, POWER)
     return (
         f"detectable difference: {share:.0%} of the score, with {POWER:.0%} power at {ALPHA:g} over {candidates} candidates, "
-        f"if the standard deviation over seeds is {spread:.0%} of it ({source})"
+        f"at one horizon, if the standard deviation over seeds is {spread:.0%} of it ({source}); a verdict "
+        f"needs {LAST_HORIZONS} horizons, which has less power"
     )
 
 

@@ -18,7 +18,7 @@ from studies.arms import BATCH_SIZE, LEARNING_RATE, arms_of, comparisons_of, val
 from studies.design import Comparison, load_study
 from studies.records import RECORD, RunRecord, load_records, record_of_run_directory
 from studies.runner import STUDY_COPY
-from studies.tuning import TUNING
+from studies.tuning import TUNING, untuned_arms
 
 OWN_KEYS = frozenset({"env.id", "run.seed"})  # keys in which runs of one arm differ
 
@@ -36,6 +36,7 @@ class Question:
     studied: frozenset[str]  # config keys in which arms may differ
     tuned: bool  # whether each arm's learning rate was tuned, with equal budgets, on other seeds
     planned: bool  # whether there is a study file
+    untuned: tuple[str, ...] = ()  # arms whose tuning is incomplete, or was not used
     at_edge: tuple[str, ...] = ()  # arms whose tuning chose the lowest or highest value it tried
 
 
@@ -68,6 +69,7 @@ def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
     study = load_study(file)
     arms = arms_of(study)
     studied = {key for arm in arms for key in arm.settings} | ({study.tuning.key} if study.tuning else set())
+    untuned = untuned_arms(study, arms, records)
     return Question(
         text=" ".join(study.question.split()),
         arms=tuple(arm.name for arm in arms),
@@ -76,8 +78,9 @@ def question_of_study(file: Path, records: Sequence[RunRecord]) -> Question:
         horizons=study.horizons,
         comparisons=comparisons_of(study, arms),
         studied=frozenset(studied),
-        tuned=study.tuning is not None and study.tuning.key == LEARNING_RATE,
+        tuned=study.tuning is not None and study.tuning.key == LEARNING_RATE and not untuned,
         planned=True,
+        untuned=untuned,
         at_edge=arms_at_edge(file.parent),
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from sbrl.storage.atomic import replace_text
-from studies.arms import Arm, Variant, variants_of
+from studies.arms import Arm, Variant, tuning_runs, variants_of
 from studies.design import Study
 from studies.records import RunRecord
 
@@ -66,6 +66,24 @@ def chosen_variants(study: Study, arms: Sequence[Arm], choices: Mapping[str, Cho
     }
 
 
+def untuned_arms(study: Study, arms: Sequence[Arm], records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Arms whose tuning has missing runs or no result, or whose tests have another value than it chose; none without tuning."""
+    if study.tuning is None:
+        return ()
+    tried = {record.folder for record in records if record.purpose == "tune"}
+    found = []
+    for arm in arms:
+        choice, values = choose(study, arm, records), {variant.name: variant.value for variant in variants_of(study, arm)}
+        tests = [record for record in records if record.purpose == "test" and record.arm == arm.name]
+        if (
+            choice.chosen is None
+            or any(run.folder not in tried for run in tuning_runs(study, [arm]))
+            or any(record.settings.get(study.tuning.key) != values[choice.chosen] for record in tests)
+        ):
+            found.append(arm.name)
+    return tuple(found)
+
+
 def write_choices(results: Path, choices: Mapping[str, Choice]) -> None:
     """Writes tuning.json into a folder of results. Raises RunError if the file system refuses."""
     tree = {name: asdict(choice) for name, choice in choices.items()}
@@ -75,7 +93,7 @@ def write_choices(results: Path, choices: Mapping[str, Choice]) -> None:
 def _mean_score(study: Study, variant: Variant, environment: str, arm: Arm, records: Sequence[RunRecord]) -> float | None:
     wanted = (arm.name, variant.name, environment)
     runs = [one for one in records if one.purpose == "tune" and (one.arm, one.variant, one.environment) == wanted]
-    if any(run.status == "failed" for run in runs) or {run.seed for run in runs} != set(study.seeds.for_tuning):
+    if any(study.env_steps not in run.scores for run in runs) or {run.seed for run in runs} != set(study.seeds.for_tuning):
         return None
     return math.fsum(run.scores[study.env_steps] for run in runs) / len(runs)
 

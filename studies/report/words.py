@@ -48,8 +48,8 @@ def limits(evidence: Evidence, outcomes: tuple[Outcome, ...]) -> tuple[str, ...]
         if outcome.detectable is not None and outcome.deviation is not None:
             found.append(
                 f"With {len(question.seeds)} seeds, a difference of {number(outcome.detectable)} on the common scale would "
-                f"be shown in 80 % of studies like this one; a score's standard deviation over seeds is "
-                f"{number(outcome.deviation)}."
+                f"be shown at one horizon in 80 % of studies like this one, and at both, as a verdict needs it, in fewer; a "
+                f"score's standard deviation over seeds is {number(outcome.deviation)}."
             )
     if not question.planned:
         found.append(
@@ -141,11 +141,13 @@ def _next(outcome: Outcome, shown: str, costs: Mapping[str, ArmCost], reaches: M
     if outcome.answer == "adopt":
         return f"{cost}{GOING_BACK}"
     if outcome.answer == "keep":
-        return f"{cost}More seeds would not change this."
+        return f"{cost}The planned test has decided this."
     return f"{cost}{_more_seeds(outcome)}"
 
 
 def _more_seeds(outcome: Outcome) -> str:
+    if outcome.reasons and not outcome.looked_at:
+        return f"Make the missing runs first: the first look is at {outcome.looks[0]} seeds."
     if outcome.reasons:
         return "Put that right before more is run."
     if outcome.looked_at < outcome.looks[-1]:
@@ -154,4 +156,7 @@ def _more_seeds(outcome: Outcome) -> str:
         )
     if outcome.seeds_wanted is None:
         return "No number of seeds in reach would show a difference as small as the one seen."
-    return f"If the difference seen is the true one, about {outcome.seeds_wanted} seeds an arm show it in 80 % of studies."
+    return (
+        f"If the difference seen is the true one, about {outcome.seeds_wanted} seeds an arm show it at one horizon in 80 % of "
+        f"studies."
+    )

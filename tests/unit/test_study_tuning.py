@@ -11,7 +11,7 @@ import pytest
 from studies.arms import arms_of, tuning_runs
 from studies.design import Study, parse_study
 from studies.records import RunRecord, hash_of, settings_of
-from studies.tuning import Choice, choose, chosen_variants, write_choices
+from studies.tuning import Choice, choose, chosen_variants, untuned_arms, write_choices
 
 HORIZON = 10_000
 LOW, OWN, HIGH = (f"learner.learning_rate={value}" for value in ("0.000125", "0.00025", "0.0005"))
@@ -96,3 +96,14 @@ def test_a_value_with_a_failed_or_missing_run_is_not_chosen(study: Study, tmp_pa
     assert chosen_variants(study, arms_of(study), {"batch 32": nothing}) == {}
     write_choices(tmp_path, {"batch 32": nothing})
     assert '"chosen": null' in (tmp_path / "tuning.json").read_text()
+
+
+def test_arms_whose_tuning_is_incomplete_or_not_used_are_named(study: Study) -> None:
+    scores = {(name, one): value for name, value in ((LOW, 1.0), (OWN, 3.0), (HIGH, 2.0)) for one in (ONE, OTHER)}
+    made, arms = records(study, scores), arms_of(study)
+    test = replace(made[0], purpose="test", variant="", settings={**made[0].settings, "learner.learning_rate": 0.00025})
+    assert untuned_arms(study, arms, [*made, test]) == ()
+    other = replace(test, settings={**test.settings, "learner.learning_rate": 0.5})
+    for some in ([*made[1:], test], [test], [*made, other]):
+        assert untuned_arms(study, arms, some) == ("batch 32",)
+    assert untuned_arms(study.model_copy(update={"tuning": None}), arms, []) == ()
