@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sbrl.replay.queue_probe import AWAY_SECONDS, QueueProbe
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import SegmentShape, Stream, StreamRows, Transition
-from sbrl.replay.writer import BlockedError
 
 logger = logging.getLogger(__name__)
 
@@ -184,9 +183,7 @@ class SegmentStream:
     def _flush(self, max_unconfirmed: int, timeout_seconds: float) -> bool:
         """Waits for confirmations and counts them; returns whether at most this many segments are unconfirmed."""
         before = self._writer.confirmed_steps
-        try:
-            self._writer.flush(max_unconfirmed, timeout_seconds)
-        except BlockedError:
+        if not self._writer.flush(max_unconfirmed, timeout_seconds):
             return False
         self.inserted[self.shard] += self._writer.confirmed_steps - before
         return True

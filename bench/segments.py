@@ -95,12 +95,17 @@ def write(address: str, frames: NDArray[np.uint8], steps: int) -> None:
     for step in range(steps):
         rows.append(Transition(step % 6, 0.0, False, frames[step % len(frames)], 1))
         if writer.unconfirmed > 1:
-            writer.flush(1, WAIT_SECONDS)
+            flush(writer, 1)
     rows.end()
     rows.fill()
-    writer.flush(0, WAIT_SECONDS)
+    flush(writer, 0)
     print(1e6 * (time.process_time() - start) / steps, flush=True)
     writer.close()
+
+
+def flush(writer: SegmentWriter, max_unconfirmed: int) -> None:
+    if not writer.flush(max_unconfirmed, WAIT_SECONDS):
+        raise RunError(f"the shard confirmed too little within {WAIT_SECONDS:g} s")
 
 
 def measure(steps: int) -> int:

@@ -143,8 +143,8 @@ class Writer:
             for number, (writer, rows) in enumerate(self._streams):
                 frame = self._frames[(self._steps + 101 * number) % len(self._frames)]
                 rows.append(Transition(self._steps % 6, 0.0, False, frame, 1))
-                if writer.unconfirmed > MAX_UNCONFIRMED:
-                    writer.flush(MAX_UNCONFIRMED, START_SECONDS)
+                if writer.unconfirmed > MAX_UNCONFIRMED and not writer.flush(MAX_UNCONFIRMED, START_SECONDS):
+                    raise RunError(f"the shard confirmed too little within {START_SECONDS:g} s")
             self._steps += 1
 
     def go_on(self, rate: int, done: threading.Event) -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sbrl.replay.backend import reverb
+from sbrl.replay.reverb_writer import close_writer, flush_writer
 from sbrl.replay.segment_tables import LOG, QUEUE
 from sbrl.replay.segments import PADDING, Row, SegmentShape, Stream
-from sbrl.replay.writer import close_writer, flush_writer
 
 _TABLES = (LOG, QUEUE)  # in this order, so that the log holds every segment of the queue
 
@@ -91,17 +91,18 @@ class SegmentWriter:
         """Seconds since the oldest segment that may be unconfirmed was sent; 0 if there is none."""
         return time.monotonic() - self._unconfirmed[0].time if self._unconfirmed else 0.0
 
-    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> None:
+    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> bool:
         """Waits until at most `max_unconfirmed` segments are unconfirmed.
 
-        Raises:
-            BlockedError: the time limit has passed. Nothing is lost: call again, or `close`.
+        Returns False if the time limit passes first. Nothing is lost: call again, or `close`.
         """
         if self._writer is None:
-            return
-        flush_writer(self._writer, len(_TABLES) * max_unconfirmed, timeout_seconds, self._where)
+            return True
+        if not flush_writer(self._writer, len(_TABLES) * max_unconfirmed, timeout_seconds):
+            return False
         while len(self._unconfirmed) > max_unconfirmed:
             self.confirmed_steps += self._unconfirmed.popleft().steps
+        return True
 
     def close(self) -> None:
         """Ends the stream at once. Unconfirmed segments, and rows that are not in a segment yet, are dropped."""
@@ -110,10 +111,6 @@ class SegmentWriter:
         self._writer = None
         self._unconfirmed.clear()
         self._rows = 0
-
-    @property
-    def _where(self) -> str:
-        return f"shard {self.shard} at {self._addresses[self.shard]}"
 
     def _keep_overlap(self) -> None:
         """Keeps the rows that the next segment begins with. Reverb has copied the other rows."""

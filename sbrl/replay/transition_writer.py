@@ -10,9 +10,9 @@ import numpy as np
 
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import TABLE, ItemShape
+from sbrl.replay.reverb_writer import close_writer, flush_writer
 from sbrl.replay.segment_writer import SegmentWriter
 from sbrl.replay.segments import PADDING, Row, SegmentShape, Stream
-from sbrl.replay.writer import close_writer, flush_writer
 
 FRAME_CHUNK = 4  # frames compressed together: 2.3 times smaller than one by one, and few are unpacked without need
 STEP_CHUNK = 8  # rows of the small columns sent together
@@ -72,12 +72,13 @@ class TransitionWriter(SegmentWriter):
         super().segment()
         self._unsent_steps = 0
 
-    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> None:
+    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> bool:
         if self._item_writer is not None:
             may_wait = itertools.islice(reversed(self._unconfirmed), max_unconfirmed)
             items = self._unsent_steps + sum(sent.steps for sent in may_wait)
-            flush_writer(self._item_writer, items, timeout_seconds, self._where)
-        super().flush(max_unconfirmed, timeout_seconds)
+            if not flush_writer(self._item_writer, items, timeout_seconds):
+                return False
+        return super().flush(max_unconfirmed, timeout_seconds)
 
     def close(self) -> None:
         if self._item_writer is not None:

@@ -54,7 +54,7 @@ def _written(folder: Path) -> Path:
         rows.append(Transition(0, 1.0, t == STEPS - 1, frame_of(t + 2), 1))
     rows.end()
     rows.fill()
-    writer.flush(0, WRITE_SECONDS)
+    assert writer.flush(0, WRITE_SECONDS)
     writer.close()
     checkpoint = Path(reverb.Client(address).checkpoint())
     server.stop()

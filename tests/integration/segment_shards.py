@@ -202,7 +202,7 @@ def write_steps(address: str, shape: SegmentShape, steps: int, start: int = 0) -
         rows.append(Transition(step % 7, float(step), False, frame, weights_version=1))
     rows.end()
     rows.fill()
-    writer.flush(0, TIMEOUT)
+    assert writer.flush(0, TIMEOUT)
     writer.close()
 
 

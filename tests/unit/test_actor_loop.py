@@ -17,7 +17,6 @@ from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
 from sbrl.networks.policy import EpsilonGreedyPolicy
 from sbrl.replay.segments import SegmentShape, Stream
-from sbrl.replay.writer import BlockedError
 from sbrl.runtime.lifecycle import START_AGAIN
 from sbrl.telemetry.metrics import ActorMetrics
 
@@ -43,14 +42,14 @@ class Writer:
     def segment(self) -> None:
         self.unconfirmed += 1
 
-    def flush(self, max_unconfirmed: int, timeout: float) -> None:
+    def flush(self, max_unconfirmed: int, timeout: float) -> bool:
         confirmed = min(self.unconfirmed - max_unconfirmed, self._admitted)
         self.unconfirmed -= confirmed
         self._admitted -= confirmed
         self.confirmed_steps += 2 * confirmed
         if self.unconfirmed > max_unconfirmed:
             threading.Event().wait(timeout)
-            raise BlockedError("nothing confirmed")
+        return self.unconfirmed <= max_unconfirmed
 
     def close(self) -> None:
         pass

@@ -12,7 +12,6 @@ import pytest
 from actors import segment_stream
 from actors.segment_stream import SegmentStream, preferred_shard
 from sbrl.replay.segments import SegmentShape, Stream, Transition
-from sbrl.replay.writer import BlockedError
 
 SHAPE = SegmentShape(1, 1, (2,), np.dtype(np.float32), steps=2)
 OBSERVATION = np.zeros((1, 2), np.float32)
@@ -53,13 +52,14 @@ class Writer:
     def segment(self) -> None:
         self.unconfirmed += 1
 
-    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> None:
+    def flush(self, max_unconfirmed: int, timeout_seconds: float) -> bool:
         if self._waits:
             threading.Event().wait(timeout_seconds)
             self._waits -= 1
-            raise BlockedError("nothing confirmed")
+            return False
         self.confirmed_steps += SHAPE.steps * max(0, self.unconfirmed - max_unconfirmed)
         self.unconfirmed = min(self.unconfirmed, max_unconfirmed)
+        return True
 
     def close(self) -> None:
         self.unconfirmed = 0

@@ -1,4 +1,4 @@
-"""The functions that all writers to shards share."""
+"""Closes and flushes Reverb's writers, for both kinds of writers to shards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import contextlib
 from typing import Any
 
 from sbrl.replay.backend import reverb
-
-
-class BlockedError(Exception):
-    """The shard did not confirm items within the time limit: its queue is full, or it is gone."""
 
 
 def close_writer(writer: Any) -> None:
@@ -24,16 +20,13 @@ def close_writer(writer: Any) -> None:
     writer.close()
 
 
-def flush_writer(writer: Any, max_unconfirmed: int, timeout_seconds: float, where: str) -> None:
+def flush_writer(writer: Any, max_unconfirmed: int, timeout_seconds: float) -> bool:
     """Waits until at most `max_unconfirmed` items are unconfirmed.
 
-    Args:
-        where: the shard, for the message.
-
-    Raises:
-        BlockedError: the time limit has passed. Nothing is lost: call again.
+    Returns False if the time limit passes first: the shard's queue is full, or it is gone. Nothing is lost: call again.
     """
     try:
         writer.flush(block_until_num_items=max_unconfirmed, timeout_ms=max(1, int(timeout_seconds * 1000)))
-    except reverb.errors.DeadlineExceededError as error:
-        raise BlockedError(where) from error
+    except reverb.errors.DeadlineExceededError:
+        return False
+    return True
