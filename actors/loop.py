@@ -109,10 +109,10 @@ class ActorLoop:
     def report(self) -> None:
         """Brings the metrics up to date with the streams."""
         metrics, raise_to, streams = self._metrics, self._totals.raise_to, self._streams
-        dropped, confirmed = (sum(sum(getattr(stream, name)) for stream in streams) for name in ("dropped", "inserted"))
+        dropped = sum(stream.dropped for stream in streams)
         at_close = sum(stream.dropped_at_close for stream in streams)
         raise_to(metrics.frames, self._collector.env_steps * self._frames_per_step)
-        raise_to(metrics.transitions_confirmed, confirmed)
+        raise_to(metrics.transitions_confirmed, sum(stream.inserted for stream in streams))
         raise_to(metrics.transitions_dropped.labels("shard_lost"), dropped - at_close)
         raise_to(metrics.transitions_dropped.labels("stopped"), at_close)
         raise_to(metrics.streams_moved, sum(stream.moves for stream in streams))

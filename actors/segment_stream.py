@@ -60,8 +60,8 @@ class SegmentStream:
         self._left = -1  # the shard that was just given up, not to be chosen again at once
         self.created = 0  # steps written: confirmed, dropped or in flight
         self.blocked_seconds = 0.0
-        self.inserted = [0] * len(probes)  # steps that each shard has confirmed
-        self.dropped = [0] * len(probes)  # steps given up with each shard
+        self.inserted = 0  # steps that shards have confirmed
+        self.dropped = 0  # steps given up with a shard
         self.dropped_at_close = 0  # of these, steps that no shard confirmed before the actor ended
 
     @property
@@ -77,7 +77,7 @@ class SegmentStream:
     @property
     def in_flight(self) -> int:
         """Steps that are neither confirmed nor given up."""
-        return self.created - sum(self.inserted) - sum(self.dropped)
+        return self.created - self.inserted - self.dropped
 
     def begin(self, observation: NDArray[Any]) -> None:
         """Starts an episode with its first observation, frame_dtype[stack, *frame_shape]."""
@@ -161,7 +161,7 @@ class SegmentStream:
 
     def _abandon(self) -> None:
         """Ends the stream and drops its steps in flight."""
-        self.dropped[self.shard] += self.in_flight
+        self.dropped += self.in_flight
         self._writer.close()
         self._rows = None
 
@@ -185,7 +185,7 @@ class SegmentStream:
         before = self._writer.confirmed_steps
         if not self._writer.flush(max_unconfirmed, timeout_seconds):
             return False
-        self.inserted[self.shard] += self._writer.confirmed_steps - before
+        self.inserted += self._writer.confirmed_steps - before
         return True
 
     def _is_lost(self) -> bool:

@@ -59,7 +59,7 @@ class ReverbBatches:
 
     @property
     def priorities_ignored(self) -> int:
-        return sum(sum(sampler.priorities_dropped.values()) for sampler in self._samplers)
+        return sum(sampler.priorities_dropped for sampler in self._samplers)
 
     def next(self, horizon: Horizon, timeout: float) -> Drawn | None:
         try:

@@ -24,8 +24,6 @@ _SESSION = tf.compat.v1.ConfigProto(
     intra_op_parallelism_threads=1, inter_op_parallelism_threads=1, use_per_session_threads=True, device_count={"GPU": 0}
 )
 MAX_PRIORITY_UPDATES = 64  # batches of priorities that may wait for one shard
-# Why priorities did not reach their shard: it was gone, it took them too slowly, it refused them, or the learner ended first.
-DROP_REASONS = ("shard_lost", "shard_slow", "refused", "stopped")
 
 
 class ShardSampler:
@@ -53,8 +51,8 @@ class ShardSampler:
         self._priorities: queue.Queue[tuple[Items, NDArray[np.float64]]] = queue.Queue(MAX_PRIORITY_UPDATES)
         self.probe = QueueProbe(address, shard, on_up=self._start_stream)
         self._calls: dict[threading.Event, int] = {}  # priorities in the call in flight, by the event that cancels its thread
-        self._dropping = threading.Lock()  # guards the counts, which three threads increment
-        self.priorities_dropped = dict.fromkeys(DROP_REASONS, 0)
+        self._dropping = threading.Lock()  # guards the count, which three threads increment
+        self.priorities_dropped = 0  # the shard was gone, slow or refused them, or the learner ended
 
     def start(self) -> None:
         self.probe.start()
@@ -64,18 +62,18 @@ class ShardSampler:
         self.probe.stop()
         self._stopped.set()
         self._cancel_stream.set()
-        self._give_up_call("stopped")
+        self._give_up_call()
         with contextlib.suppress(queue.Empty):
             while True:
                 items, _ = self._priorities.get_nowait()
-                self._drop("stopped", len(items.key))
+                self._drop(len(items.key))
 
     def update_priorities(self, items: Items, priorities: NDArray[np.float64]) -> None:
         """Hands priorities, all finite, to the sending thread. If its queue is full, they are dropped and counted."""
         try:
             self._priorities.put_nowait((items, priorities))
         except queue.Full:
-            self._drop("shard_slow" if self.is_up else "shard_lost", len(items.key))
+            self._drop(len(items.key))
 
     def _spawn(self, target: Callable[..., None], name: str, *args: Any) -> None:
         threading.Thread(target=target, args=args, name=f"shard-{self.shard}-{name}", daemon=True).start()
@@ -87,19 +85,19 @@ class ShardSampler:
 
     def _start_stream(self) -> None:
         self._cancel_stream.set()  # discards the batches that an earlier stream still delivers
-        self._give_up_call("shard_lost")
+        self._give_up_call()
         self._cancel_stream = threading.Event()
         self._spawn(self._stream, "stream", self._cancel_stream)
         # A new client resolves the name again: the shard may be back at another address.
         self._spawn(self._send_priorities, "priorities", reverb.Client(self.address), self._cancel_stream)
 
-    def _give_up_call(self, reason: str) -> None:
+    def _give_up_call(self) -> None:
         """Counts the priorities of a call in flight as dropped: the call may hang for ever, and its outcome is unknown."""
-        self._drop(reason, self._calls.pop(self._cancel_stream, 0))
+        self._drop(self._calls.pop(self._cancel_stream, 0))
 
-    def _drop(self, reason: str, priorities: int) -> None:
+    def _drop(self, priorities: int) -> None:
         with self._dropping:
-            self.priorities_dropped[reason] += priorities
+            self.priorities_dropped += priorities
 
     def _stream(self, cancelled: threading.Event) -> None:
         try:
@@ -160,7 +158,7 @@ class ShardSampler:
             try:
                 client.mutate_priorities(TABLE, dict(zip(items.key.tolist(), priorities.tolist(), strict=True)))
             except (RuntimeError, ValueError) as error:  # ValueError: a priority that is negative
-                self._drop("refused", self._calls.pop(cancelled, 0))  # 0 if the call was given up meanwhile
+                self._drop(self._calls.pop(cancelled, 0))  # 0 if the call was given up meanwhile
                 logger.warning("priorities for replay shard %d were refused: %s", self.shard, error)
                 continue
             self._calls.pop(cancelled, 0)

@@ -153,7 +153,7 @@ class Actor:
 
     @property
     def dropped(self) -> int:
-        return sum(sum(stream.dropped) for stream in self.streams)
+        return sum(stream.dropped for stream in self.streams)
 
 
 def collect(
@@ -187,7 +187,7 @@ def collect(
     for env, stream in enumerate(streams):
         stream.drain()
         shard = (actor * num_envs + env) % len(addresses)
-        assert (stream.shard, stream.created, stream.inserted[shard], sum(stream.dropped)) == (shard, steps, steps, 0)
+        assert (stream.shard, stream.created, stream.inserted, stream.dropped) == (shard, steps, steps, 0)
         stream.close()
 
 

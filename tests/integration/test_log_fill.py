@@ -38,7 +38,7 @@ class Log:
 
     def newest_first(self) -> list[tuple[int, int]]:
         """(env, first) of the log's segments: the last ones that came through the queue."""
-        wait_for(lambda: self.taken.receipts.total.received == sum(sum(s.inserted) for s in self.actor.streams), "not read")
+        wait_for(lambda: self.taken.receipts.total.received == sum(s.inserted for s in self.actor.streams), "not read")
         order = sorted((segment.first, segment.of.env) for _, segment in self.taken.segments)
         return [(env, first) for first, env in reversed(order)][:CAPACITY]
 
@@ -175,7 +175,7 @@ def test_what_a_learner_had_read_after_its_checkpoint_comes_back_from_the_log(lo
 
     log.reader.fill(1, sink)
     assert log.reader.filled.wait(TIMEOUT)
-    written = sum(sum(stream.inserted) for stream in log.actor.streams)
+    written = sum(stream.inserted for stream in log.actor.streams)
     assert memory.total.received == restored.total.received == written
     assert restored.total.lost == restored.total.recovered == 2 * 3 * SHAPE.steps
 

@@ -176,12 +176,12 @@ def test_what_is_confirmed_is_in_the_table_and_a_full_queue_holds_the_writer(mak
     assert shard.blocked.wait(TIMEOUT)
     held = shard.server.info()
     assert held.queue_segments == QUEUE_SEGMENTS
-    assert shard.stream.inserted[0] <= held.transitions <= shard.stream.created < sum(one.length for one in script)
+    assert shard.stream.inserted <= held.transitions <= shard.stream.created < sum(one.length for one in script)
     reader = shard.read_segments()
     writing.join(TIMEOUT)
     assert not writing.is_alive()
     shard.stream.drain()
-    assert shard.stream.inserted == [1800]
+    assert shard.stream.inserted == 1800
     assert shard.server.info().transitions == 1800
     stop_reading([reader], shard.shape.without_frames())
 
@@ -196,8 +196,8 @@ def test_items_in_the_making_are_dropped_with_their_stream(make_shard: Callable[
     writing.join(TIMEOUT)
     assert not writing.is_alive()
     shard.stream.close()
-    assert shard.stream.inserted[0] + shard.stream.dropped[0] == shard.stream.created == 720
-    assert shard.stream.dropped[0] > 0
+    assert shard.stream.inserted + shard.stream.dropped == shard.stream.created == 720
+    assert shard.stream.dropped > 0
 
 
 def test_priorities_return_and_decide_what_is_sampled(make_shard: Callable[..., Shard]) -> None:

@@ -172,7 +172,7 @@ def test_a_full_queue_holds_its_writers_until_it_is_read(address: str) -> None:
     actor.close()
     stop_reading([reader], SHAPE)
     assert taken.receipts.total == (20 * SHAPE.steps, 0, 0, 0)
-    assert (actor.dropped, actor.streams[0].inserted) == (0, [20 * SHAPE.steps])
+    assert (actor.dropped, actor.streams[0].inserted) == (0, 20 * SHAPE.steps)
 
 
 def test_an_actor_that_stops_before_a_full_queue_counts_what_is_left(address: str) -> None:
@@ -190,9 +190,9 @@ def test_an_actor_that_stops_before_a_full_queue_counts_what_is_left(address: st
     actor.close()
     stream = actor.streams[0]
     assert stream.in_flight == 0
-    assert stream.inserted[0] + stream.dropped[0] == stream.created == 20 * SHAPE.steps
-    assert stream.dropped_at_close == stream.dropped[0] > 0
-    assert stream.inserted[0] <= before
+    assert stream.inserted + stream.dropped == stream.created == 20 * SHAPE.steps
+    assert stream.dropped_at_close == stream.dropped > 0
+    assert stream.inserted <= before
 
 
 def test_an_episode_that_an_error_cut_off_is_written_to_its_end(address: str) -> None:
@@ -206,7 +206,7 @@ def test_an_episode_that_an_error_cut_off_is_written_to_its_end(address: str) ->
     last = taken.segments[-1][1]
     (row,) = np.flatnonzero(last.action == 11 % 7)[-1:]
     assert last.frame[row + 1].tolist() == [11.0, -11.0]
-    assert (actor.dropped, actor.streams[0].inserted) == (0, [11])
+    assert (actor.dropped, actor.streams[0].inserted) == (0, 11)
 
 
 def test_a_connection_that_leads_nowhere_is_left_although_the_shard_answers() -> None:
@@ -314,7 +314,7 @@ def test_a_shard_that_is_away_is_left_within_two_seconds_and_taken_again(shards:
         assert longest < 10  # on a busy machine; 1.6 s else
         assert sum(stream.blocked_seconds for stream in actor.streams) - blocked < 10
         actor.step(5 * SHAPE.steps)
-        left = sum(stream.dropped[0] for stream in actor.streams)
+        left = sum(stream.dropped for stream in actor.streams)
         assert 0 < left <= 2 * (2 * SHAPE.steps + SHAPE.rows)
     finally:
         shards[0].process.send_signal(signal.SIGCONT)
@@ -341,7 +341,7 @@ def test_a_killed_shards_checkpoint_is_served_again_and_what_it_lost_is_a_gap(sh
     actor.begin()
     actor.step(10 * SHAPE.steps + SHAPE.rows)
     assert actor.streams[0]._flush(0, TIMEOUT)
-    confirmed = actor.streams[0].inserted[0]
+    confirmed = actor.streams[0].inserted
     assert confirmed >= 10 * SHAPE.steps
     taken.more(2)
     wait_for(lambda: len(taken.segments) == 2, "two segments are not read")
@@ -349,7 +349,7 @@ def test_a_killed_shards_checkpoint_is_served_again_and_what_it_lost_is_a_gap(sh
     taken.more(4)  # read after the checkpoint: they come again
     wait_for(lambda: len(taken.segments) == 6, "six segments are not read")
     actor.step(6 * SHAPE.steps)  # written after it: gone, but for what may be in flight
-    before = actor.streams[0].inserted[0]
+    before = actor.streams[0].inserted
     shard.kill()
     wait_for(lambda: actor.probes[0].is_away, "the shard is not missed")
     threading.Timer(0.1, shard.start).start()
@@ -375,7 +375,7 @@ def numbers_in(taken: Taken) -> list[int]:
 def step_on(actor: Actor, before: int) -> bool:
     """Steps; returns whether the stream is a new one, of which the shard has confirmed more than the `before` steps."""
     actor.step(SHAPE.steps)
-    return sum(actor.streams[0].dropped) > 0 and actor.streams[0].inserted[0] > before
+    return actor.streams[0].dropped > 0 and actor.streams[0].inserted > before
 
 
 def test_a_reader_without_a_shard_stops_at_once() -> None:

@@ -113,5 +113,5 @@ def test_an_actor_that_is_given_another_index_drains_and_starts_again() -> None:
     loop.report()
     envs.close()
     # Seven steps, of which the shard took two segments. The shard is not away, so the actor gave up the rest.
-    assert (stream.created, stream.inserted, stream.dropped) == (7, [4], [3])
+    assert (stream.created, stream.inserted, stream.dropped) == (7, 4, 3)
     assert (dropped("shard_lost"), dropped("stopped")) == (0.0, 3.0)
