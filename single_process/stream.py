@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.memory.replay import ReplayMemory
-from sbrl.replay.segments import PADDING, SEGMENT_STEPS, Row, Segment, SegmentShape, Stream, StreamRows, Transition
+from sbrl.config import SEGMENT_STEPS
+from sbrl.replay.segments import PADDING, Row, Segment, SegmentShape, Stream, StreamRows, Transition
 
 
 class SerialStream:

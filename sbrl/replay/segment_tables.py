@@ -9,7 +9,6 @@ bytes per transition, against 1,070 in chunks of 8 rows. A writer also calls Rev
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from sbrl.replay.backend import TensorSpec, reverb
 from sbrl.replay.items import TABLE, ItemShape
+from sbrl.replay.sampling import slots_for
 from sbrl.replay.segments import Segment, SegmentShape
 
 QUEUE, LOG = "queue", "log"
@@ -25,7 +25,7 @@ QUEUE, LOG = "queue", "log"
 
 def log_segments(capacity: int, shape: SegmentShape) -> int:
     """Number of segments in a shard's log. Args: capacity: the shard's share of the replay, in transitions."""
-    return max(1, math.ceil(capacity / shape.steps))
+    return max(1, slots_for(shape, capacity))
 
 
 def make_tables(shape: SegmentShape, queue_segments: int, log_segments: int) -> list[reverb.Table]:

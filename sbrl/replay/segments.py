@@ -32,10 +32,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sbrl.config import SEGMENT_STEPS
 from sbrl.envs.spec import EnvSpec
 
 PADDING = -1  # the action of a row that is not a step
-SEGMENT_STEPS = 32  # L
 STREAM_FIELDS = ("actor", "incarnation", "env", "stream", "start", "previous_shard", "number")
 
 

@@ -6,15 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from sbrl.config import Config
+from sbrl.config import SEGMENT_STEPS, Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError, UsageError
 from sbrl.replay.backend import reverb
 from sbrl.replay.items import TABLE, ItemShape
 from sbrl.replay.segment_tables import LOG, QUEUE, log_segments, make_tables, transitions_table
-from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape
+from sbrl.replay.segments import SegmentShape
 from sbrl.replay.shard_checkpoints import ShardCheckpoints, leave_pages
-from sbrl.replay.sharding import share
 from sbrl.rpc.ports import check_port_free
 from sbrl.storage.atomic import replace_text
 
@@ -186,6 +185,11 @@ class ShardServer:
             port=self.port,
             checkpointer=reverb.platform.checkpointers_lib.DefaultCheckpointer(str(self.checkpoints.reverb_folder)),
         )
+
+
+def share(total: int, num_shards: int, shard: int) -> int:
+    """The share of `total` that `shard` (from 0) gets. The shares of all shards add up to `total`."""
+    return total // num_shards + (shard < total % num_shards)
 
 
 def _sampled(tables: dict[str, reverb.TableInfo]) -> int:

@@ -28,7 +28,7 @@ from actors.segment_stream import SegmentStream, preferred_shard
 from learner.ending import RunEnd
 from learner.replay import Replay
 from sbrl import config as configs
-from sbrl.config import Config
+from sbrl.config import SEGMENT_STEPS, Config
 from sbrl.coordination.fleet import RunState
 from sbrl.coordination.fleet_watch import FleetWatch
 from sbrl.envs.make import make_envs, make_spec
@@ -37,7 +37,7 @@ from sbrl.monitor.run_status import RunStatus
 from sbrl.replay.queue_probe import QueueProbe
 from sbrl.replay.receipts import WITH_ACTORS
 from sbrl.replay.segment_writer import SegmentWriter
-from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Stream
+from sbrl.replay.segments import SegmentShape, Stream
 from sbrl.rpc.ports import free_ports
 from sbrl.runtime.arguments import whole_number
 from sbrl.runtime.program import run_program

@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sbrl.config import Config
+from sbrl.config import SEGMENT_STEPS, Config
 from sbrl.coordination.fleet import RunState
-from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.replay.shard import QUEUE_SEGMENTS
 from sbrl.v1.episodes_pb2 import Episode
 from tests.chaos.faults import STOP_SECONDS, Outcome

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from learner.memory.replay import ReplayMemory, Sample
+from sbrl.config import SEGMENT_STEPS
 from sbrl.replay.items import Transitions
-from sbrl.replay.segments import SEGMENT_STEPS, SegmentShape, Transition
+from sbrl.replay.segments import SegmentShape, Transition
 from single_process.stream import SerialStream, segment_steps
 from tests.scripted_episodes import Episode, Expected, check, frame_of, reference, terminals
 

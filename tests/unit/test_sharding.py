@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.segment_stream import preferred_shard
-from sbrl.replay.sharding import share
+from sbrl.replay.shard import share
 
 
 @given(total=st.integers(0, 10**7), num_shards=st.integers(1, 16))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from sbrl import config as configs
+from sbrl.config import SEGMENT_STEPS
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import UsageError
-from sbrl.replay.segments import SEGMENT_STEPS
 from sbrl.storage.metadata import hardware
 from sbrl.storage.run_directory import RunDirectory
 from sbrl.storage.tables import write_episodes, write_evaluations
