@@ -105,7 +105,6 @@ def items_by_definition(episodes: Sequence[Episode], stack: int, n_max: int) -> 
         meta=np.zeros((size, 1, 5), np.int64),
         key=np.arange(size, dtype=np.uint64),
         probability=np.full(size, 1 / size),
-        table_size=size,
         shard=0,
     )
 

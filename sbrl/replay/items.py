@@ -75,7 +75,6 @@ class Items(NamedTuple):
     meta: NDArray[np.int64]  # [B, 1, len(META_FIELDS)]
     key: NDArray[np.uint64]  # [B], unique within the shard
     probability: NDArray[np.float64]  # [B], of being sampled from the shard
-    table_size: int  # items in the shard at the time of sampling
     shard: int
 
     @classmethod

@@ -126,7 +126,6 @@ class ShardSampler:
                     sample.data,
                     key=sample.info.key,
                     probability=sample.info.probability,
-                    table_size=int(sample.info.table_size[0]),
                     shard=self.shard,
                 )
 

@@ -115,7 +115,7 @@ class Shard:
         assert sorted(found) == list(range(steps))
         columns = [np.array(column) for column in zip(*(found[number] for number in range(steps)), strict=True)]
         frame, action, reward, discount, meta, key, probability = columns
-        return Items(frame, action, reward, discount, meta, key, probability, table_size=steps, shard=0)
+        return Items(frame, action, reward, discount, meta, key, probability, shard=0)
 
     def close(self) -> None:
         self.stream.close()

@@ -106,7 +106,6 @@ def windows(segments: Sequence[Segment], shape: SegmentShape) -> Items:
         *(frame, action, reward, discount, np.zeros((size, 1, 5), np.int64)),
         key=np.arange(size, dtype=np.uint64),
         probability=np.ones(size),
-        table_size=size,
         shard=0,
     )
 

@@ -40,7 +40,6 @@ def items_of_episode(reward: NDArray[np.float32], terminals: list[int]) -> Items
         meta=np.zeros((steps, 1, 5), np.int64),
         key=np.zeros(steps, np.uint64),
         probability=np.full(steps, 1 / steps),
-        table_size=steps,
         shard=0,
     )
 

@@ -41,7 +41,6 @@ def items(actions: list[int], discounts: list[float]) -> Items:
         meta=np.zeros((1, 1, 5), np.int64),
         key=np.zeros(1, np.uint64),
         probability=np.ones(1),
-        table_size=1,
         shard=0,
     )
 
