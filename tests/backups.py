@@ -33,7 +33,7 @@ def make_run(path: Path, run_id: str = "pong-1", shards: int = 2) -> RunDirector
         (run.replay_checkpoints(shard) / "sampling").write_text("cached\n", encoding="utf-8")
     store = Store(run.coordinator / "state.sqlite")
     store.add_lease(lease("actor-0", seen_time=1000.0), None)
-    store.record(1, {"env_steps": 500.0}, 600, 1000.0, ended=False)
+    store.update_lease(1, {"env_steps": 500.0}, 600, 1000.0, ended=False)
     store.acquire_term("learner")
     (run.coordinator / "weights-0000000002.safetensors").write_bytes(WEIGHTS)
     store.add_weights(WeightsRecord(2, 1, 200, len(WEIGHTS), zlib.crc32(WEIGHTS), 1000.0), 0)

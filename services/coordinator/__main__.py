@@ -28,7 +28,6 @@ def main(argv: Sequence[str]) -> None:
     metrics = CoordinatorMetrics(registry)
     coordinator = Coordinator(
         arguments.run_dir / "coordinator",
-        config.run.env_steps,
         metrics,
         settle=lambda before: settled_config(arguments.config, before),
     )

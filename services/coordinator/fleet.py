@@ -16,7 +16,7 @@ from sbrl.telemetry.metrics import CoordinatorMetrics
 from sbrl.v1 import fleet_pb2
 from services.coordinator.allowance import step_allowance
 from services.coordinator.leases import FORGET_SECONDS, Lease, Leases, never_given
-from services.coordinator.refusal import Refused, invalid
+from services.coordinator.refusal import Refused, invalid, stale
 from services.coordinator.store import Store
 
 LEASE_SECONDS = 10.0
@@ -201,10 +201,7 @@ class Fleet:
         """Raises Refused for a replaced learner: what it trained since then is not part of the run's network."""
         if lease.role == "learner" and request.term and request.term != self._store.number("term"):
             self._metrics.reports_fenced.inc()
-            raise Refused(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"term {request.term} is not the newest: another learner has taken over",
-            )
+            raise stale(request.term)
 
     def _is_state(self, state: RunState) -> float:
         return float(self._state() is state)

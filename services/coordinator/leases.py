@@ -155,7 +155,7 @@ class Leases:
     def save(self, lease: Lease) -> None:
         """Writes a changed lease."""
         self._reserve(lease)
-        self._store.record(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
+        self._store.update_lease(lease.record.incarnation, lease.counters, lease.step_limit, time.time(), ended=not lease.alive)
 
     def expired(self) -> list[Lease]:
         """Live leases that were not renewed. Forgets members that are long gone.

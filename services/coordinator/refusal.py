@@ -25,6 +25,11 @@ def invalid(message: str) -> Refused:
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+def stale(term: int) -> Refused:
+    """The refusal of a learner that has been replaced."""
+    return Refused(grpc.StatusCode.FAILED_PRECONDITION, f"term {term} is not the newest: another learner has taken over")
+
+
 # Ordinary events: a lease has ended, no weights are there yet, or a second learner waits for its turn and asks every second.
 _ORDINARY = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS})
 

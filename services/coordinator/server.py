@@ -44,24 +44,16 @@ _log = logging.getLogger(__name__)
 class Coordinator:
     """The whole coordinator, with its state in one directory. The state survives kill -9."""
 
-    def __init__(
-        self,
-        directory: Path,
-        target_env_steps: int,
-        metrics: CoordinatorMetrics,
-        settle: Callable[[str], Config],
-    ) -> None:
+    def __init__(self, directory: Path, metrics: CoordinatorMetrics, settle: Callable[[str], Config]) -> None:
         """
         Args:
             directory: made if necessary.
-            target_env_steps: run.env_steps.
             settle: the run's previous config as YAML, empty for a new run -> the run's present config.
 
         Raises:
             UsageError: the token or certificate that the environment variables name cannot be read.
         """
         self._directory = directory
-        self._target_env_steps = target_env_steps
         self._metrics = metrics
         self._settle = settle
         self._credentials = Credentials.from_environment()
@@ -83,7 +75,7 @@ class Coordinator:
         self.config = self._settle(self._store.text(_CONFIG))
         text = configs.dump(self.config)
         self._store.set_text(_CONFIG, text)
-        fleet = Fleet(self._store, self._target_env_steps, self._metrics, text)
+        fleet = Fleet(self._store, self.config.run.env_steps, self._metrics, text)
         add_services(self._server, self._store, weights, fleet, self._metrics)
         self._server.start()
         newest = weights.newest.record.version if weights.newest else 0

@@ -128,7 +128,9 @@ class Store:
                 execute("UPDATE leases SET origin = incarnation WHERE incarnation = ?", (added,))
             return int(added)
 
-    def record(self, incarnation: int, counters: Mapping[str, float], step_limit: int, seen_time: float, ended: bool) -> None:
+    def update_lease(
+        self, incarnation: int, counters: Mapping[str, float], step_limit: int, seen_time: float, ended: bool
+    ) -> None:
         """Writes a lease's state after a heartbeat or after its end."""
         with self._transaction() as execute:
             execute(

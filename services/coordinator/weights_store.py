@@ -9,11 +9,10 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import grpc
 import safetensors
 
 from sbrl.storage.atomic import write_durably
-from services.coordinator.refusal import Refused, invalid
+from services.coordinator.refusal import invalid, stale
 from services.coordinator.store import MAX_INTEGER, Store, WeightsRecord
 
 _PATTERN = "weights-*.safetensors*"
@@ -66,7 +65,7 @@ class WeightsStore:
             raise invalid(f"updates is {updates}, above {MAX_INTEGER}")
         with self._publishing:
             if term != self._store.number("term"):
-                raise _stale(term)
+                raise stale(term)
             known = self._store.weights()  # an unreadable newest version counts too: version numbers never go back
             version = known[0].version + 1 if known else 1
             record = WeightsRecord(version, term, updates, len(data), crc32, time.time())
@@ -75,7 +74,7 @@ class WeightsStore:
             previous = self._newest.record.version if self._newest else 0
             if not self._store.add_weights(record, previous):  # a newer learner took over while the file was written
                 path.unlink()
-                raise _stale(term)
+                raise stale(term)
             self._newest = StoredWeights(record, data, time.monotonic())
             self._remove_others({version, previous})
         return record
@@ -102,7 +101,3 @@ class WeightsStore:
         for path in self._directory.glob(_PATTERN):
             if path not in paths:
                 path.unlink(missing_ok=True)
-
-
-def _stale(term: int) -> Refused:
-    return Refused(grpc.StatusCode.FAILED_PRECONDITION, f"term {term} is not the newest: another learner has taken over")

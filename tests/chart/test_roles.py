@@ -61,7 +61,7 @@ class Evaluator:
 @pytest.fixture
 def coordinator(tmp_path):
     metrics = CoordinatorMetrics(CollectorRegistry())
-    coordinator = Coordinator(tmp_path / "coordinator", 1000, metrics, settle=lambda before: build({}))
+    coordinator = Coordinator(tmp_path / "coordinator", metrics, settle=lambda before: build({}))
     yield f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     coordinator.stop(0.1)
 

@@ -46,7 +46,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv(TOKEN_FILE, str(token))
     tree = {"run": {"env_steps": 1000}, "replay": {"num_shards": SHARDS, "min_size": MIN_SIZE}}
     coordinator = Coordinator(
-        tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), settle=lambda before: build(tree)
+        tmp_path / "coordinator", CoordinatorMetrics(CollectorRegistry()), settle=lambda before: build(tree)
     )
     address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     network = {"coordinator_address": address, "replay_addresses": [f"shard-{k}:7002" for k in range(SHARDS)]}

@@ -29,8 +29,7 @@ from tests.fuzz.crew import CALL_SECONDS, NAMES, Crew
 from tests.fuzz.mutations import NUMBERS, mutated_bytes, mutated_message
 from tests.fuzz.target import Refusal
 
-TARGET_ENV_STEPS = 100_000
-CONFIG = configs.load(overrides=["env.id=CartPole-v1", f"run.env_steps={TARGET_ENV_STEPS}"])
+CONFIG = configs.load(overrides=["env.id=CartPole-v1", "run.env_steps=100000"])
 FILES = (weights_pb2, fleet_pb2, episodes_pb2)
 # Statuses with which a service may refuse. Anything else (UNKNOWN, an exception in its code) is a failure.
 REFUSALS = frozenset(
@@ -124,7 +123,7 @@ class ServiceTarget:
     def _start(self) -> None:
         self._registry = make_registry("coordinator")
         metrics = CoordinatorMetrics(self._registry)
-        self._coordinator = Coordinator(self._directory, TARGET_ENV_STEPS, metrics, lambda before: CONFIG)
+        self._coordinator = Coordinator(self._directory, metrics, lambda before: CONFIG)
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self._coordinator.start('127.0.0.1', 0)}")
         self._crew = Crew(self._channel)
 
@@ -190,7 +189,7 @@ class PortTarget:
 
     def __init__(self, folder: Path) -> None:
         self._coordinator = Coordinator(
-            folder / "port", TARGET_ENV_STEPS, CoordinatorMetrics(make_registry("coordinator")), lambda before: CONFIG
+            folder / "port", CoordinatorMetrics(make_registry("coordinator")), lambda before: CONFIG
         )
         self._port = self._coordinator.start("127.0.0.1", 0)
 

@@ -32,7 +32,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    served = Coordinator(tmp_path, 1000, CoordinatorMetrics(CollectorRegistry()), settled)
+    served = Coordinator(tmp_path, CoordinatorMetrics(CollectorRegistry()), settled)
     port = served.start("127.0.0.1", 0)
     yield f"127.0.0.1:{port}"
     served.stop(0.0)

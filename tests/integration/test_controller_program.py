@@ -28,7 +28,7 @@ LIMIT = 60.0
 def command(api, tmp_path):
     """The command line of a controller of three to eight actors, whose API allows all, beside a coordinator."""
     metrics = CoordinatorMetrics(CollectorRegistry())
-    coordinator = Coordinator(tmp_path / "coordinator", 1000, metrics, settle=lambda before: build({}))
+    coordinator = Coordinator(tmp_path / "coordinator", metrics, settle=lambda before: build({}))
     port = coordinator.start("127.0.0.1", 0)
     config = tmp_path / "run.yaml"
     config.write_text(dump(build({"network": {"coordinator_address": f"127.0.0.1:{port}"}})))

@@ -111,7 +111,7 @@ def coordinator(api, tmp_path, monkeypatch):
     def start() -> None:
         monkeypatch.setenv(TOKEN_FILE, write(tmp_path / "token", TOKEN))
         metrics = CoordinatorMetrics(CollectorRegistry())
-        server = Coordinator(tmp_path / "coordinator", CONFIG.run.env_steps, metrics, settle=lambda before: CONFIG)
+        server = Coordinator(tmp_path / "coordinator", metrics, settle=lambda before: CONFIG)
         port = api.ports["sbrl-coordinator-0"] = server.start("127.0.0.1", 0)
         started.append(server)
         member(f"127.0.0.1:{port}")

@@ -53,7 +53,6 @@ def start(directory: Path, text: str) -> config.Config:
     path.write_text(text, encoding="utf-8")
     coordinator = Coordinator(
         directory / "coordinator",
-        config.load(path).run.env_steps,
         CoordinatorMetrics(CollectorRegistry()),
         settle=lambda before: settled_config(path, before),
     )

@@ -33,7 +33,7 @@ def start(tmp_path: Path):
     started = []
 
     def start() -> str:
-        coordinator = Coordinator(tmp_path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), settled)
+        coordinator = Coordinator(tmp_path / "coordinator", CoordinatorMetrics(CollectorRegistry()), settled)
         port = coordinator.start("127.0.0.1", 0)
         started.append(coordinator)
         return f"127.0.0.1:{port}"

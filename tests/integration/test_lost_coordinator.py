@@ -46,7 +46,7 @@ def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
 
 
 def test_the_learner_takes_no_term_in_a_run_that_is_not_its_own(tmp_path: Path) -> None:
-    coordinator = Coordinator(tmp_path / "new", 1000, CoordinatorMetrics(CollectorRegistry()), settled)
+    coordinator = Coordinator(tmp_path / "new", CoordinatorMetrics(CollectorRegistry()), settled)
     address = f"127.0.0.1:{coordinator.start('127.0.0.1', 0)}"
     try:
         directory = with_checkpoint(tmp_path / "run", address)

@@ -40,7 +40,7 @@ def episodes(numbers: range, incarnation: int = 1) -> list[Episode]:
 
 @contextmanager
 def coordinator(directory: Path) -> Iterator[tuple[Config, Store]]:
-    served = Coordinator(directory / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: config.load())
+    served = Coordinator(directory / "coordinator", CoordinatorMetrics(CollectorRegistry()), lambda before: config.load())
     port = served.start("127.0.0.1", 0)
     try:
         address = f"network.coordinator_address=127.0.0.1:{port}"

@@ -63,7 +63,7 @@ class Run:
         self.directory.config.write_text(dump(self.config), encoding="utf-8")
         self.shape = SegmentShape.of(make_spec(self.config.env), self.config.agent.stored_steps)
         self._coordinator = Coordinator(
-            path / "coordinator", 1000, CoordinatorMetrics(CollectorRegistry()), lambda before: self.config
+            path / "coordinator", CoordinatorMetrics(CollectorRegistry()), lambda before: self.config
         )
         self._coordinator.start("127.0.0.1", coordinator_port)
         self.client = FleetClient(coordinator)

@@ -60,7 +60,7 @@ def test_a_run_can_be_placed_on_ipv6(host: str, tmp_path):
     placed = place(tree(host)).network
     for address in (placed.coordinator_address, *placed.replay_addresses):
         assert address.startswith(f"[{host}]:")
-    server = Coordinator(tmp_path, 100, CoordinatorMetrics(make_registry("coordinator")), settled)
+    server = Coordinator(tmp_path, CoordinatorMetrics(make_registry("coordinator")), settled)
     try:
         port = server.start(host, split_address(placed.coordinator_address)[1])
         for address in (placed.coordinator_address, channels.reachable_address(host, port)):

@@ -18,7 +18,7 @@ def clock() -> Clock:
 @pytest.fixture
 def address(tmp_path):
     metrics = CoordinatorMetrics(CollectorRegistry())
-    coordinator = Coordinator(tmp_path / "coordinator", CONFIG.run.env_steps, metrics, settle=lambda before: CONFIG)
+    coordinator = Coordinator(tmp_path / "coordinator", metrics, settle=lambda before: CONFIG)
     port = coordinator.start("127.0.0.1", 0)
     yield f"127.0.0.1:{port}"
     coordinator.stop(0)
