@@ -71,11 +71,11 @@ class Maker:
         directory = self._places.run_directory(run)
         if not read_summary(RunDirectory(directory).summary).get("complete") or not self._holds(directory, run):
             return False
-        return not self._record(run, Ended(0, 0.0), resumed=True)
+        return not self.record(run, Ended(0, 0.0), resumed=True)
 
     def end(self, run: PlannedRun, task: Task, end: Ended, say: Callable[[str], None]) -> Task | None:
         """Records a run that has ended. If it failed, returns the task of its second attempt, or records a second failure."""
-        failure = self._record(run, end, resumed="--resume" in task.command)
+        failure = self.record(run, end, resumed="--resume" in task.command)
         if failure and run.name not in self._failed:
             self._failed.add(run.name)
             say(f"{run.name} failed, and is tried once more: {failure}")
@@ -85,7 +85,7 @@ class Maker:
             write_record(self._places.results, failed_record(self._study, run, failure))
         return None
 
-    def _record(self, run: PlannedRun, end: Ended, resumed: bool) -> str:
+    def record(self, run: PlannedRun, end: Ended, resumed: bool) -> str:
         """Records a run that worked, and deletes its directory; returns why it failed, or an empty text."""
         directory = self._places.run_directory(run)
         if end.code != 0:
