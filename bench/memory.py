@@ -21,7 +21,8 @@ from bench.figures import Figure
 from bench.peers.client import started, timed
 from bench.progress import Tick, silent
 from learner.algorithm.update import configure_torch
-from learner.memory.replay import ReplayMemory, Sample
+from learner.memory.priorities import Draw
+from learner.memory.replay import ReplayMemory
 from sbrl.networks.devices import find_device
 from sbrl.replay.sampling import memory_bytes
 from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
@@ -81,7 +82,7 @@ def measure(memory: ReplayMemory, batch_size: int, rounds: int) -> dict[str, lis
             synchronize(memory)
             times.append(time.perf_counter())
 
-        sample: Sample = memory.sample(batch_size)
+        sample: Draw = memory.sample(batch_size)
         done()
         memory.gather(sample, *horizon)
         done()

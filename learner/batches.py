@@ -12,7 +12,8 @@ from torch import Tensor
 
 from learner.algorithm.compilation import Compiler, uncompiled
 from learner.algorithm.schedules import Horizon
-from learner.memory.replay import ReplayMemory, Sample
+from learner.memory.priorities import Draw
+from learner.memory.replay import ReplayMemory
 from learner.records import Batch
 from sbrl.config import Agent
 
@@ -89,6 +90,6 @@ class MemoryBatches:
     def max_priority(self) -> float:
         return self._memory.max_priority
 
-    def _draw_batch(self, uniform: Tensor, horizon: Horizon | HorizonTensors) -> tuple[Sample, Batch]:
+    def _draw_batch(self, uniform: Tensor, horizon: Horizon | HorizonTensors) -> tuple[Draw, Batch]:
         sample = self._memory.draw(uniform)
         return sample, self._memory.gather(sample, horizon.n_step, horizon.discount, self._jumps)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from learner.algorithm.schedules import HorizonSchedule
-from learner.memory.replay import ReplayMemory, Sample
+from learner.memory.priorities import Draw
+from learner.memory.replay import ReplayMemory
 from learner.records import Batch
 from sbrl.config import Config
 
@@ -33,5 +34,5 @@ class MemoryProbes:
         """A probe from all of the memory, which must not be empty."""
         return self.gather(self._memory.spread(PROBE_TRANSITIONS, self._generator), updates)
 
-    def gather(self, sample: Sample, updates: int) -> Batch:
+    def gather(self, sample: Draw, updates: int) -> Batch:
         return self._memory.gather(sample, *self._horizons.at(updates), self._jumps)

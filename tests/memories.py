@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from learner.memory.replay import ReplayMemory, Sample
+from learner.memory.priorities import Draw
+from learner.memory.replay import ReplayMemory
 from sbrl.replay.segments import Segment, SegmentShape
 from tests.scripted_episodes import Episode
 from tests.segment_sink import STREAM, segments_of
@@ -24,7 +25,7 @@ def shape_of(stack: int = 1, n_max: int = 1, steps: int = 4) -> SegmentShape:
     return SegmentShape(stack, n_max, (2,), np.dtype(np.float32), steps)
 
 
-def memory_of(script: Sequence[Episode], shape: SegmentShape) -> tuple[ReplayMemory, Sample]:
+def memory_of(script: Sequence[Episode], shape: SegmentShape) -> tuple[ReplayMemory, Draw]:
     """A memory with all transitions of the episodes, and a sample that has each of them once, in order."""
     memory = make_memory(shape, capacity=4000)
     names = []
@@ -35,11 +36,11 @@ def memory_of(script: Sequence[Episode], shape: SegmentShape) -> tuple[ReplayMem
     return memory, sample_of(memory, names)
 
 
-def sample_of(memory: ReplayMemory, names: Sequence[tuple[int, int]]) -> Sample:
+def sample_of(memory: ReplayMemory, names: Sequence[tuple[int, int]]) -> Draw:
     """The sample as if these (slot, anchor) had been drawn now."""
     slot, anchor = (torch.tensor(numbers) for numbers in zip(*names, strict=True))
     generation = memory._priorities.generation[slot]
-    return Sample(slot, anchor, generation, torch.full((len(names),), 0.5, dtype=torch.float64), torch.tensor(memory.size))
+    return Draw(slot, anchor, generation, torch.full((len(names),), 0.5, dtype=torch.float64))
 
 
 def script_of(patterns: Sequence[tuple[bool, ...]]) -> list[Episode]:

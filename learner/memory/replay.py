@@ -7,8 +7,6 @@ them without waiting, and a graph may capture them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,16 +20,6 @@ from learner.memory.transitions import Windows
 from learner.records import Batch
 from sbrl.replay.sampling import slots_for
 from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
-
-
-class Sample(NamedTuple):
-    """Transitions drawn from the memory, with replacement; B of them."""
-
-    slot: Tensor  # int64[B]
-    anchor: Tensor  # int64[B], in the slot
-    generation: Tensor  # int64[B], of the slot when it was sampled
-    probability: Tensor  # float64[B], with which each was sampled
-    transitions: Tensor  # int64[], in the memory when it was sampled
 
 
 class ReplayMemory:
@@ -69,7 +57,7 @@ class ReplayMemory:
         self._windows = Windows(self._storage, shape)
         self._recency = None if recency_horizon is None else Recency(slots, shape.steps, device, recency_horizon)
         self._priorities = self._recency or Priorities(slots, shape.steps, device, max_priority)
-        self._transitions = torch.zeros((), dtype=torch.int64, device=device)
+        self._device = device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.size = 0  # transitions
 
@@ -139,7 +127,7 @@ class ReplayMemory:
         self._priorities.grow(slot, self._on_device(valid))
         self._count(slot, valid)
 
-    def sample(self, batch_size: int) -> Sample:
+    def sample(self, batch_size: int) -> Draw:
         """Draws B = `batch_size` transitions. O(S + B (log S + L)).
 
         Raises:
@@ -155,13 +143,13 @@ class ReplayMemory:
         """
         if self.size == 0:
             raise ValueError("the memory is empty: there is nothing to sample")
-        return torch.rand((2, batch_size), dtype=torch.float64, device=self._transitions.device, generator=self.generator)
+        return torch.rand((2, batch_size), dtype=torch.float64, device=self._device, generator=self.generator)
 
-    def draw(self, uniform: Tensor) -> Sample:
+    def draw(self, uniform: Tensor) -> Draw:
         """As `sample`, with the random numbers given: float64[2, B] in [0, 1)."""
-        return Sample(*self._priorities.draw(uniform), self._transitions.clone())
+        return self._priorities.draw(uniform)
 
-    def newest(self, count: int) -> Sample:
+    def newest(self, count: int) -> Draw:
         """Up to `count` transitions of the newest segments, each once. Waits for the device: for diagnostics."""
         slots: list[int] = []
         found = 0
@@ -170,18 +158,17 @@ class ReplayMemory:
             found += int(self._counts[slot])
             if found >= count:
                 break
-        device = self._transitions.device
-        at = torch.tensor(slots, dtype=torch.int64, device=device)
+        at = torch.tensor(slots, dtype=torch.int64, device=self._device)
         row, anchor = (self._priorities.values[at] > 0).nonzero(as_tuple=True)
         return self._each(at[row[:count]], anchor[:count])
 
-    def spread(self, count: int, generator: torch.Generator) -> Sample:
+    def spread(self, count: int, generator: torch.Generator) -> Draw:
         """`count` transitions drawn uniformly with a generator of the caller's. Waits for the device: for diagnostics."""
         slot, anchor = (self._priorities.values > 0).nonzero(as_tuple=True)
         chosen = torch.randint(len(slot), (count,), generator=generator, device=generator.device).to(slot.device)
         return self._each(slot[chosen], anchor[chosen])
 
-    def gather(self, sample: Sample, n_step: int | Tensor, discount: float | Tensor, jumps: int = 0) -> Batch:
+    def gather(self, sample: Draw, n_step: int | Tensor, discount: float | Tensor, jumps: int = 0) -> Batch:
         """The transitions of a sample, of which nothing was evicted since. O(B) windows.
 
         Args:
@@ -198,25 +185,25 @@ class ReplayMemory:
         batch = self._windows.n_step(first, sample.probability, n_step, discount)
         return batch._replace(sequence=self._windows.sequence(first, jumps)) if jumps else batch
 
-    def weights_version(self, sample: Sample) -> Tensor:
+    def weights_version(self, sample: Draw) -> Tensor:
         """int32[B]: the version of the weights that each transition was collected with."""
         return self._windows.weights_version(self._first_rows(sample))
 
-    def set_priorities(self, sample: Sample, priorities: Tensor) -> None:
+    def set_priorities(self, sample: Draw, priorities: Tensor) -> None:
         """New priorities, float[B], of what was sampled; of several for one transition the largest holds. O(B L).
 
         Those of what was evicted since, and those that are not positive and finite, are counted and change nothing. Where
         sampling is uniform, none does.
         """
         if self._prioritized:
-            self._priorities.set(Draw(*sample[:-1]), priorities.double())
+            self._priorities.set(sample, priorities.double())
 
-    def _each(self, slot: Tensor, anchor: Tensor) -> Sample:
+    def _each(self, slot: Tensor, anchor: Tensor) -> Draw:
         """These transitions, as if each had been drawn uniformly."""
         probability = torch.full(slot.shape, 1 / self.size, dtype=torch.float64, device=slot.device)
-        return Sample(slot, anchor, self._priorities.generation[slot], probability, self._transitions.clone())
+        return Draw(slot, anchor, self._priorities.generation[slot], probability)
 
-    def _first_rows(self, sample: Sample) -> Tensor:
+    def _first_rows(self, sample: Draw) -> Tensor:
         """int64[B]: where the windows begin, counted through all slots."""
         return sample.slot * self.shape.rows + sample.anchor
 
@@ -237,8 +224,6 @@ class ReplayMemory:
         count = int(valid.sum())
         self.size += count - int(self._counts[slot])
         self._counts[slot] = count
-        self._transitions.fill_(self.size)
 
     def _on_device(self, valid: NDArray[np.bool_]) -> Tensor:
-        device = self._transitions.device
-        return host_tensor(valid, device).to(device, non_blocking=True)
+        return host_tensor(valid, self._device).to(self._device, non_blocking=True)

@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.memory.replay import ReplayMemory, Sample
+from learner.memory.priorities import Draw
+from learner.memory.replay import ReplayMemory
 from learner.replay import Replay
 from sbrl.config import load
 from sbrl.replay.items import Transitions
@@ -79,7 +80,7 @@ class Learner:
         slot, anchor = (torch.tensor(column) for column in zip(*places, strict=True))
         generation = self.memory._priorities.generation[slot]
         some = torch.ones(len(places), dtype=torch.float64)
-        sample = Sample(slot, anchor, generation, some, torch.tensor(self.memory.size))
+        sample = Draw(slot, anchor, generation, some)
         assert set(self.memory.weights_version(sample).tolist()) == {VERSION}
         return Transitions(*(column.numpy() for column in self.memory.gather(sample, n_step, DISCOUNT)[:5]))
 

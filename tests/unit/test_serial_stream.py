@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from learner.memory.replay import ReplayMemory, Sample
+from learner.memory.priorities import Draw
+from learner.memory.replay import ReplayMemory
 from sbrl.config import SEGMENT_STEPS
 from sbrl.replay.items import Transitions
 from sbrl.replay.segments import SegmentShape, Transition
@@ -23,11 +24,11 @@ def observation_of(episode: Episode, t: int, stack: int) -> NDArray[np.float32]:
     return np.array([frame_of(number) for number in episode.observation(t, stack)])
 
 
-def everything(memory: ReplayMemory) -> Sample:
+def everything(memory: ReplayMemory) -> Draw:
     """All transitions of a memory with only one stream, as a sample; in order, because its slots are."""
     slot, anchor = (memory._priorities.values > 0).nonzero(as_tuple=True)
     probability = torch.ones(len(slot), dtype=torch.float64)
-    return Sample(slot, anchor, memory._priorities.generation[slot], probability, torch.tensor(memory.size))
+    return Draw(slot, anchor, memory._priorities.generation[slot], probability)
 
 
 @settings(max_examples=60, deadline=None)
