@@ -216,7 +216,7 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
     step, source = make_update_step(config, spec), Source(config.learner.batch_size, spec, countdown)
     ratio = Ratio(RatioSettings.of(config), received=2**40, due=2.0**60)  # any number of updates is due
     intake = cast(Any, SimpleNamespace(settle=lambda _: None, take=lambda: 0, segments=0, filled=0))
-    replay = Replay("cached", ratio, Receipts(), NoMemory(), intake, (), source, fill=0)
+    replay = Replay("cached", ratio, Receipts(), NoMemory(), intake, (), source, term=0)
     publisher = cast(
         Any, SimpleNamespace(publish=lambda *_: None, published=0, version=1, published_time=0.0, is_idle=True, is_finite=True)
     )

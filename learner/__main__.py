@@ -128,7 +128,7 @@ def learn(
             tell_sampling(member, sampling)
         publisher = Publisher(weights, term)
         watch = FleetWatch(fleet, STATUS_SECONDS)
-        replay = Replay.of(config, spec, step.device, sampling, state, fill=term)
+        replay = Replay.of(config, spec, step.device, sampling, state, term)
         if isinstance(replay.memory, ReplayMemory):
             step.diagnostics.look_at(MemoryProbes(replay.memory, config, probe_seed(config.run.seed)))
         reporter = Reporter(config, step, replay, publisher, member, watch, metric_logger, metrics)

@@ -67,17 +67,17 @@ class Replay(NamedTuple):
     intake: Intake
     readers: Sequence[SegmentReader]
     batches: Batches
-    fill: int  # the number of this learner
+    term: int  # the learner's term
 
     @classmethod
     def of(
-        cls, config: Config, spec: EnvSpec, device: torch.device, sampling: str, state: LearnerState | None, fill: int
+        cls, config: Config, spec: EnvSpec, device: torch.device, sampling: str, state: LearnerState | None, term: int
     ) -> Self:
         """Makes an empty replay, with a checkpoint's counts if there is a checkpoint.
 
         Args:
             sampling: cached or remote.
-            fill: the number of this learner; no earlier learner of the run had it.
+            term: the learner's term; no earlier learner of the run had it.
 
         Raises:
             RunError: the checkpoint's counts cannot be read.
@@ -96,7 +96,7 @@ class Replay(NamedTuple):
                 shape,
                 replay.capacity,
                 device,
-                seed=memory_seed(config.run.seed, fill),
+                seed=memory_seed(config.run.seed, term),
                 prioritized=replay.prioritized,
                 max_priority=max_priority,
                 recency_horizon=replay.recency_horizon,
@@ -110,7 +110,7 @@ class Replay(NamedTuple):
             batches = ReverbBatches(addresses, items, config.agent, config.learner.batch_size, replay.prioritized, max_priority)
         intake = Intake(shape, receipts, ratio, memory, num_shards)
         readers = [SegmentReader(address, shard, shape, intake.put_fresh) for shard, address in enumerate(addresses)]
-        return cls(sampling, ratio, receipts, memory, intake, readers, batches, fill)
+        return cls(sampling, ratio, receipts, memory, intake, readers, batches, term)
 
     def start(self) -> None:
         """Starts the threads that read the queues, and the logs once.
@@ -118,8 +118,8 @@ class Replay(NamedTuple):
         The run's first learner does not read the logs: the queues bring the same segments, no faster than the ratio wants them.
         """
         for reader in self.readers:
-            if self.fill > 1:
-                reader.fill(self.fill, self.intake.put_logged)
+            if self.term > 1:
+                reader.fill(self.term, self.intake.put_logged)
             reader.start()
         if self.sampling == "remote":
             cast("ReverbBatches", self.batches).start()

@@ -35,9 +35,9 @@ def reset_seed(run_seed: int, number: int) -> int:
     return _seed(run_seed, RESETS, number) >> 1
 
 
-def memory_seed(run_seed: int, fill: int) -> int:
-    """The seed of a learner's draws from its memory. Each learner of a run has a different one."""
-    return _seed(run_seed, MEMORY, fill)
+def memory_seed(run_seed: int, term: int) -> int:
+    """The seed of a learner's draws from its memory. Each learner of a run has its own term, and so its own seed."""
+    return _seed(run_seed, MEMORY, term)
 
 
 def reward_noise_seed(run_seed: int, actor: int, incarnation: int) -> int:

@@ -117,7 +117,7 @@ class Learner:
         self._on_publish = on_publish
         self._stop = SimpleNamespace(is_set=lambda: self.step.updates >= updates)
         self.step: UpdateStep = make_update_step(config, SPEC)
-        self.replay = Replay.of(config, SPEC, torch.device("cpu"), "cached", None, fill=1)
+        self.replay = Replay.of(config, SPEC, torch.device("cpu"), "cached", None, term=1)
         if batches is not None:
             self.replay = self.replay._replace(batches=batches)
         self.instructions = Instructions(RunState.RUNNING, 1000, 0, 0)

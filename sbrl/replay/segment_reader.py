@@ -75,16 +75,16 @@ class SegmentReader:
         self._stopped.set()
         self._cancelled.set()
 
-    def fill(self, number: int, sink: LogSink) -> None:
+    def fill(self, term: int, sink: LogSink) -> None:
         """Reads the log, newest first, each segment once, then sets `filled`. Continues when a lost shard is back.
 
         Args:
-            number: the fill's number: the learner's term, which is above the numbers of all earlier fills.
+            term: the learner's term. It is the fill's number, and above the numbers of all earlier fills.
             sink: takes (shard, segment); blocks like the queue's sink; returns whether the fill should continue.
         """
         with self._lock:
             self.filled.clear()
-            self._fill = LogFill(number, self._shape, lambda segment: sink(self.shard, segment))
+            self._fill = LogFill(term, self._shape, lambda segment: sink(self.shard, segment))
             if self.probe.wait_answer(0):
                 self._spawn(self._read_log, "log", self._fill, self._cancelled)
 

@@ -251,7 +251,7 @@ def wait_for(probes: Sequence[QueueProbe]) -> None:
 def run_cell(config: Config, probes: Sequence[QueueProbe], num_actors: int, steps: int) -> Cell:
     """Runs the learner's loop without updates."""
     start, stop = time.monotonic(), threading.Event()
-    replay = Replay.of(config, make_spec(config.env), torch.device("cpu"), "cached", state=None, fill=1)
+    replay = Replay.of(config, make_spec(config.env), torch.device("cpu"), "cached", state=None, term=1)
     actors = [CheapActor(config, probes, index, steps // num_actors, stop) for index in range(num_actors)]
     fleet, looks, ratio = CellFleet(config, actors, replay), Looks(config, num_actors), replay.ratio
     end = RunEnd(cast(FleetWatch, fleet), replay.readers, replay.intake)

@@ -51,7 +51,7 @@ def note_steps(memory: ReplayMemory) -> Steps:
 class Learner:
     """A learner's replay without the training."""
 
-    def __init__(self, addresses: list[str], stack: int, fill: int) -> None:
+    def __init__(self, addresses: list[str], stack: int, term: int) -> None:
         self.config = load(
             overrides=[
                 *("env.id=CartPole-v1", "run.env_steps=1000", f"replay.num_shards={NUM_SHARDS}", f"agent.n_max={N_MAX}"),
@@ -59,7 +59,7 @@ class Learner:
                 f"network.replay_addresses=[{','.join(addresses)}]",
             ]
         )
-        self.replay = Replay.of(self.config, spec_of(stack), torch.device("cpu"), "cached", None, fill)
+        self.replay = Replay.of(self.config, spec_of(stack), torch.device("cpu"), "cached", None, term)
         assert isinstance(self.replay.memory, ReplayMemory)
         self.memory = self.replay.memory
         self.steps = note_steps(self.memory)
@@ -91,7 +91,7 @@ class Run:
     def __init__(self, directory: Path, stack: int) -> None:
         ports = free_ports("127.0.0.1", NUM_SHARDS)
         self.stack, self.addresses = stack, [f"127.0.0.1:{port}" for port in ports]
-        self.learner = Learner(self.addresses, stack, fill=1)
+        self.learner = Learner(self.addresses, stack, term=1)
         spec = spec_of(stack)
         self.servers = [
             ShardServer(self.learner.config, spec, shard, "cached", port, directory / str(shard))
@@ -153,7 +153,7 @@ def test_the_memory_has_what_the_reference_computes(run: Run, patterns: list[lis
 def test_a_learner_that_begins_anew_has_the_same_from_the_logs(run: Run) -> None:
     """Also for steps that arrive meanwhile: each one once, from the queue or the log."""
     run.play(run.learner, [[(False,) * 50 + (True,)], [(False,) * 9]], 70)
-    second = Learner(run.addresses, run.stack, fill=2)
+    second = Learner(run.addresses, run.stack, term=2)
     run.learner.replay.stop()
     try:
         incarnation = run.play(second, [[(True,)], [(False, True, True)]], 40)

@@ -86,7 +86,7 @@ def make_learner(registry: CollectorRegistry, published: Callable[[], None], seg
             intake.put_fresh(shard, segment._replace(stream=stream, weights_version=versions))
     readers = [SimpleNamespace(shard=shard, is_up=True) for shard in range(2)]
     batches = MemoryBatches(memory, CONFIG.agent, CONFIG.learner.batch_size)
-    replay = Replay("cached", ratio, receipts, memory, intake, cast(Any, readers), batches, fill=0)
+    replay = Replay("cached", ratio, receipts, memory, intake, cast(Any, readers), batches, term=0)
     member = cast(Any, SimpleNamespace(instructions=Instructions(RunState.RUNNING, 1000, 0, 0), check_fenced=lambda: None))
     watch = cast(Any, SimpleNamespace(status=GetStatusResponse()))
     reporter = Reporter(CONFIG, step, replay, cast(Any, publisher), member, watch, MetricLogger([]), LearnerMetrics(registry))

@@ -290,7 +290,7 @@ def test_a_checkpoint_of_a_version_whose_replay_kept_the_ratio_is_refused_in_a_s
 def test_counts_that_are_none_are_refused_in_a_sentence(received: dict[str, Any]) -> None:
     state = LearnerState(make_update_step(CONFIG, SPEC).state(), {"max_priority": 1.0}, {}, received)
     with pytest.raises(RunError, match=r"checkpoint of update 0 does not say what was received \("):
-        Replay.of(CONFIG, SPEC, torch.device("cpu"), "cached", state, fill=1)
+        Replay.of(CONFIG, SPEC, torch.device("cpu"), "cached", state, term=1)
 
 
 def replace_signed(checkpoint: Path, name: str, data: bytes) -> None:

@@ -65,7 +65,7 @@ def test_counters_are_this_processs_and_progress_the_runs(tmp_path: Path) -> Non
     registry = CollectorRegistry()
     second = Learner(tmp_path, registry, updates=5)
     second.step.restore(state.update)
-    replay = Replay.of(CONFIG, SPEC, second.step.device, "cached", state, fill=2)
+    replay = Replay.of(CONFIG, SPEC, second.step.device, "cached", state, term=2)
     reporter = Reporter(
         CONFIG,
         second.step,

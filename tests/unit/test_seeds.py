@@ -24,7 +24,7 @@ def streams(run_seed: int) -> list[int]:
         *((one, other >> 1) for one, other in (actor_seeds(run_seed, actor, lease) for actor in range(4) for lease in numbers)),
         (reward_noise_seed(run_seed, actor, lease) >> 1 for actor in range(4) for lease in numbers),
         (reset_seed(run_seed, number) for number in numbers),
-        (memory_seed(run_seed, fill) >> 1 for fill in numbers),
+        (memory_seed(run_seed, term) >> 1 for term in numbers),
         (evaluation_seed(run_seed), learner_seed(run_seed) >> 1, probe_seed(run_seed) >> 1),
         held_out_seeds(run_seed),
         single_process_seeds(run_seed),
