@@ -1,8 +1,8 @@
-"""The replay memory on the learner's device: segments in, batches of transitions out.
+"""The replay memory on the learner's device. It takes segments and returns batches of transitions.
 
-Pure torch; may import torch, NumPy, learner.records and sbrl.replay.segments: no I/O, no threads, no Reverb. `sample`, `gather`
-and `set_priorities` have shapes that follow from the batch size alone and read nothing back to the host: a GPU works through
-them without waiting, and a graph may capture them.
+It imports only torch, NumPy, learner.records and pure modules of sbrl.replay: no I/O, no threads, no Reverb. In `sample`,
+`gather` and `set_priorities` all shapes follow from the batch size, and nothing synchronizes with the host. So a CUDA graph can
+capture them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from sbrl.replay.segments import STREAM_FIELDS, Segment, SegmentShape
 
 
 class ReplayMemory:
-    """Keeps the newest segments. A step is a transition from when it is an anchor of a segment here until that is evicted.
+    """Keeps the newest segments. Each valid anchor of a segment is a transition until the segment is evicted.
 
-    Eviction is by segment, and rows that are no step take room, stack rows an episode: so a full memory holds some less than
-    `capacity` transitions.
+    The memory evicts whole segments, and each episode has `stack` rows that are not steps. So a full memory holds slightly
+    fewer transitions than `capacity`.
     """
 
     def __init__(
@@ -41,56 +41,56 @@ class ReplayMemory:
     ) -> None:
         """
         Args:
-            capacity: anchors it has room for, rounded up to whole segments.
-            device: where it lies; `memory_bytes` says how much it takes there.
-            seed: of what is sampled.
-            prioritized: sample in proportion to the priorities that are set; uniformly otherwise.
-            max_priority: the largest so far, which new transitions are given.
-            recency_horizon: sample by age, see `Recency`; takes prioritized=False.
+            capacity: the number of anchors, rounded up to whole segments.
+            device: stores all tensors; `memory_bytes` computes how much memory they need.
+            seed: seeds the draws.
+            prioritized: True samples in proportion to the priorities that are set, False uniformly.
+            max_priority: the largest priority so far. New transitions get it.
+            recency_horizon: if given, sampling is by age, see `Recency`. This requires prioritized=False.
         """
         slots = slots_for(shape, capacity)
         self.shape, self.capacity, self._prioritized = shape, slots * shape.steps, prioritized
         self._ring = Ring(slots)
-        self._counts: NDArray[np.int64] = np.zeros(slots, np.int64)  # transitions of each slot
-        self._held: NDArray[np.int64] = np.zeros((slots, len(STREAM_FIELDS)), np.int64)  # which segment each slot holds
+        self._counts: NDArray[np.int64] = np.zeros(slots, np.int64)  # number of transitions in each slot
+        self._held: NDArray[np.int64] = np.zeros((slots, len(STREAM_FIELDS)), np.int64)  # `Segment.stream` of each slot
         self._storage = Storage.empty(shape, slots, device)
         self._windows = Windows(self._storage, shape)
         self._recency = None if recency_horizon is None else Recency(slots, shape.steps, device, recency_horizon)
         self._priorities = self._recency or Priorities(slots, shape.steps, device, max_priority)
         self._device = device
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.size = 0  # transitions
+        self.size = 0  # number of transitions
 
     @property
     def is_full(self) -> bool:
-        """Whether `append` evicts, and `prepend` is refused."""
+        """Whether all slots are filled. Then `append` evicts a segment, and `prepend` raises ValueError."""
         return self._ring.is_full
 
     @property
     def resident_bytes(self) -> int:
-        """What it takes of its device's memory now."""
+        """The bytes of device memory in use."""
         return self._storage.resident_bytes(self.shape, self._ring.filled)
 
     @property
     def max_priority(self) -> float:
-        """The largest so far. Waits for the device: for checkpoints and reports."""
+        """The largest priority so far. Waits for the device, so only checkpoints and reports read it."""
         return float(self._priorities.largest.item())
 
     @property
     def priorities_outdated(self) -> int:
-        """Priorities not set, for their transitions were evicted meanwhile. Waits for the device."""
+        """Number of priorities that were ignored because their transitions had been evicted. Waits for the device."""
         return int(self._priorities.outdated.item())
 
     @property
     def priorities_unusable(self) -> int:
-        """Priorities not set, for they were not positive and finite. Waits for the device."""
+        """Number of priorities that were ignored because they were NaN or out of range. Waits for the device."""
         return int(self._priorities.unusable.item())
 
     def append(self, segment: Segment, valid: NDArray[np.bool_] | None = None) -> int:
-        """Takes a segment as the newest, evicts the oldest where there is no room, and returns its slot. O(W) frames.
+        """Stores a segment as the newest and returns its slot. Evicts the oldest segment if the memory is full. O(W) frames.
 
         Args:
-            valid: bool[L], the anchors that have a transition, one at least; None: all steps.
+            valid: bool[L], the anchors that have a transition, at least one; None: all steps.
 
         Raises:
             ValueError: the segment has no transition.
@@ -102,7 +102,7 @@ class ReplayMemory:
         return self._fill(slot, segment, valid)
 
     def prepend(self, segment: Segment) -> int:
-        """Takes a segment as the oldest, where there is room, and returns its slot. O(W) frames.
+        """Stores a segment as the oldest and returns its slot. O(W) frames.
 
         Raises:
             ValueError: the segment has no transition, or the memory is full.
@@ -111,15 +111,15 @@ class ReplayMemory:
         return self._fill(self._ring.prepend(), segment, valid)
 
     def rewrite(self, slot: int, segment: Segment, valid: NDArray[np.bool_], rows: slice = slice(None)) -> None:
-        """Puts more of the same segment into its slot. O(rows) frames.
+        """Writes more of a segment into its slot. O(rows) frames.
 
         Args:
-            slot: where it is.
-            valid: bool[L]; those that were valid before are so still, and keep their priorities.
-            rows: those that have changed.
+            slot: the slot that holds the segment.
+            valid: bool[L], the anchors that have a transition, including those of before, which keep their priorities.
+            rows: the rows that have changed.
 
         Raises:
-            ValueError: it was evicted since.
+            ValueError: the segment has been evicted.
         """
         if not np.array_equal(self._held[slot], segment.stream[0]):
             raise ValueError(f"slot {slot} holds another segment than {segment.first} of {segment.of}, which was evicted")
@@ -136,7 +136,7 @@ class ReplayMemory:
         return self.draw(self.uniform(batch_size))
 
     def uniform(self, batch_size: int) -> Tensor:
-        """The random numbers of a sample, float64[2, B].
+        """float64[2, B]: the random numbers for a draw.
 
         Raises:
             ValueError: the memory is empty.
@@ -146,11 +146,11 @@ class ReplayMemory:
         return torch.rand((2, batch_size), dtype=torch.float64, device=self._device, generator=self.generator)
 
     def draw(self, uniform: Tensor) -> Draw:
-        """As `sample`, with the random numbers given: float64[2, B] in [0, 1)."""
+        """Like `sample`, with given random numbers, float64[2, B] in [0, 1)."""
         return self._priorities.draw(uniform)
 
     def newest(self, count: int) -> Draw:
-        """Up to `count` transitions of the newest segments, each once. Waits for the device: for diagnostics."""
+        """Up to `count` transitions of the newest segments, each once. For diagnostics: it waits for the device."""
         slots: list[int] = []
         found = 0
         for slot in self._ring.newest_first():
@@ -163,21 +163,21 @@ class ReplayMemory:
         return self._each(at[row[:count]], anchor[:count])
 
     def spread(self, count: int, generator: torch.Generator) -> Draw:
-        """`count` transitions drawn uniformly with a generator of the caller's. Waits for the device: for diagnostics."""
+        """`count` transitions, drawn uniformly with the given generator. For diagnostics: it waits for the device."""
         slot, anchor = (self._priorities.values > 0).nonzero(as_tuple=True)
         chosen = torch.randint(len(slot), (count,), generator=generator, device=generator.device).to(slot.device)
         return self._each(slot[chosen], anchor[chosen])
 
     def gather(self, sample: Draw, n_step: int | Tensor, discount: float | Tensor, jumps: int = 0) -> Batch:
-        """The transitions of a sample, of which nothing was evicted since. O(B) windows.
+        """The transitions of a sample. None of them may have been evicted. O(B) windows.
 
         Args:
-            n_step: n, from 1 to n_max, as a number or a tensor of no dimensions.
-            discount: of one step, as a number or a tensor of no dimensions.
-            jumps: K, observations that follow, for self-prediction; 0: none.
+            n_step: n, from 1 to n_max, as a number or a scalar tensor.
+            discount: the discount factor of one step, as a number or a scalar tensor.
+            jumps: K, the number of following observations, for self-prediction; 0: none.
 
         Raises:
-            ValueError: rows for so many steps are not kept.
+            ValueError: n_step or jumps is larger than n_max.
         """
         if max(jumps, 0 if isinstance(n_step, Tensor) else n_step) > self.shape.n_max:
             raise ValueError(f"n_step={n_step}, jumps={jumps}: segments have rows for {self.shape.n_max} steps")
@@ -190,21 +190,21 @@ class ReplayMemory:
         return self._windows.weights_version(self._first_rows(sample))
 
     def set_priorities(self, sample: Draw, priorities: Tensor) -> None:
-        """New priorities, float[B], of what was sampled; of several for one transition the largest holds. O(B L).
+        """Sets the priorities, float[B], of a sample. If a transition gets several, the largest one is set. O(B L).
 
-        Those of what was evicted since, and those that are not positive and finite, are counted and change nothing. Where
-        sampling is uniform, none does.
+        A priority is ignored and counted if its transition has been evicted, or if it is NaN or out of range. If the memory is
+        not prioritized, this does nothing.
         """
         if self._prioritized:
             self._priorities.set(sample, priorities.double())
 
     def _each(self, slot: Tensor, anchor: Tensor) -> Draw:
-        """These transitions, as if each had been drawn uniformly."""
+        """A sample of these transitions, with the probability of a uniform draw."""
         probability = torch.full(slot.shape, 1 / self.size, dtype=torch.float64, device=slot.device)
         return Draw(slot, anchor, self._priorities.generation[slot], probability)
 
     def _first_rows(self, sample: Draw) -> Tensor:
-        """int64[B]: where the windows begin, counted through all slots."""
+        """int64[B]: the first row of each transition's window, counted through all slots."""
         return sample.slot * self.shape.rows + sample.anchor
 
     def _checked(self, segment: Segment, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Which slot is filled next. Pure Python: numbers of the host, which decide nothing on the device."""
+"""Which slot is filled next. Pure Python, on the host; nothing on the device depends on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Ring:
-    """Slots in the order of age: the filled ones are neighbours, round a ring. Every call is O(1)."""
+    """Slots on a ring. The filled ones are adjacent and ordered by age. Every call is O(1)."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -18,11 +18,11 @@ class Ring:
         return self.filled == self.slots
 
     def newest_first(self) -> Iterator[int]:
-        """The filled slots, the newest segment's first."""
+        """The filled slots, from the newest segment to the oldest."""
         return ((self._oldest + k) % self.slots for k in reversed(range(self.filled)))
 
     def append(self) -> int:
-        """The slot of a new newest segment: a free one, or where there is none the oldest segment's."""
+        """The slot for a new newest segment: a free one, or the oldest segment's if the ring is full."""
         if self.is_full:
             slot = self._oldest
             self._oldest = (slot + 1) % self.slots
@@ -32,10 +32,10 @@ class Ring:
         return slot
 
     def prepend(self) -> int:
-        """The slot of a new oldest segment, a free one.
+        """The slot for a new oldest segment: a free one.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the ring is full.
         """
         if self.is_full:
             raise ValueError(f"all {self.slots} slots are filled: an older segment would evict a newer one")

@@ -1,4 +1,4 @@
-"""Where segments lie: columns of S slots on one device. May import torch, NumPy and the pure modules of sbrl.replay."""
+"""Stores segments as columns of S slots on one device. Imports only torch, NumPy and pure modules of sbrl.replay."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sbrl.replay.segments import PADDING, Segment, SegmentShape
 
 
 class Storage(NamedTuple):
-    """The columns. S slots of W rows; what a slot holds is a segment.
+    """The columns: S slots of W rows. A slot holds one segment.
 
-    Frames are not written before they are needed. On a CPU the system commits their pages only then, so that memory is taken as
-    it fills; CUDA has no such pages, and the whole memory is taken at the start: it fits from the beginning, or never.
+    Frames are not initialized. On a CPU the system commits their pages when they are first written, so memory use grows as the
+    slots fill. CUDA allocates all of it at the start.
     """
 
     frame: Tensor  # frame_dtype[S, W, *frame_shape]
@@ -29,7 +29,7 @@ class Storage(NamedTuple):
 
     @classmethod
     def empty(cls, shape: SegmentShape, slots: int, device: torch.device) -> Storage:
-        """O(S W) without the frames."""
+        """Allocates the columns. O(S W); frames are not written."""
         rows = (slots, shape.rows)
         frame_dtype = torch.from_numpy(np.zeros(0, shape.frame_dtype)).dtype
         return cls(
@@ -41,13 +41,13 @@ class Storage(NamedTuple):
         )
 
     def write(self, slot: int, segment: Segment, rows: slice = slice(None)) -> None:
-        """Puts a segment, or these rows of it, into a slot. O(rows) frames."""
-        *columns, _ = segment  # its stream is the reader's
+        """Writes a segment, or these rows of it, into a slot. O(rows) frames."""
+        *columns, _ = segment  # the stream is not stored
         for column, values in zip(self, staged([values[rows] for values in columns], self.frame.device), strict=True):
             column[slot, rows].copy_(values, non_blocking=True)
 
     def resident_bytes(self, shape: SegmentShape, used_slots: int) -> int:
-        """What is taken now that so many slots have ever been written."""
+        """The bytes in use once `used_slots` slots have been written."""
         slots = len(self.frame)
         if self.frame.is_cuda:
             used_slots = slots
@@ -55,10 +55,10 @@ class Storage(NamedTuple):
 
 
 def staged(arrays: Sequence[Any], device: torch.device) -> list[Tensor]:
-    """Arrays as tensors that can be copied on `device` at once.
+    """The arrays as tensors on `device`, for copies on the current stream.
 
-    On CUDA they travel on a stream of their own, while a block runs that was given before; the current stream waits for them
-    only then. What they go into is written on the current stream, after that block: it may be reading the rows.
+    On CUDA a side stream transfers them while the current stream still runs an earlier block. The current stream then waits for
+    the transfer. The caller writes them into the storage on the current stream, because that block may be reading the rows.
     """
     if device.type != "cuda":
         return [host_tensor(values, device) for values in arrays]
@@ -67,7 +67,7 @@ def staged(arrays: Sequence[Any], device: torch.device) -> list[Tensor]:
         tensors = [host_tensor(values, device).to(device, non_blocking=True) for values in arrays]
     current.wait_stream(side)
     for tensor in tensors:
-        tensor.record_stream(current)  # its memory is the side stream's, which must not give it away before it is read
+        tensor.record_stream(current)  # the side stream must not reuse its memory before it is read
     return tensors
 
 
@@ -77,9 +77,9 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def host_tensor(values: Any, device: torch.device) -> Tensor:
-    """An array as a tensor that `device` can be given without waiting for it; a read-only one, as TensorFlow's are, is copied.
+    """The array as a host tensor that can be copied to `device` without waiting. A read-only array (TensorFlow's) is copied.
 
-    On the way to CUDA it is page-locked: torch keeps such memory until the device has read it.
+    For CUDA the tensor is page-locked. Torch keeps such memory until the device has read it.
     """
     tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
     return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -1,6 +1,6 @@
-"""n-step transitions and what followed them, gathered from segments. Pure torch, of shapes that n does not change.
+"""Gathers n-step transitions, and what followed them, from segments. Pure torch. Shapes do not depend on n.
 
-The mathematics is that of `sbrl.replay.items`: with m = min(n, steps until the episode's end),
+The formulas are those of `sbrl.replay.items`. With m = min(n, steps until the episode's end),
 
     r_t        = sum_{k<m} gamma^k (prod_{j<k} d_j) r_k
     discount_t = gamma^m prod_{j<m} d_j
@@ -18,7 +18,7 @@ from sbrl.replay.segments import PADDING, SegmentShape
 
 
 class Windows:
-    """Reads windows of a storage; a window is named by its first row, numbered through all slots. B windows at once."""
+    """Reads B windows of a storage at once. A window is given by its first row, counted through all slots."""
 
     def __init__(self, storage: Storage, shape: SegmentShape) -> None:
         device = storage.frame.device
@@ -34,13 +34,13 @@ class Windows:
 
         Args:
             first: int64[B].
-            probability: float64[B], of each to be sampled.
-            n_step: n, from 1 to n_max; a tensor is of no dimensions.
-            discount: gamma, the discount factor of one step; a tensor is of no dimensions.
+            probability: float64[B], the probability with which each was drawn.
+            n_step: n, from 1 to n_max, as a number or a scalar tensor.
+            discount: gamma, the discount factor of one step, as a number or a scalar tensor.
         """
         steps_at = self._steps_at(first)
         action = self._action[steps_at]
-        # Steps come before padding, so the first n of them are those before the first that is not taken.
+        # All steps of a window come before its padding. So the taken rows are those before the first one that is not taken.
         taken = ((action != PADDING) & (self._k < n_step)).cumprod(1).bool()
         steps = taken.sum(1)
         alive_after = torch.where(taken, self._discount[steps_at], 1.0).double().cumprod(1)
@@ -55,8 +55,8 @@ class Windows:
     def sequence(self, first: Tensor, jumps: int) -> Sequence:
         """What followed the first observations of windows, up to `jumps` <= n_max steps later. O(B jumps stack frames).
 
-        An observation is valid if as many steps were taken and none of them ended in a terminal state: what a window holds
-        after that is the next life, padding or the next episode. The last observation of a truncated episode is valid.
+        An observation is valid if all steps before it were taken and none of them ended in a terminal state. After that the
+        window holds the next life, padding or the next episode. The last observation of a truncated episode is valid.
         """
         steps_at = self._steps_at(first)[:, :jumps]
         action = self._action[steps_at]
@@ -65,7 +65,7 @@ class Windows:
         return Sequence(observation, torch.where(valid, action, 0).long(), valid)
 
     def weights_version(self, first: Tensor) -> Tensor:
-        """int32[B]: the weights that each window's first step was acted with."""
+        """int32[B]: the version of the weights that chose the action of each window's first step."""
         return self._version[first + self._shape.stack - 1]
 
     def _steps_at(self, first: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Windows:
         return first[:, None] + self._k + (self._shape.stack - 1)
 
     def _stacks(self, first: Tensor) -> Tensor:
-        """The stacks that begin at rows int64[...]: frame_dtype[..., stack, *frame_shape]."""
+        """frame_dtype[..., stack, *frame_shape]: the stacks that begin at the rows `first`, int64[...]."""
         rows = first[..., None] + self._stack
         return self._frame.index_select(0, rows.view(-1)).view(*rows.shape, *self._shape.frame_shape)
 
