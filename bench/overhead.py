@@ -236,7 +236,9 @@ def learner_loop(config: Config, directory: Path, kind: str) -> Loop:
         nothing_comes=lambda now: False,
         phase=reporter.phase,
     )
-    run = partial(train, training, countdown.stop, reporter.note, publications.look, reporter.look)
+    run = partial(
+        train, training, countdown.stop, reporter.remember_update, publications.publish_if_due, reporter.report_if_due
+    )
     return Loop(run, countdown.begin, Readers(metrics, registry) if kind != OFF else None)
 
 

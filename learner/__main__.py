@@ -172,11 +172,11 @@ def learn(
         complete = train(
             training,
             runtime.stop,
-            reporter.note,
-            lambda done: stop_notice.look(done.time),
-            publications.look,
-            lambda done: filling.look(done.time),
-            reporter.look,
+            reporter.remember_update,
+            lambda done: stop_notice.hold_after_stop(done.time),
+            publications.publish_if_due,
+            lambda done: filling.update_progress(done.time),
+            reporter.report_if_due,
             lambda done: saver.save_if_due(done.time),
         )
         replay.stop()

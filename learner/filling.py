@@ -25,8 +25,8 @@ class Filling:
         self.is_enough = False  # training may resume: that share of every log that could be read is in the memory
         self.is_over = False
 
-    def look(self, now: float) -> None:
-        """Args: now: of the monotonic clock, seconds."""
+    def update_progress(self, now: float) -> None:
+        """Brings `is_enough` and `is_over` up to date. Args: now: of the monotonic clock, seconds."""
         if self.is_over:
             return
         waited = now - self._start > ABSENT_SECONDS

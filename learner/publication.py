@@ -35,8 +35,10 @@ class Publications:
             self._publisher.publish(self._step.acting_weights(), self._step.mark, self._step.updates)
         self._is_due = False
 
-    def look(self, done: Round) -> None:
-        """After a round: publishes if due, but only once the last weights are delivered. What is then sent is as new as can be.
+    def publish_if_due(self, done: Round) -> None:
+        """After a round: publishes if a publication is due and the previous weights are delivered.
+
+        A publication that waits for the previous one sends the newest weights, not those of when it became due.
 
         Raises:
             FinalError: the last weights, or the losses or data that they were trained with, were not finite.

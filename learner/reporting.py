@@ -73,7 +73,7 @@ class Reporter:
             if name == "wait":
                 self._waited.inc(seconds)
 
-    def note(self, done: Round) -> None:
+    def remember_update(self, done: Round) -> None:
         """After a round: keeps its last update for the next report."""
         if done.trained is not None:
             self._drawn, self._last = done.trained.drawn, done.trained.result
@@ -99,7 +99,7 @@ class Reporter:
             sampling=self._sampling,
         )
 
-    def look(self, done: Round) -> None:
+    def report_if_due(self, done: Round) -> None:
         """After a round: calls `report` once a second."""
         if done.time - self._reported_time >= REPORT_SECONDS:
             self.report(done.state)

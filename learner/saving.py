@@ -33,13 +33,13 @@ class StopNotice:
     def __init__(self, saver: Saver, has_exchanged_since: Callable[[float], bool]) -> None:
         """Args: has_exchanged_since: whether a heartbeat sent after a time (monotonic clock, seconds) was answered."""
         self._saver, self._has_exchanged_since = saver, has_exchanged_since
-        self._looked_time = time.monotonic()
+        self._checked_time = time.monotonic()
 
-    def look(self, now: float) -> None:
-        """After each round. Args: now: of the monotonic clock, seconds."""
-        if now - self._looked_time > STOPPED_SECONDS:
+    def hold_after_stop(self, now: float) -> None:
+        """After a round: holds saves back if the round before was long ago. Args: now: of the monotonic clock, seconds."""
+        if now - self._checked_time > STOPPED_SECONDS:
             self._saver.hold_until(partial(self._has_exchanged_since, now))
-        self._looked_time = now
+        self._checked_time = now
 
 
 class Saver:

@@ -169,11 +169,11 @@ class Learner:
         train(
             self.training,
             cast(Any, self._stop),
-            self.reporter.note,
-            lambda done: self.stop_notice.look(done.time),
-            self.publications.look,
-            lambda done: self.filling.look(done.time),
-            self.reporter.look,
+            self.reporter.remember_update,
+            lambda done: self.stop_notice.hold_after_stop(done.time),
+            self.publications.publish_if_due,
+            lambda done: self.filling.update_progress(done.time),
+            self.reporter.report_if_due,
             lambda done: self.saver.save_if_due(done.time),
         )
 

@@ -105,7 +105,7 @@ def make_learner(registry: CollectorRegistry, published: Callable[[], None], seg
         nothing_comes=lambda now: False,
         phase=reporter.phase,
     )
-    hooks = (reporter.note, publications.look, reporter.look, end_when_trained)
+    hooks = (reporter.remember_update, publications.publish_if_due, reporter.report_if_due, end_when_trained)
     return Learner(training, hooks, stop, step, reporter)
 
 

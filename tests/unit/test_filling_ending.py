@@ -44,13 +44,13 @@ def test_training_begins_with_a_tenth_of_every_log() -> None:
     readers, intake = [Reader(0), Reader(1)], Intake()
     filling = filling_of(readers, intake)
     readers[0].log_share_read = 1.0
-    filling.look(101.0)
+    filling.update_progress(101.0)
     assert (filling.is_enough, filling.is_over) == (False, False)
     readers[1].log_share_read = ENOUGH
-    filling.look(102.0)
+    filling.update_progress(102.0)
     assert (filling.is_enough, filling.is_over) == (True, False)
     readers[1].log_share_read = 0.01  # the log has grown: what is enough once stays so
-    filling.look(103.0)
+    filling.update_progress(103.0)
     assert filling.is_enough
 
 
@@ -58,12 +58,12 @@ def test_a_shard_that_is_away_is_not_waited_for_but_filled_from_once_it_is_back(
     readers, intake = [Reader(0), Reader(1)], Intake()
     filling = filling_of(readers, intake)
     readers[0].log_share_read, readers[1].is_up = 1.0, False
-    filling.look(100.0 + ABSENT_SECONDS)
+    filling.update_progress(100.0 + ABSENT_SECONDS)
     assert not filling.is_enough
-    filling.look(100.1 + ABSENT_SECONDS)
+    filling.update_progress(100.1 + ABSENT_SECONDS)
     assert (filling.is_enough, filling.is_over) == (True, False)
     readers[1].is_up, readers[1].log_share_read = True, 1.0
-    filling.look(200.0)
+    filling.update_progress(200.0)
     assert filling.is_over
     assert set(intake.read) == {0, 1}
 
@@ -74,13 +74,13 @@ def test_it_is_over_when_what_the_logs_have_brought_is_taken(caplog: pytest.LogC
     for reader in readers:
         reader.log_share_read = 1.0
     intake.has_logged, intake.is_empty = True, False
-    filling.look(103.0)
+    filling.update_progress(103.0)
     assert (filling.is_over, intake.read) == (False, [])
     intake.has_logged = False  # fresh ones may wait: they do so whenever actors are ahead
     intake.filled = 640
     with caplog.at_level(logging.INFO):
-        filling.look(104.0)
-        filling.look(105.0)
+        filling.update_progress(104.0)
+        filling.update_progress(105.0)
     assert filling.is_over
     assert caplog.messages == ["memory filled from the shards' logs: 640 transitions in 4.0 s"]
 
@@ -101,7 +101,7 @@ def test_the_log_that_ends_between_two_looks_loses_nothing() -> None:
             return 1.0
 
     filling._readers = cast(Any, [Ending()])
-    filling.look(101.0)
+    filling.update_progress(101.0)
     assert intake.read == []
 
 

@@ -100,7 +100,7 @@ def test_the_state_follows_what_the_learner_can_do(tmp_path: Path) -> None:
     learner = Learner(tmp_path, CollectorRegistry(), updates=1)
     filling = learner.filling
     assert learner.training.state != LEARNER_STATE_WARMING
-    filling.look(0.0)
+    filling.update_progress(0.0)
     assert learner.training.state == LEARNER_STATE_WARMING
     learner.replay.ratio.receive(5)
     assert learner.training.state == LEARNER_STATE_TRAINING

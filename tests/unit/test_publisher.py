@@ -92,7 +92,7 @@ def test_nothing_is_copied_while_the_last_weights_are_on_their_way(deliver_at: i
     publications = Publications(cast(Any, step), cast(Any, sender), period=2, phase=untimed, diverge=pytest.fail)
     for step.updates in range(1, 8):
         sender.is_idle = step.updates >= deliver_at
-        publications.look(Round(0.0, cast(Any, object()), LEARNER_STATE_TRAINING))
+        publications.publish_if_due(Round(0.0, cast(Any, object()), LEARNER_STATE_TRAINING))
     assert taken == published
 
 
