@@ -24,7 +24,7 @@ from learner.algorithm.schedules import Horizon, HorizonSchedule
 from learner.algorithm.update import UpdateStep
 from learner.batches import Batches, Drawn, HorizonTensors, MemoryBatches
 from learner.memory.storage import host_tensor
-from learner.records import UpdateResult
+from learner.records import Batch, UpdateResult
 from sbrl.config import Config
 
 logger = logging.getLogger(__name__)
@@ -115,8 +115,11 @@ class Blocks:
 
     def update(self) -> tuple[Drawn, UpdateResult]:
         """One update of a block, in eager mode. Counts nothing on the host."""
+        return self._update_with(self._step.train)
+
+    def _update_with(self, train: Callable[[Batch], UpdateResult]) -> tuple[Drawn, UpdateResult]:
         drawn = self._batches.next(self._table.next())
-        result = self._step.train(drawn.batch)
+        result = train(drawn.batch)
         self._batches.update_priorities(drawn, result.priorities)
         return drawn, result
 
@@ -125,7 +128,7 @@ class Blocks:
         count = min(most, self._size, max(1, step.updates_to_edge()))
         self._table.fill([self._horizons.at(step.updates + k) for k in range(count)])
         if step.updates_to_edge() == 0:
-            return self._run_seen()
+            return self._run_with_diagnostics()
         start, made = time.perf_counter(), 0
         while made < count and (made == 0 or time.perf_counter() - start < BLOCK_SECONDS):
             drawn, result = self._update()
@@ -134,12 +137,9 @@ class Blocks:
         self._pace()
         return Trained(made, drawn, result)
 
-    def _run_seen(self) -> Trained:
+    def _run_with_diagnostics(self) -> Trained:
         """Makes one update that diagnostics observe."""
-        drawn = self._batches.next(self._table.next())
-        result = self._step.update(drawn.batch)
-        self._batches.update_priorities(drawn, result.priorities)
-        return Trained(1, drawn, result)
+        return Trained(1, *self._update_with(self._step.update))
 
 
 class _HorizonTable:

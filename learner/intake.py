@@ -133,7 +133,7 @@ class Intake:
             self._store.prepend(arrival.segment)
             held.add(name)
         self.filled += steps
-        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps, again=True))
+        self._ratio.receive(self._receipts.take(arrival.shard, arrival.segment.of, arrival.segment.first, steps, from_log=True))
 
     def _put(self, into: queue.Queue[_Arrival], arrival: _Arrival) -> bool:
         while not self._closed.is_set():

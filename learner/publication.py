@@ -32,7 +32,7 @@ class Publications:
     def publish(self) -> None:
         """Copies the current weights and gives them to the publisher."""
         with self._phase("publish"):
-            self._publisher.publish(self._step.acting_weights(), self._step.mark, self._step.updates)
+            self._publisher.publish(self._step.acting_weights(), self._step.not_finite, self._step.updates)
         self._is_due = False
 
     def publish_if_due(self, done: Round) -> None:

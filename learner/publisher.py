@@ -24,19 +24,19 @@ RETRY_SECONDS = 1.0
 
 class _Snapshot(NamedTuple):
     weights: Mapping[str, HostCopy]
-    mark: HostCopy
+    not_finite: HostCopy
     updates: int
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> Self:
+    def of(cls, weights: Mapping[str, Tensor], not_finite: Tensor, updates: int) -> Self:
         """Starts a copy to the host; on CUDA the copy is still under way when this returns."""
         copies = {name: HostCopy(tensor.detach().clone()) for name, tensor in weights.items()}
-        return cls(copies, HostCopy(mark.clone()), updates)
+        return cls(copies, HostCopy(not_finite.clone()), updates)
 
     def encode(self) -> bytes | None:
-        """Waits for the copies; None if they or their mark are not finite."""
+        """Waits for the copies; None if the weights or their flag are not finite."""
         weights = {name: torch.from_numpy(copy.numpy()) for name, copy in self.weights.items()}
-        return encode(weights) if all_finite([*weights.values(), torch.from_numpy(self.mark.numpy())]) else None
+        return encode(weights) if all_finite([*weights.values(), torch.from_numpy(self.not_finite.numpy())]) else None
 
 
 class Publisher:
@@ -69,11 +69,11 @@ class Publisher:
         with self._changed:
             return self._is_finite
 
-    def publish(self, weights: Mapping[str, Tensor], mark: Tensor, updates: int) -> None:
+    def publish(self, weights: Mapping[str, Tensor], not_finite: Tensor, updates: int) -> None:
         """Copies `weights` and returns; another thread checks, encodes and sends them.
 
         Args:
-            mark: float32[], not finite if a loss or a batch that the weights were trained with was not.
+            not_finite: float32[], NaN if a loss or a batch that the weights were trained with was not finite, else 0.
 
         Raises:
             StaleTermError: another learner has taken over; this one must stop.
@@ -83,7 +83,7 @@ class Publisher:
                 raise self._fenced
             if not self._is_finite:
                 return
-        snapshot = _Snapshot.of(weights, mark, updates)
+        snapshot = _Snapshot.of(weights, not_finite, updates)
         with self._changed:
             self._next = snapshot
             self._changed.notify_all()

@@ -99,7 +99,7 @@ class Training(NamedTuple):
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         for name in ("values", "sums", "generation", "largest", "outdated", "unusable"):
             tensors[f"priorities/{name}"] = getattr(priorities, name)
-        tensors["mark"] = self.step.mark
+        tensors["not_finite"] = self.step.not_finite
         tensors["random"], tensors["sampling"] = torch.get_rng_state(), self.memory.generator.get_state()
         return tensors | {f"loss/{number}": loss for number, loss in enumerate(self.losses)}
 

@@ -89,13 +89,13 @@ class UpdateStep:
             objective=lambda networks, batch: self._objective(networks, batch).total,
             td_error=lambda networks, batch: self._objective(networks, batch).td_error(),
         )
-        self._evaluate = compiler(self._evaluate_and_mark)
+        self._evaluate = compiler(self._evaluate_and_flag)
         self._updates = 0
-        # Each is 0 until a loss (or a batch) is not finite, and NaN from then on.
-        self._loss_blemish, self._data_blemish = torch.zeros((), device=device), torch.zeros((), device=device)
+        # Flags: each is 0 until a loss (or a batch) is not finite, and NaN from then on.
+        self._loss_not_finite, self._data_not_finite = torch.zeros((), device=device), torch.zeros((), device=device)
         state = self.state()  # whose tensors stay where they are
         parts = (state.online, state.target, state.auxiliary, state.optimizer)
-        self._kept = [self._loss_blemish, *(tensor for part in parts for tensor in part.values())]
+        self._kept = [self._loss_not_finite, *(tensor for part in parts for tensor in part.values())]
 
     @property
     def device(self) -> torch.device:
@@ -157,13 +157,13 @@ class UpdateStep:
         return bool(all_finite(self._kept).item())
 
     @property
-    def mark(self) -> Tensor:
+    def not_finite(self) -> Tensor:
         """float32[]: NaN once a loss or a batch was not finite, 0 before."""
-        return self._loss_blemish + self._data_blemish
+        return self._loss_not_finite + self._data_not_finite
 
     def data_is_finite(self) -> bool:
         """Whether all rewards and observations trained on were finite. Waits for the device."""
-        return bool(all_finite([self._data_blemish]).item())
+        return bool(all_finite([self._data_not_finite]).item())
 
     def acting_weights(self) -> dict[str, Tensor]:
         """The live weights to act with: the online network's, or with agent.act_with_target the target network's."""
@@ -192,12 +192,12 @@ class UpdateStep:
         copy_tensors(mine.optimizer, state.optimizer, "the checkpoint's optimizer moments")
         self._updates = state.updates
 
-    def _evaluate_and_mark(self, batch: Batch) -> _Evaluation:
-        """Evaluates the live networks, and marks a loss or batch that is not finite."""
+    def _evaluate_and_flag(self, batch: Batch) -> _Evaluation:
+        """Evaluates the live networks, and sets the flag of a loss or a batch that is not finite."""
         evaluation = self._objective(self._networks, batch)
         # 0 times a value that is not finite is NaN. This needs no wait for the device.
-        self._loss_blemish.add_(evaluation.total.detach(), alpha=0)
-        self._data_blemish.add_(batch.sum_of_numbers(), alpha=0)
+        self._loss_not_finite.add_(evaluation.total.detach(), alpha=0)
+        self._data_not_finite.add_(batch.sum_of_numbers(), alpha=0)
         return evaluation
 
     def _objective(self, networks: Networks, batch: Batch) -> _Evaluation:

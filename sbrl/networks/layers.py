@@ -9,7 +9,7 @@ from sbrl import config
 from sbrl.networks.noisy import NoisyLinear
 
 
-def values_product(values: Tensor, weights: Tensor) -> Tensor:
+def matmul_without_autocast(values: Tensor, weights: Tensor) -> Tensor:
     """values @ weights in their own precision, even under mixed precision: eight bits would harm the targets."""
     if not torch.is_autocast_enabled(values.device.type):
         return values @ weights

@@ -112,12 +112,12 @@ class Receipts:
         """Counts over all shards."""
         return Counts(*(sum(column) for column in zip(*self._counts.values(), strict=True))) if self._counts else Counts()
 
-    def take(self, shard: int, stream: Stream, first: int, steps: int, again: bool = False) -> int:
+    def take(self, shard: int, stream: Stream, first: int, steps: int, from_log: bool = False) -> int:
         """Counts the steps `first` to `first + steps - 1` of a stream. Returns how many are new, 0 if all are duplicates.
 
         Args:
             shard: the shard that served them.
-            again: whether they are from its log. Steps from the log that were received before do not count as duplicates.
+            from_log: whether they are from its log. Steps from the log that were received before do not count as duplicates.
 
         Raises:
             ValueError: these numbers are impossible for that stream; nothing is counted.
@@ -126,7 +126,7 @@ class Receipts:
             raise ValueError(f"steps {first} to {first + steps - 1} cannot be of a stream that starts at {stream.start}")
         writer = _Writer(stream.actor, stream.env, stream.incarnation)
         if stream.incarnation <= self._forgotten.get(writer[:2], -1):
-            self._add(shard, duplicates=0 if again else steps)
+            self._add(shard, duplicates=0 if from_log else steps)
             return 0
         received = self._hear_of(writer)
         if not steps:
@@ -139,7 +139,7 @@ class Receipts:
         new = max(0, end - max(first, mark)) + self._recover(received, first, min(end, mark))
         received.mark = max(mark, end)
         self._advance(stream.incarnation, received.mark - mark)
-        self._add(shard, received=new, duplicates=0 if again else steps - new)
+        self._add(shard, received=new, duplicates=0 if from_log else steps - new)
         return new
 
     def state(self) -> dict[str, Any]:

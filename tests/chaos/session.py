@@ -274,5 +274,5 @@ def unknown_steps(learner_checkpoints: Path, logs: Mapping[int, list[Segment]], 
     before = known()
     for shard, segments in logs.items():
         for segment in sorted(segments, key=lambda one: one.first):
-            receipts.take(shard, segment.of, segment.first, int(segment.valid(shape).sum()), again=True)
+            receipts.take(shard, segment.of, segment.first, int(segment.valid(shape).sum()), from_log=True)
     return known() - before

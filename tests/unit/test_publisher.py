@@ -87,8 +87,8 @@ def test_weights_are_encoded_outside_the_thread_that_publishes(
 def test_nothing_is_copied_while_the_last_weights_are_on_their_way(deliver_at: int, published: list[int]) -> None:
     """They are due at updates 2, 4 and 6. A publication that is due too early is made once the last one is delivered."""
     taken: list[int] = []
-    step = SimpleNamespace(updates=0, mark=FINE, acting_weights=dict)
-    sender = SimpleNamespace(is_idle=False, is_finite=True, publish=lambda weights, mark, updates: taken.append(updates))
+    step = SimpleNamespace(updates=0, not_finite=FINE, acting_weights=dict)
+    sender = SimpleNamespace(is_idle=False, is_finite=True, publish=lambda weights, flag, updates: taken.append(updates))
     publications = Publications(cast(Any, step), cast(Any, sender), period=2, phase=untimed, diverge=pytest.fail)
     for step.updates in range(1, 8):
         sender.is_idle = step.updates >= deliver_at
@@ -96,9 +96,9 @@ def test_nothing_is_copied_while_the_last_weights_are_on_their_way(deliver_at: i
     assert taken == published
 
 
-@pytest.mark.parametrize(("weight", "mark"), [(float("inf"), FINE), (1.0, BAD)], ids=["weights", "mark"])
-def test_what_is_not_finite_is_never_sent(client: Client, publisher: Publisher, weight: float, mark: Tensor) -> None:
-    publisher.publish({"w": torch.tensor([1.0, weight])}, mark, updates=1)
+@pytest.mark.parametrize(("weight", "flag"), [(float("inf"), FINE), (1.0, BAD)], ids=["weights", "flag"])
+def test_what_is_not_finite_is_never_sent(client: Client, publisher: Publisher, weight: float, flag: Tensor) -> None:
+    publisher.publish({"w": torch.tensor([1.0, weight])}, flag, updates=1)
     assert not publisher.wait_idle(WAIT)
     assert not publisher.is_finite
     assert client.received.empty()

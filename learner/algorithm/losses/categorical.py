@@ -11,7 +11,7 @@ from learner.algorithm.losses.selection import select_action
 from learner.records import Batch
 from sbrl import config
 from sbrl.networks.heads.categorical import CategoricalHead
-from sbrl.networks.layers import values_product
+from sbrl.networks.layers import matmul_without_autocast
 from sbrl.networks.network import ValueNetwork
 
 
@@ -31,13 +31,13 @@ class CategoricalLoss:
         return LossResult(
             cross_entropy(logits_tm1, targets),
             expected_values(logits_tm1.detach(), atoms),
-            values_product(targets, atoms)[:, None],
+            matmul_without_autocast(targets, atoms)[:, None],
         )
 
 
 def expected_values(logits: Tensor, atoms: Tensor) -> Tensor:
     """The mean of each distribution: logits float[..., K], atoms float[K] -> float[...]."""
-    return values_product(logits.softmax(dim=-1), atoms)
+    return matmul_without_autocast(logits.softmax(dim=-1), atoms)
 
 
 def project_distribution(r_t: Tensor, discount_t: Tensor, probabilities_t: Tensor, atoms: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def project_distribution(r_t: Tensor, discount_t: Tensor, probabilities_t: Tenso
     spacing = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
     moved = (r_t[:, None] + discount_t[:, None] * atoms).clamp(atoms[0], atoms[-1])
     shares = (1 - (moved[:, None, :] - atoms[:, None]).abs() / spacing).clamp(min=0)
-    return values_product(shares, probabilities_t[:, :, None]).squeeze(-1)
+    return matmul_without_autocast(shares, probabilities_t[:, :, None]).squeeze(-1)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sbrl import config
 from sbrl.networks.heads.base import Head
-from sbrl.networks.layers import values_product
+from sbrl.networks.layers import matmul_without_autocast
 from sbrl.networks.output_layers import make_output
 
 
@@ -32,4 +32,4 @@ class CategoricalHead(Head):
 
     def q_values(self, features: Tensor) -> Tensor:
         """The distributions' means, float[B, F] -> float[B, A]."""
-        return values_product(self(features).softmax(dim=-1), self.atoms)
+        return matmul_without_autocast(self(features).softmax(dim=-1), self.atoms)
