@@ -13,7 +13,7 @@ import torch
 from learner.algorithm.precision import configure_precision
 from learner.algorithm.update import UpdateStep, make_update_step
 from learner.block import make_updates
-from learner.checkpoint import CheckpointStore
+from learner.checkpoint import CheckpointStore, SavedLearner, restore_random
 from learner.ending import RunEnd
 from learner.filling import ENOUGH, Filling
 from learner.loop import Training, train
@@ -22,7 +22,6 @@ from learner.metric_loggers import MetricLogger
 from learner.probes import MemoryProbes
 from learner.publication import Publications
 from learner.publisher import Publisher
-from learner.records import LearnerState, restore_random
 from learner.replay import Replay
 from learner.reporting import Reporter
 from learner.sampling import usable_memory
@@ -224,7 +223,7 @@ def tell_sampling(member: FleetMember, sampling: str) -> None:
         logger.debug("%s; the next heartbeat will say where replay is sampled", error)
 
 
-def check_known(state: LearnerState, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
+def check_known(state: SavedLearner, status: GetStatusResponse, config: Config, run_directory: RunDirectory) -> None:
     """Checks that the coordinator is the one that knew this run.
 
     The learner that saved the checkpoint held a term, so the right coordinator has issued at least one.

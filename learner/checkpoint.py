@@ -6,8 +6,12 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from learner.records import LearnerState, UpdateState
+import torch
+from torch import Tensor
+
+from learner.records import UpdateState
 from sbrl.errors import RunError
 from sbrl.networks.serialization import decode, encode
 from sbrl.storage.checkpoints import (
@@ -25,6 +29,15 @@ _STATE = "state.json"
 _TENSORS = ("online", "target", "auxiliary", "optimizer")  # fields of UpdateState, each a file of its own
 
 
+class SavedLearner(NamedTuple):
+    """The content of a learner's checkpoint."""
+
+    update: UpdateState
+    counters: dict[str, int | float]  # samples_trained, max_priority, ...
+    random: dict[str, Any]  # see capture_random
+    received: dict[str, Any]  # the states of Ratio and Receipts: samples trained, and transitions received
+
+
 class CheckpointStore:
     """The newest `keep` checkpoints of one learner in `directory`; files are safetensors and JSON, never pickle."""
 
@@ -36,7 +49,7 @@ class CheckpointStore:
         """Finished checkpoints, oldest first."""
         return list_checkpoints(self._directory)
 
-    def save(self, state: LearnerState) -> Path:
+    def save(self, state: SavedLearner) -> Path:
         """Writes `state` atomically, then deletes all but the newest `keep` checkpoints.
 
         Raises:
@@ -51,7 +64,7 @@ class CheckpointStore:
         prune_checkpoints(self._directory, checkpoint, self._keep)
         return checkpoint
 
-    def load_newest(self) -> LearnerState | None:
+    def load_newest(self) -> SavedLearner | None:
         """The newest readable checkpoint; None if there are no checkpoints. Warns of each one that cannot be read.
 
         Raises:
@@ -68,7 +81,7 @@ class CheckpointStore:
         return None
 
 
-def load(checkpoint: Path) -> LearnerState:
+def load(checkpoint: Path) -> SavedLearner:
     """Reads one checkpoint.
 
     Raises:
@@ -94,7 +107,38 @@ def load(checkpoint: Path) -> LearnerState:
             tensors[name] = decode(data)
         except RunError as error:
             raise CorruptCheckpointError(f"checkpoint {checkpoint}: {name}.safetensors: {error}") from None
-    return LearnerState(UpdateState(**tensors, updates=updates_of(checkpoint)), counters, random, received)
+    return SavedLearner(UpdateState(**tensors, updates=updates_of(checkpoint)), counters, random, received)
+
+
+def capture_random() -> dict[str, Any]:
+    """The states of torch's global generators, as values that JSON can hold."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"torch": _to_hex(torch.get_rng_state()), "cuda": [_to_hex(state) for state in cuda]}
+
+
+def restore_random(states: dict[str, Any]) -> None:
+    """Restores what `capture_random` captured. Devices that are gone are skipped.
+
+    Raises:
+        RunError: the states are malformed, or are from another version of torch.
+    """
+    try:
+        torch.set_rng_state(_from_hex(states["torch"]))
+        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(_from_hex(state), device)
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise RunError(
+            f"the checkpoint's random states cannot be used ({error}): they are damaged, or of another version of torch; "
+            f"go on with the versions that constraints.txt names"
+        ) from None
+
+
+def _to_hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_hex(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
 def _is_number(value: object) -> bool:

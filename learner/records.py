@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from learner.algorithm.measures import mean_td_error
 from learner.algorithm.optimizer import Gradient
-from sbrl.errors import RunError
 from sbrl.networks.network import ValueNetwork
 
 
@@ -117,49 +115,3 @@ class UpdateState(NamedTuple):
     auxiliary: dict[str, Tensor]  # trained beside the network, not used to act: self-prediction's parameters; often empty
     optimizer: dict[str, Tensor]  # <moment>/<parameter>, and step/<parameter>
     updates: int
-
-
-class LearnerState(NamedTuple):
-    """What a learner checkpoint holds."""
-
-    update: UpdateState
-    counters: dict[str, int | float]  # samples_trained, max_priority, ...
-    random: dict[str, Any]  # see capture_random
-    received: dict[str, Any]  # the states of Ratio and Receipts: samples trained, and transitions received
-
-
-def capture_random(**generators: np.random.Generator) -> dict[str, Any]:
-    """The states of torch's global generators and of the named numpy generators, as values JSON can hold."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {
-        "torch": _to_hex(torch.get_rng_state()),
-        "cuda": [_to_hex(state) for state in cuda],
-        "numpy": {name: generator.bit_generator.state for name, generator in generators.items()},
-    }
-
-
-def restore_random(states: dict[str, Any], **generators: np.random.Generator) -> None:
-    """Restores what `capture_random` captured; the names must be the same. Devices that are gone are skipped.
-
-    Raises:
-        RunError: the states are malformed, or are from another version of torch or NumPy.
-    """
-    try:
-        torch.set_rng_state(_from_hex(states["torch"]))
-        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(_from_hex(state), device)
-        for name, generator in generators.items():
-            generator.bit_generator.state = states["numpy"][name]
-    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise RunError(
-            f"the checkpoint's random states cannot be used ({error}): they are damaged, or of another version of torch; "
-            f"go on with the versions that constraints.txt names"
-        ) from None
-
-
-def _to_hex(state: Tensor) -> str:
-    return state.numpy().tobytes().hex()
-
-
-def _from_hex(text: str) -> Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -9,10 +9,10 @@ import torch
 
 from learner.algorithm.compilation import make_compiler
 from learner.batches import Batches, MemoryBatches
+from learner.checkpoint import SavedLearner
 from learner.intake import Intake
 from learner.memory.replay import ReplayMemory
 from learner.ratio import Ratio, RatioSettings
-from learner.records import LearnerState
 from sbrl.config import Config
 from sbrl.envs.spec import EnvSpec
 from sbrl.errors import RunError
@@ -39,7 +39,7 @@ class NoMemory:
         return 0
 
 
-def restored_accounts(settings: RatioSettings, state: LearnerState) -> tuple[Ratio, Receipts, float]:
+def restored_accounts(settings: RatioSettings, state: SavedLearner) -> tuple[Ratio, Receipts, float]:
     """The ratio, the receipts and the highest priority from a checkpoint.
 
     Raises:
@@ -71,7 +71,7 @@ class Replay(NamedTuple):
 
     @classmethod
     def of(
-        cls, config: Config, spec: EnvSpec, device: torch.device, sampling: str, state: LearnerState | None, term: int
+        cls, config: Config, spec: EnvSpec, device: torch.device, sampling: str, state: SavedLearner | None, term: int
     ) -> Self:
         """Makes an empty replay, with a checkpoint's counts if there is a checkpoint.
 

@@ -10,9 +10,8 @@ from functools import partial
 from typing import Any
 
 from learner.algorithm.update import UpdateStep
-from learner.checkpoint import CheckpointStore
+from learner.checkpoint import CheckpointStore, SavedLearner, capture_random
 from learner.ratio import Ratio
-from learner.records import LearnerState, capture_random
 from sbrl.coordination.weights import StaleTermError
 from sbrl.errors import FinalError, RunError
 from sbrl.replay.receipts import Receipts
@@ -111,7 +110,7 @@ class Saver:
             **self._step.diagnostics.counters(),
         }
         received: dict[str, Any] = {"ratio": self._ratio.state(), "receipts": self._receipts.state()}
-        path = self._store.save(LearnerState(self._step.state(), counters, capture_random(), received))
+        path = self._store.save(SavedLearner(self._step.state(), counters, capture_random(), received))
         self._saved_time = time.monotonic()
         self._metrics.checkpoints.inc()
         self._metrics.checkpoint_duration_seconds.set(self._saved_time - start)

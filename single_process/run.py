@@ -18,12 +18,12 @@ from learner.algorithm.schedules import HorizonSchedule
 from learner.algorithm.update import make_update_step
 from learner.batches import MemoryBatches
 from learner.block import Blocks
-from learner.checkpoint import CheckpointStore
+from learner.checkpoint import CheckpointStore, SavedLearner, capture_random
 from learner.memory.replay import ReplayMemory
 from learner.metric_loggers import diagnostic_scalars
 from learner.probes import MemoryProbes
 from learner.ratio import Ratio, RatioSettings
-from learner.records import Batch, LearnerState, capture_random
+from learner.records import Batch
 from sbrl.config import Config
 from sbrl.envs.make import make_envs
 from sbrl.networks.build import build_network
@@ -120,7 +120,7 @@ class SerialRun:
             "env_steps": self._collector.env_steps,
             **self._step.diagnostics.counters(),
         }
-        return store.save(LearnerState(self._step.state(), counters, capture_random(), received={}))
+        return store.save(SavedLearner(self._step.state(), counters, capture_random(), received={}))
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of all losses, in order, and of the final weights. Equal for two runs with the same seed."""

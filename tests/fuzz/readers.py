@@ -15,9 +15,8 @@ import torch
 import yaml
 
 from learner.algorithm.update import make_update_step
-from learner.checkpoint import CheckpointStore, load
+from learner.checkpoint import CheckpointStore, SavedLearner, capture_random, load, restore_random
 from learner.ratio import Ratio, RatioSettings
-from learner.records import LearnerState, capture_random, restore_random
 from learner.replay import restored_accounts
 from sbrl import config as configs
 from sbrl.config import Config
@@ -167,7 +166,7 @@ def learner_readers(folder: Path) -> Iterator[Target]:
     random_state = torch.get_rng_state()
     store = CheckpointStore(directory.learner_checkpoints, keep=2)
     received = {"ratio": Ratio(RatioSettings.of(config), 900, 80.0, 80).state(), "receipts": receipts().state()}
-    whole = store.save(LearnerState(step.state(), dict(COUNTERS), capture_random(), received))
+    whole = store.save(SavedLearner(step.state(), dict(COUNTERS), capture_random(), received))
 
     def resume() -> None:
         state = load(whole)

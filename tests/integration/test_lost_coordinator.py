@@ -10,8 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from learner.algorithm.update import make_update_step
-from learner.checkpoint import CheckpointStore
-from learner.records import LearnerState, capture_random
+from learner.checkpoint import CheckpointStore, SavedLearner, capture_random
 from sbrl.config import build, dump
 from sbrl.coordination.fleet import FleetClient
 from sbrl.envs.make import make_spec
@@ -41,7 +40,7 @@ def with_checkpoint(path: Path, coordinator: str) -> RunDirectory:
     directory.config.write_text(dump(config), encoding="utf-8")
     state = make_update_step(config, make_spec(config.env)).state()._replace(updates=40)
     received = {"ratio": {"received": 200, "due": 320.0, "trained": 320}, "receipts": Receipts().state()}
-    CheckpointStore(directory.learner_checkpoints, keep=1).save(LearnerState(state, COUNTERS, capture_random(), received))
+    CheckpointStore(directory.learner_checkpoints, keep=1).save(SavedLearner(state, COUNTERS, capture_random(), received))
     return directory
 
 

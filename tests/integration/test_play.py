@@ -15,8 +15,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from learner.algorithm.update import make_update_step
-from learner.checkpoint import CheckpointStore
-from learner.records import LearnerState, capture_random
+from learner.checkpoint import CheckpointStore, SavedLearner, capture_random
 from sbrl import config
 from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
@@ -37,7 +36,7 @@ def make_run(path: Path, settings: Mapping[str, Any], checkpoints: tuple[int, ..
     update = make_update_step(run_config, make_spec(run_config.env)).state()
     store = CheckpointStore(run_directory.learner_checkpoints, keep=3)
     for updates in checkpoints:
-        store.save(LearnerState(update._replace(updates=updates), {"env_steps": 4 * updates}, capture_random(), {}))
+        store.save(SavedLearner(update._replace(updates=updates), {"env_steps": 4 * updates}, capture_random(), {}))
     return run_directory
 
 

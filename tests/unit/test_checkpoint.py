@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from learner.algorithm.update import UpdateStep, make_update_step
-from learner.checkpoint import CheckpointStore, load
-from learner.records import Batch, LearnerState, Sequence, capture_random, restore_random
+from learner.checkpoint import CheckpointStore, SavedLearner, capture_random, load, restore_random
+from learner.records import Batch, Sequence
 from learner.replay import Replay
 from sbrl import config
 from sbrl.envs.spec import EnvSpec
@@ -64,8 +64,8 @@ def train(step: UpdateStep, generator: np.random.Generator, updates: int) -> lis
     return losses
 
 
-def state_of(step: UpdateStep) -> LearnerState:
-    return LearnerState(step.state(), {"samples_trained": 4 * step.updates}, capture_random(), RECEIVED)
+def state_of(step: UpdateStep) -> SavedLearner:
+    return SavedLearner(step.state(), {"samples_trained": 4 * step.updates}, capture_random(), RECEIVED)
 
 
 def save_after_each_update(store: CheckpointStore, updates: int) -> UpdateStep:
@@ -82,7 +82,8 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config
     store = CheckpointStore(tmp_path / "learner", keep=3)
     step, generator = make_update_step(settings, SPEC), np.random.default_rng(7)
     train(step, generator, 4)
-    store.save(LearnerState(step.state(), {"samples_trained": 16, "env_steps": 2}, capture_random(batches=generator), RECEIVED))
+    store.save(SavedLearner(step.state(), {"samples_trained": 16, "env_steps": 2}, capture_random(), RECEIVED))
+    generator_state = generator.bit_generator.state
     expected = train(step, generator, 4)
 
     torch.manual_seed(99)
@@ -92,7 +93,8 @@ def test_a_restored_learner_goes_on_bit_for_bit(tmp_path: Path, settings: config
     assert state is not None
     assert state.counters == {"samples_trained": 16, "env_steps": 2}
     resumed.restore(state.update)
-    restore_random(state.random, batches=resumed_generator)
+    restore_random(state.random)
+    resumed_generator.bit_generator.state = generator_state
     assert resumed.updates == 4
     assert train(resumed, resumed_generator, 4) == expected
     for ours, theirs in zip(step.state()[:4], resumed.state()[:4], strict=True):
@@ -148,7 +150,7 @@ def test_falls_back_past_a_checkpoint_that_is_not_finite(
         train(step, np.random.default_rng(0), 1)
         if updates == 2:
             next(iter(getattr(step.state(), part).values())).fill_(float("nan"))
-        store.save(LearnerState(step.state(), {"env_steps": updates}, capture_random(), RECEIVED))
+        store.save(SavedLearner(step.state(), {"env_steps": updates}, capture_random(), RECEIVED))
     with caplog.at_level(logging.WARNING):
         state = store.load_newest()
     assert state is not None
@@ -220,7 +222,7 @@ def test_evaluation_takes_the_network_that_acts(tmp_path: Path, act_with_target:
     train(step, np.random.default_rng(0), 2)  # the target network is two updates behind
     counters: dict[str, int | float] = {"env_steps": 5}
     CheckpointStore(directory.learner_checkpoints, keep=1).save(
-        LearnerState(step.state(), counters, capture_random(), RECEIVED)
+        SavedLearner(step.state(), counters, capture_random(), RECEIVED)
     )
     found = load_agent(directory, updates=None).weights
     expected = step.state().target if act_with_target else step.state().online
@@ -288,7 +290,7 @@ def test_a_checkpoint_of_a_version_whose_replay_kept_the_ratio_is_refused_in_a_s
     [{}, {"ratio": {"received": 1}, "receipts": Receipts().state()}, {"ratio": RECEIVED["ratio"], "receipts": {"writers": 3}}],
 )
 def test_counts_that_are_none_are_refused_in_a_sentence(received: dict[str, Any]) -> None:
-    state = LearnerState(make_update_step(CONFIG, SPEC).state(), {"max_priority": 1.0}, {}, received)
+    state = SavedLearner(make_update_step(CONFIG, SPEC).state(), {"max_priority": 1.0}, {}, received)
     with pytest.raises(RunError, match=r"checkpoint of update 0 does not say what was received \("):
         Replay.of(CONFIG, SPEC, torch.device("cpu"), "cached", state, term=1)
 

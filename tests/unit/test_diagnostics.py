@@ -15,7 +15,8 @@ from learner.algorithm import diagnostics
 from learner.algorithm.diagnostics import Diagnostics, NoDiagnostics, Readings
 from learner.algorithm.measures import GradientAverage
 from learner.algorithm.update import UpdateStep, make_update_step
-from learner.records import Batch, Networks, Sequence, capture_random, restore_random
+from learner.checkpoint import capture_random, restore_random
+from learner.records import Batch, Networks, Sequence
 from sbrl import config
 from sbrl.config.algorithms import ALGORITHMS
 from sbrl.envs.spec import EnvSpec
