@@ -64,7 +64,7 @@ class MemoryBatches:
 
     def __init__(self, memory: ReplayMemory, agent: Agent, batch_size: int, compiler: Compiler[Any] = uncompiled) -> None:
         self._memory, self._batch_size = memory, batch_size
-        self._jumps = agent.spr_jumps if agent.predicts_itself else 0
+        self._jumps = agent.jumps
         self._draw, self._set_priorities = compiler(self._draw_batch), compiler(memory.set_priorities)
 
     @property

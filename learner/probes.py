@@ -21,7 +21,7 @@ class MemoryProbes:
 
     def __init__(self, memory: ReplayMemory, config: Config, seed: int) -> None:
         self._memory, self._horizons = memory, HorizonSchedule.of(config)
-        self._jumps = config.agent.spr_jumps if config.agent.predicts_itself else 0
+        self._jumps = config.agent.jumps
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, updates: int) -> dict[str, Batch]:

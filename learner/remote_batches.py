@@ -109,7 +109,7 @@ def to_batch(items: Items, stack: int, agent: Agent, horizon: Horizon, shard_sha
     """
     transitions = n_step_transitions(items, stack, horizon.n_step, horizon.discount)
     sequence = None
-    if agent.spr_weight > 0:
+    if agent.predicts_itself:
         sequence = Sequence(*(torch.from_numpy(array) for array in future_sequence(items, stack, agent.spr_jumps)))
     return Batch(
         s_tm1=torch.from_numpy(transitions.s_tm1.copy()),  # TensorFlow's arrays are read-only

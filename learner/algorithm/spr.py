@@ -111,7 +111,7 @@ def self_prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor) ->
 
 def make_self_prediction(agent: Agent, torso: Torso, num_actions: int, seed: int) -> SelfPrediction | NoSelfPrediction:
     """Makes it on the CPU, with parameters that depend only on the seed. Without parameters if agent.spr_weight is 0."""
-    if agent.spr_weight == 0:
+    if not agent.predicts_itself:
         return NoSelfPrediction()
     generator = torch.Generator().manual_seed(self_prediction_seed(seed))
     # The meta device draws no random numbers, so torch's global generator does not advance.
