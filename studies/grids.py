@@ -44,7 +44,7 @@ class KeyLaw(NamedTuple):
 def sensitivities(evidence: Evidence) -> list[KeySensitivity]:
     """The sensitivity to each key of which some arms have half or twice the best value, all else equal.
 
-    Uses the seeds that are complete in all of these arms.
+    Uses the seeds that are complete in all of these arms. Nothing if arms do not differ in the key.
     """
     arms = _differing_settings(evidence)
     found = []
@@ -54,9 +54,11 @@ def sensitivities(evidence: Evidence) -> list[KeySensitivity]:
             groups[tuple(item for item in settings.items() if item[0] != key)].append(arm)
         for rest, names in groups.items():
             seeds = evidence.whole_seeds(names)
-            if len(names) < 2 or len(seeds) < 2:
+            if len(names) < 2 or len(seeds) < 2 or key not in arms[names[0]]:
                 continue
             values = [float(arms[name][key]) for name in names]
+            if len(set(values)) < len(values):  # arms that differ only in a key of FOLLOWERS
+                continue
             scores = np.stack([evidence.scores(name, seeds)[-1] for name in names])
             words = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in rest)
             lost = sensitivity(values, scores)
@@ -102,6 +104,8 @@ def _law(
     if len(seeds) < 2:
         raise ValueError("it needs two seeds with whole runs of all arms")
     curves = {arm: evidence.curves(arm, seeds) for names in cells.values() for arm in names}
+    if not all(len(steps) for steps, _ in curves.values()):
+        raise ValueError("it needs learning curves that have env steps in common")
     returns = {arm: one[:, environment] for arm, (_, one) in curves.items()}
     threshold = common_threshold([best for one in x for best in _best_runs(one, cells, returns)])
     needed = np.empty((len(x), len(values), len(seeds)))

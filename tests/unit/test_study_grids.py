@@ -67,6 +67,26 @@ def test_without_half_or_twice_the_best_value_there_is_no_sensitivity():
     assert sensitivities(grid({(0.25, 8): 0.5, (0.25, 32): 0.8})) == []
 
 
+@pytest.mark.parametrize("others", [[], [16]], ids=["nothing else", "a batch too"])
+def test_arms_that_differ_only_in_a_key_that_follows_have_no_sensitivity(others: list[int]):
+    """They share all settings, so neither has a value of the key that the other lacks."""
+    records: list[RunRecord] = []
+    for period, batch in [(1000, 8), (77, 8), *((1000, batch) for batch in others)]:
+        for seed in SEEDS:
+            one = make_record(f"period {period} batch {batch}", seed, score=1.0 + seed)
+            records.append(replace(one, settings={**one.settings, "learner.target_update_period": period}))
+    question = make_question(list(dict.fromkeys(record.arm for record in records)), SEEDS)
+    assert sensitivities(gather(question, records)) == []
+
+
+def test_without_curves_there_is_no_law_and_a_reason():
+    evidence = grid(HALVED)
+    records = [replace(run, returns=()) for run in evidence.records]
+    laws, (reason,) = power_laws(gather(evidence.question, records))
+    assert laws == []
+    assert "it needs learning curves" in reason
+
+
 def test_the_report_has_both():
     report = make_report(grid(HALVED), load_prices(None), "sbrl report")
     (section,) = [one for one in report.sections if one.title == "Sensitivity and best values"]
