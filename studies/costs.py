@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from scipy import optimize
 
 from sbrl.errors import UsageError, shown
+from studies.evidence import Place
 from studies.records import Costs, RunRecord
 from studies.statistics.aggregates import Floats
 from studies.statistics.scaling import data_to_threshold
@@ -40,7 +42,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Means over an arm's runs; None if a run lacks the value."""
+    """Means over an arm's runs up to the last horizon; None if a run lacks the value."""
 
     wall_seconds: float | None
     updates_per_second: float | None
@@ -48,8 +50,8 @@ class ArmCost:
     gpu_seconds: float | None
     bytes_moved: float | None
     money: float | None  # USD
-    env_steps: float
-    score: float  # IQM at the last horizon, on the common scale
+    env_steps: float  # the last horizon
+    score: float  # IQM there, on the common scale
 
     @property
     def score_per_million_steps(self) -> float:
@@ -93,17 +95,46 @@ def load_prices(path: Path | None) -> Prices:
     return Prices(found["core"], found["gpu"], found["bytes"])
 
 
-def arm_cost(runs: Sequence[RunRecord], score: float, prices: Prices) -> ArmCost:
-    """Args: runs: complete runs of one arm; score: their IQM at the last horizon."""
+def length_of(run: RunRecord) -> int:
+    """The env steps that a run was to have."""
+    found = run.settings.get("run.env_steps")
+    return found if isinstance(found, int) else run.counts.env_steps
+
+
+def incomplete_curves(runs: Mapping[Place, RunRecord]) -> list[Place]:
+    """The runs whose learning curve lacks points: it ends before the run, or others of that length have more points.
+
+    A run that is scored by evaluation may have no curve at all, because no training episode ended.
+    """
+    points: dict[int, int] = defaultdict(int)
+    for run in runs.values():
+        points[length_of(run)] = max(points[length_of(run)], len(run.returns))
+    return [
+        place
+        for place, run in runs.items()
+        if (run.returns and run.returns[-1][0] != length_of(run))
+        or (len(run.returns) < points[length_of(run)] and (run.returns or run.score == "training"))
+    ]
+
+
+def arm_cost(runs: Sequence[RunRecord], score: float, prices: Prices, env_steps: int) -> ArmCost:
+    """Of a longer run it takes the part up to `env_steps`, as if time, money and bytes passed evenly over steps.
+
+    Args:
+        runs: complete runs of one arm.
+        score: their IQM at the last horizon.
+        env_steps: the last horizon.
+    """
+    parts = [min(1.0, env_steps / max(1, length_of(run))) for run in runs]
     rates = [run.counts.updates / run.costs.wall_seconds if run.costs.wall_seconds else None for run in runs]
     return ArmCost(
-        wall_seconds=_mean(run.costs.wall_seconds for run in runs),
+        wall_seconds=_mean((run.costs.wall_seconds for run in runs), parts),
         updates_per_second=_mean(rates),
-        core_seconds=_mean(run.costs.core_seconds for run in runs),
-        gpu_seconds=_mean(run.costs.gpu_seconds for run in runs),
-        bytes_moved=_mean(run.costs.bytes_moved for run in runs),
-        money=_mean(prices.of(run.costs) for run in runs),
-        env_steps=float(np.mean([run.counts.env_steps for run in runs])),
+        core_seconds=_mean((run.costs.core_seconds for run in runs), parts),
+        gpu_seconds=_mean((run.costs.gpu_seconds for run in runs), parts),
+        bytes_moved=_mean((run.costs.bytes_moved for run in runs), parts),
+        money=_mean((prices.of(run.costs) for run in runs), parts),
+        env_steps=float(env_steps),
         score=score,
     )
 
@@ -116,7 +147,9 @@ def total_money(records: Iterable[RunRecord], prices: Prices) -> float | None:
 
 
 def break_even(steps: Floats, candidate: Floats, baseline: Floats) -> float | None:
-    """The share of the steps after which the candidate's curve reaches the baseline's end; None if it never does.
+    """The share of the steps after which the candidate's curve reaches the end of the baseline's; None if it never does.
+
+    This compares curves, not scores: a score is the mean of the last episodes, or an evaluation.
 
     Args:
         steps: float64[T]; candidate, baseline: float64[T], the IQM at each step. Both are made monotone first.
@@ -128,7 +161,10 @@ def break_even(steps: Floats, candidate: Floats, baseline: Floats) -> float | No
     return float(needed / steps[-1]) if math.isfinite(needed) else None
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _mean(values: Iterable[float | None], parts: Sequence[float] | None = None) -> float | None:
+    """Args: parts: the part of each value that counts; by default the whole."""
     found = list(values)
     known = [value for value in found if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(found) else None
+    if not known or len(known) < len(found):
+        return None
+    return float(np.mean(known if parts is None else np.multiply(known, parts)))

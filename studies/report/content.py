@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from studies.costs import ArmCost, Prices, arm_cost, break_even, total_money
+from studies.costs import ArmCost, Prices, arm_cost, break_even, incomplete_curves, length_of, total_money
 from studies.design import Comparison
-from studies.evidence import Evidence
+from studies.evidence import SHOWN, SMOOTH, Evidence
 from studies.grids import power_laws, sensitivities
 from studies.outcomes import Outcome, answer
+from studies.records import BINS
 from studies.report import pictures, tables, words
 from studies.report.page import Picture, Report, Section, Verdict, number
 from studies.statistics.aggregates import Floats, iqm
@@ -86,7 +87,7 @@ def _cost(evidence: Evidence, arm: str, prices: Prices) -> ArmCost:
     runs = [evidence.runs[arm, environment, seed] for environment, seed in _runs(evidence, arm)]
     last = evidence.question.horizons[-1]
     scores = np.array([evidence.scales[run.environment].apply(np.array(run.scores[last])) for run in runs])
-    return arm_cost(runs, float(iqm(scores[:, None])), prices)
+    return arm_cost(runs, float(iqm(scores[:, None])), prices, last)
 
 
 def mean_curves(evidence: Evidence, arms: Sequence[str], seeds: Sequence[int]) -> tuple[Floats, dict[str, Floats]]:
@@ -99,12 +100,55 @@ def mean_curves(evidence: Evidence, arms: Sequence[str], seeds: Sequence[int]) -
     return steps, found
 
 
+def _common_steps(evidence: Evidence) -> Floats:
+    return evidence.curves("", ())[0]
+
+
 def _reaches(evidence: Evidence, outcome: Outcome) -> Reaches:
-    if not outcome.seeds:
+    """By candidate, the share of the steps at break-even, or None; empty if curves or seeds are missing for all."""
+    if not outcome.seeds or _why_no_break_even(evidence):
         return {}
     baseline = outcome.comparison.baseline
     steps, found = mean_curves(evidence, (baseline, *outcome.comparison.candidates), outcome.seeds)
-    return {arm: break_even(steps, found[arm], found[baseline]) for arm in outcome.comparison.candidates}
+    until = steps <= evidence.question.horizons[-1]
+    return {
+        arm: None if _behind(outcome, arm) else break_even(steps[until], found[arm][until], found[baseline][until])
+        for arm in outcome.comparison.candidates
+    }
+
+
+def _behind(outcome: Outcome, arm: str) -> bool:
+    last = outcome.beside[arm][-1]
+    return last.candidate < last.baseline
+
+
+def _why_no_break_even(evidence: Evidence) -> str | None:
+    """The reason that concerns every arm: curves are missing, damaged, or share too few points up to the last horizon."""
+    last = evidence.question.horizons[-1]
+    torn = [f"{arm} on {environment}, seed {seed}" for arm, environment, seed in incomplete_curves(evidence.runs)]
+    if torn:
+        more = f"; and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
+        return f"No break-even: learning curves are damaged, for they lack points: {'; '.join(torn[:SHOWN])}{more}."
+    steps = _common_steps(evidence)
+    steps = steps[steps <= last]
+    if not len(steps):
+        return "No break-even: there are no learning curves."
+    if steps[-1] < last or np.diff(steps, prepend=0).max() > last / SMOOTH:
+        return f"No break-even: the learning curves of all runs share too few env steps up to {last:,}."
+    return None
+
+
+def _without_curves(evidence: Evidence) -> tuple[str, ...]:
+    """The reason why no learning curve is drawn; nothing if some are."""
+    if len(_common_steps(evidence)):
+        return ()
+    empty = sum(not run.returns for run in evidence.runs.values())
+    if not empty:
+        return ("No learning curve is drawn: no env step is in the curves of all runs.",)
+    return (
+        f"No learning curve is drawn, because {empty} of {len(evidence.runs)} runs have none: no training episode ended in "
+        f"them, or they have fewer than {BINS} env steps.",
+    )
 
 
 def _results(evidence: Evidence, outcome: Outcome) -> Section:
@@ -118,6 +162,7 @@ def _results(evidence: Evidence, outcome: Outcome) -> Section:
         paragraphs=(
             f"IQM{scale} over {len(outcome.seeds)} seeds on {len(evidence.environments)} environment"
             f"{'s' if len(evidence.environments) > 1 else ''}. Planned looks at {looks} seeds; looked at {outcome.looked_at}.",
+            *_without_curves(evidence),
         ),
         tables=(tables.results(outcome),) if outcome.seeds else (),
         pictures=pictures.of_comparison(evidence, outcome) if outcome.seeds else (),
@@ -125,7 +170,12 @@ def _results(evidence: Evidence, outcome: Outcome) -> Section:
 
 
 def _overview(evidence: Evidence) -> Section:
-    return Section("Results", tables=(tables.overview(evidence),), pictures=pictures.of_arms(evidence))
+    return Section(
+        "Results",
+        paragraphs=_without_curves(evidence),
+        tables=(tables.overview(evidence),),
+        pictures=pictures.of_arms(evidence),
+    )
 
 
 def _grid(evidence: Evidence) -> Section | None:
@@ -149,13 +199,18 @@ def _grid(evidence: Evidence) -> Section | None:
 def _costs(
     evidence: Evidence, outcomes: Sequence[Outcome], costs: Mapping[str, ArmCost], reaches: Sequence[Reaches], prices: Prices
 ) -> Section:
-    bullets = []
+    why = _why_no_break_even(evidence)
+    bullets = [why] if why and outcomes else []
     for outcome, reached in zip(outcomes, reaches, strict=True):
         baseline = costs.get(outcome.comparison.baseline)
         for name, share in reached.items():
-            own = costs.get(name)
+            own, other = costs.get(name), outcome.comparison.baseline
             if share is None or own is None or baseline is None:
-                bullets.append(f"{name} does not reach the final return of {outcome.comparison.baseline}.")
+                bullets.append(
+                    f"No break-even: at the last horizon, the score of {name} is below that of {other}."
+                    if _behind(outcome, name)
+                    else f"No break-even: the smoothed curve of {name} does not reach the end of that of {other}."
+                )
                 continue
             parts = [f"{100 * share:.0f} % of the steps"]
             if own.wall_seconds is not None and baseline.wall_seconds:
@@ -163,7 +218,7 @@ def _costs(
             if own.money is not None and baseline.money:
                 parts.append(f"{100 * share * own.money / baseline.money:.0f} % of the money")
             bullets.append(
-                f"Break-even: {name} has the final return of {outcome.comparison.baseline} after {', '.join(parts)}."
+                f"Break-even: the smoothed curve of {name} reaches the end of that of {other} after {', '.join(parts)}."
             )
             bullets += _repaid(evidence, name, own, baseline, share, prices)
     spent = total_money(evidence.records, prices)
@@ -171,12 +226,25 @@ def _costs(
     return Section(
         "Cost",
         paragraphs=(
-            f"{everything}Prices are assumptions: {prices.core_hour:g} USD an hour of a core, {prices.gpu_hour:g} of a GPU, "
-            f"{prices.gigabyte:g} a GB moved; give yours with --prices. A dash: not every run says it.",
+            f"{everything}{_lengths(evidence)}Prices are assumptions: {prices.core_hour:g} USD an hour of a core, "
+            f"{prices.gpu_hour:g} of a GPU, {prices.gigabyte:g} a GB moved; give yours with --prices. "
+            f"A dash: not every run says it.",
         ),
         bullets=tuple(bullets),
         tables=(tables.costs(costs),),
         pictures=_over_time(evidence, outcomes, costs),
+    )
+
+
+def _lengths(evidence: Evidence) -> str:
+    """A sentence on runs that are longer than the last horizon, at which scores are compared; empty if there are none."""
+    lengths, last = sorted({length_of(run) for run in evidence.runs.values()}), evidence.question.horizons[-1]
+    if lengths == [last]:
+        return ""
+    what = f"different lengths, {lengths[0]:,} to {lengths[-1]:,}" if len(lengths) > 1 else f"{lengths[0]:,}"
+    return (
+        f"Runs have {what} env steps: costs and break-even are those of the first {last:,}, as if time, money and bytes passed "
+        f"evenly over steps. "
     )
 
 

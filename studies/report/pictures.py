@@ -97,23 +97,25 @@ def over_time(evidence: Evidence, arms: Sequence[str], hours: Mapping[str, float
     """The IQM on the common scale against wall-clock time; nothing if an arm's time is not known.
 
     Args:
-        hours: of a run, by arm.
+        hours: of a run up to the last horizon, by arm.
     """
     seeds = evidence.whole_seeds(arms)
     if not seeds or any(arm not in hours for arm in arms):
         return ()
+    last = evidence.question.horizons[-1]
     points = {}
     for arm in arms:
         steps, returns = evidence.smooth_curves(arm, seeds)
-        if not len(steps):
+        until = steps <= last
+        if not until.any():
             return ()
-        points[arm] = (steps / steps[-1] * hours[arm], _points(scaled(evidence, returns)))
+        points[arm] = (steps[until] / last * hours[arm], _points(scaled(evidence, returns)[:, :, until]))
     ends = "; ".join(f"{arm} takes {number(hours[arm])} h" for arm in arms)
     return (
         figures.draw(
             f"hours-{_slug(arms[0])}",
             "Return against wall-clock time",
-            f"IQM on the common scale against hours of a run, taken to pass evenly: {ends}.",
+            f"IQM on the common scale against hours of a run up to env step {last:,}, taken to pass evenly: {ends}.",
             lambda axes: figures.curves(axes, points, "hours", "IQM, common scale"),
         ),
     )

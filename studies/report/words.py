@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from studies.costs import ArmCost
-from studies.evidence import Evidence
+from studies.evidence import SMOOTH, Evidence
 from studies.outcomes import Beside, Outcome
+from studies.records import BINS
 from studies.report.page import Verdict, interval, listed, number
 from studies.verdict import ALPHA, LAST_HORIZONS, MIN_SEEDS
 
 
 def verdict_of(outcome: Outcome, costs: Mapping[str, ArmCost], reaches: Mapping[str, float | None]) -> Verdict:
-    """Args: reaches: by arm, the share of the steps after which it reaches the baseline's end; None if never."""
+    """Args: reaches: by arm, the share of the steps at break-even; None if there is none, see `METHODS`."""
     baseline = outcome.comparison.baseline
     shown = outcome.foremost
     excluded = tuple(name for name, result in outcome.results.items() if result.answer == "keep")
@@ -98,6 +99,11 @@ METHODS = (
     f"horizons have to agree; Holm's correction for the number of candidates; {MIN_SEEDS} seeds or more. Adopt: better, and "
     f"the interval does not reach zero at both horizons. Keep: the smallest gain worth having is excluded. Not shown: neither, "
     f"or the evidence is in doubt. A null effect is adopted in 5 % of studies at most (docs/report.md has the simulation).",
+    "Break-even: where the smoothed curve of a candidate first reaches the end of the baseline's. A smoothed curve is the IQM "
+    f"of training returns on the common scale, each the mean of {SMOOTH} of a curve's {BINS} points, made monotone by isotonic "
+    "regression. It is not the score, so its end differs from the score. There is no break-even if curves are missing or "
+    "damaged, or the candidate's score at the last horizon is below the baseline's. Costs are those up to the last horizon; "
+    "of a longer run, in proportion to steps.",
 )
 
 
@@ -133,11 +139,11 @@ def _next(outcome: Outcome, shown: str, costs: Mapping[str, ArmCost], reaches: M
     own, other = costs[shown], costs[outcome.comparison.baseline]
     cost = ""
     if own.wall_seconds is not None and other.wall_seconds:
-        cost = f"A run of {shown} takes {own.wall_seconds / other.wall_seconds:.2f} times the baseline's time"
+        cost = f"A run of {shown} takes {own.wall_seconds / other.wall_seconds:.2f} times the baseline's time for as many steps"
         reached = reaches.get(shown)
-        cost += (
-            f", and has the baseline's final return after {100 * reached:.0f} % of the steps. " if reached is not None else ". "
-        )
+        if reached is not None:
+            cost += f", and its smoothed curve reaches the end of the baseline's after {100 * reached:.0f} % of them"
+        cost += ". "
     if outcome.answer == "adopt":
         return f"{cost}{GOING_BACK}"
     if outcome.answer == "keep":

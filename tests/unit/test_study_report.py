@@ -25,7 +25,7 @@ from studies.report.__main__ import main
 from studies.report.content import make_report
 from studies.report.page import Report, number
 from studies.report.write import write_report
-from tests.study_records import make_question, make_record, make_records
+from tests.study_records import HORIZONS, make_question, make_record, make_records
 
 pytestmark = pytest.mark.timeout(600)  # six figures take seconds on an idle machine, minutes on a busy one
 
@@ -141,8 +141,100 @@ def test_the_cost_has_break_even_and_prices():
     (cost,) = [section for section in report.sections if section.title == "Cost"]
     rows = {row[0]: row for row in cost.tables[0].rows}
     assert rows["batch 8"][1:4] == ("108", "23.1", "98")
-    assert "Break-even: batch 8 has the final return of batch 32 after" in cost.bullets[0]
+    assert "Break-even: the smoothed curve of batch 8 reaches the end of that of batch 32 after" in cost.bullets[0]
+    assert "different lengths" not in cost.paragraphs[0]
     assert "Prices are assumptions" in cost.paragraphs[0]
+    assert "its smoothed curve reaches the end of the baseline's after" in head(report)
+    (methods,) = [section for section in report.sections if section.title == "Methods"]
+    assert "made monotone by isotonic regression. It is not the score" in " ".join(methods.paragraphs)
+
+
+def test_a_score_below_the_baselines_has_no_break_even():
+    """The smoothed curve reached the end of the baseline's, which contradicted the score in the same sentence."""
+    records = [
+        replace(run, scores=dict.fromkeys(run.scores, 1.0 + run.seed / 100)) if run.arm == "batch 8" else run
+        for run in make_records({"batch 32": 1.5, "batch 8": 2.0})
+    ]
+    report = report_of(make_question(), records)
+    (cost,) = [section for section in report.sections if section.title == "Cost"]
+    assert cost.bullets == ("No break-even: at the last horizon, the score of batch 8 is below that of batch 32.",)
+    assert "smoothed curve" not in head(report)
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_study_in_which_no_training_episode_ended_has_no_curves(compared: bool):
+    question = make_question() if compared else replace(make_question(), comparisons=())
+    report = report_of(question, [replace(run, returns=(), score="evaluation") for run in make_records(BETTER)])
+    (results,) = [section for section in report.sections if section.title == "Results"]
+    assert "No learning curve is drawn, because 10 of 10 runs have none: no training episode ended" in results.paragraphs[-1]
+    (cost,) = [section for section in report.sections if section.title == "Cost"]
+    assert cost.bullets == (("No break-even: there are no learning curves.",) if compared else ())
+    assert cost.pictures == ()
+
+
+def longer(run: RunRecord) -> RunRecord:
+    """The same run with as many steps, and as much time, again."""
+    costs, steps = run.costs, 2 * HORIZONS[-1]
+    assert costs.wall_seconds
+    assert costs.core_seconds
+    return replace(
+        run,
+        settings={**run.settings, "run.env_steps": steps},
+        returns=(*run.returns, *((step + HORIZONS[-1], 9.0) for step, _ in run.returns)),
+        counts=replace(run.counts, env_steps=steps, updates=2 * run.counts.updates),
+        costs=replace(costs, wall_seconds=2 * costs.wall_seconds, core_seconds=2 * costs.core_seconds),
+    )
+
+
+def test_costs_of_longer_runs_are_those_up_to_the_last_horizon():
+    """The whole run's time was multiplied by a share of the common steps, and divided a score at the last of these."""
+    question = replace(make_question(), studied=frozenset({"learner.batch_size", "run.env_steps"}))
+    equal = make_records(BETTER)
+    mixed = [longer(run) if run.arm == "batch 8" else run for run in equal]
+    one, other = (report_of(question, records) for records in (equal, mixed))
+    (cost,), (other_cost,) = ([part for part in report.sections if part.title == "Cost"] for report in (one, other))
+    assert other_cost.tables == cost.tables
+    assert other_cost.bullets[0] == cost.bullets[0]
+    assert (
+        "Runs have different lengths, 10,000 to 20,000 env steps: costs and break-even are those of the first 10,000"
+        in (other_cost.paragraphs[0])
+    )
+    assert [picture.description for picture in other_cost.pictures] == [picture.description for picture in cost.pictures]
+    assert one.verdicts == other.verdicts
+
+
+def test_runs_that_all_go_on_after_the_last_horizon():
+    report = report_of(make_question(), [longer(run) for run in make_records(BETTER)])
+    (cost,) = [section for section in report.sections if section.title == "Cost"]
+    assert {row[0]: row for row in cost.tables[0].rows}["batch 8"][1] == "108"
+    assert "Runs have 20,000 env steps: costs and break-even are those of the first 10,000" in cost.paragraphs[0]
+
+
+@pytest.mark.parametrize("left", [slice(10), slice(0), slice(1, None, 2)], ids=["cut", "empty", "gaps"])
+def test_a_damaged_curve_gives_no_break_even(left: slice):
+    first, *others = make_records(BETTER)
+    report = report_of(make_question(), [replace(first, returns=first.returns[left]), *others])
+    (cost,) = [section for section in report.sections if section.title == "Cost"]
+    assert cost.bullets == (
+        "No break-even: learning curves are damaged, for they lack points: batch 32 on MinAtar/Breakout-v1, seed 0.",
+    )
+    assert "smoothed curve" not in head(report)
+
+
+def test_curves_that_share_few_steps_give_no_break_even():
+    question = replace(make_question(), studied=frozenset({"learner.batch_size", "run.env_steps"}))
+    records = [
+        replace(
+            run,
+            settings={**run.settings, "run.env_steps": 12_000},
+            returns=tuple((12_000 * part // 20, value) for part, (_, value) in enumerate(run.returns, 1)),
+        )
+        if run.arm == "batch 8"
+        else run
+        for run in make_records(BETTER)
+    ]
+    (cost,) = [section for section in report_of(question, records).sections if section.title == "Cost"]
+    assert cost.bullets == ("No break-even: the learning curves of all runs share too few env steps up to 10,000.",)
 
 
 def test_break_even_is_the_share_of_steps_to_the_baselines_end():
