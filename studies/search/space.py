@@ -68,7 +68,7 @@ def at_edges(space: Space, settings: Mapping[str, object]) -> list[str]:
         value = settings[key]
         if isinstance(part, Choices):
             numbers = [one for one in part.values if isinstance(one, int | float) and not isinstance(one, bool)]
-            is_edge = len(numbers) == len(part.values) > 2 and value in (min(numbers), max(numbers))
+            is_edge = len(numbers) == len(part.values) > 1 and value in (min(numbers), max(numbers))
         else:
             assert isinstance(value, float)
             number, width = (1 - value if key == BETA2 else value), (part.high / part.low) ** EDGE

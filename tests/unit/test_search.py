@@ -167,6 +167,12 @@ def test_a_value_at_the_edge_is_named():
     assert at_edges(space, ends) == list(space)
 
 
+@pytest.mark.parametrize(("values", "named"), [((8, 16), True), ((8,), False), ((8, None), False), ((True, False), False)])
+def test_a_list_of_two_numbers_has_only_edges(values: tuple[int | bool | None, ...], named: bool):
+    key = "learner.batch_size"
+    assert at_edges({key: Choices(values)}, {key: values[0]}) == ([key] if named else [])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
