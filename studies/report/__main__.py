@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from sbrl.errors import UsageError, nearest
 from sbrl.runtime.arguments import Parser, number, whole_number
 from sbrl.runtime.program import run_program
 from studies.costs import load_prices
 from studies.evidence import gather
 from studies.questions import asked_otherwise, read_evidence
+from studies.records import RunRecord
 from studies.report.content import make_report
 from studies.report.write import PAGE, write_report
 
@@ -18,6 +20,7 @@ from studies.report.write import PAGE, write_report
 def main(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(argv)
     question, records = read_evidence(arguments.paths)
+    _check_studied(arguments.studied or (), records)
     question = asked_otherwise(
         question, arguments.baseline, arguments.studied or (), arguments.looks or (), arguments.smallest_gain
     )
@@ -53,6 +56,15 @@ def make_parser() -> Parser:
     parser.add_argument("--smallest-gain", type=number(least=0), metavar="SHARE", help="smallest gain worth having, of the IQM")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="CSV with resource,unit,price in USD")
     return parser
+
+
+def _check_studied(studied: Sequence[str], records: Sequence[RunRecord]) -> None:
+    known = sorted({key for record in records for key in record.settings})
+    for key in studied:
+        if key not in known:
+            raise UsageError(
+                f"--studied {key!r} is no config key of the runs{nearest(key, known)}; `sbrl config schema` lists them all"
+            )
 
 
 def _default_folder(paths: Sequence[Path]) -> Path:

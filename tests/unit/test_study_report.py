@@ -351,6 +351,15 @@ def test_the_command_refuses_what_is_no_evidence(tmp_path: Path):
         main([str(tmp_path / "nothing")])
 
 
+def test_a_studied_word_that_is_no_key_is_refused(tmp_path: Path):
+    for record in make_records(BETTER):
+        write_record(tmp_path, record)
+    words = "--studied 'learner.batchsize' is no config key of the runs; did you mean 'learner.batch_size'?"
+    with pytest.raises(UsageError, match=re.escape(words)):
+        main([str(tmp_path), "--studied", "agent.n_step", "--studied", "learner.batchsize"])
+    assert not (tmp_path / "report").exists()
+
+
 @pytest.mark.parametrize(("baseline", "share"), [(0.1, " (+100 %)"), (0.0002, ""), (0.0, ""), (-0.1, "")])
 def test_a_gain_is_given_as_a_share_only_of_a_baseline_that_is_not_near_zero(baseline: float, share: str) -> None:
     assert words._gain(Beside(1000, 0.2, baseline, None, None, None, None)) == f"0.2 against {number(baseline)}{share}"
