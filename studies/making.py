@@ -17,7 +17,16 @@ from sbrl.storage.run_directory import RunDirectory
 from studies.arms import PlannedRun
 from studies.design import Study
 from studies.pool import Ended, Task, last_words
-from studies.records import RECORD, RunRecord, load_record, record_of_run_directory, settings_of, write_record
+from studies.records import (
+    RECORD,
+    Costs,
+    Counts,
+    RunRecord,
+    load_record,
+    record_of_run_directory,
+    settings_of,
+    write_record,
+)
 
 
 class Places(NamedTuple):
@@ -133,6 +142,9 @@ def failed_record(study: Study, run: PlannedRun, reason: str) -> RunRecord:
         reason=reason,
         variant=run.variant,
         score=study.score,
+        counts=Counts(env_steps=0, updates=0, samples_trained=0, samples_per_insert=None),
+        costs=Costs(wall_seconds=None, core_seconds=None, gpu_seconds=None, bytes_moved=None),
+        diagnostics={},
     )
 
 

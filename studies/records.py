@@ -14,19 +14,20 @@ import csv
 import hashlib
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sbrl import config as configs
 from sbrl.config import Config
-from sbrl.errors import RunError, UsageError
+from sbrl.config.errors import explain
+from sbrl.errors import RunError, UsageError, shown
 from sbrl.monitor.summary import read_summary
 from sbrl.storage.atomic import write_durably
 from sbrl.storage.metadata import metadata_of
@@ -37,12 +38,17 @@ from studies.traffic import bytes_moved
 
 RECORD = "record.json"
 RETURNS, EVALUATIONS = "returns.csv", "evaluations.csv"
+TABLES = {"returns": RETURNS, "evaluations": EVALUATIONS}  # fields of a record that are files of their own
 COLUMNS = ("env_steps", "mean_return")
 RECORD_VERSION = 1
 BINS = 100  # points of a learning curve, one for each of these equal parts of run.env_steps
 SCORE_EPISODES = 100  # a score is the mean of this many training episodes
 
-Points = tuple[tuple[int, float], ...]
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Amount = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+Horizon = Annotated[int, Field(ge=0)]  # JSON has it as text
+Points = tuple[tuple[Whole, Number], ...]
 Purpose = Literal["test", "tune"]
 ScoreKind = Literal["training", "evaluation"]
 
@@ -51,46 +57,52 @@ ScoreKind = Literal["training", "evaluation"]
 class Counts:
     """What a run did."""
 
-    env_steps: int = 0
-    updates: int = 0
-    samples_trained: int = 0
-    samples_per_insert: float | None = None  # as measured; None if nothing was trained
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    env_steps: Whole
+    updates: Whole
+    samples_trained: Whole
+    samples_per_insert: Amount | None  # as measured; None if nothing was trained
 
 
 @dataclass(frozen=True)
 class Costs:
     """The cost of a run, of training alone unless noted; None if not measured."""
 
-    wall_seconds: float | None = None
-    core_seconds: float | None = None  # CPU time of all processes; for `sbrl train` with the evaluator
-    gpu_seconds: float | None = None  # wall-clock seconds during which a GPU was held
-    bytes_moved: float | None = None  # payload between processes: see `studies.traffic`
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    wall_seconds: Amount | None
+    core_seconds: Amount | None  # CPU time of all processes; for `sbrl train` with the evaluator
+    gpu_seconds: Amount | None  # wall-clock seconds during which a GPU was held
+    bytes_moved: Amount | None  # payload between processes: see `studies.traffic`
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: one arm, one environment, one seed."""
+    """One run: one arm, one environment, one seed. A file states every field: none has a default."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     study: str
     arm: str
     environment: str  # env.id
-    seed: int
+    seed: Whole
     purpose: Purpose  # tune: the run chose a setting, so it must not count as evidence
     settings: dict[str, object]  # every dotted config key with its resolved value, except network.*, which is the machine's
     returns: Points  # (env steps at the end of each of BINS equal parts, mean return of training episodes that ended in it)
     evaluations: Points  # (env steps, mean return of full episodes under the evaluation protocol)
-    scores: dict[int, float]  # horizon in env steps -> score, see `score_at`
+    scores: dict[Horizon, Number]  # horizon in env steps -> score, see `score_at`
     config_hash: str  # see `hash_of`
     version: str  # of sbrl
     commit: str  # of the checkout, with -dirty if it had changes
     hardware: str
     status: Literal["complete", "failed"]
-    reason: str = ""  # why it failed
-    variant: str = ""  # the value that a tuning run tries, such as learner.learning_rate=0.0001
-    score: ScoreKind = "training"
-    counts: Counts = field(default_factory=Counts)
-    costs: Costs = field(default_factory=Costs)
-    diagnostics: dict[str, float] = field(default_factory=dict)  # the run's last measurement, by name
+    reason: str  # why it failed
+    variant: str  # the value that a tuning run tries, such as learner.learning_rate=0.0001
+    score: ScoreKind
+    counts: Counts
+    costs: Costs
+    diagnostics: dict[str, Number]  # the run's last measurement, by name
 
     @property
     def folder(self) -> Path:
@@ -232,7 +244,7 @@ def write_record(results: Path, record: RunRecord) -> Path:
         RunError: the file system refuses.
     """
     folder = results / record.folder
-    plain = {name: value for name, value in asdict(record).items() if name not in ("returns", "evaluations")}
+    plain = {name: value for name, value in asdict(record).items() if name not in TABLES}
     text = json.dumps({"record_version": RECORD_VERSION, **plain}, indent=1, allow_nan=False) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,27 +260,30 @@ def load_record(folder: Path) -> RunRecord:
     """Reads a record that `write_record` wrote.
 
     Raises:
-        UsageError: a file is missing, damaged, from another version, or has a value that is not a finite number. The message
-            names the file.
+        UsageError: a file is missing, damaged, from another version, or has a value that no run has. The message names the
+            file, and in a record also the key.
     """
+    path = folder / RECORD
     try:
-        tree: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        tree = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        if not isinstance(tree, dict):
+            raise ValueError(f"it must be a mapping: names with values, not a {type(tree).__name__}")
         version = tree.pop("record_version")
         if version != RECORD_VERSION:
             raise ValueError(f"it is of version {version!r}, and this sbrl reads {RECORD_VERSION}: use the sbrl that wrote it")
-        unknown = set(tree) - {one.name for one in fields(RunRecord)}
-        if unknown:
-            raise ValueError(f"it has unknown keys: {', '.join(sorted(unknown))}")
-        tree["settings"] = {**_defaults(), **tree["settings"]}  # a key that is newer than the record had its default
-        tree["scores"] = {int(horizon): float(score) for horizon, score in tree["scores"].items()}
-        tree["counts"], tree["costs"] = Counts(**tree["counts"]), Costs(**tree["costs"])
-        return RunRecord(**tree, returns=_read_table(folder / RETURNS), evaluations=_read_table(folder / EVALUATIONS))
+        if doubled := tree.keys() & TABLES.keys():
+            raise ValueError(f"it has unknown keys: {', '.join(sorted(doubled))}")
+        record = _adapter().validate_python(tree | {name: _read_table(folder / file) for name, file in TABLES.items()})
+        for key, name, value in (("env.id", "environment", record.environment), ("run.seed", "seed", record.seed)):
+            if record.settings[key] != value:
+                raise ValueError(f"settings.{key}={shown(record.settings[key])} must be {value!r}, as {name} is")
     except KeyError as error:
-        raise UsageError(f"the record {folder} lacks {error}: delete the folder and run the study again") from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(
-            f"the record {folder} cannot be read: {error}; put it back, or delete the folder and run the study again"
-        ) from None
+        raise _lacking(path, str(error)) from None
+    except ValidationError as error:
+        raise _refusal(folder, error) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from None
+    return replace(record, settings={**_defaults(), **record.settings})  # a key that is newer than the record had its default
 
 
 def load_records(folder: Path) -> list[RunRecord]:
@@ -286,6 +301,34 @@ def load_records(folder: Path) -> list[RunRecord]:
 @cache
 def _defaults() -> dict[str, object]:
     return settings_of(configs.build())
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(RunRecord)
+
+
+def _refusal(folder: Path, error: ValidationError) -> UsageError:
+    """Names what is wrong with a record: unknown keys, missing keys, or else the first value that breaks a rule."""
+    faults = error.errors()
+    unknown, missing = (
+        [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == kind]
+        for kind in ("unexpected_keyword_argument", "missing")
+    )
+    if unknown:
+        return _unreadable(folder / RECORD, f"it has unknown keys: {', '.join(sorted(unknown))}")
+    if missing:
+        return _lacking(folder / RECORD, ", ".join(map(repr, missing)))
+    path = folder / TABLES.get(str(faults[0]["loc"][0]), RECORD)
+    return _unreadable(path, explain(error, BaseModel).splitlines()[0])
+
+
+def _lacking(path: Path, keys: str) -> UsageError:
+    return UsageError(f"the record {path} lacks {keys}: delete the folder and run the study again")
+
+
+def _unreadable(path: Path, reason: object) -> UsageError:
+    return UsageError(f"the record {path} cannot be read: {reason}; put it back, or delete the folder and run the study again")
 
 
 def _what_is_missing(config: Config, summary: Mapping[str, Any], scores: Mapping[int, float | None]) -> str:
@@ -306,15 +349,15 @@ def _table(points: Points) -> bytes:
 
 
 def _read_table(path: Path) -> Points:
-    """Raises ValueError or OSError if it is not such a table."""
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    if tuple(header) != COLUMNS:
-        raise ValueError(f"{path.name} has the columns {','.join(header)}; expected {','.join(COLUMNS)}")
-    points = tuple((int(env_steps), float(value)) for env_steps, value in rows)
-    if not all(math.isfinite(value) for _, value in points):
-        raise ValueError(f"{path.name} holds what is no finite number")
-    return points
+    """Raises UsageError if it is not such a table."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"it has the columns {','.join(header)}; expected {','.join(COLUMNS)}")
+        return tuple((int(env_steps), float(value)) for env_steps, value in rows)
+    except (OSError, ValueError, csv.Error) as error:
+        raise _unreadable(path, error) from None
 
 
 def _refuse_constant(name: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from sbrl.storage.tables import write_episodes, write_evaluations
 from sbrl.v1.episodes_pb2 import Episode, Evaluation
 from studies.arms import arms_of, tuning_runs
 from studies.design import load_study
-from studies.making import difference
+from studies.making import difference, failed_record
 from studies.records import (
     BINS,
+    TABLES,
     RunRecord,
     hash_of,
     load_record,
@@ -173,12 +174,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     [
         ("record.json", '"record_version": 1', '"record_version": 2', "is of version 2"),
         ("record.json", '"seed": 3', '"sede": 3', "unknown keys: sede"),
-        ("record.json", '"seed": 3,', "", "seed"),
+        ("record.json", '"seed": 3,', "", "record.json lacks 'seed'"),
+        ("record.json", '"record_version": 1,', "", "record.json lacks 'record_version'"),
+        ("record.json", '"seed": 3', '"returns": [], "seed": 3', "unknown keys: returns"),
         ("record.json", '"500": 1.5', '"500": NaN', "holds NaN"),
         ("record.json", "{", "", "cannot be read"),
-        ("returns.csv", "env_steps,mean_return", "steps,return", "has the columns steps,return"),
-        ("returns.csv", "6.0", "inf", "no finite number"),
-        ("evaluations.csv", "4.0", "4.0,1", "too many values"),
+        ("record.json", '"500": 1.5', '"500": 1e999', r"scores\.500=inf must be a finite number"),
+        ("record.json", '"500": 1.5', '"x": 1.5', r"scores\.x\S*='x' must be a whole number"),
+        ("returns.csv", "env_steps,mean_return", "steps,return", r"returns\.csv cannot .* has the columns steps,return"),
+        ("returns.csv", "6.0", "inf", r"returns\.csv cannot .*=inf must be a finite number"),
+        ("returns.csv", "\n10,", "\n-10,", r"returns\.csv cannot .*=-10 must be at least 0"),
+        ("evaluations.csv", "4.0", "4.0,1", r"evaluations\.csv cannot .*too many values"),
+        ("evaluations.csv", "4.0", "4" * 200_000, r"evaluations\.csv cannot .*field larger"),
     ],
 )
 def test_a_damaged_record_is_refused_by_name(
@@ -191,6 +198,86 @@ def test_a_damaged_record_is_refused_by_name(
     with pytest.raises(UsageError, match=words) as error:
         load_records(tmp_path / "results")
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("counts.updates", "12", "counts.updates='12' must be a whole number"),
+        ("counts.updates", True, "counts.updates=True must be a whole number"),
+        ("counts.updates", -1, "counts.updates=-1 must be at least 0"),
+        ("counts.update", 1, "it has unknown keys: counts.update"),
+        ("counts", None, "counts=None"),
+        ("costs.core_seconds", "x", "costs.core_seconds='x' must be a number"),
+        ("costs.core_seconds", -5, "costs.core_seconds=-5 must be at least 0"),
+        ("seed", "0", "seed='0' must be a whole number"),
+        ("seed", -1, "seed=-1 must be at least 0"),
+        ("arm", ["0"], "arm=['0'] must be text"),
+        ("commit", None, "commit=None must be text"),
+        ("scores.500", None, "scores.500=None must be a number"),
+        ("diagnostics.feature_rank", None, "diagnostics.feature_rank=None must be a number"),
+        ("diagnostics.feature_rank", "x", "diagnostics.feature_rank='x' must be a number"),
+        ("status", "sort of", "status='sort of' must be 'complete' or 'failed'"),
+        ("purpose", "exam", "purpose='exam' must be 'test' or 'tune'"),
+        ("score", "best", "score='best' must be 'training' or 'evaluation'"),
+        ("settings", None, "settings=None must be a mapping"),
+        ("settings/env.id", "Acrobot-v1", "settings.env.id='Acrobot-v1' must be 'CartPole-v1', as environment is"),
+        ("settings/run.seed", 4, "settings.run.seed=4 must be 3, as seed is"),
+    ],
+)
+def test_a_record_with_a_value_that_no_run_has_is_refused(
+    record: RunRecord, tmp_path: Path, place: str, value: object, words: str
+) -> None:
+    path = write_record(tmp_path, record) / "record.json"
+    written = json.loads(path.read_text())
+    *sections, key = place.split("/" if "/" in place else ".")
+    (written[sections[0]] if sections else written)[key] = value
+    path.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match=re.escape(words)) as error:
+        load_records(tmp_path)
+    assert str(error.value).startswith(f"the record {path} cannot be read: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "place", [*(one.name for one in fields(RunRecord) if one.name not in TABLES), "counts.updates", "costs.core_seconds"]
+)
+def test_a_record_without_a_value_is_refused(record: RunRecord, tmp_path: Path, place: str) -> None:
+    path = write_record(tmp_path, record) / "record.json"
+    written = json.loads(path.read_text())
+    *sections, key = place.split(".")
+    del (written[sections[0]] if sections else written)[key]
+    path.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match=re.escape(f"the record {path} lacks '{place}': ")):
+        load_records(tmp_path)
+
+
+def test_a_record_whose_settings_lack_the_seed_is_refused(record: RunRecord, tmp_path: Path) -> None:
+    path = write_record(tmp_path, record) / "record.json"
+    written = json.loads(path.read_text())
+    del written["settings"]["run.seed"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match=re.escape(f"the record {path} lacks 'run.seed': ")):
+        load_records(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", ""])
+def test_a_record_that_is_no_mapping_is_refused(record: RunRecord, tmp_path: Path, text: str) -> None:
+    path = write_record(tmp_path, record) / "record.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="must be a mapping" if text else "Expecting value"):
+        load_records(tmp_path)
+
+
+def test_every_committed_record_is_read() -> None:
+    records = load_records(ROOT / "docs/studies")
+    assert len(records) == len(list((ROOT / "docs/studies").rglob("record.json"))) > 500
+
+
+def test_the_record_of_a_failed_run_is_read_back(tmp_path: Path) -> None:
+    study = load_study(ROOT / "studies/library/minatar-short.yaml")
+    failed = failed_record(study, tuning_runs(study, arms_of(study))[0], "the loss is not finite")
+    assert load_record(tmp_path / write_record(tmp_path, failed)) == failed
 
 
 def test_bytes_moved_are_counted_in_segments_and_weights(tmp_path: Path) -> None:

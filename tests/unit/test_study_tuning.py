@@ -10,7 +10,7 @@ import pytest
 
 from studies.arms import arms_of, tuning_runs
 from studies.design import Study, parse_study
-from studies.records import RunRecord, hash_of, settings_of
+from studies.records import Costs, Counts, RunRecord, hash_of, settings_of
 from studies.tuning import Choice, choose, chosen_variants, untuned_arms, write_choices
 
 HORIZON = 10_000
@@ -53,6 +53,11 @@ def records(study: Study, scores: Scores) -> list[RunRecord]:
             commit="",
             hardware="",
             status="complete",
+            reason="",
+            score="training",
+            counts=Counts(env_steps=HORIZON, updates=1, samples_trained=1, samples_per_insert=1.0),
+            costs=Costs(wall_seconds=None, core_seconds=None, gpu_seconds=None, bytes_moved=None),
+            diagnostics={},
         )
         for run in tuning_runs(study, arms_of(study))
     ]
