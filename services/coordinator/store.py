@@ -224,7 +224,8 @@ class Store:
                     GROUP BY origin HAVING MIN(ended) = 1 ORDER BY origin"""
         with self._lock:
             rows = self._connection.execute(query, (since,)).fetchall()
-        return [EndedActor(incarnation=origin, transitions=int(steps)) for origin, steps in rows]
+        # A member that reports more cut episodes than steps must not keep learners from joining.
+        return [EndedActor(incarnation=origin, transitions=max(0, int(steps))) for origin, steps in rows]
 
     # Weights
 

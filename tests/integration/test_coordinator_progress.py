@@ -172,6 +172,12 @@ def test_an_actor_is_gone_when_its_lease_is_and_its_last_counts_are_told(fleet, 
     assert ended(fleet, learner)[1].transitions == 24
 
 
+def test_an_actor_with_counts_that_cannot_be_costs_the_learner_nothing(fleet) -> None:
+    learner, actor = join(fleet, "l", role="learner"), join(fleet, "a")
+    fleet.Leave(fleet_pb2.HeartbeatRequest(incarnation=actor.incarnation, counters={"episodes_cut": 30.0}), timeout=WAIT)
+    assert ended(fleet, learner) == [EndedActor(incarnation=actor.incarnation, transitions=0)]
+
+
 def test_an_actor_that_lost_its_lease_and_joined_again_is_one(fleet, clock) -> None:
     """Its streams continue, with the incarnation that it started with."""
     learner, first = join(fleet, "l", role="learner"), join(fleet, "a")
