@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sbrl.errors import RunError
 
@@ -43,15 +43,6 @@ def decode(data: bytes) -> dict[str, Tensor]:
         if not all_finite([tensor]):
             raise RunError(f"{name} holds numbers that are not finite: nobody can act with that or learn on")
     return tensors
-
-
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str = "weights") -> None:
-    """Copies `weights` into `network`. Each parameter keeps its device and memory layout.
-
-    Raises:
-        RunError: names or shapes differ. The message names the first such parameter and both shapes; `network` is unchanged.
-    """
-    copy_tensors(network.state_dict(), weights, source)
 
 
 def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from studies.statistics.aggregates import Floats, iqm
+from studies.statistics.aggregates import Floats, iqm, performance_profile
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -83,6 +83,6 @@ def profile_intervals(scores: Floats, thresholds: Floats, resamples: int = RESAM
     """
 
     def share_above(threshold: float) -> Callable[[Floats], Floats]:
-        return lambda drawn: np.asarray((drawn > threshold).mean((-2, -1)))
+        return lambda drawn: performance_profile(drawn, np.array([threshold]))[..., 0]
 
     return tuple(bootstrap(share_above(value), scores, resamples=resamples, seed=seed) for value in thresholds.tolist())

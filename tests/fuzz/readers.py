@@ -25,7 +25,7 @@ from sbrl.envs.make import make_spec
 from sbrl.errors import RunError, UsageError
 from sbrl.monitor.summary import run_so_far
 from sbrl.networks.build import build_network
-from sbrl.networks.serialization import decode, encode, load_weights
+from sbrl.networks.serialization import copy_tensors, decode, encode
 from sbrl.replay.receipts import Receipts
 from sbrl.replay.segments import Stream
 from sbrl.storage.checkpoints import list_checkpoints
@@ -202,7 +202,7 @@ def weights_reader(config: Config, folder: Path) -> Target:
         "weights",
         lambda chance: mutated_bytes(chance, [weights]),
         folder / "weights.safetensors",
-        lambda path: load_weights(network, decode(path.read_bytes())),
+        lambda path: copy_tensors(network.state_dict(), decode(path.read_bytes()), "weights"),
         RunError,
     )
 

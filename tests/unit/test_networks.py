@@ -23,7 +23,7 @@ from sbrl.networks.checks import check_network, torso_name
 from sbrl.networks.heads import scalar
 from sbrl.networks.heads.scalar import ScalarHead
 from sbrl.networks.noisy import NoisyLinear
-from sbrl.networks.serialization import decode, encode, load_weights
+from sbrl.networks.serialization import copy_tensors, decode, encode
 
 FRAMES = EnvSpec(6, (84, 84), np.dtype(np.uint8), 4, "frames", True)
 SMALL_FRAMES = FRAMES._replace(frame_shape=(36, 36))
@@ -246,7 +246,7 @@ def test_a_launcher_can_check_without_torch() -> None:
 
 def test_serialization_returns_the_same_weights() -> None:
     network, other = build_network(AGENT, FRAMES, seed=1), build_network(AGENT, FRAMES, seed=2)
-    load_weights(other, decode(encode(network.state_dict())))
+    copy_tensors(other.state_dict(), decode(encode(network.state_dict())), "weights")
     for (name, expected), found in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(expected, found), name
         assert expected.stride() == found.stride(), f"{name}: the memory layout was lost"
@@ -269,5 +269,5 @@ def test_weights_of_another_network_are_refused_whole() -> None:
     network = build_network(AGENT, VECTOR)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(RunError, match=r"bias is \(33,\), the network has \(22,\)"):
-        load_weights(network, build_network(AGENT, VECTOR._replace(num_actions=3)).state_dict())
+        copy_tensors(network.state_dict(), build_network(AGENT, VECTOR._replace(num_actions=3)).state_dict(), "weights")
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
